@@ -1,0 +1,103 @@
+//! Joining: what a member asks, what it gets, why it may be refused.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::Secret;
+
+use crate::epoch::Epoch;
+use crate::id::{Identity, Protocol};
+use crate::lkh::NodeKey;
+use crate::policy::GroupPolicy;
+use crate::rekey_sa::RekeySa;
+
+/// What a member that may join is told about, before anything is recorded or allocated for it.
+///
+/// GDOI tells policy (message 2) before it hands out keys (message 4); the generation ties the two together.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Changes whenever keys or policy do.
+    pub generation: u64,
+    /// The group's policy.
+    pub policy: Arc<GroupPolicy>,
+    /// Live epochs, oldest first.
+    pub epochs: Vec<Arc<Epoch>>,
+    /// ATD to tell: what remains until the newest epoch is used, or the policy's when there is only one.
+    pub activation_delay: Duration,
+    /// DTD to tell.
+    pub deactivation_delay: Duration,
+    /// The protocol's rekey SA.
+    pub rekey: Arc<RekeySa>,
+    /// The last counter used under it: GDOI SEQ; for G-IKEv2 the next message ID. See [`Offer::next_message_id`].
+    pub counter: u32,
+}
+
+impl Offer {
+    /// The message ID that the next GSA_REKEY will bear (GSA_INITIAL_MESSAGE_ID).
+    #[must_use]
+    pub fn next_message_id(&self) -> u32 {
+        self.counter
+    }
+
+    /// The SEQ that a GDOI member is told at registration: the last one used.
+    #[must_use]
+    pub fn last_seq(&self) -> u32 {
+        self.counter
+    }
+}
+
+/// A request to join, from an authenticated member.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinRequest<'a> {
+    /// Who.
+    pub identity: &'a Identity,
+    /// By which protocol.
+    pub protocol: Protocol,
+    /// From where; unicast rekeys go there and acknowledgements come from there.
+    pub address: SocketAddr,
+    /// Sender IDs wanted; `None` is a receiver, `Some(0)` a sender content with one.
+    pub sender_ids: Option<u32>,
+}
+
+/// What a member got. The model has recorded it; flush the store before sending.
+#[derive(Debug)]
+pub struct Admission {
+    /// Policy, epochs and rekey SA.
+    pub offer: Offer,
+    /// The member's keys in the protocol's tree: leaf first, up to the node below the root.
+    pub path: Vec<NodeKey>,
+    /// Sender IDs, never given to anybody before under the present keys. Empty for a receiver or without counter modes.
+    pub sender_ids: Vec<u32>,
+}
+
+impl Admission {
+    /// The leaf key, which only this member has.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&Secret> {
+        self.path.first().map(|n| &n.key)
+    }
+}
+
+/// Why a member may not join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such group here.
+    #[error("no such group")]
+    UnknownGroup,
+    /// The group does not serve this protocol.
+    #[error("the group does not serve this protocol")]
+    ProtocolNotServed,
+    /// The member is not authorized, or was evicted.
+    #[error("not authorized")]
+    NotAuthorized,
+    /// The key tree is full.
+    #[error("the group is full")]
+    Full,
+    /// Sender IDs ran out; the group is about to be reset.
+    #[error("sender IDs are exhausted")]
+    SenderIdsExhausted,
+    /// Keys changed between offer and admission.
+    #[error("the group's keys changed meanwhile")]
+    Stale,
+}

@@ -1,0 +1,122 @@
+//! The four verbs every machine is driven by, as types: a datagram in, outputs out.
+//!
+//! `receive(ctx, datagram)`, `complete(ctx, job, result)` and `expire(ctx)` put [`Output`]s into the [`Outbox`];
+//! `deadline()` says when `expire` is wanted next. Outputs are carried out in order, so a [`Output::Persist`] is durable
+//! before anything behind it leaves the machine.
+
+use std::net::SocketAddr;
+
+use keyferry_crypto::{Job, Random};
+
+use crate::Model;
+use crate::store::StoreOp;
+use crate::time::Now;
+
+/// A datagram as it arrived, marker already taken off.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Sender.
+    pub from: SocketAddr,
+    /// Local address it was sent to (a multicast address for rekeys).
+    pub to: SocketAddr,
+    /// Did a non-ESP marker (RFC 3948 section 2.2) stand in front?
+    pub marker: bool,
+    /// IKE message, starting with its header.
+    pub bytes: &'a [u8],
+}
+
+impl Datagram<'_> {
+    /// An answer to this datagram: addresses exchanged, marker echoed.
+    #[must_use]
+    pub fn reply(&self, bytes: Vec<u8>) -> Transmit {
+        Transmit { from: Some(self.to), to: self.from, marker: self.marker, bytes }
+    }
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Local address to send from, where it matters.
+    pub from: Option<SocketAddr>,
+    /// Receiver, possibly multicast.
+    pub to: SocketAddr,
+    /// Put a non-ESP marker in front.
+    pub marker: bool,
+    /// IKE message, starting with its header.
+    pub bytes: Vec<u8>,
+}
+
+/// Names a job until its result comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// What a key server endpoint wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Make durable before carrying out any output behind this one.
+    Persist(Vec<StoreOp>),
+    /// Send.
+    Send(Transmit),
+    /// Run anywhere and hand the result back through `complete`.
+    Job(JobId, Job),
+}
+
+/// Where endpoints put their outputs.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    items: std::collections::VecDeque<Output>,
+    next_job: u64,
+}
+
+impl Outbox {
+    /// Queues a datagram.
+    pub fn send(&mut self, transmit: Transmit) {
+        self.items.push_back(Output::Send(transmit));
+    }
+
+    /// Queues records to be made durable before what is queued afterwards.
+    pub fn persist(&mut self, ops: Vec<StoreOp>) {
+        if !ops.is_empty() {
+            self.items.push_back(Output::Persist(ops));
+        }
+    }
+
+    /// Queues a job and names it.
+    pub fn job(&mut self, job: Job) -> JobId {
+        self.next_job += 1;
+        let id = JobId(self.next_job);
+        self.items.push_back(Output::Job(id, job));
+        id
+    }
+
+    /// Takes the oldest output.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.items.pop_front()
+    }
+
+    /// Is nothing queued?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// What a key server's endpoint works with during one step.
+pub struct Ctx<'a> {
+    /// The present.
+    pub now: Now,
+    /// The groups.
+    pub model: &'a mut Model,
+    /// Randomness.
+    pub rng: &'a mut dyn Random,
+    /// Where outputs go. Call `ctx.flush()` after mutating the model and before sending what depends on it.
+    pub out: &'a mut Outbox,
+}
+
+impl Ctx<'_> {
+    /// Moves the model's pending store operations into the outbox, ahead of what is sent next.
+    pub fn flush(&mut self) {
+        let ops = self.model.take_store_ops();
+        self.out.persist(ops);
+    }
+}

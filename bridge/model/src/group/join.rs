@@ -1,0 +1,141 @@
+//! Joining and leaving.
+
+use std::sync::Arc;
+
+use keyferry_crypto::Random;
+
+use super::{Group, LEAVE_BATCH};
+use crate::admission::{Admission, JoinRequest, Offer, Refusal};
+use crate::id::{Identity, Protocol};
+use crate::member::Member;
+use crate::policy::Authorization;
+use crate::time::Now;
+use crate::view::MemberState;
+
+impl Group {
+    pub(crate) fn offer(&self, identity: &Identity, protocol: Protocol, now: Now) -> Result<Offer, Refusal> {
+        let side = self.sides.get(&protocol).ok_or(Refusal::ProtocolNotServed)?;
+        let listed = match &self.policy.authorization {
+            Authorization::Authenticated => true,
+            Authorization::Listed(list) => list.contains(identity),
+        };
+        let evicted = self.members.get(identity).is_some_and(|m| m.state == MemberState::Evicted);
+        if !listed || evicted {
+            return Err(Refusal::NotAuthorized);
+        }
+        let newest = self.epochs.last().map(|e| e.activates).unwrap_or_default();
+        Ok(Offer {
+            generation: self.generation,
+            policy: Arc::clone(&self.policy),
+            epochs: self.epochs.clone(),
+            activation_delay: newest.saturating_sub(now.wall),
+            deactivation_delay: self.policy.deactivation_delay,
+            rekey: Arc::clone(&side.current),
+            counter: side.sent,
+        })
+    }
+
+    pub(crate) fn admit(
+        &mut self,
+        request: JoinRequest<'_>,
+        generation: Option<u64>,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Admission, Refusal> {
+        let offer = self.offer(request.identity, request.protocol, now)?;
+        if generation.is_some_and(|g| g != self.generation) {
+            return Err(Refusal::Stale);
+        }
+        if self.exhausted {
+            return Err(Refusal::SenderIdsExhausted);
+        }
+        let leaf = self.leaf_for(request, rng)?;
+        let wanted = request.sender_ids.filter(|_| self.policy.needs_sender_ids());
+        let sender_ids = match wanted.map(|n| n.clamp(1, self.policy.sender_ids_per_member.max(1))) {
+            None => Vec::new(),
+            Some(count) => self.sender_ids.take(count).ok_or_else(|| {
+                tracing::warn!(group = %self.policy.name, "sender IDs are exhausted: the group will be reset");
+                self.exhausted = true;
+                Refusal::SenderIdsExhausted
+            })?,
+        };
+        let path = self.sides.get(&request.protocol).map(|s| s.tree.path(leaf)).unwrap_or_default();
+        self.record(request, leaf, &sender_ids, now);
+        self.store_sender_ids();
+        Ok(Admission { offer, path, sender_ids })
+    }
+
+    /// The member's leaf: the one it has, the one it had, or a free one.
+    fn leaf_for(&mut self, request: JoinRequest<'_>, rng: &mut dyn Random) -> Result<u32, Refusal> {
+        let known = self.members.get(request.identity).filter(|m| m.is_active(request.protocol)).map(|m| m.leaf);
+        if let Some(leaf) = known {
+            return Ok(leaf);
+        }
+        let side = self.sides.get_mut(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
+        side.tree.join(rng).ok_or(Refusal::Full)
+    }
+
+    fn record(&mut self, request: JoinRequest<'_>, leaf: u32, sender_ids: &[u32], now: Now) {
+        let fresh = Member {
+            identity: request.identity.clone(),
+            protocol: request.protocol,
+            history: Vec::new(),
+            state: MemberState::Active,
+            address: request.address,
+            leaf,
+            registrations: 0,
+            registered: now.wall,
+            sender_ids: Vec::new(),
+            acknowledged: 0,
+            missed: 0,
+            latency: None,
+        };
+        let former = self.members.get(request.identity).cloned();
+        let moved = former.as_ref().is_some_and(|m| m.is_active(m.protocol) && m.protocol != request.protocol);
+        let mut member = former.unwrap_or(fresh);
+        if member.protocol != request.protocol {
+            if moved {
+                // It no longer follows the old protocol: its keys there go with the next change of that rekey SA.
+                let old = member.protocol;
+                self.make_stale(old, member.leaf);
+                tracing::info!(group = %self.policy.name, member = %member.identity, from = %old, to = %request.protocol,
+                    "member moved");
+            }
+            member.history.push(member.protocol);
+            member.protocol = request.protocol;
+        }
+        member.state = MemberState::Active;
+        member.address = request.address;
+        member.leaf = leaf;
+        member.registrations += 1;
+        member.registered = now.wall;
+        member.missed = 0;
+        member.sender_ids = sender_ids.to_vec();
+        self.store_member(&member);
+        tracing::info!(group = %self.policy.name, member = %member.identity, protocol = %member.protocol,
+            address = %member.address, sender_ids = ?member.sender_ids, "member registered");
+        self.members.insert(member.identity.clone(), member);
+    }
+
+    /// A member leaves. What it knew is changed by a rekey soon, together with others that leave.
+    pub(crate) fn leave(&mut self, identity: &Identity, protocol: Protocol, now: Now) -> bool {
+        let Some(member) = self.members.get_mut(identity).filter(|m| m.is_active(protocol)) else { return false };
+        member.state = MemberState::Left;
+        let member = member.clone();
+        self.make_stale(protocol, member.leaf);
+        self.store_member(&member);
+        self.leavers_due.get_or_insert(now.wall + LEAVE_BATCH);
+        self.store_state();
+        tracing::info!(group = %self.policy.name, member = %identity, %protocol, "member left");
+        true
+    }
+
+    pub(super) fn make_stale(&mut self, protocol: Protocol, leaf: u32) {
+        if let Some(side) = self.sides.get_mut(&protocol) {
+            if !side.stale.contains(&leaf) {
+                side.stale.push(leaf);
+            }
+        }
+        self.store_state();
+    }
+}

@@ -1,0 +1,228 @@
+//! A group in the store and back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::Secret;
+use serde::{Deserialize, Serialize};
+
+use super::{Group, ReplacedSa, Side};
+use crate::epoch::{Epoch, EpochRecord};
+use crate::id::{Identity, Protocol};
+use crate::ledger::{Ack, Entry, Ledger};
+use crate::lkh::{KeyTree, NodeRecord};
+use crate::member::Member;
+use crate::policy::GroupPolicy;
+use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
+use crate::sender_id::SenderIdAllocator;
+use crate::store::{RecordError, StoreOp, get, put};
+
+#[derive(Serialize, Deserialize)]
+struct StateRecord {
+    generation: u64,
+    next_epoch: u64,
+    next_rekey: u64,
+    epochs: Vec<EpochRecord>,
+    sides: BTreeMap<Protocol, SideRecord>,
+    leavers_due: Option<Duration>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SideRecord {
+    current: RekeySaRecord,
+    sent: u32,
+    replaced: Vec<(RekeySaRecord, u32, Duration)>,
+    next_handle: u32,
+    stale: Vec<u32>,
+}
+
+/// What all keys of a group's records begin with.
+pub(crate) fn key_prefix(group: &str) -> String {
+    format!("group/{group}/")
+}
+
+pub(super) fn node_ops(
+    group: &str,
+    protocol: Protocol,
+    changes: Vec<(u32, Option<NodeRecord>)>,
+) -> impl Iterator<Item = StoreOp> {
+    let prefix = format!("{}tree/{protocol}/", key_prefix(group));
+    changes.into_iter().map(move |(node, record)| {
+        let key = format!("{prefix}{node}");
+        match record {
+            Some(record) => put(key, &record),
+            None => StoreOp::Delete(key),
+        }
+    })
+}
+
+impl Group {
+    fn key(&self, rest: &str) -> String {
+        key_prefix(&self.policy.name) + rest
+    }
+
+    pub(super) fn store_state(&mut self) {
+        let side = |s: &Side| SideRecord {
+            current: s.current.to_record(),
+            sent: s.sent,
+            replaced: s.replaced.iter().map(|r| (r.sa.to_record(), r.sent, r.until)).collect(),
+            next_handle: s.tree.next_handle(),
+            stale: s.stale.clone(),
+        };
+        let record = StateRecord {
+            generation: self.generation,
+            next_epoch: self.next_epoch,
+            next_rekey: self.next_rekey,
+            epochs: self.epochs.iter().map(|e| e.to_record()).collect(),
+            sides: self.sides.iter().map(|(p, s)| (*p, side(s))).collect(),
+            leavers_due: self.leavers_due,
+        };
+        self.ops.push(put(self.key("state"), &record));
+    }
+
+    /// Also the handles given out, which a join uses up without any other change of state.
+    pub(super) fn store_sender_ids(&mut self) {
+        let record = (self.sender_ids.next(), self.exhausted);
+        self.ops.push(put(self.key("sender-ids"), &record));
+        let handles: BTreeMap<Protocol, u32> = self.sides.iter().map(|(p, s)| (*p, s.tree.next_handle())).collect();
+        self.ops.push(put(self.key("handles"), &handles));
+    }
+
+    pub(super) fn store_member(&mut self, member: &Member) {
+        self.ops.push(put(self.key(&format!("member/{}", member.identity)), member));
+    }
+
+    pub(super) fn store_entry(&mut self, id: u64) {
+        if let Some(entry) = self.ledger.entries.get(&id) {
+            self.ops.push(put(self.key(&format!("rekey/{id}")), entry));
+        }
+    }
+
+    pub(super) fn store_ack(&mut self, id: u64, identity: &Identity, ack: Ack) {
+        self.ops.push(put(self.key(&format!("ack/{id}/{identity}")), &ack));
+    }
+
+    pub(super) fn forget_entry(&mut self, entry: &Entry) {
+        self.ops.push(StoreOp::Delete(self.key(&format!("rekey/{}", entry.id))));
+        for identity in entry.acks.keys() {
+            self.ops.push(StoreOp::Delete(self.key(&format!("ack/{}/{identity}", entry.id))));
+        }
+    }
+
+    /// Rebuilds a group from its records (keys without the group's prefix); `None` if there is no state record.
+    ///
+    /// # Errors
+    /// A record that cannot be read, or keys that do not fit the policy any more.
+    pub(crate) fn restore(
+        policy: Arc<GroupPolicy>,
+        records: &BTreeMap<String, &Secret>,
+    ) -> Result<Option<Self>, RecordError> {
+        let Some(bytes) = records.get("state") else { return Ok(None) };
+        let state: StateRecord = get("state", bytes)?;
+        // Without these, IDs and handles could be given twice: a store that lost them is of no use.
+        let must = |key: &str| records.get(key).ok_or_else(|| RecordError::new(key, "is missing"));
+        let handles: BTreeMap<Protocol, u32> = get("handles", must("handles")?)?;
+        let (next_sender_id, exhausted) = get("sender-ids", must("sender-ids")?)?;
+        let mut sides = BTreeMap::new();
+        for (protocol, record) in state.sides {
+            let handles = handles.get(&protocol).copied().unwrap_or(0);
+            if let Some(side) = restore_side(protocol, record, handles, &policy, records)? {
+                sides.insert(protocol, side);
+            }
+        }
+        let mut ledger = Ledger::default();
+        for (key, bytes) in with_prefix(records, "rekey/") {
+            let mut entry: Entry = get(key, bytes)?;
+            for (key, bytes) in with_prefix(records, &format!("ack/{}/", entry.id)) {
+                let identity = key.splitn(3, '/').nth(2).and_then(|i| i.parse::<Identity>().ok());
+                let identity = identity.ok_or_else(|| RecordError::new(key, "names no identity"))?;
+                entry.acks.insert(identity, get(key, bytes)?);
+            }
+            ledger.add(entry);
+        }
+        let epochs = state.epochs.into_iter().map(|e| Epoch::from_record(e, &policy).map(Arc::new));
+        let epochs = epochs.collect::<Option<Vec<_>>>().filter(|e| !e.is_empty()).ok_or_else(|| misfit("state"))?;
+        let members = with_prefix(records, "member/")
+            .map(|(key, bytes)| get::<Member>(key, bytes).map(|m| (m.identity.clone(), m)))
+            .collect::<Result<BTreeMap<_, _>, _>>()?;
+        Ok(Some(Self {
+            generation: state.generation,
+            epochs,
+            next_epoch: state.next_epoch,
+            next_rekey: state.next_rekey,
+            sides,
+            sender_ids: SenderIdAllocator::new(policy.sender_id_bits, next_sender_id),
+            members,
+            ledger,
+            exhausted,
+            leavers_due: state.leavers_due,
+            ops: Vec::new(),
+            policy,
+        }))
+    }
+
+    /// Starts the side of a protocol that the policy serves now and did not when the state was stored.
+    pub(crate) fn complete_sides(&mut self, now: crate::time::Now, rng: &mut dyn keyferry_crypto::Random) {
+        for protocol in Protocol::ALL {
+            if !self.sides.contains_key(&protocol) {
+                self.start_side(protocol, now, rng);
+                self.store_state();
+            }
+        }
+    }
+}
+
+fn with_prefix<'a>(
+    records: &'a BTreeMap<String, &Secret>,
+    prefix: &str,
+) -> impl Iterator<Item = (&'a str, &'a Secret)> {
+    records
+        .range(prefix.to_owned()..)
+        .take_while({
+            let prefix = prefix.to_owned();
+            move |(k, _)| k.starts_with(&prefix)
+        })
+        .map(|(k, v)| (k.as_str(), *v))
+}
+
+fn misfit(key: &str) -> RecordError {
+    RecordError::new(key, "the stored keys do not fit the configured policy: restore the policy or rename the group")
+}
+
+/// `None` when the policy no longer serves the protocol.
+fn restore_side(
+    protocol: Protocol,
+    record: SideRecord,
+    handles: u32,
+    policy: &GroupPolicy,
+    records: &BTreeMap<String, &Secret>,
+) -> Result<Option<Side>, RecordError> {
+    let (Some(len), Some(tree_len)) = (keymat_len(protocol, policy), tree_key_len(protocol, policy)) else {
+        return Ok(None);
+    };
+    let prefix = format!("tree/{protocol}/");
+    let mut nodes = Vec::new();
+    for (key, bytes) in with_prefix(records, &prefix) {
+        let node = key[prefix.len()..].parse().map_err(|_| RecordError::new(key, "names no node"))?;
+        nodes.push((node, get::<NodeRecord>(key, bytes)?));
+    }
+    let next_handle = record.next_handle.max(handles);
+    let tree = KeyTree::restore(policy.capacity, tree_len, next_handle, nodes).ok_or_else(|| misfit(&prefix))?;
+    let current = RekeySa::from_record(record.current);
+    if current.keymat.len() != len {
+        return Err(misfit("state"));
+    }
+    let replaced = record.replaced.into_iter().map(|(sa, sent, until)| ReplacedSa {
+        sa: Arc::new(RekeySa::from_record(sa)),
+        sent,
+        until,
+    });
+    Ok(Some(Side {
+        current: Arc::new(current),
+        sent: record.sent,
+        replaced: replaced.collect(),
+        tree,
+        stale: record.stale,
+    }))
+}

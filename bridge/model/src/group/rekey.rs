@@ -1,0 +1,251 @@
+//! Planning a rekey.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::Random;
+
+use super::{Group, ReplacedSa, Side};
+use crate::epoch::{DataSa, Epoch};
+use crate::id::{Identity, Protocol};
+use crate::ledger::Entry;
+use crate::lkh::TreeUpdate;
+use crate::plan::{NewRekeySa, RekeyPlan, RekeyReason, RekeyStep};
+use crate::rekey_sa::RekeySa;
+use crate::sender_id::SenderIdAllocator;
+use crate::time::Now;
+use crate::view::MemberState;
+
+/// What all messages of one plan have in common.
+struct Content {
+    epoch: Arc<Epoch>,
+    delete: Vec<u32>,
+    activation_delay: Duration,
+    deactivation_delay: Duration,
+    planned: Duration,
+}
+
+impl Group {
+    /// Decides a rekey: a new epoch, and new rekey SAs where members are excluded or a rekey SA is about to expire.
+    ///
+    /// `evict` are members to exclude; they stay known as evicted. Protocols nobody speaks get no messages.
+    pub(crate) fn rekey(
+        &mut self,
+        reason: RekeyReason,
+        evict: &[Identity],
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Arc<RekeyPlan> {
+        for identity in evict {
+            self.mark_evicted(identity);
+        }
+        self.leavers_due = None;
+        self.generation += 1;
+        let plan = if reason == RekeyReason::Reset {
+            self.reset(now, rng)
+        } else {
+            self.replace_keys(reason, now, rng)
+        };
+        self.enter_into_ledger(&plan, now);
+        self.store_state();
+        Arc::new(plan)
+    }
+
+    fn mark_evicted(&mut self, identity: &Identity) {
+        let Some(member) = self.members.get_mut(identity) else { return };
+        let was_active = member.state == MemberState::Active;
+        member.state = MemberState::Evicted;
+        let member = member.clone();
+        if was_active {
+            self.make_stale(member.protocol, member.leaf);
+        }
+        self.store_member(&member);
+    }
+
+    fn replace_keys(&mut self, reason: RekeyReason, now: Now, rng: &mut dyn Random) -> RekeyPlan {
+        let policy = Arc::clone(&self.policy);
+        let delete = self.epochs.last().map(|e| e.spis()).unwrap_or_default();
+        self.retire_epochs(now);
+        let epoch = self.start_epoch(now.wall, now.wall + policy.activation_delay, rng);
+        let content = Content {
+            epoch,
+            delete,
+            activation_delay: policy.activation_delay,
+            deactivation_delay: policy.deactivation_delay,
+            planned: now.wall,
+        };
+        let mut steps = Vec::new();
+        for protocol in Protocol::ALL {
+            let listening = self.members.values().any(|m| m.is_active(protocol));
+            let Some(side) = self.sides.get_mut(&protocol) else { continue };
+            let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2;
+            let exclude = reason == RekeyReason::Eviction || due;
+            let leaves = if exclude { std::mem::take(&mut side.stale) } else { Vec::new() };
+            let tree = (!leaves.is_empty()).then(|| side.tree.evict(&leaves, rng));
+            let new = if due || tree.is_some() { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
+            let keep = now.wall + policy.deactivation_delay + policy.ack_patience;
+            steps.extend(side.messages(protocol, new.map(Arc::new), tree, listening, keep, &content));
+        }
+        let id = self.take_rekey_id();
+        tracing::info!(group = %policy.name, rekey = id, ?reason, epoch = content.epoch.number, messages = steps.len(),
+            "rekey planned");
+        RekeyPlan { id, reason, policy, steps }
+    }
+
+    /// Starts over: new keys for everything, sender IDs from 0, and everybody registers anew (RFC 6407 section 3.5,
+    /// RFC 9838 section 2.5.1). IDs given out before are only good for keys that nobody may use any more.
+    fn reset(&mut self, now: Now, rng: &mut dyn Random) -> RekeyPlan {
+        let policy = Arc::clone(&self.policy);
+        let mut steps = Vec::new();
+        for protocol in Protocol::ALL {
+            let listening = self.members.values().any(|m| m.is_active(protocol));
+            let Some(side) = self.sides.get_mut(&protocol) else { continue };
+            if listening {
+                let counter = side.take_counter(protocol);
+                steps.push(Arc::new(RekeyStep {
+                    protocol,
+                    over: Arc::clone(&side.current),
+                    counter,
+                    new_rekey: None,
+                    new_epoch: None,
+                    delete: Vec::new(),
+                    delete_all: true,
+                    activation_delay: Duration::ZERO,
+                    deactivation_delay: Duration::ZERO,
+                    planned: now.wall,
+                }));
+            }
+            let leaves: Vec<u32> = self.members.values().filter(|m| m.is_active(protocol)).map(|m| m.leaf).collect();
+            side.tree.evict(&leaves, rng);
+            let stale = std::mem::take(&mut side.stale);
+            side.tree.evict(&stale, rng);
+            if let Some(sa) = RekeySa::generate(protocol, &policy, now.wall, rng) {
+                side.replace(Arc::new(sa), now.wall + policy.ack_patience);
+            }
+        }
+        let mut gone = Vec::new();
+        for member in self.members.values_mut().filter(|m| m.state == MemberState::Active) {
+            member.state = MemberState::Left;
+            gone.push(member.clone());
+        }
+        gone.iter().for_each(|m| self.store_member(m));
+        self.epochs.clear();
+        self.start_epoch(now.wall, now.wall, rng);
+        self.sender_ids = SenderIdAllocator::new(policy.sender_id_bits, 0);
+        self.exhausted = false;
+        self.store_sender_ids();
+        let id = self.take_rekey_id();
+        tracing::warn!(group = %policy.name, rekey = id, members = gone.len(), "group reset: all members register anew");
+        RekeyPlan { id, reason: RekeyReason::Reset, policy, steps }
+    }
+
+    fn take_rekey_id(&mut self) -> u64 {
+        let id = self.next_rekey;
+        self.next_rekey += 1;
+        id
+    }
+
+    /// Replaced epochs live until the last member, which may get the last copy, has dropped them.
+    fn retire_epochs(&mut self, now: Now) {
+        let repeats = self.policy.retransmit.interval * u32::from(self.policy.retransmit.copies);
+        let end = now.wall + self.policy.deactivation_delay + repeats;
+        for epoch in &mut self.epochs {
+            if epoch.expires > end {
+                let sas = epoch.sas.iter().map(|sa| DataSa {
+                    spi: sa.spi,
+                    policy: Arc::clone(&sa.policy),
+                    keymat: sa.keymat.duplicate(),
+                });
+                *epoch = Arc::new(Epoch { sas: sas.collect(), expires: end, ..**epoch });
+            }
+        }
+    }
+
+    fn enter_into_ledger(&mut self, plan: &RekeyPlan, now: Now) {
+        let mut awaited = Vec::new();
+        let asks = self.policy.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
+        if let Some(last) = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi && asks) {
+            awaited.push((Protocol::Gdoi, last.over.spi, last.counter));
+        }
+        let expected: BTreeSet<Identity> = self
+            .members
+            .values()
+            .filter(|m| awaited.iter().any(|(p, ..)| m.is_active(*p)))
+            .map(|m| m.identity.clone())
+            .collect();
+        let entry = Entry {
+            id: plan.id,
+            reason: plan.reason,
+            at: now.wall,
+            epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
+            awaited,
+            expected,
+            closed: false,
+            acks: std::collections::BTreeMap::new(),
+        };
+        for forgotten in self.ledger.add(entry) {
+            self.forget_entry(&forgotten);
+        }
+        self.store_entry(plan.id);
+    }
+}
+
+impl Side {
+    /// The counter of the next message; never the same twice under one rekey SA.
+    fn take_counter(&mut self, protocol: Protocol) -> u32 {
+        self.sent = self.sent.checked_add(1).expect("a rekey SA expires long before 2^32 messages");
+        match protocol {
+            // SEQ of the first push is 1 (RFC 6407 section 4.3), the first message ID is 0 (RFC 9838 section 2.4.1.3).
+            Protocol::Gdoi => self.sent,
+            Protocol::Gikev2 => self.sent - 1,
+        }
+    }
+
+    fn replace(&mut self, new: Arc<RekeySa>, until: Duration) {
+        let sa = std::mem::replace(&mut self.current, new);
+        self.replaced.push(ReplacedSa { sa, sent: self.sent, until });
+        self.sent = 0;
+    }
+
+    fn messages(
+        &mut self,
+        protocol: Protocol,
+        new: Option<Arc<RekeySa>>,
+        tree: Option<TreeUpdate>,
+        listening: bool,
+        keep: Duration,
+        content: &Content,
+    ) -> Vec<Arc<RekeyStep>> {
+        if !listening {
+            if let Some(new) = new {
+                self.replace(new, keep);
+            }
+            return Vec::new();
+        }
+        let step = |over: &Arc<RekeySa>, counter, new_rekey, keys: bool| {
+            Arc::new(RekeyStep {
+                protocol,
+                over: Arc::clone(over),
+                counter,
+                new_rekey,
+                new_epoch: keys.then(|| Arc::clone(&content.epoch)),
+                delete: if keys { content.delete.clone() } else { Vec::new() },
+                delete_all: false,
+                activation_delay: content.activation_delay,
+                deactivation_delay: content.deactivation_delay,
+                planned: content.planned,
+            })
+        };
+        let counter = self.take_counter(protocol);
+        let over = Arc::clone(&self.current);
+        let Some(new) = new else { return vec![step(&over, counter, None, true)] };
+        self.replace(Arc::clone(&new), keep);
+        if tree.is_none() {
+            return vec![step(&over, counter, Some(NewRekeySa { sa: new, tree }), true)];
+        }
+        let first = step(&over, counter, Some(NewRekeySa { sa: Arc::clone(&new), tree }), false);
+        let counter = self.take_counter(protocol);
+        vec![first, step(&new, counter, None, true)]
+    }
+}

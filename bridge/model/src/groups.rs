@@ -1,0 +1,217 @@
+//! All groups of a key server.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use keyferry_crypto::{Random, Secret};
+
+use crate::admission::{Admission, JoinRequest, Offer, Refusal};
+use crate::group::{Group, key_prefix};
+use crate::id::{GroupId, Identity, Protocol};
+use crate::lkh::NodeKey;
+use crate::plan::{RekeyPlan, RekeyReason};
+use crate::policy::GroupPolicy;
+use crate::rekey_sa::RekeySa;
+use crate::store::{RecordError, StoreOp};
+use crate::time::{Deadline, Now};
+
+/// The groups, found by name, by the identity members ask for, and by the SPI of their rekey SAs.
+#[derive(Debug, Default)]
+pub struct Model {
+    groups: BTreeMap<String, Group>,
+}
+
+/// A rekey SA that an acknowledgement names.
+#[derive(Clone, Copy, Debug)]
+pub struct RekeySaInfo<'a> {
+    /// The SA.
+    pub sa: &'a Arc<RekeySa>,
+    /// Policy of its group.
+    pub policy: &'a Arc<GroupPolicy>,
+    /// Messages sent under it, so the highest GDOI SEQ used.
+    pub highest: u32,
+}
+
+/// A member found by its address.
+#[derive(Debug)]
+pub struct MemberAt<'a> {
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// Its leaf key.
+    pub leaf: Option<NodeKey>,
+}
+
+impl Model {
+    /// Rebuilds groups from the store, and creates those it does not know.
+    ///
+    /// # Errors
+    /// A record of one of these groups that cannot be used. Nothing is changed in the store.
+    pub fn load(
+        policies: Vec<GroupPolicy>,
+        records: &BTreeMap<String, Secret>,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Self, RecordError> {
+        let mut groups = BTreeMap::new();
+        for policy in policies {
+            let name = policy.name.clone();
+            let prefix = key_prefix(&name);
+            let own: BTreeMap<String, &Secret> = records
+                .range(prefix.clone()..)
+                .take_while(|(k, _)| k.starts_with(&prefix))
+                .map(|(k, v)| (k[prefix.len()..].to_owned(), v))
+                .collect();
+            let policy = Arc::new(policy);
+            let restored = Group::restore(Arc::clone(&policy), &own)
+                .map_err(|e| RecordError { key: format!("{prefix}{}", e.key), why: e.why })?;
+            let group = match restored {
+                Some(mut group) => {
+                    group.complete_sides(now, rng);
+                    group
+                }
+                None => Group::create(policy, now, rng),
+            };
+            groups.insert(name, group);
+        }
+        Ok(Self { groups })
+    }
+
+    /// A group by name.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&Group> {
+        self.groups.get(name)
+    }
+
+    /// All groups, by name.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values()
+    }
+
+    /// What a member that may join would be told; changes nothing.
+    ///
+    /// # Errors
+    /// Why it may not join.
+    pub fn offer(
+        &self,
+        group: &GroupId,
+        identity: &Identity,
+        protocol: Protocol,
+        now: Now,
+    ) -> Result<Offer, Refusal> {
+        let group = self.groups.values().find(|g| g.policy().ids.contains(group)).ok_or(Refusal::UnknownGroup)?;
+        group.offer(identity, protocol, now)
+    }
+
+    /// Admits a member: records it, gives it a leaf and sender IDs. Flush the store before sending the answer.
+    ///
+    /// `generation` is that of an offer already told to the member.
+    ///
+    /// # Errors
+    /// Why it may not join; [`Refusal::Stale`] when keys changed since the offer.
+    pub fn admit(
+        &mut self,
+        group: &GroupId,
+        request: JoinRequest<'_>,
+        generation: Option<u64>,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Admission, Refusal> {
+        self.by_id(group).ok_or(Refusal::UnknownGroup)?.admit(request, generation, now, rng)
+    }
+
+    /// A member leaves at its own wish; `false` if it is no member by this protocol.
+    pub fn leave(&mut self, group: &GroupId, identity: &Identity, protocol: Protocol, now: Now) -> bool {
+        self.by_id(group).is_some_and(|g| g.leave(identity, protocol, now))
+    }
+
+    /// The rekey SA, present or lately replaced, that bears this SPI.
+    #[must_use]
+    pub fn rekey_sa(&self, protocol: Protocol, spi: &[u8; 16]) -> Option<RekeySaInfo<'_>> {
+        self.with_spi(protocol, spi).map(|(_, info)| info)
+    }
+
+    /// Which active member of the rekey SA's group registered from this address.
+    #[must_use]
+    pub fn member_at(&self, protocol: Protocol, spi: &[u8; 16], ip: IpAddr) -> Option<MemberAt<'_>> {
+        let (group, _) = self.with_spi(protocol, spi)?;
+        let member = group.members().find(|m| m.is_active(protocol) && m.address.ip() == ip)?;
+        let leaf = group.side(protocol)?.tree.path(member.leaf).into_iter().next();
+        Some(MemberAt { identity: &member.identity, leaf })
+    }
+
+    /// Notes a verified acknowledgement of message `counter` under the rekey SA; `false` if it is a repeat or none was
+    /// awaited. Flush the store afterwards.
+    pub fn acknowledge(
+        &mut self,
+        protocol: Protocol,
+        spi: &[u8; 16],
+        counter: u32,
+        identity: &Identity,
+        now: Now,
+    ) -> bool {
+        let Some(name) = self.with_spi(protocol, spi).map(|(g, _)| g.policy().name.clone()) else { return false };
+        self.groups.get_mut(&name).is_some_and(|g| g.acknowledge(protocol, spi, counter, identity, now))
+    }
+
+    /// Decides a rekey of a group, excluding `evict`; `None` if there is no such group.
+    pub fn rekey(
+        &mut self,
+        group: &str,
+        reason: RekeyReason,
+        evict: &[Identity],
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Option<Arc<RekeyPlan>> {
+        self.groups.get_mut(group).map(|g| g.rekey(reason, evict, now, rng))
+    }
+
+    /// Lets an evicted member register again; `false` if it is not an evicted member of that group.
+    pub fn readmit(&mut self, group: &str, member: &Identity) -> bool {
+        self.groups.get_mut(group).is_some_and(|g| g.readmit(member))
+    }
+
+    /// Drops what has run its time; returns the groups that are due for a rekey, and why.
+    pub fn expire(&mut self, now: Now) -> Vec<(String, RekeyReason)> {
+        self.groups.iter_mut().filter_map(|(name, g)| g.expire(now).map(|reason| (name.clone(), reason))).collect()
+    }
+
+    /// When [`expire`](Self::expire) is wanted next.
+    #[must_use]
+    pub fn deadline(&self, now: Now) -> Option<Deadline> {
+        let wall = self.groups.values().map(Group::wake_at).min()?;
+        Some(Deadline { at: now.mono_of(wall), reason: "group timers" })
+    }
+
+    /// Addresses of the active members of a group and protocol, for unicast rekeys.
+    #[must_use]
+    pub fn addresses(&self, group: &str, protocol: Protocol) -> Vec<std::net::SocketAddr> {
+        let members = self.groups.get(group).into_iter().flat_map(Group::members);
+        members.filter(|m| m.is_active(protocol)).map(|m| m.address).collect()
+    }
+
+    /// Is this identity known to the group, present or past?
+    #[must_use]
+    pub fn knows(&self, group: &str, member: &Identity) -> bool {
+        self.groups.get(group).is_some_and(|g| g.member(member).is_some())
+    }
+
+    /// Changes that must be durable before anything that depends on them is sent.
+    pub fn take_store_ops(&mut self) -> Vec<StoreOp> {
+        self.groups.values_mut().flat_map(Group::take_ops).collect()
+    }
+
+    fn by_id(&mut self, id: &GroupId) -> Option<&mut Group> {
+        self.groups.values_mut().find(|g| g.policy().ids.contains(id))
+    }
+
+    fn with_spi(&self, protocol: Protocol, spi: &[u8; 16]) -> Option<(&Group, RekeySaInfo<'_>)> {
+        self.groups.values().find_map(|group| {
+            let side = group.side(protocol)?;
+            let current = (&side.current, side.sent);
+            let replaced = side.replaced.iter().map(|r| (&r.sa, r.sent));
+            let (sa, highest) = std::iter::once(current).chain(replaced).find(|(sa, _)| sa.spi == *spi)?;
+            Some((group, RekeySaInfo { sa, policy: group.policy(), highest }))
+        })
+    }
+}

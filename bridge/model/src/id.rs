@@ -1,0 +1,253 @@
+//! Who and what: identities of members and groups, and the two protocols.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the two protocols a member speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// RFC 6407 over IKEv1.
+    Gdoi,
+    /// RFC 9838 over IKEv2.
+    Gikev2,
+}
+
+impl Protocol {
+    /// Both, in the order in which a rekey serves them.
+    pub const ALL: [Protocol; 2] = [Protocol::Gdoi, Protocol::Gikev2];
+
+    /// The name used in configuration and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Gdoi => "gdoi",
+            Protocol::Gikev2 => "gikev2",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = IdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "gdoi" => Ok(Protocol::Gdoi),
+            "gikev2" => Ok(Protocol::Gikev2),
+            _ => Err(IdError("protocol is \"gdoi\" or \"gikev2\"")),
+        }
+    }
+}
+
+/// A text that names no identity; the message says what is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct IdError(pub &'static str);
+
+/// An authenticated identity (RFC 2407 section 4.6.2, RFC 7296 section 3.5).
+///
+/// Text form: an address is itself, `fqdn:NAME`, `user:NAME@HOST`, `key-id:HEX`; a bare name with a dot and no `@` is
+/// an FQDN, with `@` a user FQDN.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Identity {
+    /// ID_IPV4_ADDR.
+    Ipv4(Ipv4Addr),
+    /// ID_IPV6_ADDR.
+    Ipv6(Ipv6Addr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_USER_FQDN, ID_RFC822_ADDR.
+    UserFqdn(String),
+    /// ID_KEY_ID, opaque octets.
+    KeyId(Vec<u8>),
+}
+
+impl Identity {
+    /// The identity that is an address.
+    #[must_use]
+    pub fn from_ip(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(a) => Identity::Ipv4(a),
+            IpAddr::V6(a) => Identity::Ipv6(a),
+        }
+    }
+
+    /// The address, if the identity is one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Identity::Ipv4(a) => Some(IpAddr::V4(*a)),
+            Identity::Ipv6(a) => Some(IpAddr::V6(*a)),
+            Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::KeyId(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Ipv4(a) => write!(f, "{a}"),
+            Identity::Ipv6(a) => write!(f, "{a}"),
+            Identity::Fqdn(n) => write!(f, "fqdn:{}", n.escape_default()),
+            Identity::UserFqdn(n) => write!(f, "user:{}", n.escape_default()),
+            Identity::KeyId(k) => write_hex(f, k),
+        }
+    }
+}
+
+impl From<Identity> for String {
+    fn from(id: Identity) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for Identity {
+    type Error = IdError;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
+    }
+}
+
+impl FromStr for Identity {
+    type Err = IdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        const HELP: IdError = IdError("an identity is an address, fqdn:NAME, user:NAME@HOST or key-id:HEX");
+        if let Ok(ip) = s.parse::<IpAddr>() {
+            return Ok(Identity::from_ip(ip));
+        }
+        match s.split_once(':') {
+            Some(("fqdn", n)) if !n.is_empty() => Ok(Identity::Fqdn(n.to_owned())),
+            Some(("user", n)) if n.contains('@') => Ok(Identity::UserFqdn(n.to_owned())),
+            Some(("key-id", h)) => parse_hex(h).filter(|k| !k.is_empty()).map(Identity::KeyId).ok_or(HELP),
+            Some(_) => Err(HELP),
+            None if s.contains('@') => Ok(Identity::UserFqdn(s.to_owned())),
+            None if s.contains('.') => Ok(Identity::Fqdn(s.to_owned())),
+            None => Err(HELP),
+        }
+    }
+}
+
+/// What a member asks for when it wants to join a group (RFC 6407 section 5.1, RFC 9838 section 4.2).
+///
+/// Text form: decimal digits are a number (ID_KEY_ID of four octets), an address is itself, `fqdn:NAME`, `key-id:HEX`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum GroupId {
+    /// A group number, on the wire an ID_KEY_ID of four octets.
+    Number(u32),
+    /// ID_IPV4_ADDR.
+    Ipv4(Ipv4Addr),
+    /// ID_IPV6_ADDR.
+    Ipv6(Ipv6Addr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_KEY_ID of any other length.
+    KeyId(Vec<u8>),
+}
+
+impl GroupId {
+    /// The group identity that an ID_KEY_ID of these octets stands for.
+    #[must_use]
+    pub fn from_key_id(octets: &[u8]) -> Self {
+        match <[u8; 4]>::try_from(octets) {
+            Ok(n) => GroupId::Number(u32::from_be_bytes(n)),
+            Err(_) => GroupId::KeyId(octets.to_vec()),
+        }
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GroupId::Number(n) => write!(f, "{n}"),
+            GroupId::Ipv4(a) => write!(f, "{a}"),
+            GroupId::Ipv6(a) => write!(f, "{a}"),
+            GroupId::Fqdn(n) => write!(f, "fqdn:{}", n.escape_default()),
+            GroupId::KeyId(k) => write_hex(f, k),
+        }
+    }
+}
+
+impl From<GroupId> for String {
+    fn from(id: GroupId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for GroupId {
+    type Error = IdError;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = IdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        const HELP: IdError = IdError("a group identity is a number, an address, fqdn:NAME or key-id:HEX");
+        if let Ok(n) = s.parse::<u32>() {
+            return Ok(GroupId::Number(n));
+        }
+        match s.parse::<IpAddr>() {
+            Ok(IpAddr::V4(a)) => return Ok(GroupId::Ipv4(a)),
+            Ok(IpAddr::V6(a)) => return Ok(GroupId::Ipv6(a)),
+            Err(_) => {}
+        }
+        match s.split_once(':') {
+            Some(("fqdn", n)) if !n.is_empty() => Ok(GroupId::Fqdn(n.to_owned())),
+            Some(("key-id", h)) => {
+                parse_hex(h).filter(|k| !k.is_empty()).map(|k| GroupId::from_key_id(&k)).ok_or(HELP)
+            }
+            _ => Err(HELP),
+        }
+    }
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, octets: &[u8]) -> fmt::Result {
+    f.write_str("key-id:")?;
+    octets.iter().try_for_each(|b| write!(f, "{b:02x}"))
+}
+
+fn parse_hex(s: &str) -> Option<Vec<u8>> {
+    if !s.len().is_multiple_of(2) || !s.is_ascii() {
+        return None;
+    }
+    (0..s.len()).step_by(2).map(|i| u8::from_str_radix(&s[i..i + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_survive_their_text_form() {
+        for text in ["10.1.2.3", "2001:db8::1", "fqdn:gm.example", "user:a@b.example", "key-id:00ff10"] {
+            assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
+        }
+        assert_eq!("gm.example".parse::<Identity>().unwrap(), Identity::Fqdn("gm.example".into()));
+        assert!("".parse::<Identity>().is_err());
+        assert!("key-id:0".parse::<Identity>().is_err());
+    }
+
+    #[test]
+    fn a_four_octet_key_id_is_a_number() {
+        assert_eq!("1234".parse::<GroupId>().unwrap(), GroupId::Number(1234));
+        assert_eq!("key-id:000004d2".parse::<GroupId>().unwrap(), GroupId::Number(1234));
+        assert_eq!("key-id:04d2".parse::<GroupId>().unwrap(), GroupId::KeyId(vec![4, 0xd2]));
+    }
+}

@@ -1,0 +1,122 @@
+//! The ledger: for each rekey, who was asked to acknowledge and who did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Identity, Protocol};
+use crate::member::millis;
+use crate::plan::RekeyReason;
+use crate::view::{AckView, RekeyView};
+
+/// Rekeys that are remembered.
+const KEPT: usize = 64;
+
+/// A rekey that members were asked to acknowledge. Stored once, when it is sent; acknowledgements are stored apart.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) reason: RekeyReason,
+    pub(crate) at: Duration,
+    pub(crate) epoch: Option<u64>,
+    /// The message whose acknowledgement counts: the last one of each protocol.
+    pub(crate) awaited: Vec<(Protocol, [u8; 16], u32)>,
+    pub(crate) expected: BTreeSet<Identity>,
+    /// Has everybody's time to answer passed?
+    pub(crate) closed: bool,
+    #[serde(skip)]
+    pub(crate) acks: BTreeMap<Identity, Ack>,
+}
+
+/// An acknowledgement, as stored.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Ack {
+    pub(crate) protocol: Protocol,
+    pub(crate) latency: Duration,
+}
+
+impl Entry {
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &Identity> {
+        self.expected.iter().filter(|m| !self.acks.contains_key(*m))
+    }
+
+    fn view(&self) -> RekeyView {
+        let mut acks: Vec<AckView> = self
+            .acks
+            .iter()
+            .map(|(identity, a)| AckView {
+                identity: identity.clone(),
+                protocol: a.protocol,
+                latency_ms: millis(a.latency),
+            })
+            .collect();
+        acks.sort_by_key(|a| a.latency_ms);
+        RekeyView {
+            id: self.id,
+            reason: self.reason,
+            at: self.at.as_secs(),
+            epoch: self.epoch,
+            expected: self.expected.len(),
+            acknowledged: self.expected.len() - self.missing().count(),
+            missing: self.missing().cloned().collect(),
+            acks,
+        }
+    }
+}
+
+/// The last rekeys of a group, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) entries: BTreeMap<u64, Entry>,
+}
+
+/// What a verified acknowledgement turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acknowledged {
+    /// The one that counts for this rekey, after this time.
+    Rekey(u64, Ack),
+    /// Seen before, or for a message that none is awaited for.
+    Nothing,
+}
+
+impl Ledger {
+    /// Adds a rekey and returns those forgotten for it.
+    pub(crate) fn add(&mut self, entry: Entry) -> Vec<Entry> {
+        self.entries.insert(entry.id, entry);
+        let mut forgotten = Vec::new();
+        while self.entries.len() > KEPT {
+            forgotten.extend(self.entries.pop_first().map(|(_, e)| e));
+        }
+        forgotten
+    }
+
+    /// Notes an acknowledgement of the message `counter` under the rekey SA `spi`.
+    pub(crate) fn acknowledge(
+        &mut self,
+        protocol: Protocol,
+        spi: &[u8; 16],
+        counter: u32,
+        identity: &Identity,
+        wall: Duration,
+    ) -> Acknowledged {
+        let message = (protocol, *spi, counter);
+        let entry = self.entries.values_mut().rev().find(|e| e.awaited.contains(&message));
+        let Some(entry) = entry.filter(|e| e.expected.contains(identity)) else { return Acknowledged::Nothing };
+        if entry.acks.contains_key(identity) {
+            return Acknowledged::Nothing;
+        }
+        let ack = Ack { protocol, latency: wall.saturating_sub(entry.at) };
+        entry.acks.insert(identity.clone(), ack);
+        Acknowledged::Rekey(entry.id, ack)
+    }
+
+    /// The entry whose time to answer passes next, and when.
+    pub(crate) fn closes(&self, patience: Duration) -> Option<(u64, Duration)> {
+        self.entries.values().find(|e| !e.closed).map(|e| (e.id, e.at + patience))
+    }
+
+    pub(crate) fn views(&self) -> Vec<RekeyView> {
+        self.entries.values().map(Entry::view).collect()
+    }
+}

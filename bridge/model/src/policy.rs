@@ -1,0 +1,279 @@
+//! Policies of a group: what its traffic looks like, how it is protected, how members are rekeyed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme, SigningKey};
+
+use crate::id::{GroupId, Identity};
+
+/// How ESP protects packets (RFC 4106; RFC 3602 with RFC 4868).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EspTransform {
+    /// Combined mode; keying material is the key followed by a salt of four octets.
+    Aead(Aead),
+    /// Cipher then MAC; keying material is the cipher's key followed by the MAC's.
+    CbcHmac(BlockCipher, Integrity),
+}
+
+impl EspTransform {
+    /// Octets of keying material, in the order of RFC 7296 section 2.17: encryption (with salt), then integrity.
+    #[must_use]
+    pub fn keymat_len(self) -> usize {
+        match self {
+            EspTransform::Aead(a) => a.key_len() + 4,
+            EspTransform::CbcHmac(c, i) => c.key_len() + i.key_len(),
+        }
+    }
+
+    /// Does it need a nonce that never repeats under one key (so sender IDs, RFC 6054)?
+    #[must_use]
+    pub fn is_counter_mode(self) -> bool {
+        matches!(self, EspTransform::Aead(_))
+    }
+}
+
+/// ESP encapsulation. Tunnel mode is with address preservation (RFC 5374 section 3.1), never without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EspMode {
+    /// The IP header stays, its payload is protected.
+    Transport,
+    /// The whole packet is protected, the outer header repeats the inner addresses.
+    Tunnel,
+}
+
+/// Meaning of ESP's sequence numbers in a group SA (RFC 9838 section 4.4.2.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SequenceNumbers {
+    /// One sender (or windows told apart by sender): replay protection is possible.
+    Sequential,
+    /// Several senders share the SA: numbers are not unique and protect nothing.
+    Unspecified,
+}
+
+/// Addresses, protocol and port of one side of a traffic policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Selector {
+    /// Network address; host bits are zero.
+    pub address: IpAddr,
+    /// Length of the network prefix in bits.
+    pub prefix: u8,
+    /// IP protocol number; zero is any.
+    pub protocol: u8,
+    /// Port; zero is any.
+    pub port: u16,
+}
+
+impl Selector {
+    /// Does an address of a packet fall into the network?
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.address, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0);
+                u32::from(net) & mask == u32::from(ip) & mask
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
+                u128::from(net) & mask == u128::from(ip) & mask
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+
+    /// First and last address of the network.
+    #[must_use]
+    pub fn range(&self) -> (IpAddr, IpAddr) {
+        match self.address {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0);
+                let first = u32::from(a) & mask;
+                (IpAddr::V4(first.into()), IpAddr::V4((first | !mask).into()))
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
+                let first = u128::from(a) & mask;
+                (IpAddr::V6(first.into()), IpAddr::V6((first | !mask).into()))
+            }
+        }
+    }
+}
+
+/// One line of a group's traffic policy: one data SA per epoch comes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    /// Senders; an all-zero address with prefix 0 is any.
+    pub source: Selector,
+    /// Receivers, a multicast address as a rule.
+    pub destination: Selector,
+    /// Encapsulation; the same for all lines of a group.
+    pub mode: EspMode,
+    /// Protection.
+    pub transform: EspTransform,
+    /// What the sequence numbers mean.
+    pub sequence: SequenceNumbers,
+    /// Replay window in packets, per sender; zero is none.
+    pub replay_window: u32,
+}
+
+/// How GDOI rekeys: KEK, signature, acknowledgement (RFC 6407 section 5.3, RFC 8263).
+#[derive(Clone, Debug)]
+pub struct GdoiRekey {
+    /// KEK cipher.
+    pub cipher: BlockCipher,
+    /// Where pushes go.
+    pub transport: RekeyTransport,
+    /// Key that signs pushes.
+    pub signer: Arc<SigningKey>,
+    /// Signature of pushes.
+    pub scheme: SignatureScheme,
+    /// Acknowledgement asked for, if any.
+    pub ack: Option<AckType>,
+}
+
+/// How G-IKEv2 rekeys: Rekey SA and authentication (RFC 9838 sections 2.4.1 and 4.4.2.1).
+#[derive(Clone, Debug)]
+pub struct Gikev2Rekey {
+    /// Protection of the Encrypted payload.
+    pub protection: RekeyProtection,
+    /// Octets of the key wrap key: 16, 24 or 32 (KW_5649_128, _192, _256).
+    pub wrap_key_len: usize,
+    /// Where GSA_REKEY goes.
+    pub transport: RekeyTransport,
+    /// How GSA_REKEY is authenticated.
+    pub authentication: RekeyAuthentication,
+}
+
+/// Encryption (and integrity) of a G-IKEv2 Rekey SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RekeyProtection {
+    /// AES-GCM with 16 octets of ICV (RFC 5282).
+    Aead(Aead),
+    /// CBC and HMAC.
+    CbcHmac(BlockCipher, Integrity),
+}
+
+impl RekeyProtection {
+    /// Octets of GSK_e (with salt) and of GSK_a (RFC 9838 section 3.4).
+    #[must_use]
+    pub fn key_lens(self) -> (usize, usize) {
+        match self {
+            RekeyProtection::Aead(a) => (a.key_len() + 4, 0),
+            RekeyProtection::CbcHmac(c, i) => (c.key_len(), i.key_len()),
+        }
+    }
+}
+
+/// GCAUTH transform (RFC 9838 section 4.4.2.1.1).
+#[derive(Clone, Debug)]
+pub enum RekeyAuthentication {
+    /// Whoever has the KEK is believed.
+    Implicit,
+    /// The key server signs.
+    Signature(Arc<SigningKey>, SignatureScheme),
+}
+
+/// Where rekey messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RekeyTransport {
+    /// One multicast address and port for all.
+    Multicast(SocketAddr),
+    /// A copy to each member, at the address and port that registered.
+    Unicast,
+}
+
+/// Types of RFC 8263 section 2: which key the acknowledgement key is derived from, and the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AckType {
+    /// REKEY_ACK_KEK_*: from the KEK that protected the push.
+    Kek(Hash),
+    /// REKEY_ACK_LKH_*: from the member's own leaf key.
+    Lkh(Hash),
+}
+
+/// Who may join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everybody who authenticates.
+    Authenticated,
+    /// These identities.
+    Listed(Vec<Identity>),
+}
+
+/// Everything an operator decides about a group.
+#[derive(Clone, Debug)]
+pub struct GroupPolicy {
+    /// Name for people, unique on a gateway.
+    pub name: String,
+    /// Identities under which members ask for it; at least one.
+    pub ids: Vec<GroupId>,
+    /// Traffic policy lines; at least one, all of one mode.
+    pub traffic: Vec<Arc<TrafficPolicy>>,
+    /// Lifetime of an epoch's keys.
+    pub tek_lifetime: Duration,
+    /// Lifetime of a rekey SA.
+    pub kek_lifetime: Duration,
+    /// How long before keys expire their replacement is announced.
+    pub rekey_margin: Duration,
+    /// Senders switch this long after an announcement (ATD, RFC 5374 section 4.2.1).
+    pub activation_delay: Duration,
+    /// Receivers keep replaced SAs this long (DTD); longer than the activation delay.
+    pub deactivation_delay: Duration,
+    /// Bits of a sender ID in the IV (RFC 6054 section 3): 8, 12, 16 or up to 32.
+    pub sender_id_bits: u8,
+    /// At most this many sender IDs for one registration.
+    pub sender_ids_per_member: u32,
+    /// Leaves of each key tree, so the most members of each protocol; a power of two, at most 32,768.
+    pub capacity: u32,
+    /// Copies of a rekey message after the first, and the time between them.
+    pub retransmit: Retransmit,
+    /// When a member that has not acknowledged counts as having missed a rekey.
+    pub ack_patience: Duration,
+    /// Who may join.
+    pub authorization: Authorization,
+    /// GDOI side; `None` does not serve GDOI.
+    pub gdoi: Option<GdoiRekey>,
+    /// G-IKEv2 side; `None` does not serve G-IKEv2.
+    pub gikev2: Option<Gikev2Rekey>,
+}
+
+impl GroupPolicy {
+    /// Does any traffic line need sender IDs?
+    #[must_use]
+    pub fn needs_sender_ids(&self) -> bool {
+        self.traffic.iter().any(|t| t.transform.is_counter_mode())
+    }
+
+    /// The encapsulation, the same for all lines.
+    #[must_use]
+    pub fn mode(&self) -> EspMode {
+        self.traffic.first().map_or(EspMode::Tunnel, |t| t.mode)
+    }
+}
+
+/// Repeats of a rekey message, bitwise identical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retransmit {
+    /// Copies after the first.
+    pub copies: u8,
+    /// Time between two copies.
+    pub interval: Duration,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_know_their_range() {
+        let s = Selector { address: "10.1.0.0".parse().unwrap(), prefix: 16, protocol: 0, port: 0 };
+        assert!(s.contains("10.1.255.1".parse().unwrap()));
+        assert!(!s.contains("10.2.0.1".parse().unwrap()));
+        assert_eq!(s.range().1, "10.1.255.255".parse::<IpAddr>().unwrap());
+        let any = Selector { address: "::".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
+        assert!(any.contains("ff15::1".parse().unwrap()));
+        assert!(!any.contains("10.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,100 @@
+//! Rekey SAs: what protects GROUPKEY-PUSH and GSA_REKEY.
+
+use std::time::Duration;
+
+use keyferry_crypto::{BlockCipher, Random, Secret};
+use serde::{Deserialize, Serialize};
+
+use crate::id::Protocol;
+use crate::policy::{GroupPolicy, RekeyTransport};
+use crate::store::SecretRecord;
+
+/// A rekey SA of one protocol. Immutable; its counter lives in the group.
+///
+/// GDOI keying material: IV (16 octets), then the KEK. G-IKEv2: GSK_e (with salt), GSK_a, GSK_w (RFC 9838 section 3.4).
+/// It is also the root of that protocol's key tree.
+#[derive(Debug)]
+pub struct RekeySa {
+    /// Cookie pair, or the SPI of 16 octets.
+    pub spi: [u8; 16],
+    /// Keys.
+    pub keymat: Secret,
+    /// When it was made, wall clock.
+    pub created: Duration,
+    /// When it must not be used any more, wall clock.
+    pub expires: Duration,
+}
+
+/// Octets of a GDOI KEK's IV, which stands in front of the key (RFC 6407 section 5.6.2.1).
+pub const GDOI_IV_LEN: usize = BlockCipher::BLOCK;
+
+impl RekeySa {
+    /// Draws an SPI and keys as the policy of the protocol wants them; `None` if the group does not serve it.
+    pub fn generate(protocol: Protocol, policy: &GroupPolicy, wall: Duration, rng: &mut dyn Random) -> Option<Self> {
+        let len = keymat_len(protocol, policy)?;
+        let mut spi = [0; 16];
+        // Neither half may be zero: a zero initiator SPI reads as a non-ESP marker, a zero responder SPI as a new exchange.
+        while spi[..8] == [0; 8] || spi[..4] == [0; 4] || spi[8..] == [0; 8] {
+            rng.fill(&mut spi);
+        }
+        Some(Self { spi, keymat: Secret::random(len, rng), created: wall, expires: wall + policy.kek_lifetime })
+    }
+
+    /// What is left of its life.
+    #[must_use]
+    pub fn remaining(&self, wall: Duration) -> Duration {
+        self.expires.saturating_sub(wall)
+    }
+
+    pub(crate) fn to_record(&self) -> RekeySaRecord {
+        RekeySaRecord {
+            spi: self.spi,
+            keymat: SecretRecord::of(&self.keymat),
+            created: self.created,
+            expires: self.expires,
+        }
+    }
+
+    pub(crate) fn from_record(r: RekeySaRecord) -> Self {
+        Self { spi: r.spi, keymat: r.keymat.into_secret(), created: r.created, expires: r.expires }
+    }
+}
+
+/// Octets of keying material of a rekey SA.
+#[must_use]
+pub fn keymat_len(protocol: Protocol, policy: &GroupPolicy) -> Option<usize> {
+    match protocol {
+        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| GDOI_IV_LEN + g.cipher.key_len()),
+        Protocol::Gikev2 => policy.gikev2.as_ref().map(|g| {
+            let (e, a) = g.protection.key_lens();
+            e + a + g.wrap_key_len
+        }),
+    }
+}
+
+/// Octets of a key in the protocol's tree: IV and key for GDOI, a key wrap key for G-IKEv2.
+#[must_use]
+pub fn tree_key_len(protocol: Protocol, policy: &GroupPolicy) -> Option<usize> {
+    match protocol {
+        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| GDOI_IV_LEN + g.cipher.key_len()),
+        Protocol::Gikev2 => policy.gikev2.as_ref().map(|g| g.wrap_key_len),
+    }
+}
+
+/// Where rekey messages of the protocol go.
+#[must_use]
+pub fn transport(protocol: Protocol, policy: &GroupPolicy) -> Option<RekeyTransport> {
+    match protocol {
+        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| g.transport),
+        Protocol::Gikev2 => policy.gikev2.as_ref().map(|g| g.transport),
+    }
+}
+
+/// A rekey SA as it is stored.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RekeySaRecord {
+    spi: [u8; 16],
+    keymat: SecretRecord,
+    created: Duration,
+    expires: Duration,
+}
