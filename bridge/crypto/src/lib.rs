@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Secrets and the cryptographic primitives that Keyferry names, over OpenSSL.
+//!
+//! Algorithms have names here, not numbers: AES-CBC is 7 in IKEv1 phase 1, 3 as a GDOI KEK and 12 in IKEv2, and each
+//! protocol crate keeps its own registry. Randomness is passed in as [`Random`]; the one exception is
+//! [`SigningKey::generate_rsa`], which uses OpenSSL's generator.
+
+mod aead;
+mod cipher;
+mod error;
+mod hash;
+mod integrity;
+mod job;
+mod ke;
+pub mod keywrap;
+mod prf;
+mod random;
+mod secret;
+mod signature;
+
+pub use aead::{Aead, AeadKey};
+pub use cipher::BlockCipher;
+pub use error::CryptoError;
+pub use hash::Hash;
+pub use integrity::{Integrity, IntegrityKey};
+pub use job::{Job, JobDone};
+pub use ke::{KeGroup, KeyPair};
+pub use prf::Prf;
+pub use random::{Random, SeededRandom};
+pub use secret::{Secret, ct_eq};
+pub use signature::{SignatureScheme, SigningKey, VerifyingKey};
