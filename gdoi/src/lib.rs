@@ -1,1 +1,2 @@
-//! Placeholder.
+//! GDOI.
+pub mod wire;
