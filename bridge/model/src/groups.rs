@@ -92,13 +92,7 @@ impl Model {
     ///
     /// # Errors
     /// Why it may not join.
-    pub fn offer(
-        &self,
-        group: &GroupId,
-        identity: &Identity,
-        protocol: Protocol,
-        now: Now,
-    ) -> Result<Offer, Refusal> {
+    pub fn offer(&self, group: &GroupId, identity: &Identity, protocol: Protocol, now: Now) -> Result<Offer, Refusal> {
         let group = self.groups.values().find(|g| g.policy().ids.contains(group)).ok_or(Refusal::UnknownGroup)?;
         group.offer(identity, protocol, now)
     }

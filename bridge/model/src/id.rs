@@ -209,9 +209,7 @@ impl FromStr for GroupId {
         }
         match s.split_once(':') {
             Some(("fqdn", n)) if !n.is_empty() => Ok(GroupId::Fqdn(n.to_owned())),
-            Some(("key-id", h)) => {
-                parse_hex(h).filter(|k| !k.is_empty()).map(|k| GroupId::from_key_id(&k)).ok_or(HELP)
-            }
+            Some(("key-id", h)) => parse_hex(h).filter(|k| !k.is_empty()).map(|k| GroupId::from_key_id(&k)).ok_or(HELP),
             _ => Err(HELP),
         }
     }

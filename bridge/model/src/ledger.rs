@@ -30,7 +30,7 @@ pub(crate) struct Entry {
 }
 
 /// An acknowledgement, as stored.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ack {
     pub(crate) protocol: Protocol,
     pub(crate) latency: Duration,

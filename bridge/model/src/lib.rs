@@ -33,4 +33,4 @@ pub mod update;
 pub mod view;
 
 mod groups;
-pub use groups::Model;
+pub use groups::{MemberAt, Model, RekeySaInfo};

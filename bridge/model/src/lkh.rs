@@ -84,6 +84,12 @@ impl KeyTree {
         self.nodes.range(self.capacity..).count()
     }
 
+    /// Is there no leaf left?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.members() >= self.capacity as usize
+    }
+
     /// Gives a new member the lowest free leaf, with a fresh key; `None` when the tree is full.
     pub fn join(&mut self, rng: &mut dyn Random) -> Option<u32> {
         let leaf = (self.capacity..self.capacity * 2).find(|n| !self.nodes.contains_key(n))?;
@@ -115,8 +121,8 @@ impl KeyTree {
     /// Takes members out and changes every key they knew.
     pub fn evict(&mut self, leaves: &[u32], rng: &mut dyn Random) -> TreeUpdate {
         let mut changed = BTreeSet::new();
-        for &leaf in leaves.iter().filter(|l| self.is_leaf(**l)) {
-            if self.nodes.remove(&leaf).is_none() {
+        for &leaf in leaves {
+            if leaf < self.capacity || self.nodes.remove(&leaf).is_none() {
                 continue;
             }
             self.dirty.insert(leaf);
@@ -144,10 +150,6 @@ impl KeyTree {
             }
         }
         TreeUpdate { wraps, tops: [2, 3].iter().filter_map(|n| self.nodes.get(n)).map(NodeKey::duplicate).collect() }
-    }
-
-    fn is_leaf(&self, node: u32) -> bool {
-        (self.capacity..self.capacity * 2).contains(&node)
     }
 
     fn renew(&mut self, node: u32, rng: &mut dyn Random) {
@@ -181,7 +183,8 @@ impl KeyTree {
         tree.next_handle = next_handle;
         for (node, r) in records {
             let key = r.key.into_secret();
-            if node < 2 || node >= tree.capacity * 2 || key.len() != key_len || r.handle >= next_handle || r.handle == 0 {
+            if node < 2 || node >= tree.capacity * 2 || key.len() != key_len || r.handle >= next_handle || r.handle == 0
+            {
                 return None;
             }
             tree.nodes.insert(node, NodeKey { node, handle: r.handle, key });

@@ -49,15 +49,16 @@ impl Group {
         if self.exhausted {
             return Err(Refusal::SenderIdsExhausted);
         }
-        let leaf = self.leaf_for(request, rng)?;
-        let wanted = request.sender_ids.filter(|_| self.policy.needs_sender_ids());
-        let sender_ids = match wanted.map(|n| n.clamp(1, self.policy.sender_ids_per_member.max(1))) {
-            None => Vec::new(),
-            Some(count) => self.sender_ids.take(count).ok_or_else(|| {
-                tracing::warn!(group = %self.policy.name, "sender IDs are exhausted: the group will be reset");
-                self.exhausted = true;
-                Refusal::SenderIdsExhausted
-            })?,
+        // A member that stays where it is keeps its leaf; everything is checked before anything is taken.
+        let kept = self.members.get(request.identity).filter(|m| m.is_active(request.protocol)).map(|m| m.leaf);
+        let side = self.sides.get(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
+        if kept.is_none() && side.tree.is_full() {
+            return Err(Refusal::Full);
+        }
+        let sender_ids = self.take_sender_ids(request)?;
+        let leaf = match (kept, self.sides.get_mut(&request.protocol)) {
+            (Some(leaf), _) => leaf,
+            (None, side) => side.and_then(|s| s.tree.join(rng)).ok_or(Refusal::Full)?,
         };
         let path = self.sides.get(&request.protocol).map(|s| s.tree.path(leaf)).unwrap_or_default();
         self.record(request, leaf, &sender_ids, now);
@@ -65,14 +66,17 @@ impl Group {
         Ok(Admission { offer, path, sender_ids })
     }
 
-    /// The member's leaf: the one it has, the one it had, or a free one.
-    fn leaf_for(&mut self, request: JoinRequest<'_>, rng: &mut dyn Random) -> Result<u32, Refusal> {
-        let known = self.members.get(request.identity).filter(|m| m.is_active(request.protocol)).map(|m| m.leaf);
-        if let Some(leaf) = known {
-            return Ok(leaf);
+    /// Fresh sender IDs, none for a receiver or without counter modes.
+    fn take_sender_ids(&mut self, request: JoinRequest<'_>) -> Result<Vec<u32>, Refusal> {
+        let Some(wanted) = request.sender_ids.filter(|_| self.policy.needs_sender_ids()) else { return Ok(Vec::new()) };
+        let count = wanted.clamp(1, self.policy.sender_ids_per_member.max(1));
+        if let Some(ids) = self.sender_ids.take(count) {
+            return Ok(ids);
         }
-        let side = self.sides.get_mut(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
-        side.tree.join(rng).ok_or(Refusal::Full)
+        tracing::warn!(group = %self.policy.name, "sender IDs are exhausted: the group will be reset");
+        self.exhausted = true;
+        self.store_sender_ids();
+        Err(Refusal::SenderIdsExhausted)
     }
 
     fn record(&mut self, request: JoinRequest<'_>, leaf: u32, sender_ids: &[u32], now: Now) {

@@ -42,11 +42,8 @@ impl Group {
         }
         self.leavers_due = None;
         self.generation += 1;
-        let plan = if reason == RekeyReason::Reset {
-            self.reset(now, rng)
-        } else {
-            self.replace_keys(reason, now, rng)
-        };
+        let plan =
+            if reason == RekeyReason::Reset { self.reset(now, rng) } else { self.replace_keys(reason, now, rng) };
         self.enter_into_ledger(&plan, now);
         self.store_state();
         Arc::new(plan)
