@@ -135,10 +135,8 @@ impl Group {
     }
 
     pub(super) fn make_stale(&mut self, protocol: Protocol, leaf: u32) {
-        if let Some(side) = self.sides.get_mut(&protocol) {
-            if !side.stale.contains(&leaf) {
-                side.stale.push(leaf);
-            }
+        if let Some(side) = self.sides.get_mut(&protocol).filter(|s| !s.stale.contains(&leaf)) {
+            side.stale.push(leaf);
         }
         self.store_state();
     }
