@@ -1,0 +1,154 @@
+//! The lab's side of the applications: starts them and asks them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+
+use super::netns::Namespace;
+use super::plan::{MemberPlan, Plan};
+use super::process::Process;
+use super::talk::{Count, Order, Reply, Report, Window};
+
+/// An application that does not answer for this long is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Interfaces an application uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interfaces<'a> {
+    /// Receives here.
+    pub receive: &'a str,
+    /// Sends here.
+    pub send: &'a str,
+}
+
+/// A running application.
+#[derive(Debug)]
+pub(super) struct App {
+    /// Its number in packets.
+    pub number: u16,
+    stdin: ChildStdin,
+    replies: mpsc::Receiver<Reply>,
+    ticks: Arc<Ticks>,
+    _process: Process,
+}
+
+/// What an application last said about itself.
+#[derive(Debug, Default)]
+pub(super) struct Ticks {
+    /// Packets sent.
+    pub sent: AtomicU64,
+    /// Packets received.
+    pub received: AtomicU64,
+}
+
+impl App {
+    /// Starts one and waits until its sockets are open.
+    pub(super) fn start(
+        place: &Namespace,
+        plan: &Plan,
+        member: &MemberPlan,
+        rate: u32,
+        interfaces: Interfaces<'_>,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let options = [
+            ("--sender", member.number.to_string()),
+            ("--group", plan.traffic_socket().to_string()),
+            ("--source", member.address.to_string()),
+            ("--receive-on", interfaces.receive.to_owned()),
+            ("--send-on", interfaces.send.to_owned()),
+            ("--rate", rate.to_string()),
+        ];
+        let mut args = vec!["lab".to_owned(), "app".to_owned()];
+        args.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        let name = format!("the application of {}", member.name);
+        let mut process = Process::start(place, &name, &args, log, true)?;
+        let (stdin, stdout) = process.take_pipes().ok_or_else(|| anyhow!("no pipes to {name}"))?;
+        let ticks = Arc::new(Ticks::default());
+        let (replies, heard) = mpsc::channel();
+        let t = ticks.clone();
+        thread::Builder::new().name(member.name.clone()).spawn(move || hear(stdout, &t, &replies))?;
+        let app = Self { number: member.number, stdin, replies: heard, ticks, _process: process };
+        match app.next_reply().with_context(|| format!("{name} does not start, see {}", log.display()))? {
+            Reply::Ready => Ok(app),
+            other => bail!("{name} said {other:?} at first"),
+        }
+    }
+
+    /// What it last said about itself.
+    pub(super) fn ticks(&self) -> Arc<Ticks> {
+        self.ticks.clone()
+    }
+
+    /// Begins, or goes on, sending; the sequence number it begins with.
+    pub(super) fn begin(&mut self) -> anyhow::Result<u64> {
+        self.mark_by(&Order::Start)
+    }
+
+    /// Stops sending; the first sequence number that was not sent.
+    pub(super) fn stop(&mut self) -> anyhow::Result<u64> {
+        self.mark_by(&Order::Stop)
+    }
+
+    /// The sequence number that is sent next.
+    pub(super) fn mark(&mut self) -> anyhow::Result<u64> {
+        self.mark_by(&Order::Mark)
+    }
+
+    fn mark_by(&mut self, order: &Order) -> anyhow::Result<u64> {
+        match self.ask(order)? {
+            Reply::Mark { next } => Ok(next),
+            other => bail!("an application answered {order:?} with {other:?}"),
+        }
+    }
+
+    /// How much of the windows arrived, in their order.
+    pub(super) fn count(&mut self, windows: Vec<Window>) -> anyhow::Result<Vec<Count>> {
+        match self.ask(&Order::Count { windows })? {
+            Reply::Counted { counts } => Ok(counts),
+            other => bail!("an application answered a count with {other:?}"),
+        }
+    }
+
+    /// Everything it knows.
+    pub(super) fn report(&mut self) -> anyhow::Result<Report> {
+        match self.ask(&Order::Report)? {
+            Reply::Report(report) => Ok(report),
+            other => bail!("an application answered a request for its report with {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, order: &Order) -> anyhow::Result<Reply> {
+        let mut line = serde_json::to_vec(order)?;
+        line.push(b'\n');
+        self.stdin.write_all(&line).and_then(|()| self.stdin.flush()).context("an application has ended")?;
+        self.next_reply()
+    }
+
+    fn next_reply(&self) -> anyhow::Result<Reply> {
+        self.replies.recv_timeout(PATIENCE).context("an application does not answer")
+    }
+}
+
+fn hear(stdout: ChildStdout, ticks: &Ticks, replies: &mpsc::Sender<Reply>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Reply::Tick { sent, received }) => {
+                ticks.sent.store(sent, Ordering::Relaxed);
+                ticks.received.store(received, Ordering::Relaxed);
+            }
+            Ok(reply) => {
+                if replies.send(reply).is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}

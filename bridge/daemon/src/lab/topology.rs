@@ -1,0 +1,62 @@
+//! The lab's network: one bridge, and on it the gateway and each member, each in a namespace of its own.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+
+use super::link;
+use super::netns::Namespace;
+use super::plan::Plan;
+
+/// The segment, in the namespace of the lab itself.
+pub(super) const BRIDGE: &str = "segment";
+/// Name of the interface on the segment, in each namespace.
+pub(super) const INTERFACE: &str = "eth0";
+
+/// The running network. Gone when dropped.
+#[derive(Debug)]
+pub(super) struct Topology {
+    /// The gateway's namespace.
+    pub gateway: Namespace,
+    /// The members', in the plan's order.
+    pub members: Vec<Namespace>,
+}
+
+impl Topology {
+    /// Builds it around the calling thread's namespace, which becomes the segment's.
+    pub(super) fn build(plan: &Plan) -> anyhow::Result<Self> {
+        link::tune_namespace();
+        link::netlink(async |handle| link::create_bridge(&handle, BRIDGE).await)?;
+        let gateway = host("gateway", GATEWAY_PORT, plan.gateway, plan.prefix)?;
+        let members = plan.members.iter().map(|m| host(&m.name, &port(m.number), m.address, plan.prefix));
+        Ok(Self { gateway, members: members.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// Cuts, or restores, what runs between the gateway and one member, and nothing else: both ports are isolated, and
+    /// isolated ports hear each other no more.
+    pub(super) fn cut_off(&self, member: u16, cut: bool) -> anyhow::Result<()> {
+        link::netlink(async |handle| {
+            link::isolate_port(&handle, GATEWAY_PORT, cut).await?;
+            link::isolate_port(&handle, &port(member), cut).await
+        })
+    }
+}
+
+const GATEWAY_PORT: &str = "port-gw";
+
+fn port(member: u16) -> String {
+    format!("port-{member}")
+}
+
+fn host(name: &str, port: &str, address: IpAddr, prefix: u8) -> anyhow::Result<Namespace> {
+    let namespace = Namespace::new(name)?;
+    let (plug, into) = (format!("plug-{port}"), namespace.raw_fd());
+    link::netlink(async |handle| link::lay_cable(&handle, BRIDGE, port, &plug, into).await)?;
+    namespace
+        .run(move || {
+            link::tune_namespace();
+            link::netlink(async |handle| link::plug_in(&handle, &plug, INTERFACE, address, prefix).await)
+        })?
+        .with_context(|| format!("building the namespace of {name}"))?;
+    Ok(namespace)
+}
