@@ -1,0 +1,217 @@
+//! Algorithms by name, and their numbers in IKEv2.
+
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Prf};
+use keyferry_model::policy::RekeyProtection;
+
+use crate::wire::registry::{TransformType, encr, integ, ke, kwa, prf};
+use crate::wire::sa::Transform;
+
+/// Encryption of the Encrypted payload, with its integrity: AES-GCM-16 (RFC 5282), or AES-CBC and HMAC. IKE SAs and
+/// Rekey SAs have the same choice.
+pub type Protection = RekeyProtection;
+
+/// A key wrap algorithm (RFC 9838 section 4.4.2.1.2): AES key wrap with padding (RFC 5649).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyWrap {
+    /// KW_5649_128.
+    Aes128,
+    /// KW_5649_192.
+    Aes192,
+    /// KW_5649_256.
+    Aes256,
+}
+
+impl KeyWrap {
+    /// Octets of its keys.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        match self {
+            KeyWrap::Aes128 => 16,
+            KeyWrap::Aes192 => 24,
+            KeyWrap::Aes256 => 32,
+        }
+    }
+
+    /// The algorithm with keys of so many octets.
+    #[must_use]
+    pub fn from_key_len(len: usize) -> Option<Self> {
+        [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256].into_iter().find(|k| k.key_len() == len)
+    }
+
+    /// The transform.
+    #[must_use]
+    pub fn transform(self) -> Transform<'static> {
+        let id = match self {
+            KeyWrap::Aes128 => kwa::KW_5649_128,
+            KeyWrap::Aes192 => kwa::KW_5649_192,
+            KeyWrap::Aes256 => kwa::KW_5649_256,
+        };
+        Transform::new(TransformType::KWA, id)
+    }
+
+    /// What a transform says.
+    #[must_use]
+    pub fn from_transform(t: &Transform<'_>) -> Option<Self> {
+        if t.kind != TransformType::KWA || t.foreign || t.key_bits.is_some() {
+            return None;
+        }
+        match t.id {
+            kwa::KW_5649_128 => Some(KeyWrap::Aes128),
+            kwa::KW_5649_192 => Some(KeyWrap::Aes192),
+            kwa::KW_5649_256 => Some(KeyWrap::Aes256),
+            _ => None,
+        }
+    }
+}
+
+/// Number of a key exchange group.
+#[must_use]
+pub fn ke_number(group: KeGroup) -> u16 {
+    match group {
+        KeGroup::Modp2048 => ke::MODP_2048,
+        KeGroup::Ecp256 => ke::ECP_256,
+        KeGroup::Ecp384 => ke::ECP_384,
+        KeGroup::X25519 => ke::CURVE25519,
+    }
+}
+
+/// The PRF that is HMAC with a hash.
+#[must_use]
+pub fn prf_of(hash: Hash) -> Prf {
+    match hash {
+        Hash::Sha1 => Prf::HmacSha1,
+        Hash::Sha256 => Prf::HmacSha256,
+        Hash::Sha384 => Prf::HmacSha384,
+        Hash::Sha512 => Prf::HmacSha512,
+    }
+}
+
+/// Transform of a PRF.
+#[must_use]
+pub fn prf_transform(p: Prf) -> Transform<'static> {
+    let id = match p {
+        Prf::HmacSha1 => prf::HMAC_SHA1,
+        Prf::HmacSha256 => prf::HMAC_SHA2_256,
+        Prf::HmacSha384 => prf::HMAC_SHA2_384,
+        Prf::HmacSha512 => prf::HMAC_SHA2_512,
+    };
+    Transform::new(TransformType::PRF, id)
+}
+
+/// Transform of a combined mode.
+#[must_use]
+pub fn aead_transform(a: Aead) -> Transform<'static> {
+    Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, bits(a.key_len()))
+}
+
+/// Transform of a block cipher in CBC mode.
+#[must_use]
+pub fn cbc_transform(c: BlockCipher) -> Transform<'static> {
+    Transform::with_key(TransformType::ENCR, encr::AES_CBC, bits(c.key_len()))
+}
+
+/// Transform of an integrity algorithm.
+#[must_use]
+pub fn integ_transform(i: Integrity) -> Transform<'static> {
+    let id = match i {
+        Integrity::HmacSha1_96 => integ::HMAC_SHA1_96,
+        Integrity::HmacSha256_128 => integ::HMAC_SHA2_256_128,
+        Integrity::HmacSha384_192 => integ::HMAC_SHA2_384_192,
+        Integrity::HmacSha512_256 => integ::HMAC_SHA2_512_256,
+    };
+    Transform::new(TransformType::INTEG, id)
+}
+
+/// ENCR, and INTEG where it is one of its own.
+#[must_use]
+pub fn protection_transforms(p: Protection) -> Vec<Transform<'static>> {
+    match p {
+        Protection::Aead(a) => vec![aead_transform(a)],
+        Protection::CbcHmac(c, i) => vec![cbc_transform(c), integ_transform(i)],
+    }
+}
+
+/// What exactly one ENCR and at most one INTEG transform say together; `None` when it is nothing we can do.
+#[must_use]
+pub fn protection_from<'t, 'w: 't>(transforms: impl Iterator<Item = &'t Transform<'w>>) -> Option<Protection> {
+    let (mut encryption, mut integrity) = (None, None);
+    for t in transforms {
+        if t.foreign {
+            return None;
+        }
+        let slot = match t.kind {
+            TransformType::ENCR => &mut encryption,
+            TransformType::INTEG => &mut integrity,
+            _ => continue,
+        };
+        if slot.replace(t).is_some() {
+            return None;
+        }
+    }
+    let encryption = encryption?;
+    let key_len = usize::from(encryption.key_bits?) / 8;
+    match encryption.id {
+        encr::AES_GCM_16 => {
+            // With a combined mode integrity is absent or NONE (RFC 5282 section 8).
+            let all = [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16];
+            let aead = all.into_iter().find(|a| *encryption == aead_transform(*a) && a.key_len() == key_len)?;
+            integrity.is_none_or(|t| t.id == integ::NONE).then_some(Protection::Aead(aead))
+        }
+        encr::AES_CBC => {
+            let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+            let cipher = ciphers.into_iter().find(|c| *encryption == cbc_transform(*c))?;
+            let macs = [
+                Integrity::HmacSha1_96,
+                Integrity::HmacSha256_128,
+                Integrity::HmacSha384_192,
+                Integrity::HmacSha512_256,
+            ];
+            let mac = macs.into_iter().find(|i| integrity.is_some_and(|t| *t == integ_transform(*i)))?;
+            Some(Protection::CbcHmac(cipher, mac))
+        }
+        _ => None,
+    }
+}
+
+fn bits(octets: usize) -> u16 {
+    u16::try_from(octets * 8).expect("keys have at most 256 bits")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transforms_name_what_they_came_from() {
+        let all = [
+            Protection::Aead(Aead::Aes128Gcm16),
+            Protection::Aead(Aead::Aes256Gcm16),
+            Protection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
+            Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256),
+        ];
+        for p in all {
+            assert_eq!(protection_from(protection_transforms(p).iter()), Some(p));
+        }
+        for k in [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256] {
+            assert_eq!(KeyWrap::from_transform(&k.transform()), Some(k));
+            assert_eq!(KeyWrap::from_key_len(k.key_len()), Some(k));
+        }
+    }
+
+    #[test]
+    fn combinations_that_mean_nothing_are_refused() {
+        let gcm = aead_transform(Aead::Aes128Gcm16);
+        let mac = integ_transform(Integrity::HmacSha256_128);
+        let none = Transform::new(TransformType::INTEG, integ::NONE);
+        assert_eq!(protection_from([gcm.clone(), mac.clone()].iter()), None);
+        assert!(protection_from([gcm.clone(), none].iter()).is_some());
+        assert_eq!(protection_from([gcm.clone(), gcm.clone()].iter()), None);
+        assert_eq!(protection_from([cbc_transform(BlockCipher::Aes128Cbc)].iter()), None);
+        assert_eq!(protection_from([mac].iter()), None);
+        let odd = Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, 129);
+        assert_eq!(protection_from([odd].iter()), None);
+        let bare = Transform::new(TransformType::ENCR, encr::AES_GCM_16);
+        assert_eq!(protection_from([bare].iter()), None);
+    }
+}

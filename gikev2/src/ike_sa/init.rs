@@ -1,0 +1,107 @@
+//! IKE_SA_INIT messages, and what goes with them: NAT detection, plain notifies (RFC 7296 sections 1.2, 2.21 and 2.23).
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use keyferry_crypto::Hash;
+use keyferry_wire::{ChainWriter, Encode, Header};
+
+use crate::wire::ke::Ke;
+use crate::wire::message::Payloads;
+use crate::wire::nonce::Nonce;
+use crate::wire::notify::Notify;
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
+use crate::wire::sa::Sa;
+
+/// Octets of our nonces: half the key size of every PRF we speak, and more (RFC 7296 section 2.10).
+pub(crate) const NONCE_LEN: usize = 32;
+
+/// Header of a bare message.
+pub(crate) fn header(exchange: ExchangeType, spi_i: [u8; 8], spi_r: [u8; 8], flags: u8, message_id: u32) -> Header {
+    Header { spi_i, spi_r, next: 0, major: 2, minor: 0, exchange: exchange.0, flags, message_id }
+}
+
+/// A bare message. Ours are far below the length where a payload does not fit.
+pub(crate) fn bare(header: Header, chain: ChainWriter) -> Vec<u8> {
+    let (first, body) = chain.finish().unwrap_or_default();
+    Header { next: first, ..header }.encode(&body)
+}
+
+/// Parts of an IKE_SA_INIT message.
+pub(crate) struct Parts<'a> {
+    pub(crate) spi_i: [u8; 8],
+    pub(crate) spi_r: [u8; 8],
+    pub(crate) sa: &'a Sa<'a>,
+    pub(crate) ke_method: u16,
+    pub(crate) public: &'a [u8],
+    pub(crate) nonce: &'a [u8],
+    /// Sender and receiver of the message.
+    pub(crate) path: (SocketAddr, SocketAddr),
+}
+
+/// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*)`.
+pub(crate) fn request(parts: &Parts<'_>, cookie: Option<&[u8]>) -> Vec<u8> {
+    let mut chain = ChainWriter::new();
+    if let Some(cookie) = cookie {
+        chain.push(PayloadKind::NOTIFY.0, &Notify::new(NotifyType::COOKIE, cookie).to_vec());
+    }
+    body(parts, &mut chain);
+    let header = header(ExchangeType::IKE_SA_INIT, parts.spi_i, [0; 8], flags::INITIATOR, 0);
+    bare(header, chain)
+}
+
+/// An IKE_SA_INIT response that accepts: `SA, KE, Nr, N(NAT_DETECTION_*), N(CHILDLESS_IKEV2_SUPPORTED)`.
+pub(crate) fn response(parts: &Parts<'_>) -> Vec<u8> {
+    let mut chain = ChainWriter::new();
+    body(parts, &mut chain);
+    let childless = Notify { protocol: ProtocolId::IKE, ..Notify::bare(NotifyType::CHILDLESS_IKEV2_SUPPORTED) };
+    chain.push(PayloadKind::NOTIFY.0, &childless.to_vec());
+    let header = header(ExchangeType::IKE_SA_INIT, parts.spi_i, parts.spi_r, flags::RESPONSE, 0);
+    bare(header, chain)
+}
+
+fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
+    chain.push(PayloadKind::SA.0, &parts.sa.to_vec());
+    chain.push(PayloadKind::KE.0, &Ke { method: parts.ke_method, data: Cow::Borrowed(parts.public) }.to_vec());
+    chain.push(PayloadKind::NONCE.0, &Nonce(Cow::Borrowed(parts.nonce)).to_vec());
+    let ends =
+        [(NotifyType::NAT_DETECTION_SOURCE_IP, parts.path.0), (NotifyType::NAT_DETECTION_DESTINATION_IP, parts.path.1)];
+    for (kind, end) in ends {
+        let hash = nat_hash(&parts.spi_i, &parts.spi_r, end);
+        chain.push(PayloadKind::NOTIFY.0, &Notify::new(kind, hash).to_vec());
+    }
+}
+
+/// A response to an unprotected request that says no.
+pub(crate) fn refusal(request: &Header, notify: &Notify<'_>) -> Vec<u8> {
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
+    let flags = flags::RESPONSE | if request.flags & flags::INITIATOR == 0 { flags::INITIATOR } else { 0 };
+    bare(header(ExchangeType(request.exchange), request.spi_i, request.spi_r, flags, request.message_id), chain)
+}
+
+/// SHA-1 of SPIs, address and port: it hides addresses from nobody, it only shows that they changed on the way.
+fn nat_hash(spi_i: &[u8; 8], spi_r: &[u8; 8], end: SocketAddr) -> Vec<u8> {
+    let port = end.port().to_be_bytes();
+    match end.ip() {
+        IpAddr::V4(a) => Hash::Sha1.digest(&[spi_i, spi_r, &a.octets(), &port]),
+        IpAddr::V6(a) => Hash::Sha1.digest(&[spi_i, spi_r, &a.octets(), &port]),
+    }
+}
+
+/// Does a NAT stand between the peers, by what the sender said of the path `(sender, receiver)`? Without the notifies
+/// nothing is known, and none is assumed.
+pub(crate) fn nat_found(
+    payloads: &Payloads<'_>,
+    spi_i: &[u8; 8],
+    spi_r: &[u8; 8],
+    path: (SocketAddr, SocketAddr),
+) -> bool {
+    let differs = |kind, end| {
+        let hash = nat_hash(spi_i, spi_r, end);
+        let mut said = payloads.notifies.iter().filter(|n| n.kind == kind).peekable();
+        // A sender with several addresses may send several hashes; one that fits is enough.
+        said.peek().is_some() && said.all(|n| n.data.as_ref() != hash)
+    };
+    differs(NotifyType::NAT_DETECTION_SOURCE_IP, path.0) || differs(NotifyType::NAT_DETECTION_DESTINATION_IP, path.1)
+}

@@ -1,0 +1,72 @@
+//! Keys of an IKE SA (RFC 7296 section 2.14; the default key wrap key: RFC 9838 section 3.1.1).
+//!
+//! ```text
+//!  Ni, Nr, g^ir -> SKEYSEED -> SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr
+//!                              SK_d -> GSK_w
+//! ```
+
+use keyferry_crypto::{Prf, Secret};
+
+use super::Suite;
+
+/// What the default key wrap key of an IKE SA is derived with.
+const KEY_WRAP_LABEL: &[u8] = b"Key Wrap for G-IKEv2";
+
+/// SKEYSEED: known once both nonces and the shared secret are.
+pub struct Skeyseed {
+    seed: Secret,
+    suite: Suite,
+    nonces: Vec<u8>,
+}
+
+/// All keys of an IKE SA.
+pub struct IkeKeys {
+    /// Encryption (with salt) and integrity, initiator to responder.
+    pub initiator: (Secret, Secret),
+    /// The same, responder to initiator.
+    pub responder: (Secret, Secret),
+    /// SK_pi and SK_pr, for AUTH.
+    pub proof: (Secret, Secret),
+    /// GSK_w, if a key wrap algorithm was negotiated.
+    pub wrap: Option<Secret>,
+}
+
+impl Skeyseed {
+    /// prf(Ni | Nr, g^ir).
+    #[must_use]
+    pub fn derive(suite: Suite, nonce_i: &[u8], nonce_r: &[u8], shared: &Secret) -> Self {
+        let nonces = [nonce_i, nonce_r].concat();
+        Self { seed: suite.prf.compute(&nonces, &[shared.expose()]), suite, nonces }
+    }
+
+    /// prf+(SKEYSEED, Ni | Nr | SPIi | SPIr), cut into keys.
+    #[must_use]
+    pub fn expand(self, spi_i: &[u8; 8], spi_r: &[u8; 8]) -> IkeKeys {
+        let prf = self.suite.prf;
+        let (e, a) = self.suite.protection.key_lens();
+        let p = prf.output_len();
+        let keys = prf.expand(self.seed.expose(), &[&self.nonces, spi_i, spi_r], 3 * p + 2 * (a + e));
+        let mut rest = keys.expose();
+        let mut take = |len: usize| {
+            let (key, after) = rest.split_at(len);
+            rest = after;
+            Secret::copy_from(key)
+        };
+        let (d, ai, ar, ei, er, pi, pr) = (take(p), take(a), take(a), take(e), take(e), take(p), take(p));
+        IkeKeys {
+            initiator: (ei, ai),
+            responder: (er, ar),
+            proof: (pi, pr),
+            wrap: self.suite.key_wrap.map(|k| key_wrap_key(prf, &d, k.key_len())),
+        }
+    }
+}
+
+/// GSK_w = prf+(SK_d, "Key Wrap for G-IKEv2").
+fn key_wrap_key(prf: Prf, d: &Secret, len: usize) -> Secret {
+    prf.expand(d.expose(), &[KEY_WRAP_LABEL], len)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

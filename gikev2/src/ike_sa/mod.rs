@@ -1,0 +1,21 @@
+//! The IKE SA: what both roles need to establish and to keep one (RFC 7296).
+
+pub(crate) mod auth;
+pub(crate) mod cookie;
+pub(crate) mod init;
+pub(crate) mod keymat;
+pub(crate) mod sa;
+pub(crate) mod suite;
+pub(crate) mod window;
+
+pub use keymat::{IkeKeys, Skeyseed};
+pub use suite::{Preferences, Suite};
+
+/// Which end of an IKE SA we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We sent the first IKE_SA_INIT request.
+    Initiator,
+    /// We answered it.
+    Responder,
+}

@@ -1,0 +1,100 @@
+//! An IKE SA with its keys: seals what we send, opens what the peer sent.
+
+use keyferry_crypto::{CryptoError, Random, Secret};
+use keyferry_wire::{ChainWriter, Header};
+
+use super::keymat::IkeKeys;
+use super::{Role, Suite};
+use crate::algorithms::KeyWrap;
+use crate::keylog::{KeyLog, protected_line};
+use crate::reject::Reject;
+use crate::wire::registry::{ExchangeType, flags};
+use crate::wire::sk::{Opened, SealError, SkKeys};
+
+/// Keys and SPIs of an IKE SA.
+pub(crate) struct IkeSa {
+    pub(crate) spi_i: [u8; 8],
+    pub(crate) spi_r: [u8; 8],
+    pub(crate) suite: Suite,
+    role: Role,
+    outgoing: SkKeys,
+    incoming: SkKeys,
+    wrap: Option<Secret>,
+    /// Messages sealed so far: the IV of a counter mode, so it never repeats.
+    sealed: u64,
+}
+
+/// A request or a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Request,
+    Response,
+}
+
+impl IkeSa {
+    /// Takes the keys into use; SK_pi and SK_pr stay with whoever authenticates.
+    pub(crate) fn new(
+        role: Role,
+        suite: Suite,
+        spi_i: [u8; 8],
+        spi_r: [u8; 8],
+        keys: IkeKeys,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<(Self, (Secret, Secret)), CryptoError> {
+        let IkeKeys { initiator, responder, proof, wrap } = keys;
+        if let Some(log) = log {
+            let line = protected_line(suite.protection, &spi_i, &spi_r, &initiator, &responder);
+            log.log(crate::keylog::TABLE, &line);
+        }
+        let of_initiator = SkKeys::new(suite.protection, initiator.0.expose(), initiator.1.expose())?;
+        let of_responder = SkKeys::new(suite.protection, responder.0.expose(), responder.1.expose())?;
+        let (outgoing, incoming) = match role {
+            Role::Initiator => (of_initiator, of_responder),
+            Role::Responder => (of_responder, of_initiator),
+        };
+        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, wrap, sealed: 0 }, proof))
+    }
+
+    /// The default key wrap key and its algorithm, if one was negotiated.
+    pub(crate) fn key_wrap(&self) -> Option<(KeyWrap, &Secret)> {
+        self.suite.key_wrap.zip(self.wrap.as_ref())
+    }
+
+    /// A protected message.
+    pub(crate) fn seal(
+        &mut self,
+        exchange: ExchangeType,
+        direction: Direction,
+        message_id: u32,
+        chain: ChainWriter,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, SealError> {
+        let (first, inner) = chain.finish().map_err(|_| SealError::TooLong)?;
+        let mut bits = match self.role {
+            Role::Initiator => flags::INITIATOR,
+            Role::Responder => 0,
+        };
+        if direction == Direction::Response {
+            bits |= flags::RESPONSE;
+        }
+        let header = super::init::header(exchange, self.spi_i, self.spi_r, bits, message_id);
+        let unique = self.sealed;
+        // 2^64 messages outlast any IKE SA.
+        self.sealed = self.sealed.checked_add(1).ok_or(SealError::TooLong)?;
+        self.outgoing.seal(&header, first, Secret::new(inner).expose(), unique, rng)
+    }
+
+    /// Verifies and decrypts a message of the peer.
+    pub(crate) fn open(&self, datagram: &[u8]) -> Result<Opened, Reject> {
+        let opened = self.incoming.open(datagram)?;
+        match opened.header.flags & flags::INITIATOR == 0 {
+            from_responder if from_responder == (self.role == Role::Initiator) => Ok(opened),
+            _ => Err(Reject::Malformed("the initiator flag contradicts the SPIs")),
+        }
+    }
+
+    /// Is this a message of this SA, by its SPIs?
+    pub(crate) fn is_named_by(&self, header: &Header) -> bool {
+        header.spi_i == self.spi_i && header.spi_r == self.spi_r
+    }
+}

@@ -1,0 +1,108 @@
+//! Which payloads a message must and may contain, for each exchange and direction.
+//!
+//! A payload that is known but not expected is skipped (RFC 7296 section 2.5 asks receivers to be liberal), so the tables
+//! name only what counts. What is protected and what is not follows from the exchange: only IKE_SA_INIT is bare.
+
+use keyferry_wire::RawPayload;
+
+use super::registry::{CRITICAL, PayloadKind};
+use crate::reject::Reject;
+
+/// How often a payload may occur.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The payload.
+    pub payload: PayloadKind,
+    /// At least so many.
+    pub min: usize,
+    /// At most so many.
+    pub max: usize,
+}
+
+const fn rule(payload: PayloadKind, min: usize, max: usize) -> Rule {
+    Rule { payload, min, max }
+}
+
+/// Notifies in one message, at most.
+const NOTIFIES: usize = 32;
+
+/// IKE_SA_INIT request (RFC 7296 section 1.2).
+pub const INIT_REQUEST: &[Rule] = &[
+    rule(PayloadKind::SA, 1, 1),
+    rule(PayloadKind::KE, 1, 1),
+    rule(PayloadKind::NONCE, 1, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// IKE_SA_INIT response; one without SA, KE and nonce must bear a notify.
+pub const INIT_RESPONSE: &[Rule] = &[
+    rule(PayloadKind::SA, 0, 1),
+    rule(PayloadKind::KE, 0, 1),
+    rule(PayloadKind::NONCE, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// IKE_AUTH request, with or without a Child SA (RFC 7296 section 1.2, RFC 6023 section 5).
+pub const IKE_AUTH_REQUEST: &[Rule] = &[
+    rule(PayloadKind::ID_I, 1, 1),
+    rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::AUTH, 1, 1),
+    rule(PayloadKind::SA, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// GSA_AUTH request (RFC 9838 section 2.3.1).
+pub const GSA_AUTH_REQUEST: &[Rule] = &[
+    rule(PayloadKind::ID_I, 1, 1),
+    rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::AUTH, 1, 1),
+    rule(PayloadKind::ID_G, 1, 1),
+    rule(PayloadKind::SA, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// IKE_AUTH and GSA_AUTH response.
+pub const AUTH_RESPONSE: &[Rule] = &[
+    rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::AUTH, 0, 1),
+    rule(PayloadKind::GSA, 0, 1),
+    rule(PayloadKind::KD, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// GSA_REGISTRATION request (RFC 9838 section 2.3.2).
+pub const REGISTRATION_REQUEST: &[Rule] =
+    &[rule(PayloadKind::ID_G, 1, 1), rule(PayloadKind::SA, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
+/// GSA_REGISTRATION response.
+pub const REGISTRATION_RESPONSE: &[Rule] =
+    &[rule(PayloadKind::GSA, 0, 1), rule(PayloadKind::KD, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
+/// INFORMATIONAL, both ways (RFC 7296 section 1.4).
+pub const INFORMATIONAL: &[Rule] = &[rule(PayloadKind::DELETE, 0, 8), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
+/// GSA_REKEY (RFC 9838 section 2.4.1; reading 18: Delete in any mix).
+pub const REKEY: &[Rule] = &[
+    rule(PayloadKind::GSA, 0, 1),
+    rule(PayloadKind::KD, 0, 1),
+    rule(PayloadKind::DELETE, 0, 8),
+    rule(PayloadKind::AUTH, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// Refuses what the table forbids, and unknown payloads whose critical bit is set (RFC 7296 section 2.5).
+///
+/// # Errors
+/// [`Reject::UnsupportedCritical`] first, else [`Reject::Malformed`].
+pub fn check(rules: &[Rule], payloads: &[RawPayload<'_>]) -> Result<(), Reject> {
+    if let Some(p) = payloads.iter().find(|p| p.flags & CRITICAL != 0 && !PayloadKind(p.kind).is_known()) {
+        return Err(Reject::UnsupportedCritical(PayloadKind(p.kind)));
+    }
+    for rule in rules {
+        let count = payloads.iter().filter(|p| p.kind == rule.payload.0).count();
+        if count < rule.min || count > rule.max {
+            return Err(Reject::Malformed("a payload is missing or occurs too often"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Encrypted payload (RFC 7296 section 3.14; AEAD: RFC 5282 section 3).
+//!
+//! ```text
+//!  +--------------------------------------------------+
+//!  | IKE header                                       | \
+//!  +-----------+----------+---------------------------+  | AEAD: associated data
+//!  | Next      | C, RSVD  |      Payload Length       | /
+//!  +-----------+----------+---------------------------+
+//!  ~ Initialization Vector (GCM 8, CBC 16 octets)     ~
+//!  +--------------------------------------------------+
+//!  ~ encrypted: payloads, padding, pad length         ~
+//!  +--------------------------------------------------+
+//!  ~ Integrity Checksum Data                          ~   HMAC: over all that stands before it
+//!  +--------------------------------------------------+
+//! ```
+
+use keyferry_crypto::{Aead, AeadKey, BlockCipher, CryptoError, Integrity, IntegrityKey, Random, Secret};
+use keyferry_wire::{Header, chain_until};
+
+use super::registry::PayloadKind;
+use crate::algorithms::Protection;
+use crate::reject::Reject;
+
+/// Octets of a generic payload header.
+pub(crate) const PAYLOAD_HEADER: usize = 4;
+const SALT: usize = Aead::SALT;
+const GCM_IV: usize = Aead::IV;
+const GCM_ICV: usize = Aead::ICV;
+
+/// Keys of one direction.
+pub struct SkKeys(Keys);
+
+enum Keys {
+    Aead { key: AeadKey, salt: [u8; SALT] },
+    CbcHmac { cipher: BlockCipher, key: Secret, integrity: Integrity, mac: IntegrityKey },
+}
+
+/// What an Encrypted payload held.
+#[derive(Debug)]
+pub struct Opened {
+    /// Header of the message.
+    pub header: Header,
+    /// Second octet of the payload's header: critical bit and reserved bits.
+    pub flags: u8,
+    /// Kind of the first payload inside.
+    pub first: u8,
+    /// The payloads inside, without padding.
+    pub inner: Secret,
+}
+
+/// A message that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// A cipher failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// The payloads do not fit into one message.
+    #[error("the message is too long")]
+    TooLong,
+}
+
+impl SkKeys {
+    /// Keys for a protection: SK_e (with its salt for GCM) and SK_a, or GSK_e and GSK_a.
+    ///
+    /// # Errors
+    /// Keys of the wrong length.
+    pub fn new(protection: Protection, encryption: &[u8], integrity: &[u8]) -> Result<Self, CryptoError> {
+        let (e, a) = protection.key_lens();
+        if encryption.len() != e || integrity.len() != a {
+            return Err(CryptoError::Length("key"));
+        }
+        Ok(Self(match protection {
+            Protection::Aead(alg) => {
+                let (key, octets) = encryption.split_at(alg.key_len());
+                let mut salt = [0; SALT];
+                salt.copy_from_slice(octets);
+                Keys::Aead { key: AeadKey::new(alg, key)?, salt }
+            }
+            Protection::CbcHmac(cipher, alg) => Keys::CbcHmac {
+                cipher,
+                key: Secret::copy_from(encryption),
+                integrity: alg,
+                mac: IntegrityKey::new(alg, integrity),
+            },
+        }))
+    }
+
+    /// A whole message: header, Encrypted payload. `first` is the kind of the first payload in `inner`; `unique` must
+    /// never repeat under these keys, for it becomes the IV of a counter mode. CBC draws its IV.
+    ///
+    /// # Errors
+    /// The message is too long, or the cipher failed.
+    pub fn seal(
+        &self,
+        header: &Header,
+        first: u8,
+        inner: &[u8],
+        unique: u64,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, SealError> {
+        match &self.0 {
+            Keys::Aead { key, salt } => {
+                let total = Header::LEN + PAYLOAD_HEADER + GCM_IV + inner.len() + 1 + GCM_ICV;
+                let mut message = start(header, first, total)?;
+                let iv = unique.to_be_bytes();
+                let mut nonce = [0; SALT + GCM_IV];
+                nonce[..SALT].copy_from_slice(salt);
+                nonce[SALT..].copy_from_slice(&iv);
+                let mut plain = inner.to_vec();
+                plain.push(0);
+                let mut icv = [0; GCM_ICV];
+                key.seal(&nonce, &message, &mut plain, &mut icv)?;
+                message.extend(iv);
+                message.append(&mut plain);
+                message.extend(icv);
+                Ok(message)
+            }
+            Keys::CbcHmac { cipher, key, integrity, mac } => {
+                let block = BlockCipher::BLOCK;
+                let padded = (inner.len() + 1).next_multiple_of(block);
+                let total = Header::LEN + PAYLOAD_HEADER + block + padded + integrity.icv_len();
+                let mut message = start(header, first, total)?;
+                let mut iv = [0; BlockCipher::BLOCK];
+                rng.fill(&mut iv);
+                let mut plain = inner.to_vec();
+                plain.resize(padded, 0);
+                // At most 15 octets of padding.
+                plain[padded - 1] = u8::try_from(padded - 1 - inner.len()).unwrap_or(u8::MAX);
+                cipher.encrypt(key.expose(), &iv, &mut plain)?;
+                message.extend(iv);
+                message.append(&mut plain);
+                let mut icv = vec![0; integrity.icv_len()];
+                mac.compute_into(&[&message], &mut icv);
+                message.append(&mut icv);
+                Ok(message)
+            }
+        }
+    }
+
+    /// Verifies and decrypts a message that consists of an Encrypted payload alone.
+    ///
+    /// # Errors
+    /// [`Reject::Unauthenticated`] for a wrong ICV, [`Reject::Malformed`] for what cannot be such a message.
+    pub fn open(&self, datagram: &[u8]) -> Result<Opened, Reject> {
+        let (header, body) = Header::decode(datagram)?;
+        let chain = chain_until(header.next, body, &[PayloadKind::SK.0])?;
+        let sk = match chain.as_slice() {
+            [sk] if sk.kind == PayloadKind::SK.0 => *sk,
+            _ => return Err(Reject::Malformed("not one Encrypted payload")),
+        };
+        let plain = match &self.0 {
+            Keys::Aead { key, salt } => {
+                let (iv, rest) = sk.body.split_first_chunk::<GCM_IV>().ok_or(SHORT)?;
+                let (sealed, icv) = rest.split_last_chunk::<GCM_ICV>().ok_or(SHORT)?;
+                let mut nonce = [0; SALT + GCM_IV];
+                nonce[..SALT].copy_from_slice(salt);
+                nonce[SALT..].copy_from_slice(iv);
+                let mut plain = sealed.to_vec();
+                let associated = &datagram[..Header::LEN + PAYLOAD_HEADER];
+                key.open(&nonce, associated, &mut plain, icv).map_err(|_| Reject::Unauthenticated("wrong ICV"))?;
+                plain
+            }
+            Keys::CbcHmac { cipher, key, integrity, mac } => {
+                let at = sk.body.len().checked_sub(integrity.icv_len()).ok_or(SHORT)?;
+                let (sealed, icv) = sk.body.split_at(at);
+                let covered = &datagram[..datagram.len() - integrity.icv_len()];
+                if !mac.verify(&[covered], icv) {
+                    return Err(Reject::Unauthenticated("wrong ICV"));
+                }
+                let (iv, sealed) = sealed.split_first_chunk::<{ BlockCipher::BLOCK }>().ok_or(SHORT)?;
+                if sealed.is_empty() || !sealed.len().is_multiple_of(BlockCipher::BLOCK) {
+                    return Err(Reject::Malformed("not whole blocks"));
+                }
+                let mut plain = sealed.to_vec();
+                cipher.decrypt(key.expose(), iv, &mut plain).map_err(|_| Reject::Malformed("decryption failed"))?;
+                plain
+            }
+        };
+        let inner = unpad(plain)?;
+        Ok(Opened { header, flags: sk.flags, first: sk.next, inner })
+    }
+}
+
+const SHORT: Reject = Reject::Malformed("Encrypted payload too short");
+
+/// Header and payload header of a message that will have `total` octets.
+fn start(header: &Header, first: u8, total: usize) -> Result<Vec<u8>, SealError> {
+    let header = Header { next: PayloadKind::SK.0, ..*header };
+    let length = u16::try_from(total - Header::LEN).map_err(|_| SealError::TooLong)?;
+    let mut message = Vec::with_capacity(total);
+    message.extend(header.octets(u32::try_from(total).map_err(|_| SealError::TooLong)?));
+    message.extend([first, 0]);
+    message.extend(length.to_be_bytes());
+    Ok(message)
+}
+
+/// Takes off the pad length (the last octet) and as much padding as it says.
+fn unpad(mut plain: Vec<u8>) -> Result<Secret, Reject> {
+    let pad = plain.last().copied().ok_or(SHORT)?;
+    let keep = plain.len().checked_sub(usize::from(pad) + 1);
+    match keep {
+        Some(keep) => {
+            plain.truncate(keep);
+            Ok(Secret::new(plain))
+        }
+        None => Err(Reject::Malformed("padding exceeds the payload")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyferry_crypto::{Aead, SeededRandom};
+
+    use super::*;
+
+    fn header() -> Header {
+        Header { spi_i: [1; 8], spi_r: [2; 8], next: 0, major: 2, minor: 0, exchange: 37, flags: 8, message_id: 5 }
+    }
+
+    fn suites() -> Vec<SkKeys> {
+        let gcm = SkKeys::new(Protection::Aead(Aead::Aes128Gcm16), &[7; 20], &[]).unwrap();
+        let cbc = Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128);
+        vec![gcm, SkKeys::new(cbc, &[7; 32], &[8; 32]).unwrap()]
+    }
+
+    #[test]
+    fn what_is_sealed_opens() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            for len in [0, 1, 15, 16, 17, 100] {
+                let inner = vec![9; len];
+                let message = keys.seal(&header(), 41, &inner, 77, &mut rng).unwrap();
+                let opened = keys.open(&message).unwrap();
+                assert_eq!(opened.inner.expose(), inner);
+                assert_eq!((opened.first, opened.flags, opened.header.message_id), (41, 0, 5));
+            }
+        }
+    }
+
+    #[test]
+    fn no_change_goes_unnoticed() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            let message = keys.seal(&header(), 41, &[9; 20], 77, &mut rng).unwrap();
+            for i in 0..message.len() {
+                let mut changed = message.clone();
+                changed[i] ^= 0x10;
+                assert!(keys.open(&changed).is_err(), "octet {i}");
+                assert!(keys.open(&message[..i]).is_err(), "cut at {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_an_error() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            let sealed = keys.seal(&header(), 41, &vec![0; 65_535], 1, &mut rng);
+            assert!(matches!(sealed, Err(SealError::TooLong)));
+        }
+    }
+}
