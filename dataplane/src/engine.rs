@@ -1,0 +1,53 @@
+//! Engines: the only part of the data plane that touches the system.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::update::GroupUpdate;
+use serde::Serialize;
+
+use crate::sad::ApplyError;
+use crate::status::SadStatus;
+
+pub mod userspace;
+
+pub use userspace::{EngineConfig, Userspace};
+
+/// Something that protects a member's traffic as its [`GroupUpdate`]s say.
+///
+/// The owner calls [`Engine::expire`] when [`Engine::deadline`] is reached; nothing else keeps time.
+pub trait Engine: Send + Sync {
+    /// Applies an update, as a whole or not at all.
+    fn apply(&self, update: GroupUpdate, now: Now) -> Result<(), ApplyError>;
+    /// Removes all SAs at once. Nothing is sent or handed on afterwards, in clear least of all.
+    fn flush(&self);
+    /// Does what is due.
+    fn expire(&self, now: Now);
+    /// When [`Engine::expire`] is wanted next.
+    fn deadline(&self) -> Option<Deadline>;
+    /// Are sequence numbers or IVs running out?
+    fn needs_rekey(&self) -> bool;
+    /// What it does and has done.
+    fn status(&self) -> EngineStatus;
+    /// Ends it, and returns when nothing of it runs any more.
+    fn stop(self: Box<Self>);
+}
+
+/// What an engine does and has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EngineStatus {
+    /// Name of the engine.
+    pub engine: &'static str,
+    /// TUN device, on the plain side.
+    pub tun: String,
+    /// Interface on the protected side.
+    pub interface: String,
+    /// Multicast groups joined there.
+    pub joined: Vec<IpAddr>,
+    /// Groups that could not be joined, and why.
+    pub refused: BTreeMap<IpAddr, String>,
+    /// SAs and drop counters.
+    #[serde(flatten)]
+    pub sad: SadStatus,
+}

@@ -1,0 +1,255 @@
+//! ESP by this process: a TUN device on the plain side, raw sockets of IP protocol 50 on the protected side.
+//!
+//! ```text
+//!  application -> route -> TUN -> [tx thread: seal] -> raw socket, header included -> interface
+//!  application <- TUN <- [rx thread: open] <- raw sockets (IPv4, IPv6) <- joined groups <- interface
+//! ```
+//!
+//! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN device
+//! is either protected or dropped. Threads and sockets live in the network namespace of the thread that calls
+//! [`Userspace::start`]; the other calls may come from any.
+//!
+//! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does not fit the
+//! interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to [`MAX_OVERHEAD`].
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use arc_swap::ArcSwap;
+use keyferry_crypto::Random;
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::update::GroupUpdate;
+use nix::net::if_::if_nametoindex;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use super::{Engine, EngineStatus};
+use crate::iv::IvSource;
+use crate::key_log::KeyLog;
+use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
+use crate::packet::ipv6;
+use crate::sad::{ApplyError, Sad, Snapshot};
+
+mod joins;
+mod sockets;
+mod workers;
+
+use joins::Joins;
+use sockets::Sockets;
+
+/// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4 tunnel
+/// adds at most 57.
+pub const MAX_OVERHEAD: usize = ipv6::HEADER_LEN + HEADER_LEN + 16 + 15 + TRAILER_LEN + crate::keys::MAX_ICV;
+
+/// What an engine is started with.
+pub struct EngineConfig {
+    /// Name of the TUN device to make (up to 15 octets). It is brought up with `mtu`, without addresses or routes.
+    pub tun: String,
+    /// Interface that the protected packets go through.
+    pub interface: String,
+    /// MTU of the TUN device.
+    pub mtu: u16,
+    /// Groups to join besides the single multicast addresses of the policies, for policies about whole networks.
+    pub groups: Vec<IpAddr>,
+    /// Where keys are logged for Wireshark, if at all.
+    pub key_log: Option<Box<dyn KeyLog + Send>>,
+}
+
+impl EngineConfig {
+    /// A configuration without additional groups and without a key log.
+    #[must_use]
+    pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
+        Self { tun: tun.into(), interface: interface.into(), mtu, groups: Vec::new(), key_log: None }
+    }
+}
+
+/// The user-space engine. Dropping it stops it.
+pub struct Userspace {
+    tun_name: String,
+    interface: String,
+    groups: Vec<IpAddr>,
+    control: Mutex<Control>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    stop: Arc<EventFd>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// What control operations share.
+struct Control {
+    sad: Sad,
+    joins: Joins,
+}
+
+/// What the workers share.
+struct Shared {
+    tun: SyncDevice,
+    sockets: Sockets,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    stop: Arc<EventFd>,
+}
+
+impl Userspace {
+    /// Makes the TUN device and the sockets (CAP_NET_ADMIN and CAP_NET_RAW) and starts the workers.
+    ///
+    /// # Errors
+    /// No such interface, no such privilege, or the TUN device exists and is in use.
+    pub fn start(config: EngineConfig) -> io::Result<Self> {
+        let EngineConfig { tun: tun_name, interface, mtu, groups, key_log } = config;
+        let index = if_nametoindex(interface.as_str())
+            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
+        let tun = DeviceBuilder::new().name(&tun_name).mtu(mtu).build_sync()?;
+        tun.set_nonblocking(true)?;
+        let sockets = Sockets::open(&interface, index)?;
+        let joins = Joins::open(index)?;
+        let mut sad = Sad::new();
+        if let Some(log) = key_log {
+            sad.set_key_log(log);
+        }
+
+        let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let shared = Arc::new(Shared { tun, sockets, snapshot: Arc::clone(&snapshot), stop: Arc::clone(&stop) });
+        let mut engine = Self {
+            tun_name,
+            interface,
+            groups,
+            control: Mutex::new(Control { sad, joins }),
+            snapshot,
+            stop,
+            workers: Vec::new(),
+        };
+        let ivs = IvSource::new(&mut SystemRandom);
+        let (outbound, inbound) = (Arc::clone(&shared), shared);
+        // Should the second thread fail to start, dropping the engine ends the first.
+        engine
+            .workers
+            .push(thread::Builder::new().name("esp-tx".to_owned()).spawn(move || workers::outbound(&outbound, ivs))?);
+        engine
+            .workers
+            .push(thread::Builder::new().name("esp-rx".to_owned()).spawn(move || workers::inbound(&inbound))?);
+        engine.settle(&mut engine.control());
+        Ok(engine)
+    }
+
+    /// Applies an update, as a whole or not at all, and joins the groups that it is about.
+    pub fn apply(&self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
+        let mut control = self.control();
+        let applied = control.sad.apply(update, now);
+        self.settle(&mut control);
+        applied
+    }
+
+    /// Removes all SAs at once.
+    pub fn flush(&self) {
+        let mut control = self.control();
+        control.sad.flush();
+        self.settle(&mut control);
+    }
+
+    /// Does what is due.
+    pub fn expire(&self, now: Now) {
+        let mut control = self.control();
+        control.sad.expire(now);
+        self.settle(&mut control);
+    }
+
+    /// When [`Userspace::expire`] is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.control().sad.deadline()
+    }
+
+    /// Are sequence numbers or IVs running out?
+    #[must_use]
+    pub fn needs_rekey(&self) -> bool {
+        self.control().sad.needs_rekey()
+    }
+
+    /// What it does and has done.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let control = self.control();
+        EngineStatus {
+            engine: "userspace",
+            tun: self.tun_name.clone(),
+            interface: self.interface.clone(),
+            joined: control.joins.joined(),
+            refused: control.joins.refused(),
+            sad: control.sad.status(),
+        }
+    }
+
+    /// Ends it: no packet is sent or handed on after the return, keys and the TUN device are gone.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    /// Publishes the SAD's picture and joins and leaves groups accordingly.
+    fn settle(&self, control: &mut Control) {
+        self.snapshot.store(control.sad.snapshot());
+        let mut wanted = control.sad.destinations();
+        wanted.extend(&self.groups);
+        control.joins.set(&wanted);
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        // A poisoned lock means a panic in a control operation; the SAD changes only after its checks, so it is whole.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Userspace {
+    fn drop(&mut self) {
+        self.control().sad.flush();
+        if let Err(error) = self.stop.write(1) {
+            tracing::error!(%error, "workers could not be told to stop");
+            return;
+        }
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+    }
+}
+
+impl Engine for Userspace {
+    fn apply(&self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
+        Userspace::apply(self, update, now)
+    }
+
+    fn flush(&self) {
+        Userspace::flush(self);
+    }
+
+    fn expire(&self, now: Now) {
+        Userspace::expire(self, now);
+    }
+
+    fn deadline(&self) -> Option<Deadline> {
+        Userspace::deadline(self)
+    }
+
+    fn needs_rekey(&self) -> bool {
+        Userspace::needs_rekey(self)
+    }
+
+    fn status(&self) -> EngineStatus {
+        Userspace::status(self)
+    }
+
+    fn stop(self: Box<Self>) {
+        Userspace::stop(*self);
+    }
+}
+
+/// The kernel's random source, which seeds the IVs of CBC.
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&mut self, out: &mut [u8]) {
+        getrandom::fill(out).expect("the kernel's random source is there on every system that has TUN devices");
+    }
+}

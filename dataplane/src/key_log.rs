@@ -1,0 +1,103 @@
+//! Opt-in: keys for Wireshark.
+
+use std::net::IpAddr;
+
+use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_model::policy::{EspTransform, Selector};
+use keyferry_model::update::NewSa;
+
+/// Takes lines for Wireshark's decryption tables. Nothing is logged unless one is given to [`Sad::set_key_log`](crate::Sad::set_key_log).
+pub trait KeyLog {
+    /// A line for a table; here the table is always `esp_sa`.
+    fn log(&mut self, table: &'static str, line: &str);
+}
+
+/// Wireshark's table of ESP SAs.
+pub(crate) const TABLE: &str = "esp_sa";
+
+/// A line of Wireshark's `esp_sa` table: IP version, source, destination, SPI, cipher and key, MAC and key.
+pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
+    let version = match sa.policy.destination.address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    };
+    let keymat = sa.keymat.expose();
+    let (cipher, mac, split) = match sa.policy.transform {
+        EspTransform::Aead(Aead::Aes128Gcm16 | Aead::Aes192Gcm16 | Aead::Aes256Gcm16) => {
+            ("AES-GCM with 16 octet ICV [RFC4106]", "NULL", keymat.len())
+        }
+        EspTransform::CbcHmac(cipher, integrity) => {
+            let (BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc) = cipher;
+            let mac = match integrity {
+                Integrity::HmacSha1_96 => "HMAC-SHA-1-96 [RFC2404]",
+                Integrity::HmacSha256_128 => "HMAC-SHA-256-128 [RFC4868]",
+                Integrity::HmacSha384_192 => "HMAC-SHA-384-192 [RFC4868]",
+                Integrity::HmacSha512_256 => "HMAC-SHA-512-256 [RFC4868]",
+            };
+            ("AES-CBC [RFC3602]", mac, cipher.key_len().min(keymat.len()))
+        }
+    };
+    let (encryption, integrity) = keymat.split_at(split);
+    format!(
+        "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{cipher}\",\"{}\",\"{mac}\",\"{}\"",
+        address(&sa.policy.source),
+        address(&sa.policy.destination),
+        sa.spi,
+        octets(encryption),
+        octets(integrity),
+    )
+}
+
+/// A single address, or any.
+fn address(selector: &Selector) -> String {
+    let (first, last) = selector.range();
+    if first == last { first.to_string() } else { "*".to_owned() }
+}
+
+fn octets(key: &[u8]) -> String {
+    if key.is_empty() {
+        return String::new();
+    }
+    key.iter().fold("0x".to_owned(), |line, octet| line + &format!("{octet:02x}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use keyferry_crypto::Secret;
+    use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
+
+    use super::*;
+
+    #[test]
+    fn lines_read_as_wireshark_wants_them() {
+        let side = |address: &str, prefix| Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 };
+        let mut policy = TrafficPolicy {
+            source: side("0.0.0.0", 0),
+            destination: side("239.192.0.1", 32),
+            mode: EspMode::Tunnel,
+            transform: EspTransform::Aead(Aead::Aes128Gcm16),
+            sequence: SequenceNumbers::Unspecified,
+            replay_window: 0,
+        };
+        let sa = |policy: &TrafficPolicy, octets| NewSa {
+            spi: 0x1001,
+            policy: Arc::new(policy.clone()),
+            keymat: Secret::new(vec![0xab; octets]),
+            lifetime: Duration::from_secs(1),
+        };
+        assert_eq!(
+            esp_sa_line(&sa(&policy, 20)),
+            format!(
+                "\"IPv4\",\"*\",\"239.192.0.1\",\"0x00001001\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
+                "ab".repeat(20)
+            )
+        );
+        policy.transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+        let line = esp_sa_line(&sa(&policy, 48));
+        assert!(line.ends_with(&format!("\"HMAC-SHA-256-128 [RFC4868]\",\"0x{}\"", "ab".repeat(32))));
+    }
+}

@@ -1,0 +1,153 @@
+//! The transforms: how octets between an ESP header and its end are protected.
+
+use keyferry_crypto::{AeadKey, BlockCipher, CryptoError, IntegrityKey, Secret};
+use keyferry_model::policy::EspTransform;
+
+use crate::iv::IvSource;
+use crate::packet::esp::HEADER_LEN;
+
+const SALT: usize = 4;
+const GCM_IV: usize = 8;
+const GCM_ICV: usize = 16;
+const CBC_BLOCK: usize = 16;
+/// The longest ICV of any transform.
+pub(crate) const MAX_ICV: usize = 32;
+
+/// Where an ESP packet's parts are, in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// IV, behind SPI and sequence number.
+    pub(crate) iv: usize,
+    /// What payload and trailer are padded to.
+    pub(crate) block: usize,
+    /// ICV at the end.
+    pub(crate) icv: usize,
+}
+
+impl Layout {
+    /// Where the encrypted octets begin.
+    pub(crate) fn body(self) -> usize {
+        HEADER_LEN + self.iv
+    }
+}
+
+/// Keys of one SA, prepared for packets.
+pub(crate) enum Keys {
+    /// AES-GCM with 16 octets of ICV (RFC 4106): salt and IV make the nonce, SPI and sequence number are authenticated.
+    Gcm {
+        /// Prepared key.
+        key: AeadKey,
+        /// Salt, as secret as the key.
+        salt: Secret,
+    },
+    /// CBC (RFC 3602), then HMAC over everything before the ICV (RFC 4868).
+    Cbc {
+        /// Cipher.
+        cipher: BlockCipher,
+        /// Its key.
+        key: Secret,
+        /// Prepared key of the MAC.
+        mac: IntegrityKey,
+        /// Octets of the ICV.
+        icv: usize,
+    },
+}
+
+impl Keys {
+    /// Prepares keys. The material is the encryption key (with its salt), then the integrity key (RFC 7296 section 2.17).
+    pub(crate) fn new(transform: EspTransform, keymat: &[u8]) -> Result<Self, CryptoError> {
+        match transform {
+            EspTransform::Aead(aead) => {
+                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
+                Ok(Keys::Gcm { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
+            }
+            EspTransform::CbcHmac(cipher, integrity) => {
+                let (key, mac) = keymat.split_at(cipher.key_len().min(keymat.len()));
+                Ok(Keys::Cbc {
+                    cipher,
+                    key: Secret::copy_from(key),
+                    mac: IntegrityKey::new(integrity, mac),
+                    icv: integrity.icv_len(),
+                })
+            }
+        }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        match self {
+            Keys::Gcm { .. } => Layout { iv: GCM_IV, block: 4, icv: GCM_ICV },
+            Keys::Cbc { icv, .. } => Layout { iv: CBC_BLOCK, block: CBC_BLOCK, icv: *icv },
+        }
+    }
+
+    /// Protects an ESP packet in place. SPI and sequence number are written; between [`Layout::body`] and the ICV stand payload
+    /// and trailer. `iv` is the counter-mode IV; CBC draws its own from `ivs`.
+    pub(crate) fn seal(&self, esp: &mut [u8], iv: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError> {
+        let layout = self.layout();
+        let icv_at = esp.len().saturating_sub(layout.icv);
+        match self {
+            Keys::Gcm { key, salt } => {
+                let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
+                let Some((header, rest)) = esp.split_first_chunk_mut::<HEADER_LEN>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some((iv_field, rest)) = rest.split_first_chunk_mut::<GCM_IV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some((body, tag)) = rest.split_last_chunk_mut::<GCM_ICV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                *iv_field = iv;
+                key.seal(&nonce(salt, iv), header, body, tag)
+            }
+            Keys::Cbc { cipher, key, mac, .. } => {
+                let iv = ivs.next()?;
+                let (protected, icv) = esp.split_at_mut(icv_at);
+                let (_, body) = protected.split_at_mut(HEADER_LEN);
+                let (iv_field, body) = body.split_at_mut(CBC_BLOCK);
+                iv_field.copy_from_slice(&iv);
+                cipher.encrypt(key.expose(), &iv, body)?;
+                mac.compute_into(&[protected], icv);
+                Ok(())
+            }
+        }
+    }
+
+    /// Verifies and decrypts an ESP packet in place. The caller has checked that the layout's parts and at least a trailer are
+    /// there, and whole blocks.
+    pub(crate) fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
+        let layout = self.layout();
+        let icv_at = esp.len().saturating_sub(layout.icv);
+        match self {
+            Keys::Gcm { key, salt } => {
+                let Some((header, rest)) = esp.split_first_chunk_mut::<HEADER_LEN>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some((iv, rest)) = rest.split_first_chunk_mut::<GCM_IV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some((body, tag)) = rest.split_last_chunk_mut::<GCM_ICV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                key.open(&nonce(salt, *iv), header, body, tag)
+            }
+            Keys::Cbc { cipher, key, mac, .. } => {
+                let (protected, icv) = esp.split_at_mut(icv_at);
+                if !mac.verify(&[protected], icv) {
+                    return Err(CryptoError::Unauthentic);
+                }
+                let Some((iv, body)) = protected.get_mut(HEADER_LEN..).and_then(|b| b.split_first_chunk_mut()) else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                cipher.decrypt(key.expose(), iv, body)
+            }
+        }
+    }
+}
+
+fn nonce(salt: &Secret, iv: [u8; GCM_IV]) -> [u8; SALT + GCM_IV] {
+    let mut nonce = [0; SALT + GCM_IV];
+    nonce[..SALT].copy_from_slice(salt.expose());
+    nonce[SALT..].copy_from_slice(&iv);
+    nonce
+}

@@ -1,0 +1,143 @@
+//! IP packets as ESP sees them: addresses, where the headers end, what the selectors look at.
+//!
+//! Nothing here trusts a length it has not checked, and nothing panics, whatever the octets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub mod esp;
+pub mod ipv4;
+pub mod ipv6;
+
+/// IP protocol numbers that the data plane acts upon.
+pub mod protocol {
+    /// IPv4 inside (tunnel mode).
+    pub const IPV4: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// DCCP.
+    pub const DCCP: u8 = 33;
+    /// IPv6 inside (tunnel mode).
+    pub const IPV6: u8 = 41;
+    /// ESP.
+    pub const ESP: u8 = 50;
+    /// No next header: a dummy packet (RFC 4303 section 2.6).
+    pub const NONE: u8 = 59;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite.
+    pub const UDP_LITE: u8 = 136;
+}
+
+/// Why octets are no IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Shorter than its headers or lengths promise.
+    #[error("truncated")]
+    Truncated,
+    /// Neither IPv4 nor IPv6.
+    #[error("unknown IP version")]
+    Version,
+    /// A length field that cannot be.
+    #[error("impossible length")]
+    Length,
+    /// More extension headers than any honest packet has.
+    #[error("too many extension headers")]
+    TooManyHeaders,
+}
+
+/// IP versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpVersion {
+    /// The protocol number that announces a packet of this version inside another.
+    #[must_use]
+    pub fn as_protocol(self) -> u8 {
+        match self {
+            IpVersion::V4 => protocol::IPV4,
+            IpVersion::V6 => protocol::IPV6,
+        }
+    }
+
+    /// Octets of a header without options or extensions.
+    #[must_use]
+    pub fn header_len(self) -> usize {
+        match self {
+            IpVersion::V4 => ipv4::HEADER_LEN,
+            IpVersion::V6 => ipv6::HEADER_LEN,
+        }
+    }
+}
+
+/// What ESP and the selectors need to know of an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Version.
+    pub version: IpVersion,
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Octets of the packet as its header says; never more than there are.
+    pub total: usize,
+    /// Where ESP goes in transport mode (RFC 4303 section 3.1.1): behind the IPv4 options, or behind the IPv6 hop-by-hop
+    /// and routing headers, in front of destination options meant for the receiver.
+    pub split: usize,
+    /// The octet that names what stands at `split`.
+    pub split_named_at: usize,
+    /// What stands at `split`.
+    pub split_protocol: u8,
+    /// Where the upper layer begins, behind all extension headers.
+    pub upper_at: usize,
+    /// The octet that names the upper layer.
+    pub upper_named_at: usize,
+    /// The upper layer's protocol.
+    pub upper: u8,
+    /// Source and destination port, of protocols that have them and unless a fragmentation hides them.
+    pub ports: Option<(u16, u16)>,
+    /// Is it a fragment?
+    pub fragment: bool,
+}
+
+impl Headers {
+    /// Reads the headers of a packet. Octets behind the length that the header gives are ignored.
+    pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
+        match packet.first().map(|b| b >> 4) {
+            None => Err(HeaderError::Truncated),
+            Some(4) => ipv4::parse(packet),
+            Some(6) => ipv6::parse(packet),
+            Some(_) => Err(HeaderError::Version),
+        }
+    }
+}
+
+/// Ports, if the protocol has them and both are there.
+fn ports(upper: u8, payload: &[u8]) -> Option<(u16, u16)> {
+    match upper {
+        protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDP_LITE => {
+            Some((be16(payload, 0)?, be16(payload, 2)?))
+        }
+        _ => None,
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk::<2>().map(|b| u16::from_be_bytes(*b))
+}
+
+fn address4(bytes: &[u8], at: usize) -> Result<IpAddr, HeaderError> {
+    let octets = bytes.get(at..).and_then(|b| b.first_chunk::<4>()).ok_or(HeaderError::Truncated)?;
+    Ok(IpAddr::V4(Ipv4Addr::from(*octets)))
+}
+
+fn address6(bytes: &[u8], at: usize) -> Result<IpAddr, HeaderError> {
+    let octets = bytes.get(at..).and_then(|b| b.first_chunk::<16>()).ok_or(HeaderError::Truncated)?;
+    Ok(IpAddr::V6(Ipv6Addr::from(*octets)))
+}

@@ -1,0 +1,111 @@
+//! The ESP packet (RFC 4303 section 2) as a view over octets.
+//!
+//! ```text
+//! |               Security Parameters Index (SPI)                 |
+//! |                      Sequence Number                          |
+//! |                    IV (8 or 16 octets)                        |
+//! |                    Payload Data (variable)                    |
+//! |            Padding (0-255 octets)             |  Pad  | Next  |
+//! |                 ICV (variable)                                |
+//! ```
+
+/// Octets of SPI and sequence number.
+pub const HEADER_LEN: usize = 8;
+/// Octets of pad length and next header.
+pub const TRAILER_LEN: usize = 2;
+
+/// A view over an ESP packet, from the SPI on.
+#[derive(Debug)]
+pub struct EspPacket<T> {
+    octets: T,
+}
+
+impl<T: AsRef<[u8]>> EspPacket<T> {
+    /// A view, unless SPI and sequence number are cut off.
+    #[must_use]
+    pub fn new(octets: T) -> Option<Self> {
+        (octets.as_ref().len() >= HEADER_LEN).then_some(Self { octets })
+    }
+
+    /// SPI.
+    #[must_use]
+    pub fn spi(&self) -> u32 {
+        self.word(0)
+    }
+
+    /// Sequence number.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.word(4)
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        self.octets.as_ref().get(at..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_be_bytes(*b))
+    }
+}
+
+impl<T: AsMut<[u8]>> EspPacket<T> {
+    /// Writes SPI and sequence number.
+    pub fn set_header(&mut self, spi: u32, sequence: u32) {
+        if let Some(header) = self.octets.as_mut().first_chunk_mut::<HEADER_LEN>() {
+            header[..4].copy_from_slice(&spi.to_be_bytes());
+            header[4..].copy_from_slice(&sequence.to_be_bytes());
+        }
+    }
+}
+
+/// Octets of padding that make payload and trailer a multiple of `block`.
+#[must_use]
+pub(crate) fn padding_len(payload: usize, block: usize) -> usize {
+    (payload + TRAILER_LEN).next_multiple_of(block) - (payload + TRAILER_LEN)
+}
+
+/// Fills `trailer` with padding 1, 2, 3 and so on (RFC 4303 section 2.4), its length and the next header.
+pub(crate) fn write_trailer(trailer: &mut [u8], next_header: u8) {
+    let Some((padding, last)) = trailer.split_last_chunk_mut::<TRAILER_LEN>() else { return };
+    let mut value = 0u8;
+    for octet in padding.iter_mut() {
+        value = value.wrapping_add(1);
+        *octet = value;
+    }
+    *last = [value, next_header];
+}
+
+/// Splits decrypted octets into the length of the payload and the next header. `None` when the padding is not what a
+/// sender must have written.
+pub(crate) fn read_trailer(plain: &[u8]) -> Option<(usize, u8)> {
+    let (rest, &[pad_len, next_header]) = plain.split_last_chunk::<TRAILER_LEN>()?;
+    let payload = rest.len().checked_sub(usize::from(pad_len))?;
+    let sound = rest[payload..].iter().zip(1u8..=255).all(|(octet, expected)| *octet == expected);
+    sound.then_some((payload, next_header))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_are_read_as_written() {
+        for payload in 0..40 {
+            for block in [4, 16] {
+                let pad = padding_len(payload, block);
+                assert_eq!((payload + pad + TRAILER_LEN) % block, 0);
+                let mut plain = vec![0xaa; payload + pad + TRAILER_LEN];
+                write_trailer(&mut plain[payload..], 17);
+                assert_eq!(read_trailer(&plain), Some((payload, 17)));
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_padding_is_refused() {
+        assert_eq!(read_trailer(&[1, 2, 3, 3, 4]), Some((0, 4)));
+        assert_eq!(read_trailer(&[1, 2, 4, 3, 4]), None);
+        assert_eq!(read_trailer(&[1, 2, 3, 4, 4]), None);
+        assert_eq!(read_trailer(&[0]), None);
+        let mut longest: Vec<u8> = (1..=255).collect();
+        longest.extend([255, 59]);
+        assert_eq!(read_trailer(&longest), Some((0, 59)));
+    }
+}

@@ -1,0 +1,129 @@
+//! One data SA: the same object seals and opens, since a group SA is used in both directions (RFC 5374 section 3).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use keyferry_crypto::{CryptoError, Hash, Secret};
+use keyferry_model::policy::{SequenceNumbers, TrafficPolicy};
+
+use crate::keys::{Keys, Layout};
+use crate::nonce::Numbers;
+use crate::packet::Headers;
+use crate::replay::{Sender, Windows};
+use crate::selector;
+
+/// What an SA has used and seen. It outlives the SA's removal, without the keys, so that the same keys installed again go on
+/// where they were.
+#[derive(Debug)]
+pub(crate) struct SaState {
+    pub(crate) numbers: Numbers,
+    /// `None` where numbers protect nothing.
+    pub(crate) windows: Option<Windows>,
+    /// Width of the sender IDs in the IVs, as far as it was known when the SA came.
+    sender_id_bits: Option<u8>,
+    pub(crate) sealed: Traffic,
+    pub(crate) opened: Traffic,
+}
+
+/// Packets and octets (of the plain packets).
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    packets: AtomicU64,
+    octets: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn count(&self, octets: usize) {
+        self.packets.fetch_add(1, Ordering::Relaxed);
+        self.octets.fetch_add(octets as u64, Ordering::Relaxed);
+    }
+
+    /// Packets, octets.
+    pub(crate) fn get(&self) -> (u64, u64) {
+        (self.packets.load(Ordering::Relaxed), self.octets.load(Ordering::Relaxed))
+    }
+}
+
+impl SaState {
+    pub(crate) fn new(policy: &TrafficPolicy, sender_id_bits: Option<u8>) -> Self {
+        let windows = match policy.sequence {
+            SequenceNumbers::Sequential if policy.replay_window > 0 => Some(Windows::new(policy.replay_window)),
+            SequenceNumbers::Sequential | SequenceNumbers::Unspecified => None,
+        };
+        Self {
+            numbers: Numbers::new(),
+            windows,
+            sender_id_bits: sender_id_bits.filter(|_| policy.transform.is_counter_mode()),
+            sealed: Traffic::default(),
+            opened: Traffic::default(),
+        }
+    }
+
+    /// Whose window a packet with this source and, in counter modes, this IV counts in.
+    pub(crate) fn sender(&self, source: IpAddr, iv: Option<[u8; 8]>) -> Sender {
+        let id = self.sender_id_bits.zip(iv).and_then(|(bits, iv)| {
+            let shifted = u64::from_be_bytes(iv).checked_shr(64 - u32::from(bits))?;
+            u32::try_from(shifted).ok()
+        });
+        Sender { source, id }
+    }
+}
+
+/// An installed SA. Immutable but for its counters and windows, so workers share it without locks.
+pub(crate) struct Sa {
+    pub(crate) spi: u32,
+    pub(crate) policy: Arc<TrafficPolicy>,
+    pub(crate) keys: Keys,
+    pub(crate) layout: Layout,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) state: Arc<SaState>,
+    revoked: AtomicBool,
+}
+
+impl Sa {
+    pub(crate) fn new(
+        spi: u32,
+        policy: Arc<TrafficPolicy>,
+        keymat: &Secret,
+        state: Arc<SaState>,
+    ) -> Result<Self, CryptoError> {
+        let keys = Keys::new(policy.transform, keymat.expose())?;
+        let layout = keys.layout();
+        let fingerprint = Fingerprint::of(keymat);
+        Ok(Self { spi, policy, keys, layout, fingerprint, state, revoked: AtomicBool::new(false) })
+    }
+
+    /// Does a packet fall under the SA's selectors?
+    pub(crate) fn covers(&self, packet: &Headers) -> bool {
+        selector::covers(&self.policy.source, &self.policy.destination, packet)
+    }
+
+    /// Ends its use even where a worker still holds it.
+    pub(crate) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_counter_mode(&self) -> bool {
+        self.policy.transform.is_counter_mode()
+    }
+}
+
+/// Recognizes keying material without keeping it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub(crate) fn of(keymat: &Secret) -> Self {
+        let digest = Hash::Sha256.digest(&[b"keyferry data SA", keymat.expose()]);
+        let mut octets = [0; 32];
+        for (octet, from) in octets.iter_mut().zip(digest) {
+            *octet = from;
+        }
+        Self(octets)
+    }
+}

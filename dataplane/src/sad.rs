@@ -1,0 +1,390 @@
+//! The policies and SAs of one group member, and their roll-over (RFC 5374 section 4.2.1, RFC 9838 section 4.4.3.1.1).
+//!
+//! ```text
+//!   installed            activates (ATD)        leaves (DTD)
+//!      |--- receives --------|-- receives and ------|
+//!      |    (sends only when |   sends, until its   |  gone: neither
+//!      |    there is no      |   successor is       |  sends nor receives
+//!      |    other)           |   active             |
+//! ```
+//!
+//! A sender takes the first policy line that matches and has an active SA; then one whose SA is being removed; then one whose SA is
+//! not yet active, for then there is no other. Of SAs with the same selectors the newest active one sends.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{CryptoError, Secret};
+use keyferry_model::policy::{Selector, TrafficPolicy};
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
+
+use crate::drops::DropCounters;
+use crate::key_log::{self, KeyLog};
+use crate::sa::{Fingerprint, Sa, SaState};
+use crate::status::{SaStatus, SadStatus};
+
+mod check;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use snapshot::Line;
+pub use snapshot::{Sealed, Snapshot};
+
+/// SAs that can be installed at a time.
+pub const MAX_SAS: usize = 1_024;
+/// SAs removed before the end of their lifetime whose numbers and windows are kept, for the case that they come back.
+const MAX_MEMORIES: usize = 256;
+
+/// Why an update was refused. Nothing of it is then applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// SPIs below 256 are reserved (RFC 4303 section 2.1).
+    #[error("SPI {0:#010x} is reserved")]
+    ReservedSpi(u32),
+    /// Keying material of the wrong length for the transform.
+    #[error("SPI {0:#010x}: keying material has {1} octets instead of {2}")]
+    Keymat(u32, usize, usize),
+    /// Selectors that cannot be: a prefix too long, or two IP versions.
+    #[error("SPI {0:#010x}: impossible selectors")]
+    Selectors(u32),
+    /// The SPI stands for other keys, or for the same keys in another mode or transform.
+    #[error("SPI {0:#010x} is in use for another SA")]
+    SpiConflict(u32),
+    /// The keying material is another SA's. Two SAs with one key could repeat a nonce.
+    #[error("SPI {0:#010x}: the keying material belongs to another SA")]
+    KeyReused(u32),
+    /// Sender IDs that do not fit into their width, repeat, or have an impossible width.
+    #[error("impossible sender IDs")]
+    SenderIds,
+    /// More than [`MAX_SAS`].
+    #[error("too many SAs")]
+    TooMany,
+    /// The keys could not be prepared.
+    #[error("SPI {0:#010x}: {1}")]
+    Crypto(u32, CryptoError),
+}
+
+/// SAD and policy database of one group member.
+///
+/// Control operations change it and publish a new [`Snapshot`], which workers use.
+pub struct Sad {
+    /// Oldest first.
+    entries: Vec<Entry>,
+    /// Selectors of the policy lines, in the order in which they are tried.
+    lines: Vec<Selectors>,
+    memories: Vec<Memory>,
+    sender_ids: Option<SenderIds>,
+    drops: Arc<DropCounters>,
+    snapshot: Arc<Snapshot>,
+    /// The latest time heard of.
+    clock: Duration,
+    key_log: Option<Box<dyn KeyLog + Send>>,
+}
+
+type Selectors = (Selector, Selector);
+
+/// An installed SA and its times, all monotonic.
+struct Entry {
+    sa: Arc<Sa>,
+    activates: Duration,
+    expires: Duration,
+    /// When a removal takes effect for senders that have another SA.
+    stops_sending: Option<Duration>,
+    /// When a removal takes effect.
+    leaves: Option<Duration>,
+}
+
+impl Entry {
+    fn selectors(&self) -> Selectors {
+        (self.sa.policy.source, self.sa.policy.destination)
+    }
+
+    fn is_active(&self, at: Duration) -> bool {
+        self.activates <= at
+    }
+
+    fn is_demoted(&self, at: Duration) -> bool {
+        self.stops_sending.is_some_and(|stops| stops <= at)
+    }
+
+    fn ends(&self) -> Duration {
+        self.leaves.map_or(self.expires, |leaves| leaves.min(self.expires))
+    }
+
+    fn remove_at(&mut self, stops_sending: Duration, leaves: Duration) {
+        self.stops_sending = Some(self.stops_sending.map_or(stops_sending, |s| s.min(stops_sending)));
+        self.leaves = Some(self.leaves.map_or(leaves, |l| l.min(leaves)));
+    }
+}
+
+/// What an SA that was removed has used and seen, without its keys.
+struct Memory {
+    spi: u32,
+    fingerprint: Fingerprint,
+    state: Arc<SaState>,
+    until: Duration,
+}
+
+impl Default for Sad {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sad {
+    /// An empty SAD, under which every packet is dropped.
+    #[must_use]
+    pub fn new() -> Self {
+        let drops = Arc::new(DropCounters::default());
+        let snapshot = Arc::new(Snapshot::new(Vec::new(), Vec::new(), Arc::clone(&drops)));
+        Self {
+            entries: Vec::new(),
+            lines: Vec::new(),
+            memories: Vec::new(),
+            sender_ids: None,
+            drops,
+            snapshot,
+            clock: Duration::ZERO,
+            key_log: None,
+        }
+    }
+
+    /// Gives the keys of SAs installed from now on to a log. Off unless called.
+    pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
+        self.key_log = Some(log);
+    }
+
+    /// What workers use until the next change.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// Applies an update, as a whole or not at all.
+    ///
+    /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way. New
+    /// sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
+    pub fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
+        self.advance(now);
+        self.check(&update)?;
+        let GroupUpdate { install, remove, sender_ids, activation_delay, deactivation_delay } = update;
+        let width = sender_ids.as_ref().or(self.sender_ids.as_ref()).map(|ids| ids.bits);
+        let mentioned: Vec<u32> = install.iter().map(|new| new.spi).collect();
+        let order: Vec<Selectors> = install.iter().map(|new| (new.policy.source, new.policy.destination)).collect();
+        let mut fresh: Vec<(NewSa, Sa)> = Vec::new();
+        for new in install {
+            let known = self.entries.iter().any(|entry| entry.sa.spi == new.spi);
+            if !known && fresh.iter().all(|(other, _)| other.spi != new.spi) {
+                let sa = self.prepare(&new, width).map_err(|e| ApplyError::Crypto(new.spi, e))?;
+                fresh.push((new, sa));
+            }
+        }
+
+        // Nothing fails from here on.
+        let (activates, leaves) = (self.clock + activation_delay, self.clock + deactivation_delay);
+        for entry in &mut self.entries {
+            let removed = match &remove {
+                Removal::Spis(spis) => spis.contains(&entry.sa.spi),
+                Removal::All => !mentioned.contains(&entry.sa.spi),
+            };
+            if removed {
+                entry.remove_at(activates, leaves);
+            }
+        }
+        if let Some(ids) = sender_ids {
+            for entry in &self.entries {
+                entry.sa.state.numbers.set_sender_ids(Some(&ids));
+            }
+            self.sender_ids = Some(ids);
+        }
+        self.reorder(order);
+        for (new, sa) in fresh {
+            self.memories.retain(|memory| memory.fingerprint != sa.fingerprint);
+            sa.state.numbers.set_sender_ids(self.sender_ids.as_ref());
+            if let Some(log) = &mut self.key_log {
+                log.log(key_log::TABLE, &key_log::esp_sa_line(&new));
+            }
+            tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");
+            let expires = self.clock.saturating_add(new.lifetime);
+            self.entries.push(Entry { sa: Arc::new(sa), activates, expires, stops_sending: None, leaves: None });
+        }
+        self.sweep();
+        Ok(())
+    }
+
+    /// Removes everything at once: SAs, policies, sender IDs. Until the next update every packet is dropped, even by
+    /// workers that still hold an older snapshot.
+    pub fn flush(&mut self) {
+        for entry in std::mem::take(&mut self.entries) {
+            self.forget(entry, "flushed");
+        }
+        self.lines.clear();
+        self.sender_ids = None;
+        self.publish();
+    }
+
+    /// Does what is due: activations, removals, ends of lifetimes.
+    pub fn expire(&mut self, now: Now) {
+        self.advance(now);
+        self.sweep();
+    }
+
+    /// When [`Sad::expire`] is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        let mut next = None;
+        for entry in &self.entries {
+            let times = [
+                (Some(entry.activates), "data SA activates"),
+                (entry.stops_sending, "data SA gives way"),
+                (entry.leaves, "data SA leaves"),
+                (Some(entry.expires), "data SA expires"),
+            ];
+            for (at, reason) in times {
+                let due = at.filter(|at| *at > self.clock).map(|at| Deadline { at, reason });
+                next = Deadline::earlier(next, due);
+            }
+        }
+        next
+    }
+
+    /// Is an SA that sends running out of sequence numbers or IVs? New keys, or new sender IDs, are then wanted.
+    #[must_use]
+    pub fn needs_rekey(&self) -> bool {
+        self.sending().any(|sa| sa.state.numbers.used(sa.is_counter_mode()).1)
+    }
+
+    /// Single destination addresses of the policies, each once.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<IpAddr> {
+        let ranges = self.entries.iter().map(|entry| entry.sa.policy.destination.range());
+        let mut single: Vec<IpAddr> = ranges.filter(|(first, last)| first == last).map(|(first, _)| first).collect();
+        single.sort_unstable();
+        single.dedup();
+        single
+    }
+
+    /// SAs and counters, for people and monitoring.
+    #[must_use]
+    pub fn status(&self) -> SadStatus {
+        let sending: Vec<u32> = self.sending().map(|sa| sa.spi).collect();
+        let of = |entry: &Entry| {
+            let remaining = entry.ends().saturating_sub(self.clock);
+            SaStatus::of(&entry.sa, sending.contains(&entry.sa.spi), entry.leaves.is_some(), remaining)
+        };
+        SadStatus {
+            sas: self.entries.iter().map(of).collect(),
+            sender_ids: self.sender_ids.as_ref().map_or_else(Vec::new, |ids| ids.ids.clone()),
+            needs_rekey: self.needs_rekey(),
+            drops: self.drops.by_name(),
+        }
+    }
+
+    fn sending(&self) -> impl Iterator<Item = &Sa> {
+        self.snapshot.sending()
+    }
+
+    fn advance(&mut self, now: Now) {
+        self.clock = self.clock.max(now.mono);
+    }
+
+    /// Makes an SA, with what is remembered of it.
+    fn prepare(&self, new: &NewSa, width: Option<u8>) -> Result<Sa, CryptoError> {
+        let fingerprint = Fingerprint::of(&new.keymat);
+        let remembered = self.memories.iter().find(|memory| memory.fingerprint == fingerprint);
+        let state = match remembered {
+            Some(memory) => Arc::clone(&memory.state),
+            None => Arc::new(SaState::new(&new.policy, width)),
+        };
+        Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state)
+    }
+
+    /// The order of policy lines is that of the last update that named all of those that stay.
+    fn reorder(&mut self, update: Vec<Selectors>) {
+        let staying = self.entries.iter().filter(|entry| entry.leaves.is_none()).map(Entry::selectors);
+        let mut order = Vec::new();
+        let names_all = staying.into_iter().all(|line| update.contains(&line));
+        let (first, second) = if names_all { (&update, &self.lines) } else { (&self.lines, &update) };
+        for line in first.iter().chain(second) {
+            if !order.contains(line) {
+                order.push(*line);
+            }
+        }
+        self.lines = order;
+    }
+
+    /// Drops what has ended and publishes what is left.
+    fn sweep(&mut self) {
+        let clock = self.clock;
+        let (ended, left) = std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.ends() <= clock);
+        self.entries = left;
+        for entry in ended {
+            let why = if entry.expires <= clock { "expired" } else { "removed" };
+            self.forget(entry, why);
+        }
+        self.memories.retain(|memory| memory.until > clock);
+        let entries = &self.entries;
+        self.lines.retain(|line| entries.iter().any(|entry| entry.selectors() == *line));
+        self.publish();
+    }
+
+    /// Ends an SA; its keys go when the last worker lets go of them.
+    fn forget(&mut self, entry: Entry, why: &'static str) {
+        entry.sa.revoke();
+        tracing::info!(spi = format_args!("{:#010x}", entry.sa.spi), why, "data SA gone");
+        if entry.expires <= self.clock {
+            return;
+        }
+        if self.memories.len() == MAX_MEMORIES
+            && let Some((at, _)) = self.memories.iter().enumerate().min_by_key(|(_, memory)| memory.until)
+        {
+            self.memories.swap_remove(at);
+        }
+        let Entry { sa, expires, .. } = entry;
+        self.memories.push(Memory {
+            spi: sa.spi,
+            fingerprint: sa.fingerprint,
+            state: Arc::clone(&sa.state),
+            until: expires,
+        });
+    }
+
+    fn publish(&mut self) {
+        let mut lines: Vec<(Tier, Line)> = self.lines.iter().filter_map(|line| self.line(line)).collect();
+        // Stable: within a tier the order of the policy stays.
+        lines.sort_by_key(|(tier, _)| *tier);
+        let inbound = self.entries.iter().map(|entry| Arc::clone(&entry.sa)).collect();
+        let lines = lines.into_iter().map(|(_, line)| line).collect();
+        self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops)));
+    }
+
+    /// The SAs of one line in the order in which a sender tries them: the newest active one, then those still to come.
+    fn line(&self, selectors: &Selectors) -> Option<(Tier, Line)> {
+        let clock = self.clock;
+        let entries: Vec<&Entry> = self.entries.iter().filter(|entry| entry.selectors() == *selectors).collect();
+        let newest = |demoted: bool| {
+            entries.iter().rposition(|entry| entry.is_active(clock) && entry.is_demoted(clock) == demoted)
+        };
+        let (tier, first) = match (newest(false), newest(true)) {
+            (Some(at), _) => (Tier::Active, Some(at)),
+            (None, Some(at)) => (Tier::Leaving, Some(at)),
+            (None, None) => (Tier::Coming, None),
+        };
+        let behind = first.map_or(0, |at| at + 1);
+        let coming = entries.iter().skip(behind).filter(|entry| !entry.is_active(clock));
+        let candidates: Box<[Arc<Sa>]> =
+            first.and_then(|at| entries.get(at)).into_iter().chain(coming).map(|entry| Arc::clone(&entry.sa)).collect();
+        (!candidates.is_empty()).then_some((tier, Line { candidates }))
+    }
+}
+
+/// What a line's best SA is, best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tier {
+    Active,
+    Leaving,
+    Coming,
+}

@@ -1,0 +1,34 @@
+//! Which packets a line of a traffic policy is about (RFC 4301 section 4.4.1.1).
+
+use std::net::IpAddr;
+
+use keyferry_model::policy::Selector;
+
+use crate::packet::Headers;
+
+/// Do both sides of a traffic policy match a packet? For multicast they are never swapped (RFC 5374 section 4.1.1).
+pub(crate) fn covers(source: &Selector, destination: &Selector, packet: &Headers) -> bool {
+    let (from, to) = match packet.ports {
+        Some((from, to)) => (Some(from), Some(to)),
+        None => (None, None),
+    };
+    (is_any(source) || source.contains(packet.source))
+        && destination.contains(packet.destination)
+        && side(source, packet.upper, from)
+        && side(destination, packet.upper, to)
+}
+
+/// Does the destination selector contain this address? Inbound SAs are found by SPI and destination.
+pub(crate) fn receives(destination: &Selector, ip: IpAddr) -> bool {
+    destination.contains(ip)
+}
+
+/// An all-zero source with prefix 0 stands for senders of either IP version.
+fn is_any(source: &Selector) -> bool {
+    source.prefix == 0 && source.address.is_unspecified()
+}
+
+/// A port that a fragment or another protocol hides matches only "any".
+fn side(selector: &Selector, protocol: u8, port: Option<u16>) -> bool {
+    (selector.protocol == 0 || selector.protocol == protocol) && (selector.port == 0 || port == Some(selector.port))
+}

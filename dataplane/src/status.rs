@@ -1,0 +1,100 @@
+//! What people and monitoring are told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyferry_model::policy::{EspMode, EspTransform, Selector};
+use serde::Serialize;
+
+use crate::sa::Sa;
+
+/// One data SA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SaStatus {
+    /// SPI in hexadecimal, `0x` and eight digits.
+    pub spi: String,
+    /// `transport` or `tunnel`.
+    pub mode: &'static str,
+    /// Protection, for people.
+    pub transform: String,
+    /// Senders: network, and protocol and port where they matter.
+    pub source: String,
+    /// Receivers, likewise.
+    pub destination: String,
+    /// Is it used to send?
+    pub sending: bool,
+    /// Is its removal under way?
+    pub leaving: bool,
+    /// Seconds until it ends.
+    pub remaining: u64,
+    /// Plain packets protected.
+    pub packets_sealed: u64,
+    /// Octets of them.
+    pub octets_sealed: u64,
+    /// Plain packets recovered.
+    pub packets_opened: u64,
+    /// Octets of them.
+    pub octets_opened: u64,
+    /// Highest sequence number sent.
+    pub sequence: u32,
+    /// Senders that have a replay window; absent without replay protection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_senders: Option<usize>,
+    /// Are its sequence numbers or IVs running out?
+    pub needs_rekey: bool,
+}
+
+/// A SAD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SadStatus {
+    /// SAs, oldest first.
+    pub sas: Vec<SaStatus>,
+    /// This member's sender IDs.
+    pub sender_ids: Vec<u32>,
+    /// Is any sending SA running out of numbers?
+    pub needs_rekey: bool,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+impl SaStatus {
+    pub(crate) fn of(sa: &Sa, sending: bool, leaving: bool, remaining: Duration) -> Self {
+        let (packets_sealed, octets_sealed) = sa.state.sealed.get();
+        let (packets_opened, octets_opened) = sa.state.opened.get();
+        let (sequence, needs_rekey) = sa.state.numbers.used(sa.is_counter_mode());
+        Self {
+            spi: format!("{:#010x}", sa.spi),
+            mode: match sa.policy.mode {
+                EspMode::Transport => "transport",
+                EspMode::Tunnel => "tunnel",
+            },
+            transform: match sa.policy.transform {
+                EspTransform::Aead(aead) => format!("{aead:?}"),
+                EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
+            },
+            source: side(&sa.policy.source),
+            destination: side(&sa.policy.destination),
+            sending,
+            leaving,
+            remaining: remaining.as_secs(),
+            packets_sealed,
+            octets_sealed,
+            packets_opened,
+            octets_opened,
+            sequence,
+            replay_senders: sa.state.windows.as_ref().map(|windows| windows.senders()),
+            needs_rekey,
+        }
+    }
+}
+
+fn side(selector: &Selector) -> String {
+    let mut text = format!("{}/{}", selector.address, selector.prefix);
+    if selector.protocol != 0 {
+        text += &format!(" protocol {}", selector.protocol);
+    }
+    if selector.port != 0 {
+        text += &format!(" port {}", selector.port);
+    }
+    text
+}
