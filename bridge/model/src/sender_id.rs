@@ -28,6 +28,11 @@ impl SenderIdAllocator {
         self.next
     }
 
+    /// IDs there are in all.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// IDs left.
     pub(crate) fn left(&self) -> u64 {
         self.limit.saturating_sub(self.next)

@@ -73,6 +73,12 @@ impl Group {
         if let Some(ids) = self.sender_ids.take(count) {
             return Ok(ids);
         }
+        let others = self.members.values().filter(|m| m.is_active(m.protocol) && m.identity != *request.identity);
+        let in_use: u64 = others.map(|m| m.sender_ids.len() as u64).sum();
+        if in_use + u64::from(count) > self.sender_ids.limit() {
+            // A reset would not make room, only cut everybody off, again and again.
+            return Err(Refusal::Full);
+        }
         tracing::warn!(group = %self.policy.name, "sender IDs are exhausted: the group will be reset");
         self.exhausted = true;
         self.store_sender_ids();

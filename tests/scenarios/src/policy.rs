@@ -1,0 +1,222 @@
+//! Policies and settings for the bench: short lifetimes, small groups.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use keyferry_crypto::{
+    Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey,
+};
+use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::id::{GroupId, Identity};
+use keyferry_model::policy::{
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
+    RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+};
+use keyferry_model::settings::MemberSettings;
+
+/// The group's number.
+pub const GROUP: u32 = 1234;
+/// Its name.
+pub const NAME: &str = "trading-floor";
+
+/// Addresses of one run: all IPv4 or all IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// 10.84.0.0/24 and 239.192.0.0/16.
+    V4,
+    /// fd84::/64 and ff15::/16.
+    V6,
+}
+
+impl Family {
+    /// Address of host `n`; the gateway is host 1.
+    #[must_use]
+    pub fn host(self, n: u8) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::from([10, 84, 0, n]),
+            Family::V6 => IpAddr::from([0xfd84, 0, 0, 0, 0, 0, 0, u16::from(n)]),
+        }
+    }
+
+    /// The gateway's address and port.
+    #[must_use]
+    pub fn gateway(self) -> SocketAddr {
+        SocketAddr::new(self.host(1), 848)
+    }
+
+    /// Where the group's traffic goes.
+    #[must_use]
+    pub fn traffic(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::from([239, 192, 0, 1]),
+            Family::V6 => IpAddr::from([0xff15, 0, 0, 0, 0, 0, 0xc000, 1]),
+        }
+    }
+
+    /// Where rekeys of GDOI (0) and G-IKEv2 (1) go.
+    #[must_use]
+    pub fn rekey(self, which: u8) -> SocketAddr {
+        let ip = match self {
+            Family::V4 => IpAddr::from([239, 192, 84, which]),
+            Family::V6 => IpAddr::from([0xff15, 0, 0, 0, 0, 0, 0x84, u16::from(which)]),
+        };
+        SocketAddr::new(ip, 848)
+    }
+
+    fn any(self) -> Selector {
+        let address = match self {
+            Family::V4 => IpAddr::from([0; 4]),
+            Family::V6 => IpAddr::from([0u16; 8]),
+        };
+        Selector { address, prefix: 0, protocol: 0, port: 0 }
+    }
+}
+
+/// What varies between runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant {
+    /// IP version.
+    pub family: Family,
+    /// Encapsulation.
+    pub mode: EspMode,
+    /// Protection of traffic.
+    pub transform: EspTransform,
+    /// Are rekeys sent by multicast, or to each member?
+    pub multicast: bool,
+    /// Does G-IKEv2 sign its rekeys?
+    pub signed: bool,
+    /// Protection of the G-IKEv2 Rekey SA.
+    pub protection: RekeyProtection,
+    /// Key exchange group that members offer.
+    pub ke: KeGroup,
+    /// Hash or PRF that members offer.
+    pub hash: Hash,
+    /// Acknowledgements of GDOI.
+    pub ack: AckType,
+    /// Width of sender IDs.
+    pub sender_id_bits: u8,
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self {
+            family: Family::V4,
+            mode: EspMode::Tunnel,
+            transform: EspTransform::Aead(Aead::Aes128Gcm16),
+            multicast: true,
+            signed: true,
+            protection: RekeyProtection::Aead(Aead::Aes256Gcm16),
+            ke: KeGroup::Ecp256,
+            hash: Hash::Sha256,
+            ack: AckType::Kek(Hash::Sha256),
+            sender_id_bits: 8,
+        }
+    }
+}
+
+impl Variant {
+    /// Everything the other way: IPv6, transport, CBC with HMAC, unicast, implicit.
+    #[must_use]
+    pub fn other() -> Self {
+        Self {
+            family: Family::V6,
+            mode: EspMode::Transport,
+            transform: EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
+            multicast: false,
+            signed: false,
+            protection: RekeyProtection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
+            ke: KeGroup::Modp2048,
+            hash: Hash::Sha384,
+            ack: AckType::Lkh(Hash::Sha512),
+            sender_id_bits: 8,
+        }
+    }
+}
+
+fn signer() -> Arc<SigningKey> {
+    static KEY: OnceLock<Arc<SigningKey>> = OnceLock::new();
+    Arc::clone(KEY.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).expect("OpenSSL makes RSA keys"))))
+}
+
+/// The group's policy.
+#[must_use]
+pub fn group(v: Variant) -> GroupPolicy {
+    let to = |which| if v.multicast { RekeyTransport::Multicast(v.family.rekey(which)) } else { RekeyTransport::Unicast };
+    let host_bits = if v.family == Family::V4 { 32 } else { 128 };
+    GroupPolicy {
+        name: NAME.into(),
+        ids: vec![GroupId::Number(GROUP)],
+        traffic: vec![Arc::new(TrafficPolicy {
+            source: v.family.any(),
+            destination: Selector { address: v.family.traffic(), prefix: host_bits, protocol: 0, port: 0 },
+            mode: v.mode,
+            transform: v.transform,
+            sequence: SequenceNumbers::Unspecified,
+            replay_window: 0,
+        })],
+        tek_lifetime: Duration::from_secs(3600),
+        kek_lifetime: Duration::from_secs(86_400),
+        rekey_margin: Duration::from_secs(300),
+        activation_delay: Duration::from_secs(10),
+        deactivation_delay: Duration::from_secs(20),
+        sender_id_bits: v.sender_id_bits,
+        sender_ids_per_member: 4,
+        capacity: 64,
+        retransmit: Retransmit { copies: 3, interval: Duration::from_secs(2) },
+        ack_patience: Duration::from_secs(15),
+        authorization: Authorization::Authenticated,
+        gdoi: Some(GdoiRekey {
+            cipher: BlockCipher::Aes256Cbc,
+            transport: to(0),
+            signer: signer(),
+            scheme: SignatureScheme::RsaPkcs1Sha256,
+            ack: Some(v.ack),
+        }),
+        gikev2: Some(Gikev2Rekey {
+            protection: v.protection,
+            wrap_key_len: 32,
+            transport: to(1),
+            authentication: if v.signed {
+                RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256)
+            } else {
+                RekeyAuthentication::Implicit
+            },
+        }),
+    }
+}
+
+/// Pre-shared key of host `n`.
+#[must_use]
+pub fn psk(n: u8) -> Arc<Secret> {
+    Arc::new(Secret::new(format!("pre-shared key of host {n}").into_bytes()))
+}
+
+/// Credentials of hosts 2 to 250.
+#[must_use]
+pub fn credentials(family: Family) -> Arc<Credentials> {
+    let peer = |n| Peer { identity: Identity::from_ip(family.host(n)), address: None, psk: psk(n) };
+    Arc::new(Credentials::new((2..=250).map(peer).collect()))
+}
+
+/// Settings of member `n`.
+#[must_use]
+pub fn member(v: Variant, n: u8) -> MemberSettings {
+    MemberSettings {
+        gateway: v.family.gateway(),
+        local: SocketAddr::new(v.family.host(n), 848),
+        group: GroupId::Number(GROUP),
+        identity: Identity::from_ip(v.family.host(n)),
+        gateway_identity: None,
+        psk: psk(n),
+        sender_ids: 1,
+        ke_groups: vec![v.ke],
+        hashes: vec![v.hash],
+        marker: false,
+        retransmit: Duration::from_secs(1),
+        tries: 6,
+        retry: Duration::from_secs(3),
+        ack_jitter: Duration::from_secs(2),
+        connect_only: false,
+    }
+}
