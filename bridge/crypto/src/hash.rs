@@ -1,6 +1,7 @@
 //! Hash functions (FIPS 180-4).
 
 use openssl::sha::{Sha1, Sha256, Sha384, Sha512};
+use zeroize::Zeroize;
 
 /// A hash function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -132,6 +133,16 @@ impl Hmac {
         let len = inner.finish(&mut digest);
         let mut outer = self.outer.clone();
         outer.update(&digest[..len]);
+        digest.zeroize();
         outer.finish(out)
+    }
+}
+
+impl Drop for Hmac {
+    /// Overwrites the states, which are as good as the key, with the largest there is. `black_box` keeps the stores from being optimized away.
+    fn drop(&mut self) {
+        self.inner = HashState::new(Hash::Sha512);
+        self.outer = HashState::new(Hash::Sha512);
+        std::hint::black_box((&mut self.inner, &mut self.outer));
     }
 }

@@ -1,3 +1,5 @@
+//! RSA signatures (RFC 8017, section 8.2), named as in RFC 7427.
+
 use std::fmt;
 
 use openssl::hash::MessageDigest;
@@ -72,7 +74,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::SignatureKey`] for another size; [`CryptoError::Library`].
+    /// [`CryptoError::SignatureKey`] for another size; [`CryptoError::OpenSsl`].
     pub fn generate_rsa(bits: u32) -> Result<Self, CryptoError> {
         if !RSA_BITS.contains(&bits) {
             return Err(CryptoError::SignatureKey("an RSA key must have 2048 to 8192 bits"));
@@ -121,7 +123,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::Library`].
+    /// [`CryptoError::OpenSsl`].
     pub fn sign(&self, scheme: SignatureScheme, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
         let mut signer = Signer::new(scheme.digest(), &self.key)?;
         for part in parts {
