@@ -48,7 +48,7 @@ pub trait Decode<'a>: Sized {
             Err(nom::Err::Incomplete(_)) => Err(DecodeError::new(input.len(), "truncated")),
             Err(nom::Err::Error(e) | nom::Err::Failure(e)) => {
                 let what = if e.code == nom::error::ErrorKind::Eof { "wrong length" } else { "malformed" };
-                Err(DecodeError::new(input.len() - e.input.len(), what))
+                Err(DecodeError::new(input.len().saturating_sub(e.input.len()), what))
             }
         }
     }
