@@ -1,0 +1,59 @@
+//! Commands that talk to a running process: what they print.
+
+use keyferry_model::id::{Identity, Protocol};
+use serde::Serialize;
+
+use super::tables;
+use super::{GatewayArgs, MemberArgs};
+use crate::control::{Client, RekeyStarted};
+
+/// A value as indented JSON with its line end.
+pub(super) fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn shown<T: Serialize>(as_json: bool, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<String> {
+    if as_json { json(value) } else { Ok(text(value)) }
+}
+
+pub(super) fn status(args: &GatewayArgs) -> anyhow::Result<String> {
+    shown(args.json, &Client::connect(&args.socket)?.status()?, tables::gateway)
+}
+
+pub(super) fn members(args: &GatewayArgs, group: Option<&str>) -> anyhow::Result<String> {
+    shown(args.json, &Client::connect(&args.socket)?.members(group)?, |m| tables::members(m))
+}
+
+pub(super) fn rekeys(args: &GatewayArgs, group: &str) -> anyhow::Result<String> {
+    shown(args.json, &Client::connect(&args.socket)?.rekeys(group)?, |r| tables::rekeys(r))
+}
+
+pub(super) fn rekey(args: &GatewayArgs, group: &str) -> anyhow::Result<String> {
+    let started = RekeyStarted { rekey: Client::connect(&args.socket)?.rekey(group)? };
+    shown(args.json, &started, |r| format!("rekey {} of {group} is on its way\n", r.rekey))
+}
+
+pub(super) fn evict(args: &GatewayArgs, group: &str, member: &Identity) -> anyhow::Result<String> {
+    let started = RekeyStarted { rekey: Client::connect(&args.socket)?.evict(group, member)? };
+    let text = |r: &RekeyStarted| format!("{member} is evicted from {group}; rekey {} excludes it\n", r.rekey);
+    shown(args.json, &started, text)
+}
+
+pub(super) fn readmit(args: &GatewayArgs, group: &str, member: &Identity) -> anyhow::Result<String> {
+    Client::connect(&args.socket)?.readmit(group, member)?;
+    shown(args.json, &serde_json::json!({ "readmitted": member }), |_| format!("{member} may join {group} again\n"))
+}
+
+pub(super) fn member_status(args: &MemberArgs) -> anyhow::Result<String> {
+    shown(args.json, &Client::connect(&args.socket)?.member_status()?, tables::member)
+}
+
+pub(super) fn move_to(args: &MemberArgs, to: Protocol) -> anyhow::Result<String> {
+    Client::connect(&args.socket)?.move_to(to)?;
+    shown(args.json, &serde_json::json!({ "protocol": to }), |_| format!("registered by {to}\n"))
+}
+
+pub(super) fn leave(args: &MemberArgs) -> anyhow::Result<String> {
+    Client::connect(&args.socket)?.leave()?;
+    shown(args.json, &serde_json::json!({ "left": true }), |_| "left the group\n".to_owned())
+}

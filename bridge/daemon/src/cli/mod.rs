@@ -1,0 +1,286 @@
+//! The command line.
+
+mod client;
+mod tables;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use keyferry_model::id::{Identity, Protocol};
+
+use crate::config::{self, GATEWAY_SOCKET, MEMBER_SOCKET, Problems};
+use crate::logging::LogArgs;
+use crate::{lab, member, serve};
+
+/// The exit code for a command line or a configuration that cannot be used.
+const EXIT_USAGE: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  keyferry lab                               See it all work on this machine
+  keyferry check /etc/keyferry/gateway.toml  Look for mistakes before starting
+  keyferry serve --config /etc/keyferry/gateway.toml
+  keyferry members branches                  Who is in the group, by which protocol
+  keyferry rekey branches && keyferry rekeys branches
+  keyferry evict branches 10.0.0.9
+  keyferry move --to gikev2                  On a member: change the protocol
+
+Exit codes:
+  0  done    1  failed    2  the command line or the configuration is wrong";
+
+/// A key server and member that moves multicast IPsec groups from GDOI to G-IKEv2.
+#[derive(Debug, Parser)]
+#[command(name = "keyferry", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the key server of the configured groups, for GDOI and G-IKEv2 at once.
+    #[command(after_help = "Example:\n  keyferry serve --config /etc/keyferry/gateway.toml\n\n\
+        It ends on SIGTERM and SIGINT. Keys, members and counters go on from the store at the next start.")]
+    Serve(ConfigArgs),
+    /// Join a group and protect its traffic through a TUN device.
+    #[command(after_help = "Example:\n  keyferry member --config /etc/keyferry/member.toml\n\n\
+        It needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE.")]
+    Member(ConfigArgs),
+    /// Run a whole group on this machine: a gateway and members in network namespaces.
+    Lab(lab::Args),
+    /// Look for mistakes in a configuration, all of them at once.
+    #[command(after_help = "Example:\n  keyferry check docs/examples/gateway.toml\n\n\
+        The exit code is 2 if there is any error; warnings do not count.")]
+    Check(CheckArgs),
+    /// Show a running gateway and its groups.
+    Status(GatewayArgs),
+    /// List the members of a group, or of all groups.
+    #[command(after_help = "Examples:\n  keyferry members\n  keyferry members branches --json")]
+    Members {
+        /// Name of the group.
+        group: Option<String>,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
+    /// List the last rekeys of a group: who acknowledged, how fast, who is missing.
+    Rekeys {
+        /// Name of the group.
+        group: String,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
+    /// Rekey a group now.
+    Rekey {
+        /// Name of the group.
+        group: String,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
+    /// Exclude a member: the others get new keys, and it may not come back.
+    #[command(after_help = "Examples:\n  keyferry evict branches 10.0.0.9\n  keyferry evict branches fqdn:gm7.example.org")]
+    Evict {
+        /// Name of the group.
+        group: String,
+        /// The member's identity, as `keyferry members` shows it.
+        member: Identity,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
+    /// Let an evicted member register again.
+    Readmit {
+        /// Name of the group.
+        group: String,
+        /// The member's identity, as `keyferry members` shows it.
+        member: Identity,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
+    /// Show a running member: its keys, and what they carried.
+    MemberStatus(MemberArgs),
+    /// Change a running member to the other protocol, without losing a packet.
+    #[command(after_help = "Example:\n  keyferry move --to gikev2\n\n\
+        The member keeps its keys while it registers by the other protocol. If that fails, it stays where it is.")]
+    Move {
+        /// The protocol to change to: gdoi or gikev2.
+        #[arg(long, value_name = "PROTOCOL")]
+        to: Protocol,
+        #[command(flatten)]
+        member: MemberArgs,
+    },
+    /// Make a running member leave its group.
+    Leave(MemberArgs),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  keyferry completions bash > /etc/bash_completion.d/keyferry")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct ConfigArgs {
+    /// The configuration; environment variables KEYFERRY__SECTION__KEY override its keys.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Options of `check`.
+#[derive(Clone, Debug, clap::Args)]
+struct CheckArgs {
+    /// The configuration, a gateway's or a member's.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to reach a running gateway.
+#[derive(Clone, Debug, clap::Args)]
+struct GatewayArgs {
+    /// The gateway's control socket.
+    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET", default_value = GATEWAY_SOCKET)]
+    socket: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to reach a running member.
+#[derive(Clone, Debug, clap::Args)]
+struct MemberArgs {
+    /// The member's control socket.
+    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET", default_value = MEMBER_SOCKET)]
+    socket: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the command line of this process and does what it says.
+///
+/// # Errors
+/// Whatever made it fail, for standard error; the exit code is 1 then.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let Cli { command, log } = Cli::parse();
+    log.start();
+    match command {
+        // Before any thread exists: it may enter namespaces of its own.
+        Command::Lab(args) => lab::run(args),
+        Command::Serve(args) => configured(config::gateway(&args.config, config::environment()), serve::run),
+        Command::Member(args) => configured(config::member(&args.config, config::environment()), member::run),
+        Command::Check(args) => check(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "keyferry", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&String::from_utf8_lossy(&page))
+        }
+        Command::Status(a) => print(&client::status(&a)?),
+        Command::Members { group, gateway } => print(&client::members(&gateway, group.as_deref())?),
+        Command::Rekeys { group, gateway } => print(&client::rekeys(&gateway, &group)?),
+        Command::Rekey { group, gateway } => print(&client::rekey(&gateway, &group)?),
+        Command::Evict { group, member, gateway } => print(&client::evict(&gateway, &group, &member)?),
+        Command::Readmit { group, member, gateway } => print(&client::readmit(&gateway, &group, &member)?),
+        Command::MemberStatus(a) => print(&client::member_status(&a)?),
+        Command::Move { to, member } => print(&client::move_to(&member, to)?),
+        Command::Leave(a) => print(&client::leave(&a)?),
+    }
+}
+
+/// Runs something over its configuration, or says what is wrong with that.
+fn configured<T>(
+    checked: Result<config::Checked<T>, Problems>,
+    work: impl FnOnce(T) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    match checked {
+        Ok(config::Checked { config, warnings }) => {
+            for problem in warnings {
+                tracing::warn!("{problem}");
+            }
+            work(config).map(|()| ExitCode::SUCCESS)
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            Ok(ExitCode::from(EXIT_USAGE))
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let (role, problems) = match config::check(&args.file, config::environment()) {
+        Ok(config::Checked { config: config::Role::Gateway(_), warnings }) => (Some("gateway"), warnings),
+        Ok(config::Checked { config: config::Role::Member(_), warnings }) => (Some("member"), warnings),
+        Err(Problems(problems)) => (None, problems),
+    };
+    if args.json {
+        print(&client::json(&serde_json::json!({ "ok": role.is_some(), "role": role, "problems": problems }))?)?;
+    } else {
+        let mut text = String::new();
+        for problem in &problems {
+            text.push_str(&format!("{problem}\n"));
+        }
+        if let Some(role) = role {
+            text.push_str(&format!("{}: a {role}'s configuration that can be used\n", args.file.display()));
+        }
+        print(&text)?;
+    }
+    Ok(if role.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) })
+}
+
+/// Prints to standard output. A reader that has gone away, as `head` does, is no failure.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_take_what_their_help_says() {
+        let evict = Cli::try_parse_from(["keyferry", "evict", "g", "10.0.0.9", "--json", "--socket", "/x"]).unwrap();
+        let Command::Evict { group, member, gateway } = evict.command else { panic!("another command") };
+        assert_eq!((group.as_str(), member), ("g", "10.0.0.9".parse().unwrap()));
+        assert_eq!((gateway.json, gateway.socket), (true, PathBuf::from("/x")));
+        let moved = Cli::try_parse_from(["keyferry", "move", "--to", "gdoi"]).unwrap();
+        assert!(matches!(moved.command, Command::Move { to: Protocol::Gdoi, .. }));
+    }
+
+    #[test]
+    fn what_is_wrong_is_an_error_of_usage() {
+        for args in [&["evict", "g", "nonsense"][..], &["move", "--to", "ike"], &["serve"], &["members", "a", "b"], &[]] {
+            let error = Cli::try_parse_from(std::iter::once(&"keyferry").chain(args)).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn help_fits_eighty_columns() {
+        for mut command in std::iter::once(Cli::command()).chain(Cli::command().get_subcommands().cloned()) {
+            let help = command.clone().term_width(80).render_help().to_string();
+            assert!(help.lines().all(|l| l.chars().count() <= 100), "{}", command.render_long_help());
+        }
+    }
+}

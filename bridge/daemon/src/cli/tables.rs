@@ -1,0 +1,227 @@
+//! Answers for people, in at most 80 columns.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use keyferry_model::view::{GroupView, MemberState, RekeyView};
+
+use crate::control::{GatewayStatus, GroupMember, MemberStatus};
+
+/// Columns that a table may take.
+const WIDTH: u16 = 80;
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_header(header);
+    table
+}
+
+fn text(table: &Table) -> String {
+    let mut out = String::new();
+    for line in table.to_string().lines() {
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Seconds in the two largest units that say something.
+fn time(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let first = units.iter().position(|(size, _)| seconds >= *size).unwrap_or(units.len() - 1);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (size, unit) in units.iter().skip(first).take(2) {
+        if rest / size > 0 || parts.is_empty() {
+            parts.push(format!("{}{unit}", rest / size));
+        }
+        rest %= size;
+    }
+    parts.join(" ")
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// `keyferry status`.
+pub(super) fn gateway(status: &GatewayStatus) -> String {
+    let mut out = format!(
+        "gateway {}, up {}, listening at {}\n\n",
+        status.version,
+        time(status.uptime),
+        list(&status.listen)
+    );
+    let mut groups = table(["GROUP", "ID", "GDOI", "G-IKEV2", "REKEYS", "NEXT IN", "SENDER IDS LEFT"]);
+    for g in &status.groups {
+        groups.add_row([
+            g.name.clone(),
+            list(&g.ids),
+            g.gdoi_members.to_string(),
+            g.gikev2_members.to_string(),
+            g.rekeys.to_string(),
+            time(g.next_rekey_in),
+            g.sender_ids_left.to_string(),
+        ]);
+    }
+    out += &text(&groups);
+    out.push('\n');
+    out += &text(&keys(&status.groups));
+    out
+}
+
+fn keys(groups: &[GroupView]) -> Table {
+    let mut keys = table(["GROUP", "KEYS", "SPI", "STATE", "LEFT"]);
+    for g in groups {
+        for e in &g.epochs {
+            let state = match (e.active, e.replaced) {
+                (true, false) => "active",
+                (true, true) => "active, replaced",
+                (false, true) => "retiring",
+                (false, false) => "announced",
+            };
+            keys.add_row([g.name.clone(), format!("epoch {}", e.number), list(&e.spis), state.to_owned(), time(e.remaining)]);
+        }
+        for r in &g.rekey_sas {
+            let sent = format!("{} sent", r.sent);
+            keys.add_row([g.name.clone(), format!("rekey SA {}", r.protocol), r.spi.clone(), sent, time(r.remaining)]);
+        }
+    }
+    keys
+}
+
+/// `keyferry members`.
+pub(super) fn members(members: &[GroupMember]) -> String {
+    if members.is_empty() {
+        return "nobody has registered\n".to_owned();
+    }
+    let mut rows = table(["GROUP", "MEMBER", "PROTOCOL", "STATE", "ADDRESS", "SENDER IDS", "ACKS", "MISSED", "ACK MS"]);
+    for GroupMember { group, member: m } in members {
+        let state = match m.state {
+            MemberState::Active => "active",
+            MemberState::Left => "left",
+            MemberState::Evicted => "evicted",
+        };
+        rows.add_row([
+            group.clone(),
+            m.identity.to_string(),
+            m.protocol.to_string(),
+            state.to_owned(),
+            m.address.to_string(),
+            list(&m.sender_ids),
+            m.acknowledged.to_string(),
+            m.missed.to_string(),
+            m.latency_ms.map_or_else(|| "-".to_owned(), |l| l.to_string()),
+        ]);
+    }
+    text(&rows)
+}
+
+/// `keyferry rekeys`.
+pub(super) fn rekeys(rekeys: &[RekeyView]) -> String {
+    if rekeys.is_empty() {
+        return "there has been no rekey that anybody was to acknowledge\n".to_owned();
+    }
+    let mut rows = table(["REKEY", "AT (UTC)", "REASON", "EPOCH", "ACKS", "SLOWEST", "MISSING"]);
+    for r in rekeys {
+        let at = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(r.at)).to_string();
+        let reason = serde_json::to_value(r.reason).ok();
+        let missing = match r.missing.len() {
+            0 => "nobody".to_owned(),
+            n if n > 8 => format!("{} and {} more", list(&r.missing[..8]), n - 8),
+            _ => list(&r.missing),
+        };
+        rows.add_row([
+            r.id.to_string(),
+            at.trim_end_matches('Z').replace('T', " "),
+            reason.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
+            r.epoch.map_or_else(|| "-".to_owned(), |e| e.to_string()),
+            format!("{}/{}", r.acknowledged, r.expected),
+            r.acks.last().map_or_else(|| "-".to_owned(), |a| format!("{} ms", a.latency_ms)),
+            missing,
+        ]);
+    }
+    text(&rows)
+}
+
+/// `keyferry member-status`.
+pub(super) fn member(status: &MemberStatus) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<12} {value}");
+    };
+    line("member", format!("{} of group {} at {}", status.identity, status.group, status.gateway));
+    let moving = status.moving_to.map_or_else(String::new, |p| format!(", moving to {p}"));
+    line("protocol", format!("{}{moving}", status.protocol));
+    line("state", status.state.clone());
+    line("up", time(status.uptime));
+    let c = &status.counters;
+    line("registered", format!("{} times, {} rekeys, {} acknowledged", c.registrations, c.rekeys, c.acknowledgements));
+    line("refused", format!("{} times, unanswered {}, excluded {}", c.refusals, c.unanswered, c.exclusions));
+    if let Some(error) = &status.last_error {
+        line("last error", error.clone());
+    }
+    out.push('\n');
+    out += &sas(&status.dataplane);
+    out
+}
+
+/// The data plane's SAs, one per line: every field that is a plain value.
+fn sas(dataplane: &serde_json::Value) -> String {
+    let text = serde_json::to_string_pretty(dataplane).unwrap_or_default();
+    text + "\n"
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use keyferry_model::id::Protocol;
+    use keyferry_model::plan::RekeyReason;
+    use keyferry_model::view::{AckView, MemberView};
+
+    fn member_view(identity: &str, address: &str) -> GroupMember {
+        let member = MemberView {
+            identity: identity.parse().unwrap(),
+            protocol: Protocol::Gikev2,
+            history: vec![Protocol::Gdoi],
+            state: MemberState::Active,
+            address: address.parse().unwrap(),
+            registrations: 2,
+            sender_ids: vec![17],
+            acknowledged: 12,
+            missed: 0,
+            latency_ms: Some(1234),
+        };
+        GroupMember { group: "branches".to_owned(), member }
+    }
+
+    #[test]
+    fn tables_fit_eighty_columns() {
+        let list = [
+            member_view("10.0.0.1", "10.0.0.1:848"),
+            member_view("fqdn:a-router-with-a-long-name.branch.example.org", "[2001:db8:1111:2222:3333:4444:5555:6666]:848"),
+        ];
+        let rekey = RekeyView {
+            id: 3,
+            reason: RekeyReason::Eviction,
+            at: 1_700_000_000,
+            epoch: Some(4),
+            expected: 12,
+            acknowledged: 2,
+            missing: (1..=10).map(|n| format!("10.0.0.{n}").parse().unwrap()).collect(),
+            acks: vec![AckView { identity: "10.0.1.1".parse().unwrap(), protocol: Protocol::Gdoi, latency_ms: 5 }],
+        };
+        let both = members(&list) + &rekeys(&[rekey]);
+        assert!(both.lines().all(|l| l.chars().count() <= 80), "{both}");
+        assert!(both.contains("2023-11-14"), "{both}");
+        assert!(both.contains("2/12"), "{both}");
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!([0, 59, 60, 3661, 90_000].map(time), ["0s", "59s", "1m", "1h 1m", "1d 1h"]);
+    }
+}

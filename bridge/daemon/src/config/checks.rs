@@ -1,0 +1,158 @@
+//! What no single key can be wrong about: keys that do not go together.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use keyferry_model::policy::{Authorization, RekeyTransport};
+
+use super::gateway::{GatewayConfig, RekeySending};
+use super::group::{GroupEntry, GroupPlan};
+use keyferry_model::credentials::Peer;
+use super::section::{Section, did_you_mean};
+use super::values::{Network, protection_strength, transform_strength};
+
+/// Longest name of a group, in octets.
+const MAX_NAME: usize = 64;
+
+pub(super) fn listen(section: &Section<'_>, listen: &[SocketAddr]) {
+    if listen.is_empty() {
+        section.error("listen", "nothing is listened to", "add an address, or remove the key for port 848 of all");
+    }
+    for (i, address) in listen.iter().enumerate() {
+        if listen[..i].contains(address) {
+            section.error("listen", format!("{address} stands there twice"), "remove one of the two");
+        }
+        if address.ip().is_multicast() {
+            section.error("listen", format!("{address} is a multicast address"), "listen to addresses of this machine");
+        }
+    }
+}
+
+pub(super) fn rekey_sending(section: &Section<'_>, rekey: &RekeySending) {
+    let v4 = rekey.source.iter().filter(|ip| ip.is_ipv4()).count();
+    if v4 > 1 || rekey.source.len() - v4 > 1 {
+        section.error("rekey_source", "there are several addresses of one family", "keep one IPv4 and one IPv6 address");
+    }
+    if rekey.source.iter().any(|ip| ip.is_multicast() || ip.is_unspecified()) {
+        section.error("rekey_source", "is no address to send from", "write an address of this machine");
+    }
+    // Linux takes names of up to 15 octets.
+    if rekey.interface.as_ref().is_some_and(|i| i.is_empty() || i.len() > 15) {
+        section.error("rekey_interface", "is no name of an interface", "write one as ip link shows it");
+    }
+}
+
+/// Names are part of record keys and of commands.
+pub(super) fn group_name(section: &Section<'_>, name: &str) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.is_empty() && (name.len() > MAX_NAME || !name.chars().all(good)) {
+        section.error("name", format!("{name:?} cannot name a group"), "use up to 64 letters, digits, '-', '_' and '.'");
+    }
+}
+
+pub(super) fn traffic(section: &Section<'_>, source: Network, destination: Network) {
+    if source.address.is_ipv4() != destination.address.is_ipv4() {
+        section.error("source", "source and destination are of different families", "use IPv4 or IPv6 for both");
+    }
+    if source.address.is_multicast() {
+        section.error("source", "a multicast address sends nothing", "write the network of the senders");
+    }
+}
+
+/// What must hold within a group.
+pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
+    let p = plan.base();
+    let text = |d| humantime::format_duration(d).to_string();
+    if p.deactivation_delay <= p.activation_delay {
+        let what = "is not longer than activation_delay: receivers would drop keys that senders still use";
+        section.error("deactivation_delay", what, format!("more than {}", text(p.activation_delay)));
+    }
+    if p.rekey_margin >= p.tek_lifetime {
+        let what = "is not shorter than tek_lifetime: the group would rekey without pause";
+        section.error("rekey_margin", what, format!("less than {}", text(p.tek_lifetime)));
+    }
+    if p.rekey_margin >= p.kek_lifetime {
+        let what = "is not shorter than kek_lifetime: the group would rekey without pause";
+        section.error("rekey_margin", what, format!("less than {}", text(p.kek_lifetime)));
+    }
+    if p.rekey_margin <= p.activation_delay {
+        let what = "is not longer than activation_delay: keys would expire before senders have switched";
+        section.error("rekey_margin", what, format!("more than {}", text(p.activation_delay)));
+    }
+    if p.kek_lifetime < p.tek_lifetime {
+        let what = "is shorter than tek_lifetime: members could not be told of new traffic keys";
+        section.error("kek_lifetime", what, format!("at least {}", text(p.tek_lifetime)));
+    }
+    let last_copy = p.retransmit.interval * u32::from(p.retransmit.copies);
+    if p.retransmit.copies > 0 && last_copy >= p.activation_delay {
+        let what = format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
+        section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
+    }
+    if !p.capacity.is_power_of_two() {
+        section.error("capacity", "is no power of two", format!("{} for instance", p.capacity.next_power_of_two()));
+    }
+    let room = 1u64 << p.sender_id_bits;
+    let wanted = u64::from(p.capacity) * u64::from(p.sender_ids_per_member);
+    if p.needs_sender_ids() && room < wanted {
+        let what = format!(
+            "{} bits are {room} sender IDs, but {} members with {} each need {wanted}",
+            p.sender_id_bits, p.capacity, p.sender_ids_per_member
+        );
+        section.error("sender_id_bits", what, "more bits, a smaller capacity, or a mode that is no counter mode");
+    }
+    sides(section, plan);
+}
+
+/// What must hold between a group's traffic and the protocols that serve it.
+fn sides(section: &Section<'_>, plan: &GroupPlan) {
+    if plan.gdoi.is_none() && plan.gikev2.is_none() {
+        section.error_here("the group serves neither protocol", "add [group.gdoi], [group.gikev2] or both");
+    }
+    let needed = plan.base().traffic.iter().map(|t| transform_strength(t.transform)).max().unwrap_or(0);
+    let weaker = |key: &str, octets: usize| {
+        if octets < needed {
+            let (has, needs) = (octets * 8, needed * 8);
+            let what = format!("keys of {has} bits would carry traffic keys of {needs} bits");
+            section.error(key, what, format!("use {needs} bits there, or a transform of {has} bits"));
+        }
+    };
+    if let Some(g) = &plan.gdoi {
+        weaker("gdoi", g.cipher.key_len());
+    }
+    if let Some(g) = &plan.gikev2 {
+        weaker("gikev2", g.wrap_key_len.min(protection_strength(g.protection)));
+    }
+}
+
+/// What must hold between groups, peers and the gateway's addresses.
+pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], peers: &[Peer], config: &GatewayConfig) {
+    if groups.is_empty() {
+        root.error("group", "there is no group to serve", "add [[group]] with name, id and [[group.traffic]]");
+    }
+    if peers.is_empty() {
+        root.error("peer", "nobody can authenticate", "add [[peer]] with identity and psk_file");
+    }
+    let identities: BTreeSet<String> = peers.iter().map(|p| p.identity.to_string()).collect();
+    let names: Vec<&str> = identities.iter().map(String::as_str).collect();
+    for GroupEntry { plan, section } in groups {
+        if let Authorization::Listed(listed) = &plan.base().authorization {
+            for member in listed.iter().map(ToString::to_string).filter(|m| !identities.contains(m)) {
+                let what = format!("there is no peer {member}{}", did_you_mean(&member, &names));
+                section.error("members", what, "add a [[peer]] with that identity");
+            }
+        }
+        let transports = plan.gdoi.iter().map(|g| ("gdoi", g.transport));
+        for (key, transport) in transports.chain(plan.gikev2.iter().map(|g| ("gikev2", g.transport))) {
+            if let RekeyTransport::Multicast(to) = transport
+                && !config.listen.iter().any(|l| l.is_ipv4() == to.is_ipv4())
+            {
+                let what = format!("rekeys go to {to}, but the gateway listens to no address of that family");
+                section.error(key, what, "add one to listen in [gateway]");
+            }
+        }
+        if plan.gdoi.is_some() && !peers.iter().any(|p| p.address.is_some() || p.identity.ip().is_some()) {
+            let what = "no peer has an address, by which GDOI's main mode finds its key";
+            section.warning("gdoi", what, "add address = \"NETWORK\" to the peers that use GDOI");
+        }
+    }
+}

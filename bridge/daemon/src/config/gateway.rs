@@ -1,0 +1,109 @@
+//! `[gateway]` and what belongs to it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyferry_model::credentials::Credentials;
+use keyferry_model::id::Identity;
+
+use super::checks;
+use super::group::{self, GroupPlan};
+use super::peers;
+use super::section::Section;
+use super::values::{Endpoint, PORT};
+use super::{GATEWAY_SOCKET, control_socket};
+
+/// Configuration of `keyferry serve`.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    /// Addresses to receive at.
+    pub listen: Vec<SocketAddr>,
+    /// Who the gateway says it is; `None` is the address it was reached at.
+    pub identity: Option<Identity>,
+    /// The store.
+    pub store: PathBuf,
+    /// The file of the master key that seals the store.
+    pub master_key: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// IKE SAs without traffic are closed after this time.
+    pub idle: Duration,
+    /// How multicast rekeys leave.
+    pub rekey: RekeySending,
+    /// Bits of the RSA keys that sign rekeys.
+    pub signing_bits: u32,
+    /// Where to write keys for Wireshark.
+    pub key_log: Option<PathBuf>,
+    /// Who may authenticate.
+    pub credentials: Credentials,
+    /// The groups.
+    pub groups: Vec<GroupPlan>,
+}
+
+/// How multicast rekeys leave the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RekeySending {
+    /// Interface; `None` leaves it to the routes.
+    pub interface: Option<String>,
+    /// Source addresses, at most one of each family; none leaves it to the interface.
+    pub source: Vec<IpAddr>,
+    /// Routers that a rekey may pass, plus one.
+    pub ttl: u8,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
+    let socket = control_socket(root, GATEWAY_SOCKET);
+    let peers = peers::read(root);
+    let groups = group::read_all(root);
+    let Some(mut section) = root.section("gateway") else {
+        root.error("gateway", "the [gateway] table is missing", "add [gateway] with store = \"FILE\"");
+        return None;
+    };
+    let default = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let listen = match section.parsed_list::<Endpoint>("listen", "0.0.0.0:848") {
+        Some(list) => list.into_iter().map(|e| e.0).collect(),
+        None => default.map(|ip| SocketAddr::new(ip, PORT)).to_vec(),
+    };
+    checks::listen(&section, &listen);
+    let identity = section.parsed("identity", "gateway.example.org");
+    let store = section.path("store").unwrap_or_else(|| PathBuf::from("/var/lib/keyferry/gateway.redb"));
+    let master_key = section.path("master_key").unwrap_or_else(|| store.with_file_name("master.key"));
+    let config = GatewayConfig {
+        identity,
+        master_key,
+        socket,
+        idle: section.duration("idle", MINUTE..=DAY, 60 * MINUTE),
+        rekey: RekeySending {
+            interface: section.text("rekey_interface"),
+            source: section.parsed_list("rekey_source", "192.0.2.1").unwrap_or_default(),
+            ttl: u8::try_from(section.number("rekey_ttl", 1..=255, 16)).unwrap_or(u8::MAX),
+        },
+        signing_bits: section.number("signing_bits", 2048..=4096, 3072),
+        key_log: section.path("key_log"),
+        store,
+        listen,
+        credentials: Credentials::default(),
+        groups: Vec::new(),
+    };
+    if config.signing_bits % 256 != 0 {
+        section.error("signing_bits", "is an odd size for an RSA key", "2048, 3072 or 4096");
+    }
+    if config.master_key == config.store {
+        section.error("master_key", "is the store itself", "name another file, best on another volume");
+    }
+    checks::rekey_sending(&section, &config.rekey);
+    if config.key_log.is_some() {
+        section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");
+    }
+    section.finish();
+    checks::groups(root, &groups, &peers, &config);
+    Some(GatewayConfig {
+        credentials: Credentials::new(peers),
+        groups: groups.into_iter().map(|g| g.plan).collect(),
+        ..config
+    })
+}

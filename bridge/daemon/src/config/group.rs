@@ -1,0 +1,264 @@
+//! `[[group]]`: traffic, lifetimes, and how each protocol's side is rekeyed.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{Aead, BlockCipher, Hash, SignatureScheme, SigningKey};
+use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::policy::{
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
+    RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+};
+
+use super::checks;
+use super::section::Section;
+use super::values::{ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, RekeyTarget, TRANSFORMS, WRAPS};
+
+/// A group as configured: everything of its policy but the keys that sign its rekeys.
+#[derive(Debug)]
+pub struct GroupPlan {
+    policy: GroupPolicy,
+    /// GDOI side, if served.
+    pub gdoi: Option<GdoiPlan>,
+    /// G-IKEv2 side, if served.
+    pub gikev2: Option<Gikev2Plan>,
+}
+
+/// GDOI side of a group.
+#[derive(Clone, Debug)]
+pub struct GdoiPlan {
+    /// KEK cipher.
+    pub cipher: BlockCipher,
+    /// Where pushes go.
+    pub transport: RekeyTransport,
+    /// Acknowledgement asked for.
+    pub ack: Option<AckType>,
+}
+
+/// G-IKEv2 side of a group.
+#[derive(Clone, Debug)]
+pub struct Gikev2Plan {
+    /// Protection of the Encrypted payload.
+    pub protection: RekeyProtection,
+    /// Octets of the key wrap key.
+    pub wrap_key_len: usize,
+    /// Where GSA_REKEY goes.
+    pub transport: RekeyTransport,
+    /// Does the gateway sign? Otherwise whoever has the group's key is believed.
+    pub signed: bool,
+}
+
+impl GroupPlan {
+    /// Name of the group.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.policy.name
+    }
+
+    /// The policy without the protocols' sides.
+    #[must_use]
+    pub fn base(&self) -> &GroupPolicy {
+        &self.policy
+    }
+
+    /// The protocols whose rekeys are signed.
+    #[must_use]
+    pub fn signers(&self) -> Vec<Protocol> {
+        let gdoi = self.gdoi.is_some().then_some(Protocol::Gdoi);
+        let gikev2 = self.gikev2.as_ref().is_some_and(|g| g.signed).then_some(Protocol::Gikev2);
+        gdoi.into_iter().chain(gikev2).collect()
+    }
+
+    /// The whole policy, with the signing key of each protocol in [`signers`](Self::signers).
+    ///
+    /// # Errors
+    /// Whatever `signer` returns.
+    pub fn policy<E>(
+        &self,
+        mut signer: impl FnMut(Protocol) -> Result<Arc<SigningKey>, E>,
+    ) -> Result<GroupPolicy, E> {
+        let mut policy = self.policy.clone();
+        if let Some(g) = &self.gdoi {
+            policy.gdoi = Some(GdoiRekey {
+                cipher: g.cipher,
+                transport: g.transport,
+                signer: signer(Protocol::Gdoi)?,
+                scheme: SignatureScheme::RsaPkcs1Sha256,
+                ack: g.ack,
+            });
+        }
+        if let Some(g) = &self.gikev2 {
+            let authentication = match g.signed {
+                true => RekeyAuthentication::Signature(signer(Protocol::Gikev2)?, SignatureScheme::RsaPkcs1Sha256),
+                false => RekeyAuthentication::Implicit,
+            };
+            policy.gikev2 = Some(Gikev2Rekey {
+                protection: g.protection,
+                wrap_key_len: g.wrap_key_len,
+                transport: g.transport,
+                authentication,
+            });
+        }
+        Ok(policy)
+    }
+}
+
+/// A group with the identities that may join, for checks against the peers.
+pub(crate) struct GroupEntry<'a> {
+    pub(crate) plan: GroupPlan,
+    pub(crate) section: Section<'a>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn read_all<'a>(root: &mut Section<'a>) -> Vec<GroupEntry<'a>> {
+    let mut names = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    let mut groups = Vec::new();
+    for mut section in root.sections("group") {
+        let plan = read(&mut section);
+        section.report_unknown();
+        if !plan.policy.name.is_empty() && !names.insert(plan.policy.name.clone()) {
+            section.error("name", "another group has that name", "give each group a name of its own");
+        }
+        for id in &plan.policy.ids {
+            if !ids.insert(id.clone()) {
+                section.error("id", format!("group identity {id} is given twice"), "members could not tell the groups apart: change one");
+            }
+        }
+        groups.push(GroupEntry { plan, section });
+    }
+    groups
+}
+
+fn read(section: &mut Section<'_>) -> GroupPlan {
+    let name = section.required_text("name", "branches").unwrap_or_default();
+    checks::group_name(section, &name);
+    let ids: Vec<GroupId> = match section.has("id") {
+        true => section.parsed_list("id", "1234").unwrap_or_default(),
+        false => {
+            section.ignore("id");
+            section.error_here("id is missing", "add id = 1234, the group number that members are configured with");
+            Vec::new()
+        }
+    };
+    let authorization = authorization(section);
+    let policy = GroupPolicy {
+        name,
+        ids,
+        tek_lifetime: section.duration("tek_lifetime", 10 * SECOND..=30 * DAY, 60 * MINUTE),
+        kek_lifetime: section.duration("kek_lifetime", 10 * SECOND..=30 * DAY, DAY),
+        rekey_margin: section.duration("rekey_margin", SECOND..=DAY, 5 * MINUTE),
+        activation_delay: section.duration("activation_delay", Duration::ZERO..=60 * MINUTE, 10 * SECOND),
+        deactivation_delay: section.duration("deactivation_delay", SECOND..=60 * MINUTE, 30 * SECOND),
+        sender_id_bits: u8::try_from(section.number("sender_id_bits", 8..=32, 16)).unwrap_or(16),
+        sender_ids_per_member: section.number("sender_ids_per_member", 1..=1024, 4),
+        capacity: section.number("capacity", 2..=32_768, 1024),
+        retransmit: Retransmit {
+            copies: u8::try_from(section.number("retransmit_copies", 0..=10, 2)).unwrap_or(0),
+            interval: section.duration("retransmit_interval", Duration::from_millis(10)..=MINUTE, 2 * SECOND),
+        },
+        ack_patience: section.duration("ack_patience", SECOND..=60 * MINUTE, 30 * SECOND),
+        authorization,
+        traffic: traffic(section),
+        gdoi: None,
+        gikev2: None,
+    };
+    let gdoi = section.section("gdoi").map(gdoi);
+    let gikev2 = section.section("gikev2").map(gikev2);
+    let plan = GroupPlan { policy, gdoi, gikev2 };
+    checks::group(section, &plan);
+    plan
+}
+
+/// `members = "any"`, or a list.
+fn authorization(section: &mut Section<'_>) -> Authorization {
+    match section.texts("members") {
+        None => Authorization::Authenticated,
+        Some(texts) if texts.iter().any(|t| t == "any") => Authorization::Authenticated,
+        Some(texts) => {
+            let listed: Vec<Identity> =
+                texts.iter().filter_map(|t| section.parse("members", t, "10.0.0.1")).collect();
+            if texts.is_empty() {
+                section.error("members", "nobody may join", "list identities, or write members = \"any\"");
+            }
+            Authorization::Listed(listed)
+        }
+    }
+}
+
+fn traffic(group: &mut Section<'_>) -> Vec<Arc<TrafficPolicy>> {
+    let lines = group.sections("traffic");
+    if lines.is_empty() {
+        group.error("traffic", "the group protects nothing", "add [[group.traffic]] with destination = \"239.192.0.1\"");
+    }
+    let lines: Vec<TrafficPolicy> = lines.into_iter().filter_map(traffic_line).collect();
+    if lines.windows(2).any(|w| w[0].mode != w[1].mode) {
+        group.error("traffic", "transport and tunnel mode are mixed", "give all lines of a group one mode");
+    }
+    for (i, line) in lines.iter().enumerate() {
+        if lines[..i].iter().any(|l| l.source == line.source && l.destination == line.destination) {
+            group.error("traffic", format!("line {i} repeats one before it"), "remove one of the two");
+        }
+    }
+    lines.into_iter().map(Arc::new).collect()
+}
+
+fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
+    let destination: Option<Network> = section.required("destination", "239.192.0.1");
+    let source: Option<Network> = section.parsed("source", "10.0.0.0/8");
+    let protocol = section.parsed::<IpProtocol>("protocol", "udp").map_or(0, |p| p.0);
+    let [port, source_port] =
+        ["port", "source_port"].map(|k| u16::try_from(section.number(k, 0..=65_535, 0)).unwrap_or(0));
+    let mode = section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
+    let transform = section.choice("transform", TRANSFORMS, EspTransform::Aead(Aead::Aes256Gcm16));
+    let replay_window = section.number("replay_window", 0..=65_536, 0);
+    if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {
+        section.error("port", "the protocol has no ports", "add protocol = \"udp\", or remove the port");
+    }
+    let destination = destination?;
+    let source = source.unwrap_or(match destination.address {
+        IpAddr::V4(_) => Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 },
+        IpAddr::V6(_) => Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 },
+    });
+    checks::traffic(&section, source, destination);
+    section.finish();
+    let selector = |n: Network, port| Selector { address: n.address, prefix: n.prefix, protocol, port };
+    Some(TrafficPolicy {
+        source: selector(source, source_port),
+        destination: selector(destination, port),
+        mode,
+        transform,
+        sequence: if replay_window > 0 { SequenceNumbers::Sequential } else { SequenceNumbers::Unspecified },
+        replay_window,
+    })
+}
+
+fn target(section: &mut Section<'_>) -> RekeyTransport {
+    section.parsed::<RekeyTarget>("rekey", "239.192.1.1:848").map_or(RekeyTransport::Unicast, |t| t.0)
+}
+
+fn gdoi(mut section: Section<'_>) -> GdoiPlan {
+    let plan = GdoiPlan {
+        cipher: section.choice("cipher", KEK_CIPHERS, BlockCipher::Aes256Cbc),
+        transport: target(&mut section),
+        ack: section.choice("ack", ACKS, Some(AckType::Kek(Hash::Sha256))),
+    };
+    section.finish();
+    plan
+}
+
+fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
+    let plan = Gikev2Plan {
+        protection: section.choice("protection", PROTECTIONS, RekeyProtection::Aead(Aead::Aes256Gcm16)),
+        wrap_key_len: section.choice("wrap", WRAPS, 32),
+        transport: target(&mut section),
+        signed: section.choice("authentication", &[("signature", true), ("implicit", false)], true),
+    };
+    section.finish();
+    plan
+}

@@ -1,0 +1,164 @@
+//! `[member]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{Hash, KeGroup, Secret};
+use keyferry_model::id::{GroupId, Identity, Protocol};
+
+use super::section::Section;
+use super::values::{Endpoint, HASHES, KE_GROUPS, Network, PORT};
+use super::{MEMBER_SOCKET, control_socket, secrets};
+
+/// Configuration of `keyferry member`.
+#[derive(Debug)]
+pub struct MemberConfig {
+    /// The key server.
+    pub gateway: SocketAddr,
+    /// Who it must be; `None` takes whoever has the key.
+    pub gateway_identity: Option<Identity>,
+    /// The group to join.
+    pub group: GroupId,
+    /// The protocol to start with.
+    pub protocol: Protocol,
+    /// Who we are; `None` is the local address.
+    pub identity: Option<Identity>,
+    /// Pre-shared key.
+    pub psk: Arc<Secret>,
+    /// Local address; `None` is the one that the routes give to what goes to the gateway.
+    pub address: Option<IpAddr>,
+    /// Local port.
+    pub port: u16,
+    /// Sender IDs to ask for; zero only receives.
+    pub sender_ids: u32,
+    /// Interface that protected traffic uses; `None` is the one with the local address.
+    pub interface: Option<String>,
+    /// Name of the TUN device.
+    pub tun: String,
+    /// MTU of the TUN device; `None` leaves room for ESP in the interface's.
+    pub mtu: Option<u16>,
+    /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
+    pub protect: Vec<(IpAddr, u8)>,
+    /// Route what the group's policy protects into the TUN device?
+    pub routes: bool,
+    /// Leave the group when the process ends?
+    pub leave_on_exit: bool,
+    /// Key exchange groups, best first.
+    pub ke_groups: Vec<KeGroup>,
+    /// Hashes, best first.
+    pub hashes: Vec<Hash>,
+    /// Put a non-ESP marker in front of what is sent.
+    pub marker: bool,
+    /// First retransmission after this long.
+    pub retransmit: Duration,
+    /// Retransmissions before an exchange is given up.
+    pub tries: u8,
+    /// Least pause before registering again after a failure.
+    pub retry: Duration,
+    /// Most delay of an acknowledgement.
+    pub ack_jitter: Duration,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Where to write keys for Wireshark.
+    pub key_log: Option<PathBuf>,
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
+    let socket = control_socket(root, MEMBER_SOCKET);
+    let Some(mut section) = root.section("member") else {
+        let remedy = "add [member] with gateway = \"ADDRESS\", group = NUMBER and psk_file = \"FILE\"";
+        root.error("member", "the [member] table is missing", remedy);
+        return None;
+    };
+    let gateway: Option<Endpoint> = section.required("gateway", "192.0.2.1");
+    let group: Option<GroupId> = section.required("group", "1234");
+    let psk = secrets::psk(&mut section);
+    let protocol = section.choice(
+        "protocol",
+        &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)],
+        Protocol::Gikev2,
+    );
+    let sender = section.flag("sender", true);
+    let sender_ids = section.number("sender_ids", 1..=1024, 1);
+    let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
+    let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
+    let config = MemberConfig {
+        gateway: gateway.map_or(SocketAddr::from(([0, 0, 0, 0], PORT)), |g| g.0),
+        gateway_identity: section.parsed("gateway_identity", "gateway.example.org"),
+        group: group.clone().unwrap_or(GroupId::Number(0)),
+        protocol,
+        identity: section.parsed("identity", "10.0.0.1"),
+        psk: psk.clone().unwrap_or_else(|| Arc::new(Secret::new(Vec::new()))),
+        address,
+        port: u16::try_from(section.number("port", 1..=65_535, u32::from(PORT))).unwrap_or(PORT),
+        sender_ids: if sender { sender_ids } else { 0 },
+        interface: section.text("interface"),
+        tun: section.text("tun").unwrap_or_else(|| "kf0".to_owned()),
+        // Zero is no MTU, so it says that there is none.
+        mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
+        protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
+        routes: section.flag("routes", true),
+        leave_on_exit: section.flag("leave_on_exit", false),
+        ke_groups: names(&mut section, "ke_groups", KE_GROUPS, &[KeGroup::Ecp256, KeGroup::Modp2048]),
+        hashes: names(&mut section, "hashes", HASHES, &[Hash::Sha256, Hash::Sha384]),
+        marker: section.flag("marker", false),
+        retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),
+        tries: u8::try_from(section.number("tries", 1..=20, 5)).unwrap_or(5),
+        retry: section.duration("retry", 100 * MILLISECOND..=3600 * SECOND, 10 * SECOND),
+        // RFC 8263 section 6 allows five seconds at most.
+        ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
+        socket,
+        key_log: section.path("key_log"),
+    };
+    check(&section, &config);
+    section.finish();
+    (gateway.is_some() && group.is_some() && psk.is_some()).then_some(config)
+}
+
+fn check(section: &Section<'_>, config: &MemberConfig) {
+    let good_name = |n: &str| !n.is_empty() && n.len() <= 15 && !n.contains(['/', ' ', '.', ':']);
+    for (key, name) in [("tun", Some(&config.tun)), ("interface", config.interface.as_ref())] {
+        if name.is_some_and(|n| !good_name(n) && !(key == "interface" && n.contains('.'))) {
+            section.error(key, "is no name of an interface", "use up to 15 letters and digits, as ip link shows them");
+        }
+    }
+    if config.interface.as_ref() == Some(&config.tun) {
+        section.error("tun", "is the interface itself", "choose a name that no interface has, as \"kf0\"");
+    }
+    if config.address.is_some_and(|a| a.is_ipv4() != config.gateway.is_ipv4()) {
+        section.error("address", "is not of the gateway's family", "use IPv4 or IPv6 for both");
+    }
+    if config.gateway.ip().is_multicast() || config.gateway.port() == 0 {
+        section.error("gateway", "is no address that can be reached", "write the gateway's own address");
+    }
+    if config.protect.iter().any(|(ip, prefix)| !ip.is_multicast() || *prefix < 4) {
+        section.error("protect", "holds a network that is not multicast", "route other networks into the TUN device yourself");
+    }
+    if config.key_log.is_some() {
+        section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");
+    }
+}
+
+/// A list of names, best first.
+fn names<T: Copy + PartialEq>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    known: &[(&str, T)],
+    default: &[T],
+) -> Vec<T> {
+    let Some(texts) = section.texts(key) else { return default.to_vec() };
+    let mut values = Vec::new();
+    for text in &texts {
+        let value = section.named(key, text, known);
+        values.extend(value.filter(|v| !values.contains(v)));
+    }
+    if texts.is_empty() {
+        section.error(key, "is empty", "remove it for the defaults");
+    }
+    values
+}

@@ -1,0 +1,125 @@
+//! Configuration: a TOML file, then the environment, checked as a whole before anything starts.
+//!
+//! ```text
+//! file + KEYFERRY__SECTION__KEY --> Document (where each key stands)
+//!                               --> Section by section --> GatewayConfig | MemberConfig
+//!                               --> Problems: file, line, what, remedy; all of them at once
+//! ```
+//!
+//! `docs/configuration.md` describes every key.
+
+mod checks;
+mod document;
+mod gateway;
+mod group;
+mod member;
+mod peers;
+mod problem;
+mod secrets;
+mod section;
+mod values;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+pub use document::{ENV_PREFIX, Variables, environment};
+pub use gateway::{GatewayConfig, RekeySending};
+pub use group::{GdoiPlan, Gikev2Plan, GroupPlan};
+pub use member::MemberConfig;
+pub use problem::{Problem, Problems, Severity};
+
+use document::Document;
+use section::{Reading, Section};
+
+/// Where a gateway's control socket is unless configured otherwise.
+pub const GATEWAY_SOCKET: &str = "/run/keyferry/gateway.sock";
+
+/// Where a member's control socket is unless configured otherwise.
+pub const MEMBER_SOCKET: &str = "/run/keyferry/member.sock";
+
+/// What a configuration file is for.
+#[derive(Debug)]
+pub enum Role {
+    /// `keyferry serve`.
+    Gateway(Box<GatewayConfig>),
+    /// `keyferry member`.
+    Member(Box<MemberConfig>),
+}
+
+/// A configuration that can be used, with what is worth a look.
+#[derive(Debug)]
+pub struct Checked<T> {
+    /// The configuration.
+    pub config: T,
+    /// Warnings.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks a configuration for `keyferry serve`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn gateway(file: &Path, variables: Variables) -> Result<Checked<GatewayConfig>, Problems> {
+    load(file, variables, "member", "keyferry member", gateway::read)
+}
+
+/// Reads and checks a configuration for `keyferry member`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn member(file: &Path, variables: Variables) -> Result<Checked<MemberConfig>, Problems> {
+    load(file, variables, "gateway", "keyferry serve", member::read)
+}
+
+/// Reads and checks a configuration of either kind: one with a `[member]` table is a member's.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(file: &Path, variables: Variables) -> Result<Checked<Role>, Problems> {
+    let (document, _) = Document::read(file, Variables::new())?;
+    if document.has("member") {
+        let Checked { config, warnings } = member(file, variables)?;
+        Ok(Checked { config: Role::Member(Box::new(config)), warnings })
+    } else {
+        let Checked { config, warnings } = gateway(file, variables)?;
+        Ok(Checked { config: Role::Gateway(Box::new(config)), warnings })
+    }
+}
+
+fn load<T>(
+    file: &Path,
+    variables: Variables,
+    other: &'static str,
+    other_command: &str,
+    read: impl FnOnce(&mut Section<'_>) -> Option<T>,
+) -> Result<Checked<T>, Problems> {
+    let (document, values) = Document::read(file, variables)?;
+    let reading = Reading { document, problems: RefCell::new(Vec::new()) };
+    let mut root = Section::root(&reading, values);
+    if root.document().has(other) {
+        let what = format!("a [{other}] table makes no sense here");
+        root.error(other, what, format!("use the file with {other_command}, or remove the table"));
+    }
+    root.ignore(other);
+    let config = read(&mut root);
+    root.finish();
+    let mut problems = reading.problems.into_inner();
+    problems.sort_by_key(|p| p.line);
+    let failed = problems.iter().any(|p| p.severity == Severity::Error);
+    match config.filter(|_| !failed) {
+        Some(config) => Ok(Checked { config, warnings: problems }),
+        None => Err(Problems(problems)),
+    }
+}
+
+/// The control socket: `[control] socket`.
+fn control_socket(root: &mut Section<'_>, default: &str) -> PathBuf {
+    let Some(mut control) = root.section("control") else { return PathBuf::from(default) };
+    let socket = control.path("socket").unwrap_or_else(|| PathBuf::from(default));
+    control.finish();
+    socket
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

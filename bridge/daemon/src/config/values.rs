@@ -1,0 +1,173 @@
+//! Values with a text form of their own: networks, protocols of IP, algorithms.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup};
+use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport};
+
+/// ESP transforms by name.
+pub(crate) const TRANSFORMS: &[(&str, EspTransform)] = &[
+    ("aes-128-gcm", EspTransform::Aead(Aead::Aes128Gcm16)),
+    ("aes-192-gcm", EspTransform::Aead(Aead::Aes192Gcm16)),
+    ("aes-256-gcm", EspTransform::Aead(Aead::Aes256Gcm16)),
+    ("aes-128-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
+    ("aes-192-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha256_128)),
+    ("aes-256-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)),
+];
+
+/// KEK ciphers of GDOI by name.
+pub(crate) const KEK_CIPHERS: &[(&str, BlockCipher)] = &[
+    ("aes-128-cbc", BlockCipher::Aes128Cbc),
+    ("aes-192-cbc", BlockCipher::Aes192Cbc),
+    ("aes-256-cbc", BlockCipher::Aes256Cbc),
+];
+
+/// Acknowledgement types of RFC 8263 by name.
+pub(crate) const ACKS: &[(&str, Option<AckType>)] = &[
+    ("kek-sha256", Some(AckType::Kek(Hash::Sha256))),
+    ("kek-sha512", Some(AckType::Kek(Hash::Sha512))),
+    ("lkh-sha256", Some(AckType::Lkh(Hash::Sha256))),
+    ("lkh-sha512", Some(AckType::Lkh(Hash::Sha512))),
+    ("none", None),
+];
+
+/// Protection of G-IKEv2 rekey messages by name.
+pub(crate) const PROTECTIONS: &[(&str, RekeyProtection)] = &[
+    ("aes-128-gcm", RekeyProtection::Aead(Aead::Aes128Gcm16)),
+    ("aes-192-gcm", RekeyProtection::Aead(Aead::Aes192Gcm16)),
+    ("aes-256-gcm", RekeyProtection::Aead(Aead::Aes256Gcm16)),
+    ("aes-128-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
+    ("aes-192-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha256_128)),
+    ("aes-256-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)),
+];
+
+/// Key wrap of G-IKEv2 by name: octets of the wrapping key (RFC 5649).
+pub(crate) const WRAPS: &[(&str, usize)] = &[("aes-128-kwp", 16), ("aes-192-kwp", 24), ("aes-256-kwp", 32)];
+
+/// Key exchange groups by name.
+pub(crate) const KE_GROUPS: &[(&str, KeGroup)] = &[
+    ("modp-2048", KeGroup::Modp2048),
+    ("ecp-256", KeGroup::Ecp256),
+    ("ecp-384", KeGroup::Ecp384),
+    ("x25519", KeGroup::X25519),
+];
+
+/// Hashes by name.
+pub(crate) const HASHES: &[(&str, Hash)] =
+    &[("sha2-256", Hash::Sha256), ("sha2-384", Hash::Sha384), ("sha2-512", Hash::Sha512)];
+
+/// Octets of the longest key that a transform uses for encryption.
+pub(crate) fn transform_strength(transform: EspTransform) -> usize {
+    match transform {
+        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::CbcHmac(c, _) => c.key_len(),
+    }
+}
+
+/// Octets of the encryption key of a G-IKEv2 rekey SA.
+pub(crate) fn protection_strength(protection: RekeyProtection) -> usize {
+    match protection {
+        RekeyProtection::Aead(a) => a.key_len(),
+        RekeyProtection::CbcHmac(c, _) => c.key_len(),
+    }
+}
+
+/// An address with a prefix length: `10.0.0.0/8`, or an address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Network {
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (address, prefix) = s.split_once('/').map_or((s, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| "it is no IP address".to_owned())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => width,
+            Some(p) => p.parse().ok().filter(|p| *p <= width).ok_or_else(|| format!("/{p} is no prefix length"))?,
+        };
+        let network = masked(address, prefix);
+        if network != address {
+            return Err(format!("bits behind the prefix are set; the network is {network}/{prefix}"));
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V4((u32::from(a) & mask).into())
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V6((u128::from(a) & mask).into())
+        }
+    }
+}
+
+/// Number of an IP protocol; zero is any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IpProtocol(pub(crate) u8);
+
+impl FromStr for IpProtocol {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Ok(Self(match s {
+            "any" => 0,
+            "icmp" => 1,
+            "tcp" => 6,
+            "udp" => 17,
+            "icmpv6" => 58,
+            "sctp" => 132,
+            other => other.parse().map_err(|_| "it is neither a number nor one of any, icmp, tcp, udp, icmpv6, sctp")?,
+        }))
+    }
+}
+
+/// Where rekey messages go: `unicast`, or a multicast address with its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RekeyTarget(pub(crate) RekeyTransport);
+
+impl FromStr for RekeyTarget {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "unicast" {
+            return Ok(Self(RekeyTransport::Unicast));
+        }
+        let to: SocketAddr = s.parse().map_err(|_| "it is neither \"unicast\" nor an address with a port")?;
+        if !to.ip().is_multicast() {
+            return Err("it is no multicast address");
+        }
+        if to.port() == 0 {
+            return Err("the port is zero");
+        }
+        Ok(Self(RekeyTransport::Multicast(to)))
+    }
+}
+
+/// An address with or without a port; without one it is 848.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint(pub(crate) SocketAddr);
+
+/// The port that IANA gave to GDOI and G-IKEv2.
+pub(crate) const PORT: u16 = 848;
+
+impl FromStr for Endpoint {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if let Ok(ip) = s.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self(SocketAddr::new(ip, PORT)));
+        }
+        s.parse().map(Self).map_err(|_| "it is no address, or address and port")
+    }
+}

@@ -1,0 +1,179 @@
+//! The client's side, without a runtime: commands and test benches use it as it is.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::view::RekeyView;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::protocol::{GatewayStatus, GroupMember, MemberStatus, RekeyStarted, Reply, Request};
+
+/// Longest reply, in octets: the members of a large fleet.
+const MAX_REPLY: u64 = 256 << 20;
+
+/// How long a reply may take. A move waits for the other key server's answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens at the socket.
+    #[error("{socket}: {error}: is it running, is this its socket (--socket), and may this user use it?")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The conversation broke off.
+    #[error("{socket}: {error}")]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The reply makes no sense.
+    #[error("{socket}: the reply is not understood ({error}): do both sides have the same version?")]
+    Reply {
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// The running process refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A connection to a running gateway or member. Requests are answered in their order.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to a control socket.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let connected = UnixStream::connect(socket).and_then(|s| {
+            s.set_read_timeout(Some(PATIENCE))?;
+            s.set_write_timeout(Some(PATIENCE))?;
+            Ok(s)
+        });
+        match connected {
+            Ok(stream) => Ok(Self { socket: socket.to_owned(), stream: BufReader::new(stream) }),
+            Err(error) => Err(ClientError::Connect { socket: socket.to_owned(), error }),
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// The request was refused, or the conversation broke off.
+    pub fn call(&mut self, request: &Request) -> Result<Value, ClientError> {
+        let line = self.exchange(request).map_err(|error| ClientError::Broken { socket: self.socket.clone(), error })?;
+        match serde_json::from_str(&line) {
+            Ok(Reply::Ok(value)) => Ok(value),
+            Ok(Reply::Error(why)) => Err(ClientError::Refused(why)),
+            Err(error) => Err(ClientError::Reply { socket: self.socket.clone(), error }),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<String> {
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        self.stream.get_mut().write_all(line.as_bytes())?;
+        let mut reply = String::new();
+        self.stream.by_ref().take(MAX_REPLY).read_line(&mut reply)?;
+        match reply.ends_with('\n') {
+            true => Ok(reply),
+            false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up without an answer")),
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+        let value = self.call(request)?;
+        serde_json::from_value(value).map_err(|error| ClientError::Reply { socket: self.socket.clone(), error })
+    }
+
+    /// Status of a gateway.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn status(&mut self) -> Result<GatewayStatus, ClientError> {
+        self.get(&Request::Status)
+    }
+
+    /// Members of a gateway's group, or of all groups.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn members(&mut self, group: Option<&str>) -> Result<Vec<GroupMember>, ClientError> {
+        self.get(&Request::Members { group: group.map(str::to_owned) })
+    }
+
+    /// The last rekeys of a gateway's group, oldest first.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn rekeys(&mut self, group: &str) -> Result<Vec<RekeyView>, ClientError> {
+        self.get(&Request::Rekeys { group: group.to_owned() })
+    }
+
+    /// Rekeys a gateway's group; returns the number of the rekey.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn rekey(&mut self, group: &str) -> Result<u64, ClientError> {
+        self.get::<RekeyStarted>(&Request::Rekey { group: group.to_owned() }).map(|r| r.rekey)
+    }
+
+    /// Evicts a member of a gateway's group; returns the number of the rekey that excludes it.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn evict(&mut self, group: &str, member: &Identity) -> Result<u64, ClientError> {
+        let request = Request::Evict { group: group.to_owned(), member: member.clone() };
+        self.get::<RekeyStarted>(&request).map(|r| r.rekey)
+    }
+
+    /// Lets an evicted member of a gateway's group register again.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn readmit(&mut self, group: &str, member: &Identity) -> Result<(), ClientError> {
+        self.call(&Request::Readmit { group: group.to_owned(), member: member.clone() }).map(|_| ())
+    }
+
+    /// Status of a member.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn member_status(&mut self) -> Result<MemberStatus, ClientError> {
+        self.get(&Request::Status)
+    }
+
+    /// Moves a member to the other protocol; returns when it is registered there.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call). The member stays with its protocol then.
+    pub fn move_to(&mut self, to: Protocol) -> Result<(), ClientError> {
+        self.call(&Request::Move { to }).map(|_| ())
+    }
+
+    /// Makes a member leave its group.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn leave(&mut self) -> Result<(), ClientError> {
+        self.call(&Request::Leave).map(|_| ())
+    }
+}

@@ -1,0 +1,20 @@
+//! The control socket: how `keyferry status`, `rekey`, `move` and their kin talk to a running gateway or member.
+//!
+//! A Unix stream socket of mode 0600. Each request is one line of JSON, each reply is one line of JSON:
+//!
+//! ```text
+//!  {"command":"rekey","group":"branches"}            -> {"ok":7}
+//!  {"command":"evict","group":"x","member":"10.0.0.9"} -> {"error":"there is no group \"x\" here"}
+//! ```
+//!
+//! Programs use [`Client`]: `Client::connect(path)?.members(Some("branches"))?`.
+
+mod client;
+mod protocol;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use protocol::{
+    DatagramCounters, GatewayStatus, GroupMember, MAX_LINE, MemberCounters, MemberStatus, Reply, Request, RekeyStarted,
+};
+pub use server::{Call, Server};

@@ -1,0 +1,191 @@
+//! Requests, replies and what is in them.
+
+use std::net::SocketAddr;
+
+use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::view::{GroupView, MemberView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Longest request, in octets with its line end.
+pub const MAX_LINE: usize = 16 * 1024;
+
+/// What can be asked of a running gateway or member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// A gateway's [`GatewayStatus`], or a member's [`MemberStatus`].
+    Status,
+    /// Gateway: members of one group or of all, as a list of [`GroupMember`].
+    Members {
+        /// Name of the group; none is all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
+    /// Gateway: the last rekeys of a group, as a list of [`RekeyView`](keyferry_model::view::RekeyView), oldest first.
+    Rekeys {
+        /// Name of the group.
+        group: String,
+    },
+    /// Gateway: rekey now; answered by [`RekeyStarted`].
+    Rekey {
+        /// Name of the group.
+        group: String,
+    },
+    /// Gateway: exclude a member for good; answered by [`RekeyStarted`].
+    Evict {
+        /// Name of the group.
+        group: String,
+        /// The member.
+        member: Identity,
+    },
+    /// Gateway: let an evicted member register again.
+    Readmit {
+        /// Name of the group.
+        group: String,
+        /// The member.
+        member: Identity,
+    },
+    /// Member: change to the other protocol without losing a packet. Answered when it is done or has failed.
+    Move {
+        /// The protocol to change to.
+        to: Protocol,
+    },
+    /// Member: leave the group; the process stays until it is stopped.
+    Leave,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// It was done; what was asked for.
+    Ok(Value),
+    /// It was not done; why.
+    Error(String),
+}
+
+impl Reply {
+    /// A reply that carries a value.
+    #[must_use]
+    pub fn of<T: Serialize>(value: &T) -> Self {
+        match serde_json::to_value(value) {
+            Ok(value) => Reply::Ok(value),
+            Err(e) => Reply::Error(format!("the answer cannot be put into words: {e}")),
+        }
+    }
+}
+
+impl<T: Serialize, E: std::fmt::Display> From<Result<T, E>> for Reply {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Reply::of(&value),
+            Err(e) => Reply::Error(e.to_string()),
+        }
+    }
+}
+
+/// A gateway at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Always `gateway`.
+    pub role: String,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since it was started.
+    pub uptime: u64,
+    /// Addresses it receives at.
+    pub listen: Vec<SocketAddr>,
+    /// Its groups.
+    pub groups: Vec<GroupView>,
+    /// What it received and what became of it.
+    pub datagrams: DatagramCounters,
+}
+
+/// Datagrams of a gateway. The protocols' counters are objects of names and numbers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DatagramCounters {
+    /// GDOI endpoint.
+    pub gdoi: Value,
+    /// G-IKEv2 endpoint.
+    pub gikev2: Value,
+    /// Belonged to neither.
+    pub neither: u64,
+    /// Dropped because too many were waiting.
+    pub overrun: u64,
+    /// Could not be sent.
+    pub unsent: u64,
+}
+
+/// A member and its group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupMember {
+    /// Name of the group.
+    pub group: String,
+    /// The member.
+    #[serde(flatten)]
+    pub member: MemberView,
+}
+
+/// A rekey that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RekeyStarted {
+    /// Its number within the group, for `keyferry rekeys`.
+    pub rekey: u64,
+}
+
+/// A member at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Always `member`.
+    pub role: String,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since it was started.
+    pub uptime: u64,
+    /// Protocol it registered by, or is trying to.
+    pub protocol: Protocol,
+    /// Protocol it is moving to, while it does.
+    pub moving_to: Option<Protocol>,
+    /// State of the protocol's machine, in a word or two.
+    pub state: String,
+    /// Does it have the group's keys?
+    pub registered: bool,
+    /// Who it is.
+    pub identity: Identity,
+    /// The group it joins.
+    pub group: GroupId,
+    /// Its address and port.
+    pub local: SocketAddr,
+    /// The key server.
+    pub gateway: SocketAddr,
+    /// Where it listens for rekeys besides its own address.
+    pub listening: Vec<SocketAddr>,
+    /// What happened so far.
+    pub counters: MemberCounters,
+    /// Why the last attempt failed, if it did.
+    pub last_error: Option<String>,
+    /// The protocol machine's own view.
+    pub machine: Value,
+    /// The data plane: its SAs and what they carried.
+    pub dataplane: Value,
+}
+
+/// What happened to a member since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberCounters {
+    /// Registrations that succeeded.
+    pub registrations: u64,
+    /// Rekey messages accepted.
+    pub rekeys: u64,
+    /// Rekey messages acknowledged.
+    pub acknowledgements: u64,
+    /// Exclusions and deletions of everything by the key server.
+    pub exclusions: u64,
+    /// Refusals by the key server.
+    pub refusals: u64,
+    /// Exchanges that the key server never answered.
+    pub unanswered: u64,
+    /// Moves to the other protocol.
+    pub moves: u64,
+}
