@@ -177,7 +177,9 @@ impl Shared {
             match socket.recv(&mut buffer) {
                 Ok(len) => match Stamp::parse(&buffer[..len]) {
                     Some(stamp) => lock(&self.tally).note(stamp, now_us()),
-                    None => drop(self.foreign.fetch_add(1, Ordering::Relaxed)),
+                    None => {
+                        self.foreign.fetch_add(1, Ordering::Relaxed);
+                    }
                 },
                 // The interface went; it may come back.
                 Err(_) => thread::sleep(Duration::from_millis(5)),
@@ -222,10 +224,10 @@ fn sending_socket(args: &AppArgs) -> anyhow::Result<UdpSocket> {
 /// Large socket buffers: beyond the system's limit where we may, up to it elsewhere.
 pub(super) fn enlarge<F: std::os::fd::AsFd>(socket: &F) {
     if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-        drop(setsockopt(socket, sockopt::RcvBuf, &BUFFER));
+        setsockopt(socket, sockopt::RcvBuf, &BUFFER).ok();
     }
     if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err() {
-        drop(setsockopt(socket, sockopt::SndBuf, &BUFFER));
+        setsockopt(socket, sockopt::SndBuf, &BUFFER).ok();
     }
 }
 

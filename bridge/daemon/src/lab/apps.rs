@@ -30,8 +30,6 @@ pub(super) struct Interfaces<'a> {
 /// A running application.
 #[derive(Debug)]
 pub(super) struct App {
-    /// Its number in packets.
-    pub number: u16,
     stdin: ChildStdin,
     replies: mpsc::Receiver<Reply>,
     ticks: Arc<Ticks>,
@@ -74,11 +72,12 @@ impl App {
         let (replies, heard) = mpsc::channel();
         let t = ticks.clone();
         thread::Builder::new().name(member.name.clone()).spawn(move || hear(stdout, &t, &replies))?;
-        let app = Self { number: member.number, stdin, replies: heard, ticks, _process: process };
-        match app.next_reply().with_context(|| format!("{name} does not start, see {}", log.display()))? {
-            Reply::Ready => Ok(app),
-            other => bail!("{name} said {other:?} at first"),
+        let app = Self { stdin, replies: heard, ticks, _process: process };
+        let first = app.next_reply().with_context(|| format!("{name} does not start, see {}", log.display()))?;
+        if first != Reply::Ready {
+            bail!("{name} said {first:?} at first");
         }
+        Ok(app)
     }
 
     /// What it last said about itself.
@@ -102,26 +101,25 @@ impl App {
     }
 
     fn mark_by(&mut self, order: &Order) -> anyhow::Result<u64> {
-        match self.ask(order)? {
-            Reply::Mark { next } => Ok(next),
-            other => bail!("an application answered {order:?} with {other:?}"),
-        }
+        let reply = self.ask(order)?;
+        let Reply::Mark { next } = reply else { bail!("an application answered {order:?} with {reply:?}") };
+        Ok(next)
     }
 
     /// How much of the windows arrived, in their order.
     pub(super) fn count(&mut self, windows: Vec<Window>) -> anyhow::Result<Vec<Count>> {
-        match self.ask(&Order::Count { windows })? {
-            Reply::Counted { counts } => Ok(counts),
-            other => bail!("an application answered a count with {other:?}"),
-        }
+        let reply = self.ask(&Order::Count { windows })?;
+        let Reply::Counted { counts } = reply else { bail!("an application answered a count with {reply:?}") };
+        Ok(counts)
     }
 
     /// Everything it knows.
     pub(super) fn report(&mut self) -> anyhow::Result<Report> {
-        match self.ask(&Order::Report)? {
-            Reply::Report(report) => Ok(report),
-            other => bail!("an application answered a request for its report with {other:?}"),
-        }
+        let reply = self.ask(&Order::Report)?;
+        let Reply::Report(report) = reply else {
+            bail!("an application answered a request for its report with {reply:?}")
+        };
+        Ok(report)
     }
 
     fn ask(&mut self, order: &Order) -> anyhow::Result<Reply> {

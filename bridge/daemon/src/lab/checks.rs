@@ -58,12 +58,18 @@ pub(super) struct Expected {
 pub(super) struct Holding {
     /// Name for people.
     pub name: String,
-    /// SPIs of its data SAs.
-    pub spis: BTreeSet<u32>,
-    /// Registrations so far.
+    /// Its data SAs by SPI, and how many packets it opened with each.
+    pub opened: BTreeMap<u32, u64>,
+    /// Registrations since it was started.
     pub registrations: u64,
-    /// Packets its data plane opened.
-    pub opened: u64,
+}
+
+impl Holding {
+    /// Packets opened since an earlier look.
+    pub(super) fn opened_since(&self, before: &Self) -> u64 {
+        let since = |(spi, now): (&u32, &u64)| now.saturating_sub(before.opened.get(spi).copied().unwrap_or_default());
+        self.opened.iter().map(since).sum()
+    }
 }
 
 /// What should have gone from one member to another during a stage, and what of it arrived.
@@ -116,6 +122,16 @@ fn loss(d: &Delivery) -> String {
     format!("{} lost {} of {of} from {}{first}", d.receiver, d.count.missing, d.sender)
 }
 
+/// Nobody received a packet twice.
+pub(super) fn unrepeated(duplicates: &[(String, u64)]) -> Check {
+    let faults: Vec<String> = duplicates
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{name} received {n} packets again"))
+        .collect();
+    Check::faultless("no-duplicates", "no packet received twice", &faults)
+}
+
 /// A rekey brought a new epoch, and all who should have its keys do.
 pub(super) fn rekeyed(name: &str, before: &GroupView, after: &GroupView, holdings: &[Holding]) -> Check {
     let newest = |g: &GroupView| g.epochs.last().map(|e| e.number).unwrap_or_default();
@@ -123,7 +139,7 @@ pub(super) fn rekeyed(name: &str, before: &GroupView, after: &GroupView, holding
         return Check::failed(name, format!("there is no epoch after {}", newest(before)));
     };
     let spis = spis(epoch);
-    let without = holdings.iter().filter(|h| !spis.is_subset(&h.spis));
+    let without = holdings.iter().filter(|h| !spis.iter().all(|spi| h.opened.contains_key(spi)));
     let faults: Vec<String> = without.map(|h| format!("{} has no keys of epoch {}", h.name, epoch.number)).collect();
     Check::faultless(name, format!("epoch {} reached {} members", epoch.number, holdings.len()), &faults)
 }
@@ -214,7 +230,9 @@ pub(super) fn kept_members(before: &Snapshot, after: &Snapshot) -> Check {
 pub(super) fn sender_ids(given: &[(String, Vec<u32>)], seen: &Seen) -> Check {
     let mut owners: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
     for (owner, ids) in given {
-        ids.iter().for_each(|id| drop(owners.entry(*id).or_default().insert(owner)));
+        for id in ids {
+            owners.entry(*id).or_default().insert(owner);
+        }
     }
     let twice = owners.iter().filter(|(_, who)| who.len() > 1);
     let mut faults: Vec<String> = twice

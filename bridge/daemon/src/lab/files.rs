@@ -59,7 +59,7 @@ impl Files {
         self.path(&format!("{}.sock", member.name))
     }
 
-    /// Where Wireshark's keys are collected.
+    /// Where Wireshark's keys are collected, in a directory for each process.
     pub(super) fn key_log(&self) -> PathBuf {
         self.path("keys")
     }
@@ -74,7 +74,7 @@ impl Files {
     ) -> anyhow::Result<PathBuf> {
         let mut text = gateway_text(plan, sabotage);
         if key_log {
-            text = text.replace("[control]", &format!("key_log = {:?}\n\n[control]", self.key_log()));
+            text = text.replace("[control]", &format!("key_log = {:?}\n\n[control]", self.key_log().join("gateway")));
         }
         for (member, key) in plan.members.iter().zip(&self.keys).filter(|(m, _)| Some(*m) != without) {
             let prefix = if member.address.is_ipv4() { 32 } else { 128 };
@@ -96,7 +96,7 @@ impl Files {
         let mut text = member_text(plan, member);
         writeln!(text, "psk = \"0x{key}\"")?;
         if key_log {
-            writeln!(text, "key_log = {:?}", self.key_log())?;
+            writeln!(text, "key_log = {:?}", self.key_log().join(&member.name))?;
         }
         write!(text, "\n[control]\nsocket = {:?}\n", self.member_socket(member))?;
         let path = self.path(&format!("{}.toml", member.name));

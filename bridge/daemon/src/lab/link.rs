@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use anyhow::{Context, anyhow};
-use futures_util::TryStreamExt;
+use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
 
@@ -89,6 +89,12 @@ pub(super) async fn isolate_port(handle: &Handle, port: &str, isolated: bool) ->
 pub(super) async fn lengthen_queue(handle: &Handle, name: &str) -> anyhow::Result<()> {
     let message = LinkUnspec::new_with_index(index(handle, name).await?).txqueuelen(QUEUE).build();
     handle.link().set(message).execute().await.with_context(|| format!("lengthening the queue of {name}"))
+}
+
+/// Removes a link.
+#[cfg(test)]
+pub(super) async fn remove(handle: &Handle, name: &str) -> anyhow::Result<()> {
+    Ok(handle.link().del(index(handle, name).await?).execute().await?)
 }
 
 /// Network settings of the calling thread's namespace. Distributions differ in their defaults; where /proc/sys is not

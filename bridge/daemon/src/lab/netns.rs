@@ -42,14 +42,15 @@ pub(super) fn isolate() -> Result<Rights, String> {
 
 fn check_tun(device: &Path) -> Result<(), String> {
     let shown = device.display();
-    OpenOptions::new().read(true).write(true).open(device).map(drop).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            format!("{shown} is missing: load the module with `modprobe tun`, or in a container pass the device (docker: --device {shown})")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("{shown} may not be opened: run as root, or `chmod 0666 {shown}`, which is what it usually has")
-        }
-        _ => format!("{shown} cannot be opened: {e}"),
+    let Err(error) = OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
+    Err(if error.kind() == io::ErrorKind::NotFound {
+        format!(
+            "{shown} is missing: load the module with `modprobe tun`, or in a container pass the device (docker: --device {shown})"
+        )
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("{shown} may not be opened: run as root, or give it its usual mode with `chmod 0666 {shown}`")
+    } else {
+        format!("{shown} cannot be opened: {error}")
     })
 }
 

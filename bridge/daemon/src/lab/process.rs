@@ -82,13 +82,22 @@ impl Process {
         Ok(())
     }
 
-    /// Asks it to end and gives it some time for that.
-    pub(super) fn terminate(&mut self, patience: Duration) {
-        let Ok(pid) = i32::try_from(self.child.id()) else { return };
-        if !matches!(self.child.try_wait(), Ok(None)) || kill(Pid::from_raw(pid), Signal::SIGTERM).is_err() {
-            return;
+    /// Its process ID.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end.
+    pub(super) fn ask_to_end(&mut self) {
+        if let (Ok(pid), Ok(None)) = (i32::try_from(self.child.id()), self.child.try_wait()) {
+            // Not reaped yet, so the number is still its own.
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
-        let until = Instant::now() + patience;
+    }
+
+    /// Gives it some time to end.
+    pub(super) fn wait(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -127,7 +127,7 @@ impl Summary {
         for e in &self.epochs {
             writeln!(out, "{:<7} {:14} {:>20}", e.number, e.spis.join(","), e.packets)?;
         }
-        writeln!(out, "\n{:7} {:14} {:11} {:>8}   {}", "rekey", "reason", "epoch", "acks", "latency (GDOI, RFC 8263)")?;
+        writeln!(out, "\n{:7} {:14} {:11} {:>8}   latency (GDOI, RFC 8263)", "rekey", "reason", "epoch", "acks")?;
         for r in &self.rekeys {
             let reason =
                 serde_json::to_value(r.reason).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();

@@ -60,3 +60,54 @@ fn host(name: &str, port: &str, address: IpAddr, prefix: u8) -> anyhow::Result<N
         .with_context(|| format!("building the namespace of {name}"))?;
     Ok(namespace)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::lab::args::Args;
+
+    /// Sends from one namespace to another until something arrives, for a second at most.
+    fn reaches(from: &Namespace, to: &Namespace, address: IpAddr) -> bool {
+        let at = SocketAddr::new(address, 7_000);
+        let receiver = to.run(move || UdpSocket::bind(at)).unwrap().unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let unspecified: IpAddr = if address.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+        let sender = from.run(move || UdpSocket::bind(SocketAddr::new(unspecified, 0))).unwrap().unwrap();
+        (0..10).any(|_| {
+            drop(sender.send_to(b"x", at));
+            receiver.recv(&mut [0; 8]).is_ok()
+        })
+    }
+
+    #[test]
+    fn hosts_reach_each_other_until_they_are_cut_off() {
+        let Ok(segment) = Namespace::new("segment") else {
+            eprintln!("not run: namespaces take root");
+            return;
+        };
+        for line in [vec!["lab", "--gdoi", "1", "--gikev2", "1"], vec!["lab", "--gdoi", "1", "--gikev2", "1", "--ipv6"]]
+        {
+            let plan = Plan::new(&Args::try_parse_from(line).unwrap());
+            let p = plan.clone();
+            let topology = segment.run(move || Topology::build(&p)).unwrap().unwrap();
+            let [first, second] = &topology.members[..] else { panic!("two members") };
+            let address = plan.members[1].address;
+            assert!(reaches(first, &topology.gateway, plan.gateway));
+            assert!(reaches(first, second, address));
+            let topology = segment.run(move || topology.cut_off(1, true).map(|()| topology)).unwrap().unwrap();
+            let [first, second] = &topology.members[..] else { panic!("two members") };
+            assert!(!reaches(first, &topology.gateway, plan.gateway));
+            assert!(reaches(first, second, address), "others are not cut off");
+            let topology = segment.run(move || topology.cut_off(1, false).map(|()| topology)).unwrap().unwrap();
+            assert!(reaches(&topology.members[0], &topology.gateway, plan.gateway));
+            drop(topology);
+            segment.run(|| link::netlink(async |handle| link::remove(&handle, BRIDGE).await)).unwrap().unwrap();
+        }
+    }
+}

@@ -41,7 +41,7 @@ pub(super) struct Board {
 #[derive(Debug)]
 pub(super) struct View {
     screen: Arc<Screen>,
-    drawer: Option<JoinHandle<()>>,
+    drawer: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl View {
         let s = screen.clone();
         let draw = move || s.draw_until_stopped();
         let drawer = if live { Some(thread::Builder::new().name("view".into()).spawn(draw)?) } else { None };
-        Ok(Self { screen, drawer })
+        Ok(Self { screen, drawer: Mutex::new(drawer) })
     }
 
     /// A stage begins.
@@ -103,6 +103,14 @@ impl View {
         board.watching = Some(watching);
     }
 
+    /// Takes the board away.
+    pub(super) fn finish(&self) {
+        self.screen.stop.store(true, Ordering::Relaxed);
+        if let Some(drawer) = self.drawer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(drawer.join());
+        }
+    }
+
     /// A member's protocol on the board changes.
     pub(super) fn relabel(&self, name: &str, protocol: &str) {
         self.screen
@@ -116,10 +124,7 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.screen.stop.store(true, Ordering::Relaxed);
-        if let Some(drawer) = self.drawer.take() {
-            drop(drawer.join());
-        }
+        self.finish();
     }
 }
 

@@ -47,7 +47,7 @@ fn group(epochs: &[u64]) -> GroupView {
 }
 
 fn holding(n: u16, spis: &[u32]) -> Holding {
-    Holding { name: format!("gm{n}"), spis: spis.iter().copied().collect(), registrations: 1, opened: 0 }
+    Holding { name: format!("gm{n}"), opened: spis.iter().map(|spi| (*spi, 7)).collect(), registrations: 1 }
 }
 
 fn delivery(received: u64, missing: u64) -> Delivery {
@@ -81,6 +81,12 @@ fn a_single_lost_packet_is_a_failure() {
     assert!(!lossless("x", &[]).ok, "no traffic is no success");
     let many = vec![delivery(0, 1); 9];
     assert!(lossless("x", &many).detail.ends_with("and 6 pairs more"));
+}
+
+#[test]
+fn a_packet_received_twice_is_noticed() {
+    assert!(unrepeated(&[("gm1".into(), 0)]).ok);
+    assert!(!unrepeated(&[("gm1".into(), 0), ("gm2".into(), 1)]).ok);
 }
 
 #[test]
@@ -166,6 +172,13 @@ fn a_member_that_did_not_move_is_noticed() {
     assert!(!moved(Some(&before), Some(&MemberView { history: Vec::new(), ..after.clone() })).ok);
     assert!(!moved(Some(&before), Some(&MemberView { state: MemberState::Left, ..after })).ok);
     assert!(!moved(Some(&before), None).ok);
+}
+
+#[test]
+fn opened_packets_are_counted_over_changing_keys() {
+    let before = Holding { opened: [(1, 10), (2, 5)].into(), ..Holding::default() };
+    let after = Holding { opened: [(2, 8), (3, 1)].into(), ..Holding::default() };
+    assert_eq!(after.opened_since(&before), 4);
 }
 
 #[test]

@@ -1,0 +1,344 @@
+//! What the lab plays: registration, traffic, rekeys, a crash of the gateway, a move, an eviction.
+//!
+//! ```text
+//! start -> register -> traffic ------------------------------------------------------> stop -> account
+//!                        rekey x3 -> kill, restart, rekey -> move one -> evict one
+//! ```
+
+mod evict;
+mod moving;
+mod restart;
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+use super::args::{Args, BreakOption};
+use super::checks::{self, Delivery};
+use super::files::DEACTIVATION;
+use super::findings::Findings;
+use super::fleet::Fleet;
+use super::patience::Interrupted;
+use super::plan::GROUP_NAME;
+use super::report::{EpochSummary, MemberSummary, Summary, Traffic};
+use super::view::{Row, View};
+
+/// Long enough for a rekey, its copies, and acknowledgements.
+const REKEY_PATIENCE: Duration = Duration::from_secs(5);
+/// After the deactivation delay everything of the old keys is gone.
+const AFTER_DEACTIVATION: Duration = Duration::from_millis(DEACTIVATION * 1000 + 300);
+
+/// The scenario's state.
+pub(super) struct Scenario<'a> {
+    pub(super) fleet: Fleet,
+    pub(super) view: &'a View,
+    pub(super) findings: Findings,
+    sabotage: Option<BreakOption>,
+    /// Protocol each member speaks now: is it GDOI?
+    gdoi: Vec<bool>,
+    /// The member that was evicted, and the marks of that moment: nothing of what came later was meant for it.
+    evicted: Option<(usize, Vec<u64>)>,
+}
+
+impl<'a> Scenario<'a> {
+    pub(super) fn new(args: &Args, fleet: Fleet, view: &'a View) -> Self {
+        let gdoi = (0..args.members()).map(|n| n < args.gdoi).collect();
+        Self { fleet, view, findings: Findings::default(), sabotage: args.sabotage, gdoi, evicted: None }
+    }
+
+    /// Plays everything. Errors are those that keep the lab from running at all.
+    pub(super) fn play(&mut self) -> anyhow::Result<Summary> {
+        self.view.stage("starting the gateway");
+        self.fleet.start_gateway(None)?;
+        if self.register()? {
+            self.fleet.start_apps()?;
+            self.show();
+            self.play_with_traffic()?;
+        } else {
+            self.findings.skip(self.view, "everything else", "not all members are registered");
+        }
+        self.summary()
+    }
+
+    /// The lab, to be kept or ended.
+    pub(super) fn into_fleet(self) -> Fleet {
+        self.fleet
+    }
+
+    fn play_with_traffic(&mut self) -> anyhow::Result<()> {
+        let outcome = self.begin_traffic();
+        self.findings.stage(self.view, "traffic-flows", outcome)?;
+        let outcome = self.three_rekeys();
+        self.findings.stage(self.view, "rekeys", outcome)?;
+        let outcome = restart::play(self);
+        self.findings.stage(self.view, "restart", outcome)?;
+        let outcome = moving::play(self);
+        self.findings.stage(self.view, "move", outcome)?;
+        let outcome = evict::play(self);
+        self.findings.stage(self.view, "evict", outcome)?;
+        let outcome = self.account();
+        Ok(self.findings.stage(self.view, "traffic", outcome)?)
+    }
+
+    /// All members of the plan.
+    pub(super) fn all(&self) -> Vec<usize> {
+        (0..self.fleet.plan.members.len()).collect()
+    }
+
+    /// All members but the evicted one.
+    pub(super) fn staying(&self) -> Vec<usize> {
+        let gone = self.evicted.as_ref().map(|(index, _)| *index);
+        self.all().into_iter().filter(|i| Some(*i) != gone).collect()
+    }
+
+    /// Asks the gateway for what it knows and remembers it.
+    pub(super) fn note(&mut self) -> anyhow::Result<()> {
+        let gateway = self.fleet.gateway();
+        let (group, members, rekeys) = (gateway.status()?, gateway.members()?, gateway.rekeys()?);
+        self.findings.note(&group, members, rekeys);
+        Ok(())
+    }
+
+    fn register(&mut self) -> anyhow::Result<bool> {
+        self.view.stage("registering all members");
+        for index in self.all() {
+            self.fleet.start_member(index)?;
+        }
+        let expected = self.fleet.expected()?;
+        let gateway = self.fleet.gateway();
+        let mut last = None;
+        let outcome = self.fleet.patience.until("registering", Duration::from_secs(20), || {
+            let check = checks::registered(&expected, &gateway.members()?);
+            let holdings = self.fleet.holdings(&self.all())?;
+            let done = check.ok && holdings.iter().all(|h| !h.opened.is_empty());
+            last = Some(check);
+            Ok(done.then_some(()))
+        });
+        let outcome = match (outcome, last) {
+            (Ok(()), Some(check)) => Ok(check),
+            (Err(e), Some(check)) if !check.ok && !e.is::<Interrupted>() => Ok(check),
+            (Err(e), _) => Err(e),
+            (Ok(()), None) => unreachable!("registration was found complete without being looked at"),
+        };
+        let good = outcome.as_ref().is_ok_and(|c| c.ok);
+        let outcome = outcome.map(|check| self.findings.check(self.view, check));
+        self.findings.stage(self.view, "registered", outcome)?;
+        if !good {
+            for name in std::iter::once("gateway").chain(self.fleet.plan.members.iter().map(|m| m.name.as_str())) {
+                self.view.say(&format!("--- end of the log of {name}\n{}", self.fleet.log_tail(name)));
+            }
+        }
+        self.note()?;
+        Ok(good)
+    }
+
+    fn show(&self) {
+        let row = |(index, member): (usize, &super::plan::MemberPlan)| Row {
+            name: member.name.clone(),
+            protocol: member.protocol.to_string(),
+            address: member.address.to_string(),
+            ticks: self.fleet.apps.get(index).map(super::apps::App::ticks).unwrap_or_default(),
+        };
+        let rows = self.fleet.plan.members.iter().enumerate().map(row).collect();
+        self.view.show(rows, self.fleet.watching.clone());
+    }
+
+    fn begin_traffic(&mut self) -> anyhow::Result<()> {
+        self.view.stage(&format!("sending to {}", self.fleet.plan.traffic));
+        for app in &mut self.fleet.apps {
+            app.begin()?;
+        }
+        self.fleet.patience.pause(Duration::from_millis(1500))?;
+        let (all, to) = (self.all(), self.fleet.marks()?);
+        let from = vec![0; to.len()];
+        let deliveries = self.fleet.settled(&all, &all, &from, &to)?;
+        self.findings.check(self.view, checks::lossless("traffic-flows", &deliveries));
+        Ok(())
+    }
+
+    fn three_rekeys(&mut self) -> anyhow::Result<()> {
+        let victim =
+            self.fleet.plan.members.last().map(|m| m.number).filter(|_| self.sabotage == Some(BreakOption::Rekey));
+        if let Some(victim) = victim {
+            self.fleet.topology.cut_off(victim, true)?;
+        }
+        let from = self.fleet.marks()?;
+        let mut outcome = Ok(());
+        for n in 1..=3 {
+            outcome = outcome.and(self.rekey(&format!("rekey-{n}"), &format!("rekey {n} of 3")));
+        }
+        if let Some(victim) = victim {
+            self.fleet.topology.cut_off(victim, false)?;
+        }
+        outcome?;
+        let (all, to) = (self.all(), self.fleet.marks()?);
+        let deliveries = self.fleet.settled(&all, &all, &from, &to)?;
+        self.findings.check(self.view, checks::lossless("rekey-lossless", &deliveries));
+        Ok(())
+    }
+
+    /// Rekeys the group by command, and waits until the old keys are gone.
+    pub(super) fn rekey(&mut self, check: &str, story: &str) -> anyhow::Result<()> {
+        self.view.stage(story);
+        let gateway = self.fleet.gateway();
+        let before = gateway.status()?;
+        let asked = Instant::now();
+        let id = gateway.rekey()?;
+        self.await_rekey(check, id, &before)?;
+        Ok(self.fleet.patience.pause_until(asked + AFTER_DEACTIVATION)?)
+    }
+
+    /// Waits until all who stay have the keys of a rekey, and GDOI's have acknowledged it.
+    pub(super) fn await_rekey(
+        &mut self,
+        name: &str,
+        id: u64,
+        before: &keyferry_model::view::GroupView,
+    ) -> anyhow::Result<()> {
+        let staying = self.staying();
+        let gdoi = staying.iter().filter(|i| self.gdoi.get(**i) == Some(&true));
+        let must_acknowledge = gdoi.map(|i| self.fleet.identity(*i)).collect::<anyhow::Result<Vec<_>>>()?;
+        let gateway = self.fleet.gateway();
+        let wants_acks = self.sabotage != Some(BreakOption::Ack);
+        let mut check = None;
+        let outcome = self.fleet.patience.until("rekeying", REKEY_PATIENCE, || {
+            let found = checks::rekeyed(name, before, &gateway.status()?, &self.fleet.holdings(&staying)?);
+            let rekeys: Vec<_> = gateway.rekeys()?.into_iter().filter(|r| r.id == id).collect();
+            let acks = rekeys.first().map_or(0, |r| r.acks.len());
+            let done = found.ok && (acks >= must_acknowledge.len() || !wants_acks);
+            check = Some(found);
+            Ok(done.then_some(()))
+        });
+        match (check, outcome) {
+            // Whether the keys arrived is this check; acknowledgements have one of their own.
+            (Some(check), Err(e)) if !e.is::<Interrupted>() => self.findings.check(self.view, check),
+            (Some(check), Ok(())) => self.findings.check(self.view, check),
+            (_, outcome) => outcome?,
+        }
+        self.findings.expected_acks.push((id, must_acknowledge));
+        self.note()
+    }
+
+    /// A member speaks G-IKEv2 from now on.
+    pub(super) fn has_moved(&mut self, index: usize) {
+        if let Some(gdoi) = self.gdoi.get_mut(index) {
+            *gdoi = false;
+        }
+    }
+
+    /// The sabotage asked for, if any.
+    pub(super) fn sabotage(&self) -> Option<BreakOption> {
+        self.sabotage
+    }
+
+    /// The first member that speaks GDOI.
+    pub(super) fn first_gdoi(&self) -> Option<usize> {
+        self.gdoi.iter().position(|g| *g)
+    }
+
+    /// Remembers who was evicted, and when.
+    pub(super) fn has_evicted(&mut self, index: usize, marks: Vec<u64>) {
+        self.evicted = Some((index, marks));
+    }
+
+    /// Stops the traffic and looks at all of it, and at what was seen meanwhile.
+    fn account(&mut self) -> anyhow::Result<()> {
+        self.view.stage("stopping the traffic");
+        let deliveries = self.stop_and_count()?;
+        self.note()?;
+        self.findings.check(self.view, checks::lossless("traffic", &deliveries));
+        let duplicates = self.duplicates()?;
+        self.findings.check(self.view, checks::unrepeated(&duplicates));
+        let rekeys: Vec<_> = self
+            .findings
+            .expected_acks
+            .iter()
+            .filter(|(_, members)| !members.is_empty())
+            .filter_map(|(id, members)| Some((self.findings.rekeys.get(id)?.clone(), members.clone())))
+            .collect();
+        match rekeys.is_empty() {
+            true => self.findings.skip(self.view, "acks", "there is no GDOI member to acknowledge"),
+            false => self.findings.check(self.view, checks::acknowledged(&rekeys)),
+        }
+        let seen = self.fleet.watching.seen();
+        self.findings.check(self.view, checks::sender_ids(&self.findings.sender_ids, &seen));
+        self.findings.check(self.view, checks::wire(&seen, &self.findings.epochs));
+        Ok(())
+    }
+
+    /// Stops all applications; what arrived of all that was meant to.
+    fn stop_and_count(&mut self) -> anyhow::Result<Vec<Delivery>> {
+        let end: Vec<u64> = self.fleet.apps.iter_mut().map(super::apps::App::stop).collect::<anyhow::Result<_>>()?;
+        let staying = self.staying();
+        let start = vec![0; end.len()];
+        let mut deliveries = self.fleet.settled(&staying, &staying, &start, &end)?;
+        if let Some((gone, then)) = self.evicted.clone() {
+            deliveries.extend(self.fleet.settled(&[gone], &staying, &start, &then)?);
+            deliveries.extend(self.fleet.settled(&staying, &[gone], &start, &then)?);
+        }
+        Ok(deliveries)
+    }
+
+    /// Packets that members' applications received more than once.
+    fn duplicates(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
+        let names: Vec<String> = self.fleet.plan.members.iter().map(|m| m.name.clone()).collect();
+        let counts = self.fleet.apps.iter_mut().map(|a| Ok(a.report()?.senders.iter().map(|s| s.duplicates).sum()));
+        Ok(names.into_iter().zip(counts.collect::<anyhow::Result<Vec<u64>>>()?).collect())
+    }
+
+    fn summary(&mut self) -> anyhow::Result<Summary> {
+        let deliveries = if self.fleet.apps.is_empty() { Vec::new() } else { self.stop_and_count()? };
+        let mut members = Vec::new();
+        for index in self.all() {
+            members.push(self.member_summary(index, &deliveries)?);
+        }
+        let seen = self.fleet.watching.seen();
+        let packets = |spis: &std::collections::BTreeSet<u32>| spis.iter().filter_map(|s| seen.spis.get(s)).sum();
+        let epochs = self.findings.epochs.iter().map(|(number, spis)| EpochSummary {
+            number: *number,
+            spis: spis.iter().map(|s| format!("{s:#010x}")).collect(),
+            packets: packets(spis),
+        });
+        Ok(Summary {
+            ok: self.findings.checks.iter().all(|c| c.ok),
+            checks: self.findings.checks.clone(),
+            skipped: self.findings.skipped.clone(),
+            traffic: Traffic {
+                sent: members.iter().map(|m| m.sent).sum(),
+                received: members.iter().map(|m| m.received).sum(),
+                lost: deliveries.iter().map(|d| d.count.missing).sum(),
+                cleartext_on_wire: seen.clear,
+            },
+            members,
+            epochs: epochs.collect(),
+            rekeys: self.findings.rekeys.values().cloned().collect(),
+        })
+    }
+
+    fn member_summary(&mut self, index: usize, deliveries: &[Delivery]) -> anyhow::Result<MemberSummary> {
+        let identity = self.fleet.identity(index)?;
+        let seen = self.findings.members.iter().find(|v| v.identity == identity).cloned();
+        let plan = self.fleet.plan.members.get(index).cloned().ok_or_else(|| anyhow!("no such member"))?;
+        let (name, protocol) = (plan.name, plan.protocol);
+        let report = if self.fleet.apps.is_empty() { Default::default() } else { self.fleet.app(index)?.report()? };
+        Ok(MemberSummary {
+            identity,
+            protocol: seen.as_ref().map_or(protocol, |v| v.protocol),
+            history: seen.as_ref().map(|v| v.history.clone()).unwrap_or_default(),
+            state: seen.as_ref().map(|v| v.state),
+            address: seen.as_ref().map(|v| v.address),
+            registrations: seen.as_ref().map(|v| v.registrations).unwrap_or_default(),
+            sender_ids: seen.as_ref().map(|v| v.sender_ids.clone()).unwrap_or_default(),
+            acknowledged: seen.as_ref().map(|v| v.acknowledged).unwrap_or_default(),
+            sent: report.sent,
+            received: report.senders.iter().map(|s| s.received).sum(),
+            lost: deliveries.iter().filter(|d| d.receiver == name).map(|d| d.count.missing).sum(),
+            duplicates: report.senders.iter().map(|s| s.duplicates).sum(),
+            worst_us: report.senders.iter().map(|s| s.worst_us).max().unwrap_or_default(),
+            name,
+        })
+    }
+}
+
+/// Name of the group, for commands.
+pub(super) const GROUP: &str = GROUP_NAME;
