@@ -1,2 +1,7 @@
 //! GDOI.
 pub mod wire;
+mod identity;
+mod message;
+mod phase1;
+mod policy;
+mod reject;

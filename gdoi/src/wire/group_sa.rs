@@ -109,23 +109,26 @@ impl<'a> Decode<'a> for GroupSa<'a> {
 
 impl Encode for GroupSa<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        let mut inside = ChainWriter::new();
-        if let Some(sak) = &self.sak {
-            inside.push(payload::SAK, &sak.to_vec());
-        }
-        if let Some(gap) = &self.gap {
-            inside.push(payload::GAP, &gap.to_vec());
-        }
-        for sat in &self.sats {
-            inside.push(payload::SAT, &sat.to_vec());
-        }
-        // Attribute payloads are far below the limit of a payload: names of at most 255 octets and a few attributes.
-        let (first, body) = inside.finish().unwrap_or_default();
-        out.extend_from_slice(&self.doi.0.to_be_bytes());
-        out.extend_from_slice(&self.situation.to_be_bytes());
-        out.extend_from_slice(&[0, first, 0, 0]);
-        out.extend_from_slice(&body);
+        let sak = self.sak.iter().map(|p| (payload::SAK, p.to_vec()));
+        let gap = self.gap.iter().map(|p| (payload::GAP, p.to_vec()));
+        let sats = self.sats.iter().map(|p| (payload::SAT, p.to_vec()));
+        let parts: Vec<(u8, Vec<u8>)> = sak.chain(gap).chain(sats).collect();
+        encode_parts(self.doi, self.situation, &parts, out);
     }
+}
+
+/// Appends the body of an SA payload with these attribute payloads, given by type and body, in their order.
+pub fn encode_parts(doi: Doi, situation: u32, parts: &[(u8, Vec<u8>)], out: &mut Vec<u8>) {
+    let mut inside = ChainWriter::new();
+    for (kind, body) in parts {
+        inside.push(*kind, body);
+    }
+    // Attribute payloads are far below the limit of a payload: names of at most 255 octets and a few attributes.
+    let (first, body) = inside.finish().unwrap_or_default();
+    out.extend_from_slice(&doi.0.to_be_bytes());
+    out.extend_from_slice(&situation.to_be_bytes());
+    out.extend_from_slice(&[0, first, 0, 0]);
+    out.extend_from_slice(&body);
 }
 
 #[cfg(test)]

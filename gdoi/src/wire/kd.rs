@@ -1,5 +1,6 @@
 //! Key Download payload.
 
+use keyferry_crypto::Secret;
 use keyferry_wire::{Attribute, Decode, Encode, Parsed, attributes};
 use nom::Parser;
 use nom::bytes::complete::take;
@@ -92,19 +93,33 @@ fn key_packet(input: &[u8]) -> Parsed<'_, KeyPacket<'_>> {
     }
 }
 
+impl Encode for KeyPacket<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let spi = &self.spi[..self.spi.len().min(255)];
+        // Room for keys, so that they are not left behind by a reallocation.
+        out.reserve(2048);
+        with_length(out, 2, |out| {
+            out.extend([self.kind.0, 0, 0, 0, u8::try_from(spi.len()).unwrap_or(u8::MAX)]);
+            out.extend_from_slice(spi);
+            put_attributes(out, &self.attributes);
+        });
+    }
+}
+
 impl Encode for Kd<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        let count = u16::try_from(self.packets.len()).unwrap_or(u16::MAX);
-        out.extend_from_slice(&count.to_be_bytes());
-        out.extend_from_slice(&[0, 0]);
-        for packet in &self.packets {
-            let spi = &packet.spi[..packet.spi.len().min(255)];
-            with_length(out, 2, |out| {
-                out.extend([packet.kind.0, 0, 0, 0, u8::try_from(spi.len()).unwrap_or(u8::MAX)]);
-                out.extend_from_slice(spi);
-                put_attributes(out, &packet.attributes);
-            });
-        }
+        let packets: Vec<Secret> = self.packets.iter().map(|p| Secret::new(p.to_vec())).collect();
+        encode_packets(&packets, out);
+    }
+}
+
+/// Appends the body of a KD payload with these packets.
+pub fn encode_packets(packets: &[Secret], out: &mut Vec<u8>) {
+    out.reserve(4 + packets.iter().map(Secret::len).sum::<usize>());
+    out.extend_from_slice(&u16::try_from(packets.len()).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    for packet in packets {
+        out.extend_from_slice(packet.expose());
     }
 }
 

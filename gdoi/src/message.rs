@@ -1,0 +1,217 @@
+//! Messages as octets: putting payloads together, encrypting them, and taking both apart again.
+
+use keyferry_crypto::{BlockCipher, CryptoError, Secret};
+use keyferry_wire::{DecodeError, Encode, Header, RawPayload, chain_with_tail};
+
+use crate::wire::registry::flag;
+
+/// The most octets a UDP datagram over IPv4 carries.
+pub(crate) const MAX_DATAGRAM: usize = 65_507;
+
+/// Octets of a CBC block and IV.
+pub(crate) const BLOCK: usize = BlockCipher::BLOCK;
+
+/// An IV, or the last block of ciphertext that serves as one.
+pub(crate) type Iv = [u8; BLOCK];
+
+/// A message that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It does not fit into a datagram.
+    #[error("the message is longer than a datagram can be")]
+    TooLong,
+    /// The cipher failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+/// Payloads on their way into a message, in order. They may hold keys, so they are wiped.
+#[derive(Debug, Default)]
+pub(crate) struct Payloads(Vec<(u8, Secret)>);
+
+impl Payloads {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a payload.
+    pub(crate) fn with(mut self, kind: u8, payload: &impl Encode) -> Self {
+        self.0.push((kind, Secret::new(payload.to_vec())));
+        self
+    }
+
+    /// Appends a payload whose body is already there.
+    pub(crate) fn with_body(mut self, kind: u8, body: Secret) -> Self {
+        self.0.push((kind, body));
+        self
+    }
+
+    /// Puts a payload in front.
+    pub(crate) fn behind(mut self, kind: u8, payload: &impl Encode) -> Self {
+        self.0.insert(0, (kind, Secret::new(payload.to_vec())));
+        self
+    }
+
+    /// Type of the first payload; zero when there is none.
+    pub(crate) fn first(&self) -> u8 {
+        self.0.first().map_or(0, |p| p.0)
+    }
+
+    /// The chain, with generic headers. `last_next` stands in the last one's Next Payload.
+    pub(crate) fn chain(&self, last_next: u8) -> Result<Secret, SealError> {
+        let total: usize = self.0.iter().map(|(_, body)| 4 + body.len()).sum();
+        if total > MAX_DATAGRAM {
+            return Err(SealError::TooLong);
+        }
+        // Room for the padding, so that keys are not left behind by a reallocation.
+        let mut out = Vec::with_capacity(total + BLOCK);
+        let next = self.0.iter().skip(1).map(|p| p.0).chain(std::iter::once(last_next));
+        for ((_, body), next) in self.0.iter().zip(next) {
+            let length = u16::try_from(4 + body.len()).map_err(|_| SealError::TooLong)?;
+            out.extend([next, 0]);
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(body.expose());
+        }
+        Ok(Secret::new(out))
+    }
+}
+
+/// A header of ours.
+pub(crate) fn header(cookies: &[u8; 16], exchange: u8, flags: u8, message_id: u32, next: u8) -> Header {
+    let (mut spi_i, mut spi_r) = ([0; 8], [0; 8]);
+    spi_i.copy_from_slice(&cookies[..8]);
+    spi_r.copy_from_slice(&cookies[8..]);
+    Header { spi_i, spi_r, next, major: 1, minor: 0, exchange, flags, message_id }
+}
+
+/// A message in clear.
+pub(crate) fn clear(header: &Header, payloads: &Payloads) -> Result<Vec<u8>, SealError> {
+    let body = payloads.chain(0)?;
+    let datagram = header.encode(body.expose());
+    if datagram.len() > MAX_DATAGRAM { Err(SealError::TooLong) } else { Ok(datagram) }
+}
+
+/// Octets of an encrypted message with this much plaintext: padded with zeros to whole blocks (RFC 2409 appendix B),
+/// not at all where it is aligned.
+pub(crate) fn sealed_len(plain: usize) -> usize {
+    Header::LEN + plain.next_multiple_of(BLOCK)
+}
+
+/// Encrypts a chain of payloads behind a header. Returns the datagram and its last block.
+pub(crate) fn seal(
+    cipher: BlockCipher,
+    key: &[u8],
+    iv: &Iv,
+    header: &Header,
+    chain: &Secret,
+) -> Result<(Vec<u8>, Iv), SealError> {
+    let total = sealed_len(chain.len());
+    let len = u32::try_from(total).ok().filter(|_| total <= MAX_DATAGRAM).ok_or(SealError::TooLong)?;
+    let mut datagram = Vec::with_capacity(total);
+    datagram.extend_from_slice(&header.octets(len));
+    datagram.extend_from_slice(chain.expose());
+    datagram.resize(total, 0);
+    let body = &mut datagram[Header::LEN..];
+    cipher.encrypt(key, iv, body)?;
+    let last = last_block(body).unwrap_or(*iv);
+    Ok((datagram, last))
+}
+
+/// A decrypted body. Whether it means anything is for its hash or signature to say.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    first: u8,
+    octets: Secret,
+    /// Last block of the ciphertext, the next message's IV in a chained exchange.
+    pub(crate) last_block: Iv,
+}
+
+/// Payloads of a decrypted body, and the octets they are made of, without padding.
+pub(crate) struct Parts<'a> {
+    pub(crate) payloads: Vec<RawPayload<'a>>,
+    pub(crate) octets: &'a [u8],
+}
+
+impl Plain {
+    /// Takes the chain apart. At most one block may be padding.
+    pub(crate) fn parts(&self) -> Result<Parts<'_>, DecodeError> {
+        let octets = self.octets.expose();
+        let (payloads, tail) = chain_with_tail(self.first, octets)?;
+        let end = octets.len() - tail.len();
+        if tail.len() > BLOCK {
+            return Err(DecodeError { at: end, what: "more padding than a block" });
+        }
+        Ok(Parts { payloads, octets: &octets[..end] })
+    }
+}
+
+/// Decrypts the body of a message whose header says that it is encrypted.
+pub(crate) fn open(
+    cipher: BlockCipher,
+    key: &[u8],
+    iv: &Iv,
+    header: &Header,
+    body: &[u8],
+) -> Result<Plain, DecodeError> {
+    let error = |what| DecodeError { at: Header::LEN, what };
+    if header.flags & flag::ENCRYPTED == 0 {
+        return Err(error("not encrypted"));
+    }
+    let last_block = last_block(body).ok_or(error("no ciphertext"))?;
+    let mut octets = body.to_vec();
+    cipher.decrypt(key, iv, &mut octets).map_err(|_| error("not whole blocks"))?;
+    Ok(Plain { first: header.next, octets: Secret::new(octets), last_block })
+}
+
+fn last_block(ciphertext: &[u8]) -> Option<Iv> {
+    ciphertext.last_chunk::<BLOCK>().copied()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::registry::{exchange, payload};
+    use crate::wire::seq::Seq;
+
+    fn sealed() -> (Header, Vec<u8>) {
+        let payloads = Payloads::new().with(payload::SEQ, &Seq(1)).with(payload::SEQ, &Seq(2));
+        let header = header(&[7; 16], exchange::PULL, flag::ENCRYPTED, 9, payloads.first());
+        let chain = payloads.chain(0).unwrap();
+        let (datagram, _) = seal(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], &header, &chain).unwrap();
+        (header, datagram)
+    }
+
+    #[test]
+    fn what_was_sealed_opens() {
+        let (header, datagram) = sealed();
+        assert_eq!(datagram.len(), 28 + 16);
+        let (back, body) = Header::decode(&datagram).unwrap();
+        assert_eq!(back, header);
+        let plain = open(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], &back, body).unwrap();
+        let parts = plain.parts().unwrap();
+        assert_eq!((parts.payloads.len(), parts.octets.len()), (2, 16));
+    }
+
+    #[test]
+    fn half_blocks_no_blocks_and_clear_text_are_refused() {
+        let (header, datagram) = sealed();
+        let open = |h: &Header, b: &[u8]| open(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], h, b).is_err();
+        assert!(open(&header, &datagram[28..43]));
+        assert!(open(&header, &[]));
+        assert!(open(&Header { flags: 0, ..header }, &datagram[28..]));
+    }
+
+    #[test]
+    fn padding_up_to_a_block_is_taken_more_is_not() {
+        let chain = Payloads::new().with(payload::SEQ, &Seq(1)).chain(0).unwrap();
+        for (pad, fits) in [(8, true), (24, false)] {
+            let mut padded = chain.expose().to_vec();
+            padded.resize(chain.len() + pad, 0);
+            let header = header(&[7; 16], exchange::PULL, flag::ENCRYPTED, 9, payload::SEQ);
+            let (d, _) = seal(BlockCipher::Aes256Cbc, &[1; 32], &[2; 16], &header, &Secret::new(padded)).unwrap();
+            let plain = open(BlockCipher::Aes256Cbc, &[1; 32], &[2; 16], &header, &d[28..]).unwrap();
+            assert_eq!(plain.parts().is_ok(), fits);
+        }
+    }
+}

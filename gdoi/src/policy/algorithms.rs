@@ -1,0 +1,141 @@
+//! Algorithms by name and by GDOI's numbers.
+
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme};
+use keyferry_model::policy::{AckType, EspTransform};
+
+use crate::wire::registry::{esp, kek};
+
+/// Bits of a cipher's key, for KEK_KEY_LENGTH and ESP's Key Length.
+pub(crate) fn cipher_bits(cipher: BlockCipher) -> u16 {
+    match cipher {
+        BlockCipher::Aes128Cbc => 128,
+        BlockCipher::Aes192Cbc => 192,
+        BlockCipher::Aes256Cbc => 256,
+    }
+}
+
+/// The AES-CBC cipher with a key of so many bits.
+pub(crate) fn cipher_of_bits(bits: u32) -> Option<BlockCipher> {
+    [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc]
+        .into_iter()
+        .find(|c| u32::from(cipher_bits(*c)) == bits)
+}
+
+fn aead_bits(aead: Aead) -> u16 {
+    match aead {
+        Aead::Aes128Gcm16 => 128,
+        Aead::Aes192Gcm16 => 192,
+        Aead::Aes256Gcm16 => 256,
+    }
+}
+
+fn integrity_number(integrity: Integrity) -> u16 {
+    match integrity {
+        Integrity::HmacSha1_96 => esp::HMAC_SHA1,
+        Integrity::HmacSha256_128 => esp::HMAC_SHA2_256,
+        Integrity::HmacSha384_192 => esp::HMAC_SHA2_384,
+        Integrity::HmacSha512_256 => esp::HMAC_SHA2_512,
+    }
+}
+
+/// Numbers of an ESP transform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EspNumbers {
+    pub(crate) transform: u8,
+    pub(crate) key_bits: u16,
+    pub(crate) authentication: Option<u16>,
+}
+
+pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
+    match transform {
+        EspTransform::Aead(aead) => {
+            EspNumbers { transform: esp::AES_GCM_16, key_bits: aead_bits(aead), authentication: None }
+        }
+        EspTransform::CbcHmac(cipher, integrity) => EspNumbers {
+            transform: esp::AES_CBC,
+            key_bits: cipher_bits(cipher),
+            authentication: Some(integrity_number(integrity)),
+        },
+    }
+}
+
+/// The ESP transform of these numbers. Without a key length it is not known.
+pub(crate) fn esp_transform(transform: u8, bits: Option<u32>, authentication: Option<u32>) -> Option<EspTransform> {
+    let bits = bits?;
+    match (transform, authentication) {
+        (esp::AES_GCM_16, None) => [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16]
+            .into_iter()
+            .find(|a| u32::from(aead_bits(*a)) == bits)
+            .map(EspTransform::Aead),
+        (esp::AES_CBC, Some(number)) => {
+            let all = [
+                Integrity::HmacSha1_96,
+                Integrity::HmacSha256_128,
+                Integrity::HmacSha384_192,
+                Integrity::HmacSha512_256,
+            ];
+            let integrity = all.into_iter().find(|i| u32::from(integrity_number(*i)) == number)?;
+            Some(EspTransform::CbcHmac(cipher_of_bits(bits)?, integrity))
+        }
+        _ => None,
+    }
+}
+
+/// SIG_HASH_ALGORITHM of a signature with SIG_ALG_RSA.
+pub(crate) fn signature_hash(scheme: SignatureScheme) -> u16 {
+    match scheme {
+        SignatureScheme::RsaPkcs1Sha256 => kek::SHA256,
+        SignatureScheme::RsaPkcs1Sha384 => kek::SHA384,
+        SignatureScheme::RsaPkcs1Sha512 => kek::SHA512,
+    }
+}
+
+/// The signature scheme of SIG_ALGORITHM and SIG_HASH_ALGORITHM.
+pub(crate) fn signature_scheme(algorithm: u32, hash: u32) -> Option<SignatureScheme> {
+    [SignatureScheme::RsaPkcs1Sha256, SignatureScheme::RsaPkcs1Sha384, SignatureScheme::RsaPkcs1Sha512]
+        .into_iter()
+        .find(|s| algorithm == u32::from(kek::RSA) && u32::from(signature_hash(*s)) == hash)
+}
+
+const ACK_TYPES: [(AckType, u16); 4] = [
+    (AckType::Kek(Hash::Sha256), kek::ACK_KEK_SHA256),
+    (AckType::Lkh(Hash::Sha256), kek::ACK_LKH_SHA256),
+    (AckType::Kek(Hash::Sha512), kek::ACK_KEK_SHA512),
+    (AckType::Lkh(Hash::Sha512), kek::ACK_LKH_SHA512),
+];
+
+/// KEK_ACK_REQUESTED's value; `None` for a hash that RFC 8263 has no type for.
+pub(crate) fn ack_number(ack: AckType) -> Option<u16> {
+    ACK_TYPES.iter().find(|(a, _)| *a == ack).map(|(_, n)| *n)
+}
+
+/// The acknowledgement of a value of KEK_ACK_REQUESTED.
+pub(crate) fn ack_type(number: u32) -> Option<AckType> {
+    ACK_TYPES.iter().find(|(_, n)| u32::from(*n) == number).map(|(a, _)| *a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_fit() {
+        for transform in [
+            EspTransform::Aead(Aead::Aes128Gcm16),
+            EspTransform::Aead(Aead::Aes256Gcm16),
+            EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
+            EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96),
+        ] {
+            let n = esp_numbers(transform);
+            let back = esp_transform(n.transform, Some(n.key_bits.into()), n.authentication.map(u32::from));
+            assert_eq!(back, Some(transform));
+        }
+        assert_eq!(esp_transform(esp::AES_GCM_16, None, None), None);
+        assert_eq!(esp_transform(esp::AES_CBC, Some(128), None), None);
+        for (ack, number) in ACK_TYPES {
+            assert_eq!((ack_number(ack), ack_type(number.into())), (Some(number), Some(ack)));
+        }
+        assert_eq!(ack_number(AckType::Kek(Hash::Sha1)), None);
+        assert_eq!(signature_scheme(1, 2), None, "SHA-1 is not taken");
+    }
+}

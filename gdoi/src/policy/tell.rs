@@ -1,0 +1,296 @@
+//! From the model to payloads: what the key server tells.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyferry_crypto::{BlockCipher, CryptoError, Secret};
+use keyferry_model::admission::{Admission, Offer};
+use keyferry_model::epoch::{DataSa, Epoch};
+use keyferry_model::lkh::TreeUpdate;
+use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport};
+use keyferry_model::rekey_sa::RekeySa;
+use keyferry_wire::{Attribute, AttributeValue, Encode};
+
+use super::selectors::{Named, unspecified};
+use super::{algorithms, tree};
+use crate::wire::gap::Gap;
+use crate::wire::group_sa::encode_parts;
+use crate::wire::kd::{KeyPacket, encode_packets};
+use crate::wire::registry::{
+    Doi, KeyPacketType, esp, esp_attribute, gap_attribute, kek, kek_attribute, key_attribute, payload, phase1,
+};
+use crate::wire::sak::Sak;
+use crate::wire::sat::{EspTek, Sat};
+
+/// A policy that GDOI cannot tell.
+#[derive(Debug, thiserror::Error)]
+pub enum TellError {
+    /// The group does not serve GDOI.
+    #[error("the group does not serve GDOI")]
+    NotServed,
+    /// RFC 8263 has no acknowledgement with this hash.
+    #[error("GDOI has no acknowledgement with this hash")]
+    AckType,
+    /// A key cannot be used.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+fn short(kind: u16, v: u16) -> Attribute<'static> {
+    Attribute { kind, value: AttributeValue::Short(v) }
+}
+
+fn long(kind: u16, v: &[u8]) -> Attribute<'_> {
+    Attribute { kind, value: AttributeValue::Long(v) }
+}
+
+/// Whole seconds, rounded up, for delays.
+fn delay(d: Duration) -> u16 {
+    u16::try_from(d.as_millis().div_ceil(1000)).unwrap_or(u16::MAX)
+}
+
+/// Whole seconds, rounded down but not to zero, for lifetimes.
+fn lifetime(d: Duration) -> [u8; 4] {
+    u32::try_from(d.as_secs()).unwrap_or(u32::MAX).max(1).to_be_bytes()
+}
+
+/// Parts of an SA payload: attribute payloads by type and body.
+#[derive(Debug, Default)]
+pub(crate) struct SaParts(Vec<(u8, Vec<u8>)>);
+
+impl SaParts {
+    /// The SA payload of GROUPKEY-PULL message 2: the whole policy.
+    pub(crate) fn of_offer(
+        offer: &Offer,
+        wall: Duration,
+        server: SocketAddr,
+        member: SocketAddr,
+    ) -> Result<Self, TellError> {
+        let gdoi = offer.policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
+        let destination = match gdoi.transport {
+            RekeyTransport::Multicast(group) => group,
+            RekeyTransport::Unicast => member,
+        };
+        let mut parts = Self::default();
+        parts.rekey(&offer.rekey, gdoi, server, destination, wall)?;
+        parts.delays(offer.activation_delay, offer.deactivation_delay);
+        for epoch in &offer.epochs {
+            parts.epoch(epoch, wall);
+        }
+        Ok(parts)
+    }
+
+    /// SA KEK in a push: addresses that a push to many does not know are left unspecified.
+    pub(crate) fn rekey_in_push(
+        &mut self,
+        sa: &RekeySa,
+        policy: &GroupPolicy,
+        wall: Duration,
+    ) -> Result<(), TellError> {
+        let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
+        let none = |like| SocketAddr::new(unspecified(like), 0);
+        let (server, destination) = match gdoi.transport {
+            RekeyTransport::Multicast(group) => (none(group.ip()), group),
+            RekeyTransport::Unicast => {
+                let any = none(policy.traffic.first().map_or([0; 4].into(), |t| t.destination.address));
+                (any, any)
+            }
+        };
+        self.rekey(sa, gdoi, server, destination, wall)
+    }
+
+    fn rekey(
+        &mut self,
+        sa: &RekeySa,
+        gdoi: &GdoiRekey,
+        server: SocketAddr,
+        destination: SocketAddr,
+        wall: Duration,
+    ) -> Result<(), TellError> {
+        let left = lifetime(sa.remaining(wall));
+        let sig_bits = u16::try_from(gdoi.signer.signature_len() * 8).unwrap_or(u16::MAX);
+        let mut attributes = vec![
+            short(kek_attribute::MANAGEMENT, kek::LKH),
+            short(kek_attribute::ALGORITHM, kek::AES),
+            short(kek_attribute::KEY_LENGTH, algorithms::cipher_bits(gdoi.cipher)),
+            long(kek_attribute::LIFETIME, &left),
+            short(kek_attribute::SIG_HASH, algorithms::signature_hash(gdoi.scheme)),
+            short(kek_attribute::SIG_ALGORITHM, kek::RSA),
+            short(kek_attribute::SIG_KEY_LENGTH, sig_bits),
+        ];
+        if let Some(ack) = gdoi.ack {
+            let number = algorithms::ack_number(ack).ok_or(TellError::AckType)?;
+            attributes.push(short(kek_attribute::ACK_REQUESTED, number));
+        }
+        let (source, destination) = (Named::host(server), Named::host(destination));
+        let sak = Sak {
+            protocol: 17,
+            source: source.endpoint(),
+            destination: destination.endpoint(),
+            spi: sa.spi,
+            attributes,
+        };
+        self.0.push((payload::SAK, sak.to_vec()));
+        Ok(())
+    }
+
+    /// GAP with both delays.
+    pub(crate) fn delays(&mut self, activation: Duration, deactivation: Duration) {
+        let attributes =
+            vec![short(gap_attribute::ATD, delay(activation)), short(gap_attribute::DTD, delay(deactivation))];
+        self.0.push((payload::GAP, Gap { attributes }.to_vec()));
+    }
+
+    /// An SA TEK for each SA of an epoch, with what remains of its life.
+    pub(crate) fn epoch(&mut self, epoch: &Epoch, wall: Duration) {
+        let left = lifetime(epoch.remaining(wall));
+        self.0.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left).to_vec())));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The body of the SA payload.
+    pub(crate) fn body(&self) -> Secret {
+        let mut out = Vec::new();
+        encode_parts(Doi::GDOI, 0, &self.0, &mut out);
+        Secret::new(out)
+    }
+}
+
+/// A [`Sat`] ready to be encoded; identities are encoded at once because they borrow.
+struct SatOctets(Vec<u8>);
+
+impl SatOctets {
+    fn to_vec(&self) -> Vec<u8> {
+        self.0.clone()
+    }
+}
+
+fn sat(sa: &DataSa, left: &[u8; 4]) -> SatOctets {
+    let policy = &sa.policy;
+    let numbers = algorithms::esp_numbers(policy.transform);
+    let mut attributes =
+        vec![short(esp_attribute::LIFE_TYPE, phase1::SECONDS), long(esp_attribute::LIFE_DURATION, left)];
+    match policy.mode {
+        EspMode::Transport => attributes.push(short(esp_attribute::ENCAPSULATION, esp::TRANSPORT)),
+        EspMode::Tunnel => {
+            attributes.push(short(esp_attribute::ENCAPSULATION, esp::TUNNEL));
+            attributes.push(short(esp_attribute::ADDRESS_PRESERVATION, esp::SOURCE_AND_DESTINATION));
+        }
+    }
+    attributes.extend(numbers.authentication.map(|n| short(esp_attribute::AUTHENTICATION, n)));
+    attributes.push(short(esp_attribute::KEY_LENGTH, numbers.key_bits));
+    attributes.push(short(esp_attribute::DIRECTION, esp::SYMMETRIC));
+    let (source, destination) = (Named::selector(&policy.source), Named::selector(&policy.destination));
+    let tek = EspTek {
+        protocol: policy.destination.protocol.max(policy.source.protocol),
+        source: source.endpoint(),
+        destination: destination.endpoint(),
+        transform: numbers.transform,
+        spi: sa.spi,
+        attributes,
+    };
+    SatOctets(Sat::Esp(tek).to_vec())
+}
+
+/// Key packets of a KD payload.
+#[derive(Debug, Default)]
+pub(crate) struct KdParts(Vec<Secret>);
+
+impl KdParts {
+    /// The KD payload of GROUPKEY-PULL message 4: all keys, and the member's own.
+    pub(crate) fn of_admission(admission: &Admission) -> Result<Self, TellError> {
+        let offer = &admission.offer;
+        let gdoi = offer.policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
+        let mut parts = Self::default();
+        if admission.path.is_empty() {
+            parts.rekey(&offer.rekey, gdoi)?;
+        } else {
+            let array = tree::download(&admission.path, &offer.rekey);
+            let keys = vec![long(key_attribute::LKH_DOWNLOAD_ARRAY, array.expose())];
+            parts.lkh(&offer.rekey, gdoi, keys)?;
+        }
+        for epoch in &offer.epochs {
+            parts.epoch(epoch);
+        }
+        parts.sender_ids(offer.policy.sender_id_bits, &admission.sender_ids);
+        Ok(parts)
+    }
+
+    fn packet(&mut self, kind: KeyPacketType, spi: &[u8], attributes: Vec<Attribute<'_>>) {
+        self.0.push(Secret::new(KeyPacket { kind, spi, attributes }.to_vec()));
+    }
+
+    /// The KEK alone: it protects itself by the message it stands in.
+    pub(crate) fn rekey(&mut self, sa: &RekeySa, gdoi: &GdoiRekey) -> Result<(), TellError> {
+        let spki = gdoi.signer.public_spki();
+        let attributes =
+            vec![long(key_attribute::KEK_ALGORITHM_KEY, sa.keymat.expose()), long(key_attribute::KEK_SIG_KEY, &spki)];
+        self.packet(KeyPacketType::KEK, &sa.spi, attributes);
+        Ok(())
+    }
+
+    /// The KEK wrapped for those who stay.
+    pub(crate) fn rekey_by_tree(
+        &mut self,
+        sa: &RekeySa,
+        gdoi: &GdoiRekey,
+        update: &TreeUpdate,
+    ) -> Result<(), TellError> {
+        let cipher: BlockCipher = gdoi.cipher;
+        let arrays = tree::updates(update, sa, cipher)?;
+        let keys = arrays.iter().map(|a| long(key_attribute::LKH_UPDATE_ARRAY, a)).collect();
+        self.lkh(sa, gdoi, keys)
+    }
+
+    fn lkh(&mut self, sa: &RekeySa, gdoi: &GdoiRekey, keys: Vec<Attribute<'_>>) -> Result<(), TellError> {
+        let spki = gdoi.signer.public_spki();
+        let mut keys = keys;
+        keys.push(long(key_attribute::LKH_SIG_KEY, &spki));
+        self.packet(KeyPacketType::LKH, &sa.spi, keys);
+        Ok(())
+    }
+
+    /// The keys of an epoch.
+    pub(crate) fn epoch(&mut self, epoch: &Epoch) {
+        for sa in &epoch.sas {
+            let keymat = sa.keymat.expose();
+            let encryption_len = match sa.policy.transform {
+                // Key and salt together (RFC 4106 section 8.1).
+                EspTransform::Aead(_) => keymat.len(),
+                EspTransform::CbcHmac(cipher, _) => cipher.key_len().min(keymat.len()),
+            };
+            let (encryption, integrity) = keymat.split_at(encryption_len);
+            let mut attributes = vec![long(key_attribute::TEK_ALGORITHM_KEY, encryption)];
+            if !integrity.is_empty() {
+                attributes.push(long(key_attribute::TEK_INTEGRITY_KEY, integrity));
+            }
+            self.packet(KeyPacketType::TEK, &sa.spi.to_be_bytes(), attributes);
+        }
+    }
+
+    /// Sender IDs in the least octets that hold them.
+    fn sender_ids(&mut self, bits: u8, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        let skip = 4 - usize::from(bits.div_ceil(8)).min(4);
+        let values: Vec<[u8; 4]> = ids.iter().map(|id| id.to_be_bytes()).collect();
+        let mut attributes = vec![short(key_attribute::SID_BITS, bits.into())];
+        attributes.extend(values.iter().map(|v| long(key_attribute::SID_VALUE, &v[skip..])));
+        self.packet(KeyPacketType::SID, &[], attributes);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The body of the KD payload.
+    pub(crate) fn body(&self) -> Secret {
+        let mut out = Vec::new();
+        encode_packets(&self.0, &mut out);
+        Secret::new(out)
+    }
+}
