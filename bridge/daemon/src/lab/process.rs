@@ -58,6 +58,10 @@ impl Process {
         // In a process group of its own, so that a Ctrl-C reaches the lab alone and it ends its children in order.
         command.args(["lab", "exec", "--parent", &std::process::id().to_string(), "--"]);
         command.args(args).stdin(stdio()).stdout(stdio()).stderr(errors).process_group(0);
+        // The user's environment is for the user's own gateways and members.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"KEYFERRY__")) {
+            command.env_remove(name);
+        }
         let child = place.run(move || command.spawn())?.with_context(|| format!("starting {name}"))?;
         Ok(Self { name: name.to_owned(), child })
     }

@@ -11,8 +11,8 @@ use super::fleet::Fleet;
 use super::keys;
 use super::netns::{self, Rights};
 use super::patience::{Interrupted, Patience};
-use super::plan::Plan;
-use super::scenario::{GROUP, Scenario};
+use super::plan::{GROUP_NAME, Plan};
+use super::scenario::Scenario;
 use super::view::View;
 
 const CANNOT_RUN: u8 = 2;
@@ -99,7 +99,7 @@ fn directions(fleet: &Fleet, rights: Rights) -> String {
         Rights::UserNamespace => "nsenter --user --preserve-credentials --net",
     };
     let mut text = format!(
-        "\nThe lab goes on until Ctrl-C. The gateway listens at {} in its namespace.\n\n  {program} status --socket {}\n  {program} rekey {GROUP} --socket {1}\n",
+        "\nThe lab goes on until Ctrl-C. The gateway listens at {} in its namespace.\n\n  {program} status --socket {}\n  {program} members --socket {1}\n  {program} rekey {GROUP_NAME} --socket {1}\n",
         fleet.plan.gateway_socket(),
         fleet.files.gateway_socket().display(),
     );
