@@ -47,7 +47,7 @@ pub(crate) enum Keys {
         /// Its key.
         key: Secret,
         /// Prepared key of the MAC.
-        mac: IntegrityKey,
+        mac: Box<IntegrityKey>,
         /// Octets of the ICV.
         icv: usize,
     },
@@ -66,7 +66,7 @@ impl Keys {
                 Ok(Keys::Cbc {
                     cipher,
                     key: Secret::copy_from(key),
-                    mac: IntegrityKey::new(integrity, mac),
+                    mac: Box::new(IntegrityKey::new(integrity, mac)),
                     icv: integrity.icv_len(),
                 })
             }
@@ -150,4 +150,55 @@ fn nonce(salt: &Secret, iv: [u8; GCM_IV]) -> [u8; SALT + GCM_IV] {
     nonce[..SALT].copy_from_slice(salt.expose());
     nonce[SALT..].copy_from_slice(&iv);
     nonce
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyferry_crypto::{Aead, Integrity, SeededRandom};
+
+    use super::*;
+    use crate::packet::esp::read_trailer;
+
+    #[test]
+    fn the_vectors_of_draft_mcgrew_gcm_test() {
+        let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+        let mut seen = 0;
+        let lines = include_str!("../tests/vectors/draft-mcgrew-gcm-test-01.txt").lines();
+        for line in lines.filter(|line| !line.starts_with('#')) {
+            let fields: Vec<Vec<u8>> = line.split(' ').map(|field| hex::decode(field).unwrap()).collect();
+            let [keymat, header, iv, plain, ciphertext, icv] = &fields[..] else { panic!("malformed line: {line}") };
+            let aead = match keymat.len() {
+                20 => Aead::Aes128Gcm16,
+                28 => Aead::Aes192Gcm16,
+                _ => Aead::Aes256Gcm16,
+            };
+            let keys = Keys::new(EspTransform::Aead(aead), keymat).unwrap();
+            let sealed = [&header[..], iv, ciphertext, icv].concat();
+            let mut esp = [&header[..], &[0; 8], plain, &[0; 16]].concat();
+            let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
+            keys.seal(&mut esp, Some(iv), &mut ivs).unwrap();
+            assert_eq!(esp, sealed);
+            keys.open(&mut esp).unwrap();
+            assert_eq!(esp[keys.layout().body()..][..plain.len()], plain[..]);
+            // The vectors call ICMP the next header, and pad as RFC 4303 says.
+            assert_eq!(read_trailer(plain).map(|(_, next)| next), Some(1));
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
+    }
+
+    #[test]
+    fn cbc_ivs_differ_from_packet_to_packet() {
+        let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+        let transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+        let keys = Keys::new(transform, &[7; 48]).unwrap();
+        let mut sealed: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..100 {
+            let mut esp = vec![0; 8 + 16 + 16 + 16];
+            keys.seal(&mut esp, None, &mut ivs).unwrap();
+            assert!(sealed.iter().all(|other| other[8..24] != esp[8..24] && other[24..40] != esp[24..40]));
+            sealed.push(esp);
+        }
+    }
 }

@@ -27,8 +27,6 @@ use crate::status::{SaStatus, SadStatus};
 
 mod check;
 mod snapshot;
-#[cfg(test)]
-mod tests;
 
 use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
@@ -236,7 +234,7 @@ impl Sad {
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
         let mut next = None;
-        for entry in &self.entries {
+        for entry in self.entries.iter().rev() {
             let times = [
                 (Some(entry.activates), "data SA activates"),
                 (entry.stops_sending, "data SA gives way"),

@@ -84,7 +84,7 @@ impl Sockets {
     }
 
     /// Reads an IPv6 packet. The kernel keeps its header and tells addresses, hop limit and traffic class.
-    pub(super) fn receive_v6(&self, frame: &mut Frame, control: &mut Vec<u8>) -> io::Result<Received> {
+    pub(super) fn receive_v6(&self, frame: &mut Frame, control: &mut [u8]) -> io::Result<Received> {
         let v6 = self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let space = frame.space();
         let (_, payload) = space.split_at_mut(ipv6::HEADER_LEN);

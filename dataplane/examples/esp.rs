@@ -1,0 +1,117 @@
+//! A filter for interoperability tests: JSON lines in, JSON lines out.
+//!
+//! In: `{"op":"seal"|"open","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes256gcm16"|"aes128-sha256"|...,
+//! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header. Lines with the same SA share
+//! its sequence numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or `{"error":"text"}`.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::{Frame, IvSource, Sad};
+use keyferry_crypto::{Aead, BlockCipher, Integrity, Random, Secret};
+use keyferry_model::policy::{EspMode, EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+use keyferry_model::time::Now;
+use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Request {
+    op: String,
+    mode: String,
+    transform: String,
+    spi: u32,
+    keymat: String,
+    #[serde(default)]
+    sender_id: u32,
+    #[serde(default)]
+    sender_id_bits: Option<u8>,
+    packet: String,
+}
+
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&mut self, out: &mut [u8]) {
+        getrandom::fill(out).expect("the system has randomness");
+    }
+}
+
+type Sads = BTreeMap<(u32, String, String, bool), Sad>;
+
+fn main() -> io::Result<()> {
+    let mut sads = Sads::new();
+    let mut ivs = IvSource::new(&mut SystemRandom);
+    for line in io::stdin().lock().lines() {
+        let answer = answer(&line?, &mut sads, &mut ivs).unwrap_or_else(|error| json!({ "error": error }));
+        let mut out = io::stdout().lock();
+        writeln!(out, "{answer}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn answer(line: &str, sads: &mut Sads, ivs: &mut IvSource) -> Result<Value, String> {
+    let request: Request = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    let packet = hex::decode(&request.packet).map_err(|e| e.to_string())?;
+    let v6 = packet.first().is_some_and(|octet| octet >> 4 == 6);
+    let name = (request.spi, request.keymat.clone(), request.mode.clone(), v6);
+    let sad = match sads.entry(name) {
+        std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+        std::collections::btree_map::Entry::Vacant(new) => new.insert(sad_for(&request, v6)?),
+    };
+    let mut frame = Frame::holding(&packet);
+    let snapshot = sad.snapshot();
+    let result = match request.op.as_str() {
+        "seal" => snapshot.seal(&mut frame, ivs).map(|_| ()),
+        "open" => snapshot.open(&mut frame).map(|_| ()),
+        other => return Err(format!("unknown op {other}")),
+    };
+    Ok(match result {
+        Ok(()) => json!({ "packet": hex::encode(frame.packet()) }),
+        Err(reason) => json!({ "drop": reason.name() }),
+    })
+}
+
+fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let side = Selector { address: any, prefix: 0, protocol: 0, port: 0 };
+    let policy = TrafficPolicy {
+        source: side,
+        destination: side,
+        mode: match request.mode.as_str() {
+            "transport" => EspMode::Transport,
+            "tunnel" => EspMode::Tunnel,
+            other => return Err(format!("unknown mode {other}")),
+        },
+        transform: match request.transform.as_str() {
+            "aes128gcm16" => EspTransform::Aead(Aead::Aes128Gcm16),
+            "aes192gcm16" => EspTransform::Aead(Aead::Aes192Gcm16),
+            "aes256gcm16" => EspTransform::Aead(Aead::Aes256Gcm16),
+            "aes128-sha256" => EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
+            "aes256-sha256" => EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
+            other => return Err(format!("unknown transform {other}")),
+        },
+        sequence: SequenceNumbers::Unspecified,
+        replay_window: 0,
+    };
+    let keymat = Secret::new(hex::decode(&request.keymat).map_err(|e| e.to_string())?);
+    let update = GroupUpdate {
+        install: vec![NewSa {
+            spi: request.spi,
+            policy: Arc::new(policy),
+            keymat,
+            lifetime: Duration::from_secs(3_600),
+        }],
+        remove: Removal::All,
+        sender_ids: Some(SenderIds { bits: request.sender_id_bits.unwrap_or(16), ids: vec![request.sender_id] }),
+        activation_delay: Duration::ZERO,
+        deactivation_delay: Duration::ZERO,
+    };
+    let mut sad = Sad::new();
+    sad.apply(update, Now { mono: Duration::ZERO, wall: Duration::ZERO }).map_err(|e| e.to_string())?;
+    Ok(sad)
+}

@@ -1,0 +1,161 @@
+//! The user-space engine with real devices, in two network namespaces. Needs root and `ip`; says so and passes where they are missing.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use dataplane::engine::{EngineConfig, Userspace};
+use keyferry_model::policy::EspMode;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::geteuid;
+use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
+use support::*;
+
+const GROUP4: &str = "239.192.0.1";
+const GROUP6: &str = "ff15::1";
+const PORT: u16 = 5_001;
+
+fn ip(arguments: &str) -> bool {
+    let done = Command::new("ip").args(arguments.split_whitespace()).output();
+    done.is_ok_and(|done| done.status.success())
+}
+
+/// Two namespaces joined by a cable, gone when dropped.
+struct Net {
+    a: String,
+    b: String,
+}
+
+impl Net {
+    fn new() -> Option<Self> {
+        let (a, b) = (format!("kf-dp-{}-a", std::process::id()), format!("kf-dp-{}-b", std::process::id()));
+        let net = Self { a, b };
+        let (a, b) = (&net.a, &net.b);
+        let mut done = ip(&format!("netns add {a}")) && ip(&format!("netns add {b}"));
+        done = done && ip(&format!("-n {a} link add eth0 type veth peer name eth0 netns {b}"));
+        for (ns, host) in [(a, 1), (b, 2)] {
+            done = done
+                && ip(&format!("-n {ns} link set lo up"))
+                && ip(&format!("-n {ns} addr add 10.9.0.{host}/24 dev eth0"))
+                && ip(&format!("-n {ns} addr add fd09::{host}/64 dev eth0 nodad"))
+                && ip(&format!("-n {ns} link set eth0 up"))
+                && ip(&format!("netns exec {ns} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"));
+        }
+        done.then_some(net)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        ip(&format!("netns del {}", self.a));
+        ip(&format!("netns del {}", self.b));
+    }
+}
+
+fn enter(namespace: &str) {
+    let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+/// An engine in a namespace with an SA for each group, and its TUN device ready for applications.
+fn engine(namespace: &str, id: u32, mode: EspMode) -> Userspace {
+    let engine = Userspace::start(EngineConfig::new("kf0", "eth0", 1_400)).unwrap();
+    let install = vec![new_sa(0x1001, &policy(GCM, mode, GROUP4), 1), new_sa(0x1002, &policy(CBC, mode, GROUP6), 2)];
+    engine.apply(registration(install, ids(&[id])), at(0)).unwrap();
+    assert!(ip(&format!("-n {namespace} route add {GROUP4}/32 dev kf0")));
+    engine
+}
+
+fn receiver(group: &str) -> UdpSocket {
+    let tun = if_nametoindex("kf0").unwrap();
+    let socket = match group.parse().unwrap() {
+        IpAddr::V4(group) => {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(tun)).unwrap();
+            socket.bind(&SocketAddr::new(group.into(), PORT).into()).unwrap();
+            socket
+        }
+        IpAddr::V6(group) => {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.join_multicast_v6(&group, tun).unwrap();
+            socket.bind(&SocketAddr::new(group.into(), PORT).into()).unwrap();
+            socket
+        }
+    };
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket
+}
+
+fn send(group: &str, host: u16, text: &[u8]) {
+    let (local, domain): (IpAddr, Domain) = match group.parse().unwrap() {
+        IpAddr::V4(_) => (Ipv4Addr::new(10, 9, 0, host.to_be_bytes()[1]).into(), Domain::IPV4),
+        IpAddr::V6(_) => (Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, host).into(), Domain::IPV6),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+    if local.is_ipv6() {
+        socket.set_multicast_if_v6(if_nametoindex("kf0").unwrap()).unwrap();
+        socket.set_multicast_hops_v6(8).unwrap();
+    } else {
+        socket.set_multicast_ttl_v4(8).unwrap();
+    }
+    socket.bind(&SocketAddr::new(local, 0).into()).unwrap();
+    socket.send_to(text, &SocketAddr::new(group.parse().unwrap(), PORT).into()).unwrap();
+}
+
+#[test]
+fn two_engines_carry_a_group_over_a_real_wire() {
+    if !geteuid().is_root() {
+        println!("skipped: network namespaces, TUN devices and raw sockets need root");
+        return;
+    }
+    for mode in MODES {
+        let Some(net) = Net::new() else {
+            println!("skipped: no network namespaces here, or no `ip`");
+            return;
+        };
+        let (a, b) = (net.a.clone(), net.b.clone());
+        thread::spawn(move || carry(&a, &b, mode)).join().unwrap();
+    }
+}
+
+fn carry(a: &str, b: &str, mode: EspMode) {
+    enter(a);
+    let sender = engine(a, 1, mode);
+    enter(b);
+    let listener = engine(b, 2, mode);
+    let sockets = [receiver(GROUP4), receiver(GROUP6)];
+
+    enter(a);
+    for (group, socket) in [GROUP4, GROUP6].into_iter().zip(&sockets) {
+        for number in 0..100u8 {
+            send(group, 1, &[number; 100]);
+            let mut buffer = [0; 200];
+            let (len, from) = socket.recv_from(&mut buffer).unwrap_or_else(|error| {
+                panic!("{error}: {group} {mode:?}\n{:#?}\n{:#?}", sender.status(), listener.status())
+            });
+            assert_eq!(buffer[..len], [number; 100]);
+            assert!(from.ip().to_string().ends_with('1'), "the source address is preserved: {from}");
+        }
+    }
+    let status = listener.status();
+    assert_eq!(status.joined, [GROUP4.parse::<IpAddr>().unwrap(), GROUP6.parse().unwrap()]);
+    assert!(status.sad.sas.iter().all(|sa| sa.packets_opened == 100), "{status:#?}");
+    assert!(sender.status().sad.sas.iter().all(|sa| sa.packets_sealed == 100));
+
+    // After a flush the application's packets end here.
+    sender.flush();
+    send(GROUP4, 1, b"nobody may see this");
+    sockets[0].set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(sockets[0].recv_from(&mut [0; 200]).is_err());
+    assert!(sender.status().sad.drops["OutNoPols"] > 0);
+
+    sender.stop();
+    listener.stop();
+    assert!(if_nametoindex("kf0").is_err(), "the TUN device is gone");
+}

@@ -1,0 +1,156 @@
+#!/usr/bin/python3
+"""ESP of the data plane against scapy's, both ways.
+
+    cargo build -p dataplane --example esp
+    tests/interop/esp_scapy.py target/debug/examples/esp
+    tests/interop/esp_scapy.py --vectors > dataplane/tests/vectors/scapy.txt
+
+Both modes, AES-GCM-16 with 128 and 256 bits, AES-CBC with 128 and 256 bits and HMAC-SHA2-256-128, IPv4 and IPv6. With `--vectors` it writes
+packets that scapy sealed, for the data plane's own tests. Needs Debian's python3-scapy. Exits 0 only if all agree.
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+import subprocess
+import sys
+
+logging.getLogger("scapy").setLevel(logging.ERROR)
+from scapy.layers.inet import IP, UDP  # noqa: E402
+from scapy.layers.inet6 import IPv6  # noqa: E402
+from scapy.layers.ipsec import ESP, SecurityAssociation  # noqa: E402
+from scapy.packet import Raw  # noqa: E402
+
+TRANSFORMS = {
+    "aes128gcm16": ("AES-GCM", 20, "NULL", 0),
+    "aes256gcm16": ("AES-GCM", 36, "NULL", 0),
+    "aes128-sha256": ("AES-CBC", 16, "SHA2-256-128", 32),
+    "aes256-sha256": ("AES-CBC", 32, "SHA2-256-128", 32),
+}
+SIZES = [0, 1, 2, 3, 13, 14, 15, 16, 100, 1300]
+SOURCES = {4: ("10.0.0.1", "239.192.0.1"), 6: ("fd00::1", "ff15::1")}
+
+
+def octets(name, count):
+    """The same octets in each run, different ones for each name."""
+    out, block = b"", 0
+    while len(out) < count:
+        out += hashlib.sha256(f"{name}/{block}".encode()).digest()
+        block += 1
+    return out[:count]
+
+
+def plain_packet(version, size):
+    source, group = SOURCES[version]
+    ip = IP(src=source, dst=group, ttl=9, id=7, tos=0x28) if version == 4 else IPv6(src=source, dst=group, hlim=9)
+    cls = IP if version == 4 else IPv6
+    return cls(bytes(ip / UDP(sport=5000, dport=5001) / Raw(octets("payload", size))))
+
+
+def association(transform, mode, version, spi, keymat):
+    cipher, key_len, mac, mac_len = TRANSFORMS[transform]
+    source, group = SOURCES[version]
+    outer = None
+    if mode == "tunnel":
+        outer = IP(src=source, dst=group) if version == 4 else IPv6(src=source, dst=group)
+    return SecurityAssociation(
+        ESP, spi=spi, crypt_algo=cipher, crypt_key=keymat[:key_len],
+        auth_algo=mac, auth_key=keymat[key_len:key_len + mac_len] or None, tunnel_header=outer,
+    )
+
+
+def parse(version, raw):
+    return IP(raw) if version == 4 else IPv6(raw)
+
+
+def cases():
+    combinations = itertools.product(TRANSFORMS, ("transport", "tunnel"), (4, 6))
+    for number, (transform, mode, version) in enumerate(combinations):
+        spi = 0x1001 + number
+        _, key_len, _, mac_len = TRANSFORMS[transform]
+        yield transform, mode, version, spi, octets(f"keymat {spi}", key_len + mac_len)
+
+
+def vectors():
+    print("# ESP packets sealed by scapy 2.5; written by tests/interop/esp_scapy.py --vectors.")
+    print("# transform mode spi keymat plain-packet sealed-packet")
+    for transform, mode, version, spi, keymat in cases():
+        sa = association(transform, mode, version, spi, keymat)
+        for number, size in enumerate((0, 5, 64), start=1):
+            plain = plain_packet(version, size)
+            sealed = bytes(sa.encrypt(parse(version, bytes(plain)), seq_num=number))
+            print(transform, mode, f"{spi:08x}", keymat.hex(), bytes(plain).hex(), sealed.hex())
+
+
+class Subject:
+    def __init__(self, binary):
+        self.process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def check(subject, transform, mode, version, spi, keymat):
+    """The complaints about one combination."""
+    sa = association(transform, mode, version, spi, keymat)
+    common = dict(mode=mode, transform=transform, spi=spi, keymat=keymat.hex(), sender_id=0xABC, sender_id_bits=12)
+    for number, size in enumerate(SIZES, start=1):
+        plain = bytes(plain_packet(version, size))
+
+        answer = subject.ask(op="seal", packet=plain.hex(), **common)
+        if "packet" not in answer:
+            yield f"size {size}: not sealed: {answer}"
+            continue
+        sealed = bytes.fromhex(answer["packet"])
+        esp = parse(version, sealed)[ESP]
+        if (esp.spi, esp.seq) != (spi, number):
+            yield f"size {size}: SPI and sequence number {esp.spi:#x}, {esp.seq}"
+        if "gcm" in transform and bytes(esp.data)[:8] != (0xABC << 52 | number).to_bytes(8, "big"):
+            yield f"size {size}: IV {bytes(esp.data)[:8].hex()}"
+        try:
+            opened = bytes(sa.decrypt(parse(version, sealed)))
+        except Exception as error:  # scapy raises many kinds
+            yield f"size {size}: scapy refuses: {error!r}"
+        else:
+            if opened != plain:
+                yield f"size {size}: scapy opens {opened.hex()}, not {plain.hex()}"
+        damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        try:
+            sa.decrypt(parse(version, damaged))
+            yield f"size {size}: scapy takes a damaged packet, so this test proves nothing"
+        except Exception:
+            pass
+
+        theirs = bytes(sa.encrypt(parse(version, plain), seq_num=1000 + number))
+        answer = subject.ask(op="open", packet=theirs.hex(), **common)
+        if answer.get("packet") != plain.hex():
+            yield f"size {size}: scapy's packet opens as {answer}, not {plain.hex()}"
+        damaged = theirs[:-1] + bytes([theirs[-1] ^ 1])
+        answer = subject.ask(op="open", packet=damaged.hex(), **common)
+        if answer != {"drop": "InStateProtoError"}:
+            yield f"size {size}: a damaged packet gives {answer}"
+
+
+def main():
+    if sys.argv[1:] == ["--vectors"]:
+        vectors()
+        return 0
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    subject = Subject(sys.argv[1])
+    failed = 0
+    for transform, mode, version, spi, keymat in cases():
+        complaints = list(check(subject, transform, mode, version, spi, keymat))
+        failed += bool(complaints)
+        print(f"{'FAIL' if complaints else 'ok  '} {transform} {mode} IPv{version}", flush=True)
+        for complaint in complaints:
+            print(f"     {complaint}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
