@@ -78,7 +78,7 @@ impl Numbers {
         let state = self.lock();
         let used = state.sequence - 1;
         let few_numbers = LAST_SEQUENCE - used < LAST_SEQUENCE / 8;
-        let few_ivs = counter_mode && state.total_ivs > 0 && state.left_ivs < state.total_ivs / 8;
+        let few_ivs = counter_mode && !state.spans.is_empty() && state.left_ivs <= state.total_ivs / 8;
         (u32::try_from(used).unwrap_or(u32::MAX), few_numbers || few_ivs)
     }
 

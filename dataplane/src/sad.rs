@@ -166,7 +166,8 @@ impl Sad {
     /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way. New
     /// sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
     pub fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
-        self.advance(now);
+        // What has ended is gone before it could be taken for an SA that is there.
+        self.expire(now);
         self.check(&update)?;
         let GroupUpdate { install, remove, sender_ids, activation_delay, deactivation_delay } = update;
         let width = sender_ids.as_ref().or(self.sender_ids.as_ref()).map(|ids| ids.bits);
@@ -226,7 +227,7 @@ impl Sad {
 
     /// Does what is due: activations, removals, ends of lifetimes.
     pub fn expire(&mut self, now: Now) {
-        self.advance(now);
+        self.clock = self.clock.max(now.mono);
         self.sweep();
     }
 
@@ -283,10 +284,6 @@ impl Sad {
 
     fn sending(&self) -> impl Iterator<Item = &Sa> {
         self.snapshot.sending()
-    }
-
-    fn advance(&mut self, now: Now) {
-        self.clock = self.clock.max(now.mono);
     }
 
     /// Makes an SA, with what is remembered of it.

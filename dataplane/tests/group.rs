@@ -160,6 +160,15 @@ fn lifetimes_end_sas() {
 }
 
 #[test]
+fn an_sa_whose_time_is_over_can_come_again() {
+    let policy = policy(GCM, EspMode::Tunnel, GROUP);
+    let mut alice = Member::with(1_000, &policy, 1);
+    alice.sad.apply(registration(vec![new_sa(1_000, &policy, 7)], ids(&[2])), at(3_600_000)).unwrap();
+    assert_eq!(alice.sad.status().sas[0].remaining, 3_600);
+    assert!(alice.seal(&udp(1, GROUP, b"x")).is_ok());
+}
+
+#[test]
 fn an_evicted_member_opens_nothing_sent_afterwards() {
     let policy = policy(GCM, EspMode::Tunnel, GROUP);
     let mut members: Vec<Member> = (0..3).map(|n| Member::with(1_000, &policy, n)).collect();

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -44,9 +44,27 @@ impl Net {
                 && ip(&format!("-n {ns} addr add 10.9.0.{host}/24 dev eth0"))
                 && ip(&format!("-n {ns} addr add fd09::{host}/64 dev eth0 nodad"))
                 && ip(&format!("-n {ns} link set eth0 up"))
-                && ip(&format!("netns exec {ns} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"));
+                && ip(&format!(
+                    "netns exec {ns} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"
+                ));
         }
-        done.then_some(net)
+        done.then_some(net).inspect(|net| net.wait_for_ipv6())
+    }
+
+    /// A fresh interface takes no IPv6 multicast until its link-local address has been found to be unique.
+    fn wait_for_ipv6(&self) {
+        let ready = |ns: &String| {
+            let shown = format!("-n {ns} -6 addr show dev eth0 scope link -tentative");
+            let shown = Command::new("ip").args(shown.split_whitespace()).output().unwrap();
+            shown.stdout.windows(4).any(|w| w == b"fe80")
+        };
+        for _ in 0..100 {
+            if ready(&self.a) && ready(&self.b) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("IPv6 does not come up");
     }
 }
 
@@ -92,20 +110,24 @@ fn receiver(group: &str) -> UdpSocket {
     socket
 }
 
-fn send(group: &str, host: u16, text: &[u8]) {
-    let (local, domain): (IpAddr, Domain) = match group.parse().unwrap() {
-        IpAddr::V4(_) => (Ipv4Addr::new(10, 9, 0, host.to_be_bytes()[1]).into(), Domain::IPV4),
-        IpAddr::V6(_) => (Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, host).into(), Domain::IPV6),
+/// Sends through the TUN device. A socket bound to an IPv4 address would send through that address's interface instead, past every route.
+fn send(group: &str, text: &[u8]) {
+    let group: IpAddr = group.parse().unwrap();
+    let socket = match group {
+        IpAddr::V4(_) => {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            socket.set_multicast_ttl_v4(8).unwrap();
+            socket
+        }
+        IpAddr::V6(_) => {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.set_multicast_if_v6(if_nametoindex("kf0").unwrap()).unwrap();
+            socket.set_multicast_hops_v6(8).unwrap();
+            socket.bind(&SocketAddr::new("fd09::1".parse().unwrap(), 0).into()).unwrap();
+            socket
+        }
     };
-    let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
-    if local.is_ipv6() {
-        socket.set_multicast_if_v6(if_nametoindex("kf0").unwrap()).unwrap();
-        socket.set_multicast_hops_v6(8).unwrap();
-    } else {
-        socket.set_multicast_ttl_v4(8).unwrap();
-    }
-    socket.bind(&SocketAddr::new(local, 0).into()).unwrap();
-    socket.send_to(text, &SocketAddr::new(group.parse().unwrap(), PORT).into()).unwrap();
+    socket.send_to(text, &SocketAddr::new(group, PORT).into()).unwrap();
 }
 
 #[test]
@@ -134,7 +156,7 @@ fn carry(a: &str, b: &str, mode: EspMode) {
     enter(a);
     for (group, socket) in [GROUP4, GROUP6].into_iter().zip(&sockets) {
         for number in 0..100u8 {
-            send(group, 1, &[number; 100]);
+            send(group, &[number; 100]);
             let mut buffer = [0; 200];
             let (len, from) = socket.recv_from(&mut buffer).unwrap_or_else(|error| {
                 panic!("{error}: {group} {mode:?}\n{:#?}\n{:#?}", sender.status(), listener.status())
@@ -150,7 +172,7 @@ fn carry(a: &str, b: &str, mode: EspMode) {
 
     // After a flush the application's packets end here.
     sender.flush();
-    send(GROUP4, 1, b"nobody may see this");
+    send(GROUP4, b"nobody may see this");
     sockets[0].set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(sockets[0].recv_from(&mut [0; 200]).is_err());
     assert!(sender.status().sad.drops["OutNoPols"] > 0);

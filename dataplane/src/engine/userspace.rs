@@ -6,7 +6,10 @@
 //! ```
 //!
 //! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN device
-//! is either protected or dropped. Threads and sockets live in the network namespace of the thread that calls
+//! is either protected or dropped. Two things of the host's own IP stack are out of reach here, and the owner's to prevent
+//! (a packet filter on the interface does both): an application that names the interface itself, or binds its socket to
+//! that interface's address, sends multicast past all routes and in clear; and since the groups are joined on the
+//! interface, clear packets that others send to them are delivered to applications too. Threads and sockets live in the network namespace of the thread that calls
 //! [`Userspace::start`]; the other calls may come from any.
 //!
 //! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does not fit the
