@@ -130,3 +130,104 @@ fn mark_congested(packet: &mut [u8], inner: &Headers) {
 fn addresses(headers: &Headers) -> (IpAddr, IpAddr) {
     (headers.source, headers.destination)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use keyferry_crypto::{Aead, Secret, SeededRandom};
+    use keyferry_model::policy::{EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+
+    use super::*;
+    use crate::iv::IvSource;
+    use crate::packet::ipv4::rewrite;
+    use crate::sa::SaState;
+
+    /// An SA of a tunnel between any IPv4 addresses.
+    fn sa(mode: EspMode) -> Sa {
+        let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
+        let policy = TrafficPolicy {
+            source: any,
+            destination: any,
+            mode,
+            transform: EspTransform::Aead(Aead::Aes128Gcm16),
+            sequence: SequenceNumbers::Unspecified,
+            replay_window: 0,
+        };
+        let state = Arc::new(SaState::new(&policy, None));
+        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state).unwrap()
+    }
+
+    fn header(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 9, protocol, 0, 0, 10, 0, 0, 1, 239, 192, 0, 1];
+        packet.extend(payload);
+        rewrite(&mut packet, 20, protocol);
+        packet
+    }
+
+    /// An authentic packet with whatever `plain` says, trailer included.
+    fn sealed(sa: &Sa, plain: &[u8]) -> Frame {
+        let mut esp = vec![0; sa.layout.body()];
+        esp.extend(plain);
+        esp.extend([0; 16]);
+        EspPacket::new(&mut esp[..]).unwrap().set_header(sa.spi, 1);
+        sa.keys.seal(&mut esp, Some(1), &mut IvSource::new(&mut SeededRandom::new(1))).unwrap();
+        Frame::holding(&header(protocol::ESP, &esp))
+    }
+
+    fn opened(sa: &Sa, plain: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let mut frame = sealed(sa, plain);
+        let (headers, spi) = find_esp(&mut frame).unwrap();
+        assert_eq!(spi, sa.spi);
+        open(sa, &mut frame, &headers).map(|()| frame.packet().to_vec())
+    }
+
+    #[test]
+    fn dummies_are_dropped_quietly_in_both_modes() {
+        for mode in [EspMode::Tunnel, EspMode::Transport] {
+            assert_eq!(opened(&sa(mode), &[9, 9, 0, 59]), Err(DropReason::InDummy));
+        }
+    }
+
+    #[test]
+    fn wrong_padding_is_refused_though_authentic() {
+        for plain in [&[0, 0, 2, 17][..], &[1, 1, 2, 17], &[1, 2, 3, 17], &[255, 4]] {
+            assert_eq!(opened(&sa(EspMode::Transport), plain), Err(DropReason::InPaddingError));
+        }
+    }
+
+    #[test]
+    fn flow_padding_behind_a_tunnelled_packet_is_cut_off() {
+        let inner = header(17, &[1, 2, 3, 4]);
+        let mut plain = inner.clone();
+        plain.extend([0xee; 50]);
+        plain.extend([1, 2, 2, protocol::IPV4]);
+        assert_eq!(opened(&sa(EspMode::Tunnel), &plain).unwrap(), inner);
+        // What claims to be longer than it is goes nowhere.
+        plain[3] = 200;
+        assert_eq!(opened(&sa(EspMode::Tunnel), &plain), Err(DropReason::InStateModeError));
+    }
+
+    #[test]
+    fn a_tunnel_carries_packets_of_the_outer_version_only() {
+        let inner = header(17, &[]);
+        for (next, first) in [(protocol::IPV6, 0x45), (17, 0x45), (protocol::IPV4, 0x65)] {
+            let mut plain = inner.clone();
+            plain[0] = first;
+            plain.extend([1, 2, 2, next]);
+            assert_eq!(opened(&sa(EspMode::Tunnel), &plain), Err(DropReason::InStateModeError), "{next}");
+        }
+    }
+
+    #[test]
+    fn packets_too_short_for_their_parts_are_refused_before_the_cipher() {
+        let sa = sa(EspMode::Tunnel);
+        for len in 0..18 {
+            let esp = [&sa.spi.to_be_bytes()[..], &[0; 4], &vec![0; 8 + len]].concat();
+            let mut frame = Frame::holding(&header(protocol::ESP, &esp));
+            let (headers, _) = find_esp(&mut frame).unwrap();
+            assert_eq!(open(&sa, &mut frame, &headers), Err(DropReason::InStateInvalid));
+        }
+    }
+}

@@ -27,6 +27,8 @@ use crate::status::{SaStatus, SadStatus};
 
 mod check;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};

@@ -255,6 +255,16 @@ fn a_removal_under_way_is_not_undone_by_a_registration() {
 }
 
 #[test]
+fn a_removal_told_twice_counts_from_the_first_time() {
+    let policy = policy(GCM, EspMode::Tunnel, GROUP);
+    let mut alice = Member::with(1_000, &policy, 1);
+    alice.sad.apply(rekey(vec![new_sa(1_001, &policy, 8)], &[1_000], 500, 2_000), at(0)).unwrap();
+    alice.sad.apply(rekey(vec![], &[1_000], 500, 2_000), at(1_500)).unwrap();
+    alice.sad.expire(at(2_000));
+    assert_eq!(alice.sad.status().sas.len(), 1);
+}
+
+#[test]
 fn senders_do_not_share_a_window_and_strangers_move_none() {
     let policy = protected(CBC, 64);
     let mut senders: Vec<Member> = (0..3).map(|n| Member::with(1_000, &policy, n)).collect();

@@ -1,0 +1,104 @@
+//! Running out of numbers, which only a test inside can bring about.
+#![allow(clippy::unwrap_used)]
+
+use keyferry_crypto::{Aead, BlockCipher, Integrity, SeededRandom};
+use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers};
+
+use super::*;
+use crate::drops::DropReason;
+use crate::frame::Frame;
+use crate::iv::IvSource;
+
+const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1) };
+const PACKET: [u8; 20] = [0x45, 0, 0, 20, 0, 0, 0, 0, 9, 17, 0, 0, 10, 0, 0, 1, 239, 192, 0, 1];
+
+fn new_sa(spi: u32, transform: EspTransform) -> NewSa {
+    let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
+    let policy = TrafficPolicy {
+        source: any,
+        destination: any,
+        mode: EspMode::Tunnel,
+        transform,
+        sequence: SequenceNumbers::Unspecified,
+        replay_window: 0,
+    };
+    let keymat = Secret::random(transform.keymat_len(), &mut SeededRandom::new(spi.into()));
+    NewSa { spi, policy: Arc::new(policy), keymat, lifetime: Duration::from_secs(60) }
+}
+
+fn update(install: Vec<NewSa>, ids: Option<&[u32]>, activation: u64) -> GroupUpdate {
+    GroupUpdate {
+        install,
+        remove: Removal::Spis(Vec::new()),
+        sender_ids: ids.map(|ids| SenderIds { bits: 16, ids: ids.to_vec() }),
+        activation_delay: Duration::from_secs(activation),
+        deactivation_delay: Duration::ZERO,
+    }
+}
+
+fn seal(sad: &Sad) -> Result<(u32, u32), DropReason> {
+    let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+    sad.snapshot().seal(&mut Frame::holding(&PACKET), &mut ivs).map(|sealed| (sealed.spi, sealed.sequence))
+}
+
+#[test]
+fn running_out_of_ivs_is_told_in_time_and_new_sender_ids_help() {
+    let mut sad = Sad::new();
+    let gcm = EspTransform::Aead(Aead::Aes256Gcm16);
+    sad.apply(update(vec![new_sa(1_000, gcm)], Some(&[1]), 0), NOW).unwrap();
+    assert!(seal(&sad).is_ok() && !sad.needs_rekey());
+    let numbers = |sad: &Sad| Arc::clone(&sad.entries[0].sa.state);
+    numbers(&sad).numbers.skip_to(2, 2);
+    assert!(sad.needs_rekey() && sad.status().sas[0].needs_rekey);
+    assert!(seal(&sad).is_ok() && seal(&sad).is_ok());
+    assert_eq!(seal(&sad), Err(DropReason::OutIvExhausted));
+    assert!(sad.needs_rekey());
+    sad.apply(update(vec![], Some(&[2]), 0), NOW).unwrap();
+    assert_eq!(seal(&sad), Ok((1_000, 4)));
+    assert!(!sad.needs_rekey());
+}
+
+#[test]
+fn sequence_numbers_end_an_sa_and_its_successor_steps_in_early() {
+    let mut sad = Sad::new();
+    let cbc = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+    sad.apply(update(vec![new_sa(1_000, cbc)], None, 0), NOW).unwrap();
+    sad.entries[0].sa.state.numbers.skip_to(u32::MAX.into(), 1);
+    assert!(sad.needs_rekey());
+    assert_eq!(seal(&sad), Ok((1_000, u32::MAX)));
+    assert_eq!(seal(&sad), Err(DropReason::OutStateSeqError));
+    assert_eq!(seal(&sad), Err(DropReason::OutStateSeqError), "it does not wrap");
+    // Its successor waits for activation, but there is no other that could send.
+    sad.apply(update(vec![new_sa(1_001, cbc)], None, 30), NOW).unwrap();
+    assert_eq!(seal(&sad), Ok((1_001, 1)));
+    assert_eq!(sad.status().drops["OutStateSeqError"], 2);
+}
+
+#[test]
+fn what_is_remembered_of_removed_sas_is_bounded_and_ends_with_their_lifetime() {
+    let mut sad = Sad::new();
+    let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+    for spi in 1_000..1_000 + 2 * u32::try_from(MAX_MEMORIES).unwrap() {
+        sad.apply(update(vec![new_sa(spi, gcm)], Some(&[1]), 0), NOW).unwrap();
+        sad.flush();
+    }
+    assert_eq!(sad.memories.len(), MAX_MEMORIES);
+    // A key that is remembered gets no second SPI.
+    let mut renamed = new_sa(1_511, gcm);
+    renamed.spi = 9_999;
+    assert!(matches!(sad.apply(update(vec![renamed], None, 0), NOW), Err(ApplyError::KeyReused(9_999))));
+    sad.expire(Now { mono: Duration::from_secs(61), ..NOW });
+    assert!(sad.memories.is_empty());
+}
+
+#[test]
+fn there_is_a_limit_to_sas() {
+    let mut sad = Sad::new();
+    let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+    let count = u32::try_from(MAX_SAS).unwrap();
+    let all = (0..count).map(|n| new_sa(1_000 + n, gcm)).collect();
+    sad.apply(update(all, None, 0), NOW).unwrap();
+    assert!(matches!(sad.apply(update(vec![new_sa(1, gcm)], None, 0), NOW), Err(ApplyError::ReservedSpi(1))));
+    assert!(matches!(sad.apply(update(vec![new_sa(9_999, gcm)], None, 0), NOW), Err(ApplyError::TooMany)));
+    sad.apply(update(vec![new_sa(1_000, gcm)], None, 0), NOW).unwrap();
+}
