@@ -1,8 +1,9 @@
 //! A filter for interoperability tests: JSON lines in, JSON lines out.
 //!
 //! In: `{"op":"seal"|"open","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes256gcm16"|"aes128-sha256"|...,
-//! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header. Lines with the same SA share
-//! its sequence numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or `{"error":"text"}`.
+//! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header.
+//! Lines with the same SA share its sequence numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or
+//! `{"error":"text"}`.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};

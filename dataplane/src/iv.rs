@@ -10,8 +10,8 @@ const POOL: usize = KEY + BLOCK + IVS * BLOCK;
 
 /// A worker's own source of IVs, so that no lock and no system call stands in the way of a packet.
 ///
-/// AES-256 in output feedback under a secret key and block makes 64 IVs at a time, and with them the key and block of the
-/// next 64, so that earlier IVs cannot be computed from a later state. Whoever does not know the state cannot tell
+/// AES-256 in output feedback under a secret key and block makes 64 IVs at a time, and with them the key and block of
+/// the next 64, so that earlier IVs cannot be computed from a later state. Whoever does not know the state cannot tell
 /// the next IV from a random one, whatever packets they have chosen or seen.
 pub struct IvSource {
     /// Key and block of the next refill, then the IVs.

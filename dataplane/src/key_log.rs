@@ -6,7 +6,8 @@ use keyferry_crypto::{Aead, BlockCipher, Integrity};
 use keyferry_model::policy::{EspTransform, Selector};
 use keyferry_model::update::NewSa;
 
-/// Takes lines for Wireshark's decryption tables. Nothing is logged unless one is given to [`Sad::set_key_log`](crate::Sad::set_key_log).
+/// Takes lines for Wireshark's decryption tables. Nothing is logged unless one is given to
+/// [`Sad::set_key_log`](crate::Sad::set_key_log).
 pub trait KeyLog {
     /// A line for a table; here the table is always `esp_sa`.
     fn log(&mut self, table: &'static str, line: &str);

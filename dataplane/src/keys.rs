@@ -54,7 +54,8 @@ pub(crate) enum Keys {
 }
 
 impl Keys {
-    /// Prepares keys. The material is the encryption key (with its salt), then the integrity key (RFC 7296 section 2.17).
+    /// Prepares keys. The material is the encryption key (with its salt), then the integrity key (RFC 7296 section
+    /// 2.17).
     pub(crate) fn new(transform: EspTransform, keymat: &[u8]) -> Result<Self, CryptoError> {
         match transform {
             EspTransform::Aead(aead) => {
@@ -80,8 +81,8 @@ impl Keys {
         }
     }
 
-    /// Protects an ESP packet in place. SPI and sequence number are written; between [`Layout::body`] and the ICV stand payload
-    /// and trailer. `iv` is the counter-mode IV; CBC draws its own from `ivs`.
+    /// Protects an ESP packet in place. SPI and sequence number are written; between [`Layout::body`] and the ICV stand
+    /// payload and trailer. `iv` is the counter-mode IV; CBC draws its own from `ivs`.
     pub(crate) fn seal(&self, esp: &mut [u8], iv: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError> {
         let layout = self.layout();
         let icv_at = esp.len().saturating_sub(layout.icv);
@@ -113,8 +114,8 @@ impl Keys {
         }
     }
 
-    /// Verifies and decrypts an ESP packet in place. The caller has checked that the layout's parts and at least a trailer are
-    /// there, and whole blocks.
+    /// Verifies and decrypts an ESP packet in place. The caller has checked that the layout's parts and at least a
+    /// trailer are there, and whole blocks.
     pub(crate) fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
         let layout = self.layout();
         let icv_at = esp.len().saturating_sub(layout.icv);

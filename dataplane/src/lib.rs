@@ -1,7 +1,7 @@
 //! Multicast ESP for group members: the data plane of Keyferry.
 //!
-//! Standards: ESP (RFC 4303) under the security architecture for multicast (RFC 4301, RFC 5374), AES-GCM (RFC 4106) with sender
-//! IDs in the IV (RFC 6054), AES-CBC (RFC 3602) with HMAC-SHA2 (RFC 4868).
+//! Standards: ESP (RFC 4303) under the security architecture for multicast (RFC 4301, RFC 5374), AES-GCM (RFC 4106)
+//! with sender IDs in the IV (RFC 6054), AES-CBC (RFC 3602) with HMAC-SHA2 (RFC 4868).
 //!
 //! ```text
 //!                 GroupUpdate, flush, time
@@ -15,12 +15,12 @@
 //!               raw socket -> network  TUN -> application
 //! ```
 //!
-//! [`Sad`], [`Snapshot`] and everything below them are pure: no sockets, no clock, no randomness of their own. Packets are worked upon in
-//! place, in a [`Frame`] that a worker keeps; the hot path neither allocates nor waits for a lock that a control
-//! operation holds. Only [`engine`] touches the system.
+//! [`Sad`], [`Snapshot`] and everything below them are pure: no sockets, no clock, no randomness of their own. Packets
+//! are worked upon in place, in a [`Frame`] that a worker keeps; the hot path neither allocates nor waits for a lock
+//! that a control operation holds. Only [`engine`] touches the system.
 //!
-//! What never happens: a packet leaves in clear; a nonce is used twice under a key; a number wraps; a packet that is not authentic
-//! changes any state but a counter.
+//! What never happens: a packet leaves in clear; a nonce is used twice under a key; a number wraps; a packet that is
+//! not authentic changes any state but a counter.
 
 mod drops;
 pub mod engine;

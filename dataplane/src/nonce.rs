@@ -1,8 +1,8 @@
 //! Sequence numbers and IVs of the packets that this member sends under one key.
 //!
-//! A counter mode lives by one rule: no (key, IV) twice. An IV is eight octets, the sender ID on the left and a counter on the
-//! right (RFC 6054 section 3). The key server gives an ID to one member only; here, no IV below an ID is taken twice, whichever
-//! IDs come, in whichever width, and however often the same ID comes again.
+//! A counter mode lives by one rule: no (key, IV) twice. An IV is eight octets, the sender ID on the left and a counter
+//! on the right (RFC 6054 section 3). The key server gives an ID to one member only; here, no IV below an ID is taken
+//! twice, whichever IDs come, in whichever width, and however often the same ID comes again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -73,7 +73,8 @@ impl Numbers {
         self.lock().take(counter_mode, count.max(1))
     }
 
-    /// Highest sequence number used, and whether it is time for new keys: an eighth of the sequence numbers or IVs is left.
+    /// Highest sequence number used, and whether it is time for new keys: an eighth of the sequence numbers or IVs is
+    /// left.
     pub(crate) fn used(&self, counter_mode: bool) -> (u32, bool) {
         let state = self.lock();
         let used = state.sequence - 1;
@@ -148,7 +149,8 @@ impl State {
 }
 
 impl Span {
-    /// The IVs of a sender ID behind all of them that are in `taken`. The counter begins with 1, as in RFC 6054 appendix B.
+    /// The IVs of a sender ID behind all of them that are in `taken`. The counter begins with 1, as in RFC 6054
+    /// appendix B.
     fn of(id: u32, bits: u8, taken: &[(u64, u64)]) -> Self {
         let counter_bits = 64 - u32::from(bits.clamp(1, 32));
         let first = u64::from(id) << counter_bits;

@@ -1,7 +1,7 @@
 //! Inbound: an ESP packet becomes a plain packet (RFC 4303 section 3.4, RFC 4301 section 5.2).
 //!
-//! The order is: find the SA, look at the window, authenticate, mark the window, decapsulate, compare with the selectors.
-//! Nothing that a packet says changes any state before it is authenticated.
+//! The order is: find the SA, look at the window, authenticate, mark the window, decapsulate, compare with the
+//! selectors. Nothing that a packet says changes any state before it is authenticated.
 
 use std::net::IpAddr;
 
@@ -117,7 +117,8 @@ fn outer_ecn(packet: &[u8], headers: &Headers) -> u8 {
     }
 }
 
-/// An inner packet that knows about congestion notification learns of the outer one's mark (RFC 4301 section 5.1.2.1, note 6).
+/// An inner packet that knows about congestion notification learns of the outer one's mark (RFC 4301 section 5.1.2.1,
+/// note 6).
 fn mark_congested(packet: &mut [u8], inner: &Headers) {
     if matches!(outer_ecn(packet, inner), 1 | 2) {
         match inner.version {

@@ -87,8 +87,8 @@ pub struct Headers {
     pub destination: IpAddr,
     /// Octets of the packet as its header says; never more than there are.
     pub total: usize,
-    /// Where ESP goes in transport mode (RFC 4303 section 3.1.1): behind the IPv4 options, or behind the IPv6 hop-by-hop
-    /// and routing headers, in front of destination options meant for the receiver.
+    /// Where ESP goes in transport mode (RFC 4303 section 3.1.1): behind the IPv4 options, or behind the IPv6
+    /// hop-by-hop and routing headers, in front of destination options meant for the receiver.
     pub split: usize,
     /// The octet that names what stands at `split`.
     pub split_named_at: usize,

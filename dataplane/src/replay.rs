@@ -94,9 +94,10 @@ pub(crate) enum Verdict {
 
 /// The windows of an SA.
 ///
-/// Only authenticated packets create or move a window, so strangers cannot fill the table. Once [`MAX_SENDERS`] have one, packets of
-/// further senders are dropped: letting them pass without a window would let them be replayed without limit, and giving
-/// them the window of a quiet sender would let that one's packets be replayed. The next epoch begins with an empty table.
+/// Only authenticated packets create or move a window, so strangers cannot fill the table. Once [`MAX_SENDERS`] have
+/// one, packets of further senders are dropped: letting them pass without a window would let them be replayed without
+/// limit, and giving them the window of a quiet sender would let that one's packets be replayed. The next epoch begins
+/// with an empty table.
 #[derive(Debug)]
 pub(crate) struct Windows {
     width: u32,

@@ -13,8 +13,8 @@ use crate::packet::Headers;
 use crate::replay::{Sender, Windows};
 use crate::selector;
 
-/// What an SA has used and seen. It outlives the SA's removal, without the keys, so that the same keys installed again go on
-/// where they were.
+/// What an SA has used and seen. It outlives the SA's removal, without the keys, so that the same keys installed again
+/// go on where they were.
 #[derive(Debug)]
 pub(crate) struct SaState {
     pub(crate) numbers: Numbers,

@@ -8,8 +8,8 @@
 //!      |    other)           |   active             |
 //! ```
 //!
-//! A sender takes the first policy line that matches and has an active SA; then one whose SA is being removed; then one whose SA is
-//! not yet active, for then there is no other. Of SAs with the same selectors the newest active one sends.
+//! A sender takes the first policy line that matches and has an active SA; then one whose SA is being removed; then one
+//! whose SA is not yet active, for then there is no other. Of SAs with the same selectors the newest active one sends.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -165,8 +165,8 @@ impl Sad {
 
     /// Applies an update, as a whole or not at all.
     ///
-    /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way. New
-    /// sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
+    /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way.
+    /// New sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
     pub fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
         // What has ended is gone before it could be taken for an SA that is there.
         self.expire(now);

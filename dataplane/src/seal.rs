@@ -1,7 +1,8 @@
 //! Outbound: a plain packet becomes an ESP packet (RFC 4303 section 3.3).
 //!
-//! Transport mode: `IP | payload` becomes `IP | ESP | payload`; tunnel mode: `IP | payload` becomes `IP | ESP | IP | payload`, the
-//! outer header with the inner addresses. The payload stays where it is in memory; headers move in front of it.
+//! Transport mode: `IP | payload` becomes `IP | ESP | payload`; tunnel mode: `IP | payload` becomes `IP | ESP | IP |
+//! payload`, the outer header with the inner addresses. The payload stays where it is in memory; headers move in front
+//! of it.
 
 use keyferry_model::policy::EspMode;
 
@@ -14,7 +15,8 @@ use crate::sa::Sa;
 
 /// Seals the packet in `frame`, whose headers are `headers`, and returns its sequence number.
 ///
-/// Numbers are taken last, after everything that can fail without the cipher. When they are used up the packet is unchanged.
+/// Numbers are taken last, after everything that can fail without the cipher. When they are used up the packet is
+/// unchanged.
 pub(crate) fn seal(sa: &Sa, frame: &mut Frame, headers: &Headers, ivs: &mut IvSource) -> Result<u32, DropReason> {
     if sa.is_revoked() {
         return Err(DropReason::OutStateExpired);

@@ -25,8 +25,8 @@ fn spi_of(packet: &[u8]) -> u32 {
     u32::from_be_bytes(packet[20..24].try_into().unwrap())
 }
 
-/// Three members send every 5 ms. Rekeys reach them with up to 300 ms of difference, packets take up to 200 ms and overtake each
-/// other. Activation is 500 ms and deactivation 1,500 ms after an announcement arrives.
+/// Three members send every 5 ms. Rekeys reach them with up to 300 ms of difference, packets take up to 200 ms and
+/// overtake each other. Activation is 500 ms and deactivation 1,500 ms after an announcement arrives.
 #[test]
 fn roll_over_under_continuous_traffic_loses_nothing() {
     let policy = policy(GCM, EspMode::Tunnel, GROUP);
@@ -356,8 +356,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Four members share the keys of a group whose key server gives each sender ID to one member, though a member may be
-    /// given its own again. Whatever happens, no nonce is seen twice under one key.
+    /// Four members share the keys of a group whose key server gives each sender ID to one member, though a member may
+    /// be given its own again. Whatever happens, no nonce is seen twice under one key.
     #[test]
     fn no_nonce_repeats_under_any_key(steps in steps()) {
         let policy = policy(GCM, EspMode::Transport, GROUP);

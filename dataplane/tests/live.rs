@@ -1,4 +1,5 @@
-//! The user-space engine with real devices, in two network namespaces. Needs root and `ip`; says so and passes where they are missing.
+//! The user-space engine with real devices, in two network namespaces. Needs root and `ip`; says so and passes where
+//! they are missing.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -110,7 +111,8 @@ fn receiver(group: &str) -> UdpSocket {
     socket
 }
 
-/// Sends through the TUN device. A socket bound to an IPv4 address would send through that address's interface instead, past every route.
+/// Sends through the TUN device. A socket bound to an IPv4 address would send through that address's interface instead,
+/// past every route.
 fn send(group: &str, text: &[u8]) {
     let group: IpAddr = group.parse().unwrap();
     let socket = match group {

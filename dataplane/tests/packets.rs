@@ -96,7 +96,8 @@ fn transport_mode_keeps_options_and_extension_headers_outside() {
     let policy6 = policy(GCM, EspMode::Transport, GROUPS[1]);
     let (mut alice, bob) = (Member::with(0x1001, &policy6, 1), Member::with(0x1001, &policy6, 2));
     let mut plain = udp(1, GROUPS[1], &[1, 2, 3]);
-    // Hop-by-hop options with a router alert, then destination options: the first stays outside, the second goes inside.
+    // Hop-by-hop options with a router alert, then destination options: the first stays outside, the second goes
+    // inside.
     plain.splice(40..40, [60, 0, 5, 2, 0, 0, 1, 0, 17, 0, 1, 4, 0, 0, 0, 0]);
     plain[6] = 0;
     plain[5] += 16;

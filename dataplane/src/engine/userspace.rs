@@ -5,15 +5,17 @@
 //!  application <- TUN <- [rx thread: open] <- raw sockets (IPv4, IPv6) <- joined groups <- interface
 //! ```
 //!
-//! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN device
-//! is either protected or dropped. Two things of the host's own IP stack are out of reach here, and the owner's to prevent
-//! (a packet filter on the interface does both): an application that names the interface itself, or binds its socket to
-//! that interface's address, sends multicast past all routes and in clear; and since the groups are joined on the
-//! interface, clear packets that others send to them are delivered to applications too. Threads and sockets live in the network namespace of the thread that calls
-//! [`Userspace::start`]; the other calls may come from any.
+//! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN
+//! device is either protected or dropped. Two things of the host's own IP stack are out of reach here, and the owner's
+//! to prevent (a packet filter on the interface does both): an application that names the interface itself, or binds
+//! its socket to that interface's address, sends multicast past all routes and in clear; and since the groups are
+//! joined on the interface, clear packets that others send to them are delivered to applications too. Threads and
+//! sockets live in the network namespace of the thread that calls [`Userspace::start`]; the other calls may come from
+//! any.
 //!
-//! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does not fit the
-//! interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to [`MAX_OVERHEAD`].
+//! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does
+//! not fit the interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to
+//! [`MAX_OVERHEAD`].
 
 use std::io;
 use std::net::IpAddr;
@@ -42,8 +44,8 @@ mod workers;
 use joins::Joins;
 use sockets::Sockets;
 
-/// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4 tunnel
-/// adds at most 57.
+/// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4
+/// tunnel adds at most 57.
 pub const MAX_OVERHEAD: usize = ipv6::HEADER_LEN + HEADER_LEN + 16 + 15 + TRAILER_LEN + crate::keys::MAX_ICV;
 
 /// What an engine is started with.

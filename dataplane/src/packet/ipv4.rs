@@ -51,9 +51,10 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
     })
 }
 
-/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the total
-/// length. DS, ECN and DF come from the inner header (RFC 4301 section 5.1.2.1), as do addresses (RFC 5374 section 3.1)
-/// and TTL: the group's multicast scope is the inner packet's. The kernel gives the identification when it is sent.
+/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
+/// total length. DS, ECN and DF come from the inner header (RFC 4301 section 5.1.2.1), as do addresses (RFC 5374
+/// section 3.1) and TTL: the group's multicast scope is the inner packet's. The kernel gives the identification when it
+/// is sent.
 pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], protocol: u8) {
     let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
     let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() else { return };

@@ -75,8 +75,9 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
     })
 }
 
-/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: addresses, DS, ECN and hop limit of
-/// the inner one (RFC 4301 section 5.1.2.2, RFC 5374 section 3.1). The flow label is zero, as a gateway must not copy it.
+/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: addresses, DS, ECN and hop
+/// limit of the inner one (RFC 4301 section 5.1.2.2, RFC 5374 section 3.1). The flow label is zero, as a gateway must
+/// not copy it.
 pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], protocol: u8) {
     if let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() {
         *header = *inner;

@@ -41,14 +41,14 @@ impl Snapshot {
         Self { lines: lines.into(), inbound: inbound.into(), drops }
     }
 
-    /// Turns the plain IP packet in `frame` into an ESP packet, in place. Whatever is not protected is dropped and counted; the
-    /// frame's content is then unspecified and must not be sent.
+    /// Turns the plain IP packet in `frame` into an ESP packet, in place. Whatever is not protected is dropped and
+    /// counted; the frame's content is then unspecified and must not be sent.
     pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Result<Sealed, DropReason> {
         self.try_seal(frame, ivs).inspect_err(|reason| self.drops.count(*reason))
     }
 
-    /// Turns the ESP packet in `frame` (IP header first) into the plain packet, in place, and says under which SPI it came.
-    /// Whatever is not authentic and fitting is dropped and counted; the frame's content is then unspecified.
+    /// Turns the ESP packet in `frame` (IP header first) into the plain packet, in place, and says under which SPI it
+    /// came. Whatever is not authentic and fitting is dropped and counted; the frame's content is then unspecified.
     pub fn open(&self, frame: &mut Frame) -> Result<u32, DropReason> {
         self.try_open(frame).inspect_err(|reason| self.drops.count(*reason))
     }

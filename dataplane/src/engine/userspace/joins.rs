@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
-/// Sockets for IPv4, each of which the kernel lets join 20 groups by default (`igmp_max_memberships`). All are opened at the
-/// start, so that they are in the engine's network namespace.
+/// Sockets for IPv4, each of which the kernel lets join 20 groups by default (`igmp_max_memberships`). All are opened
+/// at the start, so that they are in the engine's network namespace.
 const SOCKETS_V4: usize = 16;
 
 /// Groups joined on one interface, by sockets that receive nothing themselves.

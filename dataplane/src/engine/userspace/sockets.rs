@@ -64,7 +64,8 @@ impl Sockets {
         self.v6.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends a packet whose IP header is as it shall be on the wire; the kernel fills in an IPv4 identification of zero.
+    /// Sends a packet whose IP header is as it shall be on the wire; the kernel fills in an IPv4 identification of
+    /// zero.
     pub(super) fn send(&self, packet: &[u8], destination: IpAddr) -> io::Result<()> {
         let (socket, to) = match destination {
             IpAddr::V4(_) => (&self.v4, SocketAddr::new(destination, 0)),

@@ -97,8 +97,8 @@ fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> b
     }
 }
 
-/// After a failed read: nothing to read is no failure; after a real one (an interface that is down) the descriptor is left
-/// alone for a while. False when it is time to stop.
+/// After a failed read: nothing to read is no failure; after a real one (an interface that is down) the descriptor is
+/// left alone for a while. False when it is time to stop.
 fn recover(error: &io::Error, stop: BorrowedFd<'_>) -> bool {
     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
         return true;
