@@ -9,7 +9,8 @@ pub(crate) mod suite;
 pub(crate) mod window;
 
 pub use keymat::{IkeKeys, Skeyseed};
-pub use suite::{Preferences, Suite};
+pub use suite::{Choice, Preferences, Suite};
+pub use window::Backoff;
 
 /// Which end of an IKE SA we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

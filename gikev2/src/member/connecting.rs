@@ -1,0 +1,372 @@
+//! From nothing to an IKE SA, initiator's side (RFC 7296 sections 1.2, 2.4, 2.6, 2.7 and 2.15).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
+use keyferry_model::id::Identity;
+use keyferry_model::settings::MemberSettings;
+use keyferry_wire::{ChainWriter, Encode, Header};
+
+use super::Step;
+use crate::algorithms::ke_number;
+use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
+use crate::ike_sa::sa::{Direction, IkeSa};
+use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
+use crate::ike_sa::{Preferences, Role, Skeyseed};
+use crate::keylog::KeyLog;
+use crate::policy::identity::{identity_from_wire, identity_to_wire};
+use crate::registration::request::join;
+use crate::reject::Reject;
+use crate::wire::auth::Auth;
+use crate::wire::id::Id;
+use crate::wire::message::{Init, Payloads};
+use crate::wire::notify::Notify;
+use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind};
+use crate::wire::rules;
+use crate::wire::sa::Sa;
+use crate::wire::sk::Opened;
+
+/// Responses followed side by side.
+const CANDIDATES: usize = 4;
+/// Times the first request may be amended: a cookie and another group, and some for what others forge.
+const AMENDMENTS: u8 = 8;
+/// Message ID of IKE_AUTH and GSA_AUTH.
+const AUTH_ID: u32 = 1;
+
+/// An IKE SA in the making.
+pub(super) struct Connecting {
+    spi_i: [u8; 8],
+    nonce_i: Vec<u8>,
+    offer: Sa<'static>,
+    preferences: Preferences,
+    pair: KeyPair,
+    cookie: Option<Vec<u8>>,
+    request: Repeating,
+    amendments: u8,
+    /// An unprotected refusal: it may be forged, so it only shortens the wait.
+    refused: Option<NotifyType>,
+    candidates: VecDeque<Candidate>,
+}
+
+/// A response that may be the key server's.
+struct Candidate {
+    sa: IkeSa,
+    /// SK_pi, SK_pr.
+    proof: (Secret, Secret),
+    response: Vec<u8>,
+    exchange: ExchangeType,
+    behind_nat: bool,
+    /// IKE_AUTH or GSA_AUTH.
+    request: Repeating,
+}
+
+/// What an IKE_SA_INIT response led to.
+pub(super) enum Next {
+    /// Send this.
+    Send(Vec<u8>),
+    /// Nothing.
+    Wait,
+}
+
+/// What an IKE_AUTH or GSA_AUTH response led to.
+pub(super) enum Outcome {
+    /// The key server is who it should be.
+    Up {
+        sa: IkeSa,
+        behind_nat: bool,
+        /// The payloads, to be read again for policy and keys.
+        opened: Opened,
+        exchange: ExchangeType,
+    },
+    /// It refused, or is somebody else; nothing else to hope for.
+    Failed(String),
+    /// This response failed, others are still followed.
+    Wait,
+}
+
+/// What the member needs of itself for a request.
+pub(super) struct Wish<'a> {
+    pub(super) settings: &'a MemberSettings,
+    /// Register right away, by GSA_AUTH.
+    pub(super) register: bool,
+    pub(super) backoff: Backoff,
+}
+
+impl Connecting {
+    /// Begins: draws SPI, nonce and key pair.
+    pub(super) fn begin(wish: &Wish<'_>, preferences: &Preferences, step: &mut Step<'_>) -> Result<Self, CryptoError> {
+        let mut spi_i = [0; 8];
+        // Not four zero octets in front, which read as a non-ESP marker.
+        while spi_i[..4] == [0; 4] {
+            step.rng.fill(&mut spi_i);
+        }
+        let mut nonce_i = vec![0; NONCE_LEN];
+        step.rng.fill(&mut nonce_i);
+        let group = preferences.groups.first().copied().unwrap_or(KeGroup::X25519);
+        let pair = KeyPair::generate(group, step.rng)?;
+        // Without the wish to register a key wrap algorithm is of no use, and a plain IKEv2 peer does not know it.
+        let offer = preferences.proposals(!wish.settings.connect_only);
+        let mut connecting = Self {
+            spi_i,
+            nonce_i,
+            offer,
+            preferences: preferences.clone(),
+            pair,
+            cookie: None,
+            request: Repeating::new(Vec::new(), wish.backoff, step.now.mono, step.rng),
+            amendments: AMENDMENTS,
+            refused: None,
+            candidates: VecDeque::new(),
+        };
+        connecting.renew_request(wish, step);
+        Ok(connecting)
+    }
+
+    pub(super) fn spi_i(&self) -> [u8; 8] {
+        self.spi_i
+    }
+
+    /// The IKE_SA_INIT request as it stands.
+    pub(super) fn init_request(&self) -> Vec<u8> {
+        self.request.bytes.clone()
+    }
+
+    fn renew_request(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) {
+        let parts = Parts {
+            spi_i: self.spi_i,
+            spi_r: [0; 8],
+            sa: &self.offer,
+            ke_method: ke_number(self.pair.group()),
+            public: self.pair.public(),
+            nonce: &self.nonce_i,
+            path: (wish.settings.local, wish.settings.gateway),
+        };
+        let bytes = request(&parts, self.cookie.as_deref());
+        self.request = Repeating::new(bytes, wish.backoff, step.now.mono, step.rng);
+    }
+
+    pub(super) fn due_at(&self) -> Option<Duration> {
+        match self.candidates.is_empty() {
+            true => Some(self.request.due_at()),
+            false => self.candidates.iter().map(|c| c.request.due_at()).min(),
+        }
+    }
+
+    /// Messages to repeat; an error, in words, when there is nothing left to wait for.
+    pub(super) fn expire(&mut self, step: &mut Step<'_>) -> Result<Vec<Vec<u8>>, Option<String>> {
+        let now = step.now.mono;
+        if self.candidates.is_empty() {
+            return match self.request.expire(now, step.rng) {
+                Due::Wait => Ok(Vec::new()),
+                Due::Repeat => Ok(vec![self.request.bytes.clone()]),
+                Due::GiveUp => Err(self.refused.map(|kind| format!("{kind:?}"))),
+            };
+        }
+        let mut repeats = Vec::new();
+        self.candidates.retain_mut(|c| match c.request.expire(now, step.rng) {
+            Due::Wait => true,
+            Due::Repeat => {
+                repeats.push(c.request.bytes.clone());
+                true
+            }
+            Due::GiveUp => false,
+        });
+        if self.candidates.is_empty() { Err(None) } else { Ok(repeats) }
+    }
+
+    /// Takes an IKE_SA_INIT response, which nothing protects.
+    pub(super) fn init_response(
+        &mut self,
+        wish: &Wish<'_>,
+        header: &Header,
+        datagram: &[u8],
+        step: &mut Step<'_>,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Next, Reject> {
+        if header.message_id != 0 || header.flags & crate::wire::registry::flags::INITIATOR != 0 {
+            return Err(Reject::Malformed("not a first response"));
+        }
+        let payloads = Payloads::parse(header.next, &datagram[Header::LEN..], rules::INIT_RESPONSE)?;
+        if payloads.body(PayloadKind::SA).is_none() {
+            return self.amend(wish, &payloads, step);
+        }
+        if header.spi_r == [0; 8] {
+            return Err(Reject::Malformed("a responder's SPI is not zero"));
+        }
+        let digest = digest_of(datagram);
+        if self.candidates.iter().any(|c| digest_of(&c.response) == digest) {
+            return Ok(Next::Wait);
+        }
+        let candidate = self.follow(wish, header, datagram, Init::of(payloads)?, step, log)?;
+        let bytes = candidate.request.bytes.clone();
+        if self.candidates.len() == CANDIDATES {
+            self.candidates.pop_front();
+        }
+        self.candidates.push_back(candidate);
+        Ok(Next::Send(bytes))
+    }
+
+    /// A response without SA: a cookie to return, a group to use, or a refusal.
+    fn amend(&mut self, wish: &Wish<'_>, payloads: &Payloads<'_>, step: &mut Step<'_>) -> Result<Next, Reject> {
+        if let Some(cookie) = payloads.notify(NotifyType::COOKIE) {
+            if cookie.data.is_empty() || cookie.data.len() > 64 {
+                return Err(Reject::Malformed("a cookie has 1 to 64 octets"));
+            }
+            if self.cookie.as_deref() == Some(cookie.data.as_ref()) {
+                return Ok(Next::Wait);
+            }
+            self.take_amendment()?;
+            self.cookie = Some(cookie.data.to_vec());
+        } else if let Some(notify) = payloads.notify(NotifyType::INVALID_KE_PAYLOAD) {
+            let wanted = <[u8; 2]>::try_from(notify.data.as_ref()).map(u16::from_be_bytes);
+            let wanted = wanted.map_err(|_| Reject::Malformed("INVALID_KE_PAYLOAD has two octets of data"))?;
+            let group = self.preferences.groups.iter().copied().find(|g| ke_number(*g) == wanted);
+            let group = group.ok_or(Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN))?;
+            if group == self.pair.group() {
+                return Ok(Next::Wait);
+            }
+            self.take_amendment()?;
+            // The offer stays what it was, so nobody can talk us down (RFC 7296 section 2.7).
+            self.pair = KeyPair::generate(group, step.rng).map_err(|_| Reject::Misbehaved("key pair"))?;
+        } else {
+            if let Some(error) = payloads.error() {
+                self.refused = Some(error);
+                self.request.last_chance();
+            }
+            return Ok(Next::Wait);
+        }
+        self.renew_request(wish, step);
+        Ok(Next::Send(self.init_request()))
+    }
+
+    fn take_amendment(&mut self) -> Result<(), Reject> {
+        self.amendments = self.amendments.checked_sub(1).ok_or(Reject::Misbehaved("too many amendments"))?;
+        Ok(())
+    }
+
+    /// Makes keys with a response and asks over them.
+    fn follow(
+        &self,
+        wish: &Wish<'_>,
+        header: &Header,
+        datagram: &[u8],
+        init: Init<'_>,
+        step: &mut Step<'_>,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Candidate, Reject> {
+        let suite = self.preferences.accept(&self.offer, &init.sa)?;
+        if suite.group != self.pair.group() || init.ke.method != ke_number(suite.group) {
+            return Err(Reject::Misbehaved("another key exchange group than ours"));
+        }
+        let shared = self.pair.agree(&init.ke.data).map_err(|_| Reject::Misbehaved("an unacceptable public value"))?;
+        let keys = Skeyseed::derive(suite, &self.nonce_i, &init.nonce.0, &shared).expand(&self.spi_i, &header.spi_r);
+        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, log)
+            .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
+        let register = wish.register && suite.key_wrap.is_some();
+        let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
+        let chain = self.auth_request(wish.settings, &sa, &proof.0, &init.nonce.0, register);
+        let bytes = sa
+            .seal(exchange, Direction::Request, AUTH_ID, chain, step.rng)
+            .map_err(|_| Reject::Misbehaved("request too long"))?;
+        let settings = wish.settings;
+        Ok(Candidate {
+            sa,
+            proof,
+            response: datagram.to_vec(),
+            exchange,
+            behind_nat: nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local)),
+            request: Repeating::new(bytes, wish.backoff, step.now.mono, step.rng),
+        })
+    }
+
+    /// `IDi, N(INITIAL_CONTACT), [IDr,] AUTH`, and the group if we register.
+    fn auth_request(
+        &self,
+        settings: &MemberSettings,
+        sa: &IkeSa,
+        proof: &Secret,
+        nonce_r: &[u8],
+        register: bool,
+    ) -> ChainWriter {
+        let id = identity_to_wire(&settings.identity).to_vec();
+        let signed = SignedOctets { message: &self.request.bytes, nonce: nonce_r, id: &id };
+        let mac = shared_key_mac(sa.suite.prf, &settings.psk, proof, signed);
+        let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
+        let mut chain = ChainWriter::new();
+        chain.push(PayloadKind::ID_I.0, &id);
+        chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::INITIAL_CONTACT).to_vec());
+        if let Some(gateway) = &settings.gateway_identity {
+            chain.push(PayloadKind::ID_R.0, &identity_to_wire(gateway).to_vec());
+        }
+        chain.push(PayloadKind::AUTH.0, &auth.to_vec());
+        if register {
+            join(settings, &mut chain);
+        }
+        chain
+    }
+
+    /// Takes an IKE_AUTH or GSA_AUTH response. What does not verify under a candidate's keys changes nothing.
+    pub(super) fn auth_response(
+        &mut self,
+        settings: &MemberSettings,
+        header: &Header,
+        datagram: &[u8],
+    ) -> Result<Outcome, Reject> {
+        if header.message_id != AUTH_ID {
+            return Err(Reject::Malformed("not an answer to our request"));
+        }
+        let mut found = None;
+        for (at, c) in self.candidates.iter().enumerate() {
+            if c.sa.is_named_by(header) && c.exchange.0 == header.exchange {
+                match c.sa.open(datagram) {
+                    Ok(opened) => found = Some((at, opened)),
+                    Err(reject @ Reject::Malformed(_)) => return Err(reject),
+                    Err(_) => {}
+                }
+            }
+        }
+        let (at, opened) = found.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
+        let verdict = match self.candidates.get(at) {
+            Some(c) => c.verify(settings, &self.nonce_i, &opened),
+            None => Err("no candidate".to_owned()),
+        };
+        let candidate = self.candidates.remove(at);
+        match (verdict, candidate) {
+            (Ok(()), Some(c)) => Ok(Outcome::Up { sa: c.sa, behind_nat: c.behind_nat, opened, exchange: c.exchange }),
+            (Err(why), _) if self.candidates.is_empty() => Ok(Outcome::Failed(why)),
+            (Err(_) | Ok(()), _) => Ok(Outcome::Wait),
+        }
+    }
+}
+
+impl Candidate {
+    /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21).
+    fn verify(&self, settings: &MemberSettings, nonce_i: &[u8], opened: &Opened) -> Result<(), String> {
+        let said = |e: Reject| e.to_string();
+        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
+        let id_body = payloads.body(PayloadKind::ID_R);
+        let id: Option<Id<'_>> = payloads.get(PayloadKind::ID_R).map_err(said)?;
+        let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).map_err(said)?;
+        let (Some(id_body), Some(id), Some(auth)) = (id_body, id, auth) else {
+            return Err(match payloads.error() {
+                Some(error) => format!("{error:?}"),
+                None => "an answer without identity or AUTH".to_owned(),
+            });
+        };
+        let identity = identity_from_wire(&id);
+        let expected: Option<&Identity> = settings.gateway_identity.as_ref();
+        if expected.is_some() && identity.as_ref() != expected {
+            return Err("the key server is somebody else".to_owned());
+        }
+        let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body };
+        let psk: &Arc<Secret> = &settings.psk;
+        let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, signed);
+        if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
+            return Err("the key server did not authenticate".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,329 @@
+//! The group member's endpoint: an IKE SA as initiator, registration, and the rekeys that follow.
+//!
+//! ```text
+//!  link          input                             next          output
+//!  Down          wish to connect or register       Connecting    IKE_SA_INIT request
+//!  Connecting    N(COOKIE), N(INVALID_KE_PAYLOAD)  Connecting    IKE_SA_INIT request, amended
+//!  Connecting    IKE_SA_INIT response              Connecting    IKE_AUTH or GSA_AUTH request
+//!  Connecting    IKE_AUTH or GSA_AUTH response     Up            Connected, [Update, Listen, Registered | Refused]
+//!  Connecting    refused, or no answer             Down          Refused | Unanswered; again after a delay
+//!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
+//!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
+//!  Up            INFORMATIONAL with Delete         Down          empty response, Disconnected
+//!  Up            no answer                         Down          [Disconnected]
+//!
+//!  group         GSA_REKEY, verified               the same      Update, [Listen,] Rekeyed
+//!  group         excluded by one                   none          Flush, Excluded; registers after a delay
+//!  group         keys about to end                 the same      registers anew
+//! ```
+//!
+//! The group outlives the IKE SA: a key server that closes it, or restarts, changes nothing. Before a response verifies
+//! nothing is given up for it: several IKE_SA_INIT responses are followed side by side until one of them leads to a
+//! protected answer (RFC 7296 section 2.4).
+
+mod connecting;
+mod link;
+mod steps;
+
+use std::time::Duration;
+
+use keyferry_crypto::Random;
+use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::settings::MemberSettings;
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
+use keyferry_wire::Header;
+use serde::{Deserialize, Serialize};
+
+use crate::ike_sa::Preferences;
+use crate::ike_sa::window::Backoff;
+use crate::keylog::KeyLog;
+use crate::rekey::group::Group;
+use crate::rekey::receive::Rekey;
+use crate::wire::registry::{ExchangeType, flags};
+use connecting::Connecting;
+use link::Up;
+
+/// A G-IKEv2 group member's endpoint.
+pub struct Member {
+    settings: MemberSettings,
+    preferences: Preferences,
+    link: Link,
+    goal: Goal,
+    group: Option<Group>,
+    /// Not before this time, after a failure or an exclusion.
+    retry_at: Option<Duration>,
+    /// When to register anew though nothing has happened.
+    renew_at: Option<Duration>,
+    /// Ask a silent key server whether it lives, after this time.
+    liveness: Option<Duration>,
+    /// The Delete that ended the last IKE SA, and our answer, in case it got lost.
+    farewell: Option<(Vec<u8>, Vec<u8>)>,
+    status: MemberStatus,
+    key_log: Option<Box<dyn KeyLog + Send>>,
+}
+
+/// The IKE SA.
+enum Link {
+    Down,
+    Connecting(Box<Connecting>),
+    Up(Box<Up>),
+}
+
+/// What the member is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Nothing: it is where it wants to be.
+    Rest,
+    /// Establish an IKE SA.
+    Connect,
+    /// Register.
+    Register,
+    /// Leave the group.
+    Leave,
+}
+
+/// A member at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// What it is doing, in words.
+    pub state: String,
+    /// SPI of the newest Rekey SA, hexadecimal.
+    pub rekey_spi: Option<String>,
+    /// Message ID of the last rekey under it.
+    pub last_counter: Option<u32>,
+    /// Registrations so far.
+    pub registrations: u64,
+    /// Rekey messages taken.
+    pub rekeys: u64,
+    /// Copies of rekey messages that were already known.
+    pub copies: u64,
+    /// Messages that did not verify or made no sense.
+    pub rejected: u64,
+    /// A NAT stands between member and key server.
+    pub behind_nat: bool,
+}
+
+impl Member {
+    /// A member at rest.
+    #[must_use]
+    pub fn new(settings: MemberSettings) -> Self {
+        let mut preferences = Preferences::default();
+        if !settings.ke_groups.is_empty() {
+            preferences.groups.clone_from(&settings.ke_groups);
+        }
+        if !settings.hashes.is_empty() {
+            preferences.prfs = settings.hashes.iter().map(|h| crate::algorithms::prf_of(*h)).collect();
+        }
+        Self {
+            settings,
+            preferences,
+            link: Link::Down,
+            goal: Goal::Rest,
+            group: None,
+            retry_at: None,
+            renew_at: None,
+            liveness: None,
+            farewell: None,
+            status: MemberStatus::default(),
+            key_log: None,
+        }
+    }
+
+    /// Writes keys for Wireshark from now on.
+    pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
+        self.key_log = Some(log);
+    }
+
+    /// Asks a key server that has been silent for so long whether it lives; `None`, the default, never does. If it does
+    /// not answer, the IKE SA is dropped and the keys stay.
+    pub fn set_liveness(&mut self, after: Option<Duration>) {
+        self.liveness = after;
+    }
+
+    /// Connects and registers.
+    pub fn start(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.goal = if self.settings.connect_only { Goal::Connect } else { Goal::Register };
+        self.retry_at = None;
+        self.pursue(ctx);
+    }
+
+    /// Tells the key server that we leave; then [`MemberEvent::Left`]. The data SAs are the caller's to remove, who may
+    /// want them until another protocol has brought new ones.
+    pub fn leave(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.retry_at = None;
+        self.renew_at = None;
+        if self.group.is_none() && matches!(self.link, Link::Down) {
+            self.goal = Goal::Rest;
+            return ctx.event(MemberEvent::Left);
+        }
+        self.goal = Goal::Leave;
+        self.pursue(ctx);
+    }
+
+    /// A member at a glance.
+    #[must_use]
+    pub fn status(&self) -> MemberStatus {
+        let current = self.group.as_ref().and_then(Group::current);
+        let link = match (&self.link, self.group.is_some()) {
+            (Link::Connecting(_), _) => "connecting",
+            (Link::Up(_), true) => "registered, connected",
+            (Link::Up(_), false) => "connected",
+            (Link::Down, true) => "registered",
+            (Link::Down, false) if self.retry_at.is_some() => "waiting to try again",
+            (Link::Down, false) => "idle",
+        };
+        MemberStatus {
+            state: link.to_owned(),
+            rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
+            last_counter: current.and_then(|sa| sa.expected.checked_sub(1)),
+            ..self.status.clone()
+        }
+    }
+
+    /// When [`expire`](Self::expire) is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        let link = match &self.link {
+            Link::Down => None,
+            Link::Connecting(c) => c.due_at(),
+            Link::Up(up) => up.due_at(self.liveness),
+        };
+        let due = [
+            (link, "retransmission"),
+            (self.retry_at, "another try"),
+            (self.renew_at, "registration before keys end"),
+            (self.group.as_ref().and_then(Group::next_expiry), "end of a Rekey SA"),
+        ];
+        due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
+    }
+
+    /// Takes a datagram, unicast or multicast.
+    pub fn receive(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
+        let header = match Header::decode(dgram.bytes) {
+            Ok((header, _)) if header.major == 2 => header,
+            Ok(_) | Err(_) => {
+                self.status.rejected += 1;
+                return;
+            }
+        };
+        if ExchangeType(header.exchange) == ExchangeType::GSA_REKEY {
+            return self.rekey(ctx, &dgram, &header);
+        }
+        if let Some((request, response)) = &self.farewell
+            && request == dgram.bytes
+        {
+            return ctx.send(dgram.reply(response.clone()));
+        }
+        let response = header.flags & flags::RESPONSE != 0;
+        match &self.link {
+            Link::Connecting(c) if c.spi_i() == header.spi_i && response => {
+                self.connecting_response(ctx, &dgram, &header)
+            }
+            Link::Up(up) if up.sa.is_named_by(&header) && response => self.response(ctx, &dgram, &header),
+            Link::Up(up) if up.sa.is_named_by(&header) => self.request(ctx, &dgram, &header),
+            Link::Down | Link::Connecting(_) | Link::Up(_) => {
+                tracing::debug!(from = %dgram.from, "message to no SA of ours");
+                self.status.rejected += 1;
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
+        let now = ctx.now.mono;
+        match &self.link {
+            Link::Down => {}
+            Link::Connecting(_) => self.connecting_due(ctx),
+            Link::Up(_) => self.up_due(ctx),
+        }
+        if let Some(group) = &mut self.group {
+            group.expire(now);
+            if group.current().is_none() {
+                // Whoever holds the data SAs knows when they end.
+                tracing::info!("the group's keys have ended");
+                self.group = None;
+            }
+        }
+        if self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_at = None;
+            if self.goal == Goal::Rest {
+                tracing::info!("keys are about to end: registering anew");
+                self.goal = Goal::Register;
+                self.pursue(ctx);
+            }
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.pursue(ctx);
+        }
+    }
+
+    fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let now = ctx.now.mono;
+        let Some(group) = self.group.as_mut().filter(|g| g.listens_to(header)) else {
+            // Another group's, or one under keys that we do not have.
+            tracing::debug!(from = %dgram.from, "rekey under no Rekey SA of ours");
+            return;
+        };
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        match group.verify(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
+            Ok(Rekey::Copy) => self.status.copies += 1,
+            Ok(Rekey::Excluded) => self.excluded(ctx),
+            Ok(Rekey::New(change)) => {
+                let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
+                if let Some(update) = group.apply(*change, now) {
+                    ctx.out.push(MemberOutput::Update(update));
+                }
+                self.renew_at = group.renew_at(ctx.rng);
+                if let Some(listen) = listen {
+                    ctx.out.push(MemberOutput::Listen(listen));
+                }
+                self.status.rekeys += 1;
+                ctx.event(MemberEvent::Rekeyed { counter });
+                if anew {
+                    self.goal = Goal::Register;
+                    self.pursue(ctx);
+                }
+            }
+            Err(reject) => {
+                tracing::debug!(from = %dgram.from, %reject, "rekey dropped");
+                self.status.rejected += 1;
+            }
+        }
+    }
+
+    /// Verified: we are no member any more. Keys go at once, and we may ask again after a while
+    /// (RFC 9838 section 2.4.3).
+    fn excluded(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.group = None;
+        self.renew_at = None;
+        ctx.out.push(MemberOutput::Flush);
+        ctx.event(MemberEvent::Excluded);
+        if self.goal != Goal::Leave {
+            self.goal = Goal::Register;
+            self.retry_later(ctx);
+        }
+    }
+
+    /// Waits between one and two times the configured delay.
+    fn retry_later(&mut self, ctx: &mut MemberCtx<'_>) {
+        let retry = self.settings.retry;
+        let micros = u64::try_from(retry.as_micros()).unwrap_or(u64::MAX - 1);
+        self.retry_at = Some(ctx.now.mono + retry + Duration::from_micros(ctx.rng.below(micros.saturating_add(1))));
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff { first: self.settings.retransmit, tries: self.settings.tries }
+    }
+
+    fn transmit(&self, bytes: Vec<u8>) -> Transmit {
+        Transmit { from: None, to: self.settings.gateway, marker: self.settings.marker, bytes }
+    }
+}
+
+/// Time and randomness of a step, apart from its outputs.
+struct Step<'a> {
+    now: Now,
+    rng: &'a mut dyn Random,
+}

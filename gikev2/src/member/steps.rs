@@ -1,0 +1,319 @@
+//! What a member does with answers, requests and timers, on its way to its goal.
+
+use keyferry_model::drive::Datagram;
+use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
+use keyferry_wire::{ChainWriter, Encode, Header};
+
+use super::connecting::{Connecting, Next, Outcome, Wish};
+use super::link::{Purpose, Up};
+use super::{Goal, Link, Member, Step};
+use crate::ike_sa::sa::Direction;
+use crate::ike_sa::window::Incoming;
+use crate::registration::grant::{Grant, evaluate};
+use crate::registration::request::{join, leave};
+use crate::reject::Reject;
+use crate::wire::delete::Delete;
+use crate::wire::message::{GroupKeys, Payloads};
+use crate::wire::notify::Notify;
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId};
+use crate::wire::rules;
+use crate::wire::sk::Opened;
+
+impl Member {
+    /// Takes the next step to the goal, if nothing is pending.
+    pub(super) fn pursue(&mut self, ctx: &mut MemberCtx<'_>) {
+        if self.retry_at.is_some() {
+            return;
+        }
+        match (self.goal, &self.link) {
+            (Goal::Rest, _) | (_, Link::Connecting(_)) => {}
+            (_, Link::Down) => self.connect(ctx),
+            (Goal::Connect, Link::Up(_)) => self.goal = Goal::Rest,
+            (Goal::Register | Goal::Leave, Link::Up(up)) if !up.requests.is_idle() => {}
+            (Goal::Register, Link::Up(_)) => {
+                let mut chain = ChainWriter::new();
+                join(&self.settings, &mut chain);
+                self.ask(ctx, Purpose::Register, chain);
+            }
+            (Goal::Leave, Link::Up(_)) => {
+                let mut chain = ChainWriter::new();
+                leave(&self.settings, NotifyType::REGISTRATION_FAILED, &mut chain);
+                self.ask(ctx, Purpose::Leave, chain);
+            }
+        }
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish { settings: &self.settings, register: self.goal == Goal::Register, backoff: self.backoff() }
+    }
+
+    fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
+        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        match Connecting::begin(&self.wish(), &self.preferences, &mut step) {
+            Ok(connecting) => {
+                ctx.send(self.transmit(connecting.init_request()));
+                self.link = Link::Connecting(Box::new(connecting));
+            }
+            Err(error) => {
+                tracing::error!(%error, "no key pair");
+                self.fail(ctx, Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Sends a request over the IKE SA.
+    fn ask(&mut self, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
+        let backoff = self.backoff();
+        let Link::Up(up) = &mut self.link else { return };
+        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        match up.request(purpose, chain, backoff, &mut step) {
+            Ok(bytes) => ctx.send(self.transmit(bytes)),
+            Err(error) => {
+                // Its message IDs are used up: another IKE SA has new ones.
+                tracing::debug!(%error, "IKE SA is used up");
+                self.link = Link::Down;
+                self.pursue(ctx);
+            }
+        }
+    }
+
+    /// The way to the goal is blocked: say so, and try again later.
+    fn fail(&mut self, ctx: &mut MemberCtx<'_>, refused: Option<String>) {
+        ctx.event(match refused {
+            Some(why) => MemberEvent::Refused(why),
+            None => MemberEvent::Unanswered,
+        });
+        match self.goal {
+            Goal::Leave => self.left(ctx),
+            Goal::Rest => {}
+            Goal::Connect | Goal::Register => self.retry_later(ctx),
+        }
+    }
+
+    fn left(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.goal = Goal::Rest;
+        self.group = None;
+        self.renew_at = None;
+        ctx.event(MemberEvent::Left);
+    }
+
+    pub(super) fn connecting_due(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Link::Connecting(connecting) = &mut self.link else { return };
+        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        match connecting.expire(&mut step) {
+            Ok(repeats) => repeats.into_iter().for_each(|bytes| ctx.send(self.transmit(bytes))),
+            Err(refused) => {
+                self.link = Link::Down;
+                self.fail(ctx, refused);
+            }
+        }
+    }
+
+    pub(super) fn up_due(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Link::Up(up) = &mut self.link else { return };
+        let silent = self.liveness.is_some_and(|after| up.heard + after <= ctx.now.mono);
+        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        match up.expire(&mut step) {
+            Ok(Some(bytes)) => ctx.send(self.transmit(bytes)),
+            Ok(None) if silent && up.requests.is_idle() => self.ask(ctx, Purpose::Liveness, ChainWriter::new()),
+            Ok(None) => {}
+            Err(purpose) => {
+                // The key server has lost this IKE SA, or is gone; what we wanted may go over a new one.
+                self.link = Link::Down;
+                if purpose != Purpose::Delete {
+                    ctx.event(MemberEvent::Disconnected);
+                }
+                self.pursue(ctx);
+            }
+        }
+    }
+
+    pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let Link::Connecting(connecting) = &mut self.link else { return };
+        let wish = Wish {
+            settings: &self.settings,
+            register: self.goal == Goal::Register,
+            backoff: crate::ike_sa::window::Backoff { first: self.settings.retransmit, tries: self.settings.tries },
+        };
+        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        let result = match ExchangeType(header.exchange) {
+            ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway.ip() => {
+                let log = self.key_log.as_deref_mut().map(|l| l as _);
+                connecting.init_response(&wish, header, dgram.bytes, &mut step, log).map(|next| match next {
+                    Next::Send(bytes) => {
+                        ctx.send(self.transmit(bytes));
+                        Outcome::Wait
+                    }
+                    Next::Wait => Outcome::Wait,
+                })
+            }
+            ExchangeType::IKE_AUTH | ExchangeType::GSA_AUTH => {
+                connecting.auth_response(&self.settings, header, dgram.bytes)
+            }
+            _ => Err(Reject::Malformed("not an exchange that makes an IKE SA")),
+        };
+        match result {
+            Ok(Outcome::Wait) => {}
+            Ok(Outcome::Failed(why)) => {
+                self.link = Link::Down;
+                self.fail(ctx, Some(why));
+            }
+            Ok(Outcome::Up { sa, behind_nat, opened, exchange }) => {
+                self.status.behind_nat = behind_nat;
+                tracing::info!(gateway = %self.settings.gateway, "IKE SA established");
+                self.link = Link::Up(Box::new(Up::new(sa, ctx.now.mono)));
+                ctx.event(MemberEvent::Connected);
+                if exchange == ExchangeType::GSA_AUTH {
+                    self.registration_response(ctx, &opened, rules::AUTH_RESPONSE);
+                }
+                self.pursue(ctx);
+            }
+            Err(reject) => self.reject(dgram, &reject),
+        }
+    }
+
+    fn reject(&mut self, dgram: &Datagram<'_>, reject: &Reject) {
+        self.status.rejected += 1;
+        tracing::debug!(from = %dgram.from, %reject, "message dropped");
+    }
+
+    /// Policy and keys, or a refusal: in a GSA_AUTH or GSA_REGISTRATION response.
+    fn registration_response(&mut self, ctx: &mut MemberCtx<'_>, opened: &Opened, rules: &[rules::Rule]) {
+        if self.goal == Goal::Leave {
+            return;
+        }
+        let Link::Up(up) = &self.link else { return };
+        let wanted = self.settings.sender_ids;
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        let result = Payloads::parse(opened.first, opened.inner.expose(), rules).and_then(|payloads| {
+            if let Some(error) = payloads.error() {
+                return Ok(Err(error));
+            }
+            let (_, default) = up.sa.key_wrap().ok_or(Reject::Misbehaved("no key wrap algorithm"))?;
+            let keys = GroupKeys::of(&payloads)?;
+            evaluate(&keys, default, wanted, ctx.now.mono, log).map(Ok)
+        });
+        match result {
+            Ok(Ok(grant)) => self.registered(ctx, grant),
+            Ok(Err(error)) => self.fail(ctx, Some(format!("{error:?}"))),
+            Err(reject) => {
+                tracing::warn!(%reject, "the group's policy cannot be followed");
+                self.fail(ctx, Some(reject.to_string()));
+                let mut chain = ChainWriter::new();
+                leave(&self.settings, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
+                self.ask(ctx, Purpose::Decline, chain);
+            }
+        }
+    }
+
+    /// Everything known of the group before is replaced, but for the counter of a Rekey SA that stays: it never goes back
+    /// (RFC 9838 section 2.3.3).
+    fn registered(&mut self, ctx: &mut MemberCtx<'_>, grant: Grant) {
+        let Grant { mut group, update, listen } = grant;
+        for old in self.group.iter().flat_map(|g| &g.rekey_sas) {
+            for new in group.rekey_sas.iter_mut().filter(|new| new.spi == old.spi) {
+                new.expected = new.expected.max(old.expected);
+            }
+        }
+        self.renew_at = group.renew_at(ctx.rng);
+        self.group = Some(group);
+        self.goal = Goal::Rest;
+        self.status.registrations += 1;
+        ctx.out.push(MemberOutput::Update(update));
+        if let Some(listen) = listen {
+            ctx.out.push(MemberOutput::Listen(listen));
+        }
+        ctx.event(MemberEvent::Registered);
+    }
+
+    /// A response over the IKE SA.
+    pub(super) fn response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let Link::Up(up) = &mut self.link else { return };
+        if !up.requests.awaits(header.message_id) {
+            return;
+        }
+        let opened = match up.sa.open(dgram.bytes) {
+            Ok(opened) => opened,
+            Err(reject) => return self.reject(dgram, &reject),
+        };
+        up.requests.answered();
+        up.heard = ctx.now.mono;
+        let syntax = Payloads::parse(opened.first, opened.inner.expose(), &[])
+            .is_ok_and(|p| p.notify(NotifyType::INVALID_SYNTAX).is_some());
+        match up.purpose {
+            Purpose::Register => self.registration_response(ctx, &opened, rules::REGISTRATION_RESPONSE),
+            Purpose::Leave => {
+                self.left(ctx);
+                let mut chain = ChainWriter::new();
+                chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
+                self.ask(ctx, Purpose::Delete, chain);
+            }
+            Purpose::Delete => self.link = Link::Down,
+            Purpose::Decline | Purpose::Liveness => {}
+        }
+        if syntax {
+            // The key server has given this IKE SA up (RFC 7296 section 2.21.3).
+            self.link = Link::Down;
+        }
+        self.pursue(ctx);
+    }
+
+    /// A request over the IKE SA.
+    pub(super) fn request(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let Link::Up(up) = &mut self.link else { return };
+        match up.answers.classify(header.message_id, dgram.bytes) {
+            Incoming::New => {}
+            Incoming::Repeat(response) => return ctx.send(dgram.reply(response.to_vec())),
+            Incoming::Stale => return,
+        }
+        let opened = match up.sa.open(dgram.bytes) {
+            Ok(opened) => opened,
+            Err(reject) => return self.reject(dgram, &reject),
+        };
+        up.heard = ctx.now.mono;
+        let exchange = ExchangeType(header.exchange);
+        let (notify, ends) = match understand(exchange, &opened) {
+            Ok(answer) => answer,
+            Err(reject) => {
+                tracing::debug!(%reject, "request refused");
+                let notify = reject.notify();
+                let ends = notify.as_ref().is_some_and(|n| n.kind == NotifyType::INVALID_SYNTAX);
+                (notify, ends)
+            }
+        };
+        let mut chain = ChainWriter::new();
+        if let Some(notify) = notify {
+            chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
+        }
+        let Ok(response) = up.sa.seal(exchange, Direction::Response, header.message_id, chain, ctx.rng) else {
+            self.link = Link::Down;
+            return;
+        };
+        up.answers.answered(dgram.bytes, response.clone());
+        ctx.send(dgram.reply(response.clone()));
+        if ends {
+            self.farewell = Some((dgram.bytes.to_vec(), response));
+            self.link = Link::Down;
+            tracing::info!("IKE SA deleted by the key server");
+            ctx.event(MemberEvent::Disconnected);
+            self.pursue(ctx);
+        }
+    }
+}
+
+/// What a request of the key server is answered with, and whether the IKE SA ends.
+fn understand(exchange: ExchangeType, opened: &Opened) -> Result<(Option<Notify<'static>>, bool), Reject> {
+    let (first, inner) = (opened.first, opened.inner.expose());
+    match exchange {
+        ExchangeType::INFORMATIONAL => {
+            let payloads = Payloads::parse(first, inner, rules::INFORMATIONAL)?;
+            let deletes: Vec<Delete<'_>> = payloads.all(PayloadKind::DELETE)?;
+            Ok((None, deletes.iter().any(|d| d.protocol == ProtocolId::IKE)))
+        }
+        ExchangeType::CREATE_CHILD_SA => {
+            Payloads::parse(first, inner, &[])?;
+            Ok((Some(Notify::bare(NotifyType::NO_ADDITIONAL_SAS)), false))
+        }
+        _ => Err(Reject::Misbehaved("an exchange that has no place here")),
+    }
+}

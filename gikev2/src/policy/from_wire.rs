@@ -1,0 +1,148 @@
+//! GSA policies as the member understands them. Nothing is taken that it could not keep.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::SignatureScheme;
+use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers, TrafficPolicy};
+
+use super::{UDP, from_ranges};
+use crate::algorithms::{KeyWrap, Protection, protection_from};
+use crate::reject::Reject;
+use crate::wire::gsa::SaPolicy;
+use crate::wire::registry::{NotifyType, ProtocolId, TransformType, gcauth, sn};
+use crate::wire::sa::Transform;
+use crate::wire::ts::TrafficSelector;
+
+/// No key lives longer, whatever is told; the same where nothing is told.
+const LONGEST_LIFE: Duration = Duration::from_secs(366 * 86_400);
+
+/// Packets of a replay window, where sequence numbers allow one.
+const REPLAY_WINDOW: u32 = 64;
+
+/// Not a policy for us.
+const UNACCEPTABLE: Reject = Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN);
+
+/// Policy of a Rekey SA.
+#[derive(Debug)]
+pub(crate) struct RekeyPolicy {
+    pub(crate) spi: [u8; 16],
+    pub(crate) protection: Protection,
+    pub(crate) key_wrap: KeyWrap,
+    /// Where rekeys go, if it is a multicast address.
+    pub(crate) destination: Option<SocketAddr>,
+    pub(crate) lifetime: Duration,
+    pub(crate) initial_message_id: u32,
+    pub(crate) authentication: Option<GroupAuthentication>,
+}
+
+/// How GSA_REKEY messages are authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupAuthentication {
+    Implicit,
+    Signature(SignatureScheme),
+}
+
+/// Policy of a data SA.
+#[derive(Debug)]
+pub(crate) struct DataPolicy {
+    pub(crate) spi: u32,
+    pub(crate) policy: Arc<TrafficPolicy>,
+    pub(crate) lifetime: Duration,
+}
+
+/// Understands the policy of a Rekey SA.
+pub(crate) fn rekey_policy(p: &SaPolicy<'_>) -> Result<RekeyPolicy, Reject> {
+    let allowed = [TransformType::ENCR, TransformType::INTEG, TransformType::KWA, TransformType::GCAUTH];
+    known_only(p, &allowed)?;
+    Ok(RekeyPolicy {
+        spi: <[u8; 16]>::try_from(p.spi.as_ref()).map_err(|_| UNACCEPTABLE)?,
+        protection: protection_from(p.transforms.iter()).ok_or(UNACCEPTABLE)?,
+        key_wrap: one(p, TransformType::KWA)?.and_then(KeyWrap::from_transform).ok_or(UNACCEPTABLE)?,
+        destination: rekey_destination(&p.destination)?,
+        lifetime: lifetime(p)?,
+        initial_message_id: p.initial_message_id.unwrap_or(0),
+        authentication: one(p, TransformType::GCAUTH)?.map(group_authentication).transpose()?,
+    })
+}
+
+fn group_authentication(t: &Transform<'_>) -> Result<GroupAuthentication, Reject> {
+    match (t.id, &t.algorithm) {
+        (gcauth::IMPLICIT, None) => Ok(GroupAuthentication::Implicit),
+        (gcauth::DIGITAL_SIGNATURE, Some(der)) => {
+            SignatureScheme::from_algorithm_identifier(der).map(GroupAuthentication::Signature).ok_or(UNACCEPTABLE)
+        }
+        _ => Err(UNACCEPTABLE),
+    }
+}
+
+/// Understands the policy of a data SA.
+pub(crate) fn data_policy(p: &SaPolicy<'_>, mode: EspMode) -> Result<DataPolicy, Reject> {
+    if p.protocol != ProtocolId::ESP {
+        return Err(UNACCEPTABLE);
+    }
+    known_only(p, &[TransformType::ENCR, TransformType::INTEG, TransformType::SN])?;
+    let spi = <[u8; 4]>::try_from(p.spi.as_ref()).map(u32::from_be_bytes).map_err(|_| UNACCEPTABLE)?;
+    if spi < 256 || p.initial_message_id.is_some() {
+        return Err(UNACCEPTABLE);
+    }
+    let transform = match protection_from(p.transforms.iter()).ok_or(UNACCEPTABLE)? {
+        Protection::Aead(a) => EspTransform::Aead(a),
+        Protection::CbcHmac(c, i) => EspTransform::CbcHmac(c, i),
+    };
+    let sequence = match one(p, TransformType::SN)?.map(|t| t.id) {
+        Some(sn::SEQUENTIAL_32) => SequenceNumbers::Sequential,
+        Some(sn::UNSPECIFIED_32) => SequenceNumbers::Unspecified,
+        _ => return Err(UNACCEPTABLE),
+    };
+    let replay_window = match sequence {
+        SequenceNumbers::Sequential => REPLAY_WINDOW,
+        SequenceNumbers::Unspecified => 0,
+    };
+    let source = from_ranges(&p.source).ok_or(UNACCEPTABLE)?;
+    let destination = from_ranges(&p.destination).ok_or(UNACCEPTABLE)?;
+    if source.address.is_ipv4() != destination.address.is_ipv4() {
+        return Err(UNACCEPTABLE);
+    }
+    let policy = Arc::new(TrafficPolicy { source, destination, mode, transform, sequence, replay_window });
+    Ok(DataPolicy { spi, policy, lifetime: lifetime(p)? })
+}
+
+/// Of each transform type at most one, of the types allowed, with no attribute we do not know.
+fn known_only(p: &SaPolicy<'_>, allowed: &[TransformType]) -> Result<(), Reject> {
+    let sound = p.transforms.iter().all(|t| allowed.contains(&t.kind) && !t.foreign);
+    let single = allowed.iter().all(|kind| p.of(*kind).count() <= 1);
+    if sound && single { Ok(()) } else { Err(UNACCEPTABLE) }
+}
+
+fn one<'p, 'w>(p: &'p SaPolicy<'w>, kind: TransformType) -> Result<Option<&'p Transform<'w>>, Reject> {
+    let mut all = p.of(kind);
+    match (all.next(), all.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(UNACCEPTABLE),
+    }
+}
+
+fn lifetime(p: &SaPolicy<'_>) -> Result<Duration, Reject> {
+    match p.lifetime {
+        Some(0) => Err(UNACCEPTABLE),
+        Some(seconds) => Ok(Duration::from_secs(u64::from(seconds)).min(LONGEST_LIFE)),
+        None => Ok(LONGEST_LIFE),
+    }
+}
+
+/// A multicast destination must be one address and one port (RFC 9838 section 4.4.2); a unicast one says nothing we do not
+/// know, for rekeys then come to the socket that registered.
+fn rekey_destination(ts: &TrafficSelector) -> Result<Option<SocketAddr>, Reject> {
+    if ts.protocol != UDP && ts.protocol != 0 {
+        return Err(UNACCEPTABLE);
+    }
+    if !ts.first.is_multicast() {
+        return Ok(None);
+    }
+    if ts.first != ts.last || ts.ports.0 != ts.ports.1 || ts.ports.0 == 0 {
+        return Err(UNACCEPTABLE);
+    }
+    Ok(Some(SocketAddr::new(ts.first, ts.ports.0)))
+}

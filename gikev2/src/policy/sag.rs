@@ -1,0 +1,59 @@
+//! SAg: what a member says it can do (RFC 9838 sections 2.3.3 and 4.3).
+
+use std::borrow::Cow;
+
+use keyferry_crypto::{Aead, BlockCipher, Integrity, SignatureScheme};
+use keyferry_model::policy::GroupPolicy;
+
+use super::to_wire::{esp_transforms, gcauth_transform, rekey_transforms};
+use crate::algorithms::{KeyWrap, aead_transform, cbc_transform, integ_transform};
+use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
+use crate::wire::sa::{Proposal, Sa, Transform};
+
+/// Everything our member can do: one proposal for the Rekey SA, one for ESP, of one number, for nothing depends on
+/// anything.
+pub(crate) fn capabilities() -> Sa<'static> {
+    let ciphers = [Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].map(aead_transform);
+    let blocks = [BlockCipher::Aes256Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes128Cbc].map(cbc_transform);
+    let macs =
+        [Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256, Integrity::HmacSha1_96]
+            .map(integ_transform);
+    let common: Vec<Transform<'static>> = ciphers.into_iter().chain(blocks).chain(macs).collect();
+    let mut rekey = common.clone();
+    rekey.extend([KeyWrap::Aes256, KeyWrap::Aes192, KeyWrap::Aes128].map(KeyWrap::transform));
+    rekey.push(Transform::new(TransformType::GCAUTH, gcauth::IMPLICIT));
+    let schemes = [SignatureScheme::RsaPkcs1Sha256, SignatureScheme::RsaPkcs1Sha384, SignatureScheme::RsaPkcs1Sha512];
+    rekey.extend(schemes.map(|scheme| Transform {
+        algorithm: Some(Cow::Borrowed(scheme.algorithm_identifier())),
+        ..Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE)
+    }));
+    let mut esp = common;
+    esp.extend([sn::SEQUENTIAL_32, sn::UNSPECIFIED_32].map(|id| Transform::new(TransformType::SN, id)));
+    let proposal = |protocol, transforms| Proposal { number: 1, protocol, spi: Cow::Borrowed(&[]), transforms };
+    Sa { proposals: vec![proposal(ProtocolId::GIKE_UPDATE, rekey), proposal(ProtocolId::ESP, esp)] }
+}
+
+/// Can a member that says so take part in a group with this policy? There must be one proposal number under which it can
+/// do the Rekey SA and every line of traffic.
+pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy) -> bool {
+    let Some(mut rekey) = rekey_transforms(policy) else { return false };
+    rekey.extend(gcauth_transform(policy));
+    sag.proposals.iter().map(|p| p.number).any(|number| {
+        let does = |protocol, wanted: &[Transform<'_>]| {
+            let mut set = sag.proposals.iter().filter(|p| p.number == number && p.protocol == protocol);
+            set.any(|p| wanted.iter().all(|t| offers(p, t)))
+        };
+        does(ProtocolId::GIKE_UPDATE, &rekey)
+            && policy.traffic.iter().all(|line| does(ProtocolId::ESP, &esp_transforms(line)))
+    })
+}
+
+/// Is the transform among those of its type? A member that leaves out SN or GCAUTH restricts nothing there; one that
+/// names signatures without an algorithm takes any (reading 20).
+fn offers(p: &Proposal<'_>, wanted: &Transform<'_>) -> bool {
+    let mut same_type = p.of(wanted.kind).peekable();
+    if same_type.peek().is_none() {
+        return matches!(wanted.kind, TransformType::SN | TransformType::GCAUTH);
+    }
+    same_type.any(|t| t == wanted || (t.kind == TransformType::GCAUTH && t.id == wanted.id && t.algorithm.is_none()))
+}

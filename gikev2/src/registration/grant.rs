@@ -1,0 +1,166 @@
+//! The member's part: policy and keys that a key server sent, checked before anything is made of them.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyferry_crypto::{Secret, VerifyingKey, keywrap};
+use keyferry_model::policy::EspMode;
+use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
+
+use super::working_path::WorkingPath;
+use crate::keylog::{KeyLog, TABLE, rekey_line};
+use crate::policy::from_wire::{self, GroupAuthentication};
+use crate::reject::Reject;
+use crate::rekey::group::{Authentication, Group, RekeySa};
+use crate::wire::gsa::{Gsa, SaPolicy};
+use crate::wire::kd::{GroupBag, Kd, MemberBag};
+use crate::wire::message::GroupKeys;
+use crate::wire::registry::{NotifyType, ProtocolId};
+
+/// Data SAs of one group, at most.
+const MOST_SAS: usize = 1024;
+
+/// Not a policy for us.
+const UNACCEPTABLE: Reject = Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN);
+
+/// What a registration gave.
+pub(crate) struct Grant {
+    /// The group as we know it from now on.
+    pub(crate) group: Group,
+    /// For the data plane.
+    pub(crate) update: GroupUpdate,
+    /// Where rekeys go, if that is a multicast address.
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// Checks a registration's answer. `default` is GSK_w of the IKE SA; `wanted` is how many sender IDs we asked for.
+pub(crate) fn evaluate(
+    keys: &GroupKeys<'_>,
+    default: &Secret,
+    wanted: u32,
+    now: Duration,
+    log: Option<&mut (dyn KeyLog + Send)>,
+) -> Result<Grant, Reject> {
+    let mode = if keys.transport_mode { EspMode::Transport } else { EspMode::Tunnel };
+    // Without a Rekey SA keys would come in band only, which this member does not follow.
+    let rekey = rekey_policy_of(keys.gsa.as_ref())?.ok_or(UNACCEPTABLE)?;
+    let rekey = from_wire::rekey_policy(rekey)?;
+    let member = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
+    let authentication = authentication(rekey.authentication, member)?;
+    let bag = bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &rekey.spi)?;
+    if bag.sa_keys.len() != 1 {
+        return Err(Reject::Misbehaved("a registration has one SA_KEY for the Rekey SA"));
+    }
+    let wraps = member.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
+    let found = WorkingPath::default().unwrap(&bag.sa_keys, wraps, default);
+    let found = found.ok_or(Reject::Misbehaved("no key path to the Rekey SA"))?;
+    if let (Some(log), Some(line)) = (log, rekey_line(rekey.protection, &rekey.spi, &found.keymat)) {
+        log.log(TABLE, &line);
+    }
+    let rekey_sa = RekeySa::new(&rekey, &found.keymat, now)?;
+    let install = data_sas(keys, mode, default)?;
+    if install.is_empty() {
+        return Err(UNACCEPTABLE);
+    }
+    let counter_mode = install.iter().any(|sa| sa.policy.transform.is_counter_mode());
+    let bits = keys.gsa.as_ref().and_then(|gsa| gsa.group_wide).and_then(|gw| gw.sender_id_bits);
+    let sender_ids = match wanted > 0 && counter_mode {
+        true => Some(sender_ids(bits, member, wanted)?),
+        false => None,
+    };
+    let (activation_delay, deactivation_delay) = delays(keys.gsa.as_ref());
+    let path = found.path.unwrap_or_default();
+    let mut group = Group::new(rekey_sa, path, authentication, mode, sender_ids.is_some());
+    group.note(&install, &Removal::All, now);
+    let update = GroupUpdate { install, remove: Removal::All, sender_ids, activation_delay, deactivation_delay };
+    Ok(Grant { group, update, listen: rekey.destination })
+}
+
+/// The policy of the Rekey SA; of several, none is taken.
+pub(crate) fn rekey_policy_of<'g, 'w>(gsa: Option<&'g Gsa<'w>>) -> Result<Option<&'g SaPolicy<'w>>, Reject> {
+    let mut all = gsa.into_iter().flat_map(|g| &g.sas).filter(|p| p.protocol == ProtocolId::GIKE_UPDATE);
+    match (all.next(), all.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(Reject::Misbehaved("more than one Rekey SA")),
+    }
+}
+
+/// The key bag of an SA.
+pub(crate) fn bag_of<'k, 'w>(
+    kd: Option<&'k Kd<'w>>,
+    protocol: ProtocolId,
+    spi: &[u8],
+) -> Result<&'k GroupBag<'w>, Reject> {
+    let mut bags = kd.into_iter().flat_map(|kd| &kd.groups).filter(|b| b.protocol == protocol && *b.spi == *spi);
+    match (bags.next(), bags.next()) {
+        (Some(bag), None) => Ok(bag),
+        _ => Err(Reject::Misbehaved("not one key bag for an SA")),
+    }
+}
+
+/// All data SAs with their keys, which are under the default key wrap key `default`.
+pub(crate) fn data_sas(keys: &GroupKeys<'_>, mode: EspMode, default: &Secret) -> Result<Vec<NewSa>, Reject> {
+    let policies = keys.gsa.iter().flat_map(|gsa| &gsa.sas).filter(|p| p.protocol != ProtocolId::GIKE_UPDATE);
+    let mut spis = BTreeSet::new();
+    let mut sas = Vec::new();
+    for policy in policies {
+        let data = from_wire::data_policy(policy, mode)?;
+        if !spis.insert(data.spi) || sas.len() == MOST_SAS {
+            return Err(Reject::Misbehaved("too many data SAs, or one SPI twice"));
+        }
+        let bag = bag_of(keys.kd.as_ref(), ProtocolId::ESP, &policy.spi)?;
+        let wrapped = bag.sa_keys.first().ok_or(Reject::Misbehaved("no SA_KEY"))?;
+        let keymat = keywrap::unwrap(default.expose(), &wrapped.encrypted)
+            .map_err(|_| Reject::Misbehaved("an SA_KEY does not unwrap"))?;
+        if keymat.len() != data.policy.transform.keymat_len() {
+            return Err(Reject::Misbehaved("keying material of a data SA has the wrong length"));
+        }
+        sas.push(NewSa { spi: data.spi, policy: data.policy, keymat, lifetime: data.lifetime });
+    }
+    Ok(sas)
+}
+
+/// ATD and DTD; none told is none (RFC 9838 section 4.4.3.1.1).
+pub(crate) fn delays(gsa: Option<&Gsa<'_>>) -> (Duration, Duration) {
+    let gw = gsa.and_then(|g| g.group_wide).unwrap_or_default();
+    let seconds = |s: Option<u16>| Duration::from_secs(u64::from(s.unwrap_or(0)));
+    (seconds(gw.activation_delay), seconds(gw.deactivation_delay))
+}
+
+/// The key that verifies rekeys, out of an AUTH_KEY.
+pub(crate) fn verifying_key(spki: &[u8]) -> Result<VerifyingKey, Reject> {
+    VerifyingKey::from_spki(spki).map_err(|_| UNACCEPTABLE)
+}
+
+fn authentication(told: Option<GroupAuthentication>, member: Option<&MemberBag<'_>>) -> Result<Authentication, Reject> {
+    match (told, member.and_then(|bag| bag.auth_key.as_deref())) {
+        (Some(GroupAuthentication::Implicit), None) => Ok(Authentication::Implicit),
+        (Some(GroupAuthentication::Signature(scheme)), Some(spki)) => {
+            Ok(Authentication::Signature { scheme, key: verifying_key(spki)? })
+        }
+        (Some(GroupAuthentication::Implicit), Some(_)) => Err(Reject::Misbehaved("AUTH_KEY without signatures")),
+        (Some(GroupAuthentication::Signature(_)), None) => Err(Reject::Misbehaved("signatures without AUTH_KEY")),
+        (None, _) => Err(Reject::Misbehaved("a registration tells how rekeys are authenticated")),
+    }
+}
+
+/// Our sender IDs: as many as we asked for at most, each within its bits (RFC 9838 section 2.5.2).
+fn sender_ids(bits: Option<u16>, member: Option<&MemberBag<'_>>, wanted: u32) -> Result<SenderIds, Reject> {
+    let bits = bits.and_then(|b| u8::try_from(b).ok()).filter(|b| (1..=32).contains(b));
+    let bits = bits.ok_or(Reject::Misbehaved("no usable width of sender IDs"))?;
+    let most = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let mut ids = Vec::new();
+    for octets in member.into_iter().flat_map(|bag| &bag.sender_ids).take(most) {
+        // Up to eight octets (reading 10), of which the value fits its bits.
+        let id = octets.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        match u32::try_from(id) {
+            Ok(id) if u64::from(id) < 1 << bits && !ids.contains(&id) => ids.push(id),
+            _ => return Err(Reject::Misbehaved("a sender ID exceeds its bits, or comes twice")),
+        }
+    }
+    if ids.is_empty() {
+        return Err(Reject::Misbehaved("a sender without sender IDs"));
+    }
+    Ok(SenderIds { bits, ids })
+}

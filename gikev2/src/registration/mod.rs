@@ -1,0 +1,18 @@
+//! Registration: GSA_AUTH and GSA_REGISTRATION, both ends (RFC 9838 section 2.3).
+//!
+//! ```text
+//!  GM                                                      GCKS
+//!  HDR, SK{IDi, [IDr], AUTH, IDg, [SAg], [N(GROUP_SENDER)]} -->      GSA_AUTH
+//!                     <-- HDR, SK{IDr, AUTH, GSA, KD, [N]}           or IDr, AUTH, N(error)
+//!
+//!  HDR, SK{IDg, [SAg], [N(GROUP_SENDER)]} -->                        GSA_REGISTRATION
+//!                     <-- HDR, SK{GSA, KD, [N]}                      or N(error)
+//!
+//!  HDR, SK{IDg, N(REGISTRATION_FAILED)} -->                          leaving
+//!                     <-- HDR, SK{}
+//! ```
+
+pub(crate) mod grant;
+pub(crate) mod request;
+pub(crate) mod serve;
+pub(crate) mod working_path;

@@ -1,0 +1,195 @@
+//! The key server's part: may the member join, and what is it told?
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use keyferry_crypto::{CryptoError, Secret};
+use keyferry_model::admission::{Admission, JoinRequest, Refusal};
+use keyferry_model::drive::Ctx;
+use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
+use keyferry_model::rekey_sa::RekeySa;
+use keyferry_wire::{ChainWriter, Encode};
+
+use crate::policy::identity::group_from_wire;
+use crate::policy::{sag, to_wire};
+use crate::wire::gsa::{Gsa, GwPolicy};
+use crate::wire::kd::{GroupBag, Kd, MemberBag};
+use crate::wire::message::Registration;
+use crate::wire::notify::Notify;
+use crate::wire::registry::{NotifyType, PayloadKind, ProtocolId};
+
+/// What became of a registration.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The member has policy and keys.
+    Registered(Arc<GroupPolicy>, Arc<RekeySa>),
+    /// It may not, and was told so.
+    Refused,
+    /// It left.
+    Left,
+}
+
+/// The member that asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) address: SocketAddr,
+    /// GSK_w of the IKE SA; `None` if no key wrap algorithm was negotiated.
+    pub(crate) default: Option<&'a Secret>,
+}
+
+/// Answers a registration: puts policy and keys, or a notify, behind what is in `chain`. Whatever the model recorded is
+/// flushed ahead of the answer.
+pub(crate) fn answer(
+    ctx: &mut Ctx<'_>,
+    asking: Asking<'_>,
+    request: &Registration<'_>,
+    chain: &mut ChainWriter,
+) -> Outcome {
+    if request.leaving.is_some() {
+        let left = group_from_wire(&request.group)
+            .is_some_and(|g| ctx.model.leave(&g, asking.identity, Protocol::Gikev2, ctx.now));
+        ctx.flush();
+        tracing::info!(member = %asking.identity, was_member = left, "member left its group");
+        return Outcome::Left;
+    }
+    match admit(ctx, asking, request) {
+        Ok((admission, default)) => {
+            ctx.flush();
+            match tell(&admission, request, asking.address, default, ctx.now.wall) {
+                Ok(parts) => {
+                    parts.push(chain);
+                    tracing::info!(group = %admission.offer.policy.name, member = %asking.identity, "member registered");
+                    Outcome::Registered(Arc::clone(&admission.offer.policy), Arc::clone(&admission.offer.rekey))
+                }
+                Err(error) => {
+                    tracing::error!(group = %admission.offer.policy.name, %error, "keys could not be wrapped");
+                    refuse(chain, NotifyType::REGISTRATION_FAILED)
+                }
+            }
+        }
+        Err(kind) => {
+            // An attempt may have been noted, say that sender IDs ran out.
+            ctx.flush();
+            tracing::debug!(member = %asking.identity, ?kind, "registration refused");
+            refuse(chain, kind)
+        }
+    }
+}
+
+fn refuse(chain: &mut ChainWriter, kind: NotifyType) -> Outcome {
+    chain.push(PayloadKind::NOTIFY.0, &Notify::bare(kind).to_vec());
+    Outcome::Refused
+}
+
+fn admit<'a>(
+    ctx: &mut Ctx<'_>,
+    asking: Asking<'a>,
+    request: &Registration<'_>,
+) -> Result<(Admission, &'a Secret), NotifyType> {
+    let group = group_from_wire(&request.group).ok_or(NotifyType::INVALID_GROUP_ID)?;
+    let offer = ctx.model.offer(&group, asking.identity, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
+    // Keys can only be sent wrapped (RFC 9838 section 4.5.4).
+    let default = asking.default.ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
+    if request.transforms.as_ref().is_some_and(|s| !sag::suits(s, &offer.policy)) {
+        return Err(NotifyType::NO_PROPOSAL_CHOSEN);
+    }
+    let join = JoinRequest {
+        identity: asking.identity,
+        protocol: Protocol::Gikev2,
+        address: asking.address,
+        sender_ids: request.sender,
+    };
+    let admission = ctx.model.admit(&group, join, None, ctx.now, ctx.rng).map_err(notify_of)?;
+    Ok((admission, default))
+}
+
+/// AUTHORIZATION_FAILED is about the member, REGISTRATION_FAILED about the group.
+fn notify_of(refusal: Refusal) -> NotifyType {
+    match refusal {
+        Refusal::UnknownGroup | Refusal::ProtocolNotServed => NotifyType::INVALID_GROUP_ID,
+        Refusal::NotAuthorized => NotifyType::AUTHORIZATION_FAILED,
+        Refusal::Full | Refusal::SenderIdsExhausted | Refusal::Stale => NotifyType::REGISTRATION_FAILED,
+    }
+}
+
+/// GSA, KD and USE_TRANSPORT_MODE.
+struct Parts {
+    gsa: Vec<u8>,
+    kd: Vec<u8>,
+    transport_mode: bool,
+}
+
+impl Parts {
+    fn push(&self, chain: &mut ChainWriter) {
+        chain.push(PayloadKind::GSA.0, &self.gsa);
+        chain.push(PayloadKind::KD.0, &self.kd);
+        if self.transport_mode {
+            chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::USE_TRANSPORT_MODE).to_vec());
+        }
+    }
+}
+
+fn tell(
+    admission: &Admission,
+    request: &Registration<'_>,
+    member: SocketAddr,
+    default: &Secret,
+    wall: std::time::Duration,
+) -> Result<Parts, CryptoError> {
+    let offer = &admission.offer;
+    let policy = &offer.policy;
+    let mut sas = Vec::new();
+    if let Some(mut rekey) = to_wire::rekey_policy(policy, &offer.rekey, offer.rekey.remaining(wall), Some(member)) {
+        rekey.transforms.extend(to_wire::gcauth_transform(policy));
+        rekey.initial_message_id = Some(offer.next_message_id()).filter(|id| *id != 0);
+        sas.push(rekey);
+    }
+    let mut groups = vec![rekey_bag(admission, default)?];
+    for epoch in &offer.epochs {
+        for sa in &epoch.sas {
+            sas.push(to_wire::data_policy(sa, epoch.remaining(wall)));
+            groups.push(to_wire::data_bag(sa, default)?);
+        }
+    }
+    let senders = request.sender.is_some() && policy.needs_sender_ids();
+    let group_wide = GwPolicy {
+        activation_delay: Some(to_wire::delay(offer.activation_delay)),
+        deactivation_delay: Some(to_wire::delay(offer.deactivation_delay)),
+        sender_id_bits: senders.then_some(u16::from(policy.sender_id_bits)),
+    };
+    let kd = Kd { groups, member: Some(member_bag(admission, default)?) };
+    Ok(Parts {
+        gsa: Gsa { sas, group_wide: Some(group_wide) }.to_vec(),
+        kd: kd.to_vec(),
+        transport_mode: policy.mode() == EspMode::Transport,
+    })
+}
+
+/// Keys of the Rekey SA, under the topmost key of the member's path (RFC 9838 appendix A.2).
+fn rekey_bag<'a>(admission: &'a Admission, default: &Secret) -> Result<GroupBag<'a>, CryptoError> {
+    let sa = &admission.offer.rekey;
+    let key = match admission.path.last() {
+        Some(top) => to_wire::wrapped(0, &sa.keymat, top.handle, &top.key)?,
+        None => to_wire::wrapped(0, &sa.keymat, 0, default)?,
+    };
+    Ok(GroupBag { protocol: ProtocolId::GIKE_UPDATE, spi: Cow::Borrowed(&sa.spi), sa_keys: vec![key] })
+}
+
+/// The member's path, the key that verifies rekeys, and its sender IDs.
+fn member_bag(admission: &Admission, default: &Secret) -> Result<MemberBag<'static>, CryptoError> {
+    let mut wrap_keys = Vec::with_capacity(admission.path.len());
+    let mut under = (0, default);
+    for node in &admission.path {
+        wrap_keys.push(to_wire::wrapped(node.handle, &node.key, under.0, under.1)?);
+        under = (node.handle, &node.key);
+    }
+    let auth_key = match admission.offer.policy.gikev2.as_ref().map(|g| &g.authentication) {
+        Some(RekeyAuthentication::Signature(key, _)) => Some(Cow::Owned(key.public_spki())),
+        Some(RekeyAuthentication::Implicit) | None => None,
+    };
+    let sender_ids = admission.sender_ids.iter().map(|id| Cow::Owned(id.to_be_bytes().to_vec())).collect();
+    Ok(MemberBag { wrap_keys, auth_key, sender_ids })
+}

@@ -1,0 +1,144 @@
+//! What a member knows of its group: Rekey SAs, working key path, how rekeys are authenticated, data SAs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{Random, Secret, SignatureScheme, VerifyingKey};
+use keyferry_model::policy::{EspMode, TrafficPolicy};
+use keyferry_model::update::{NewSa, Removal};
+
+use crate::policy::from_wire::RekeyPolicy;
+use crate::registration::working_path::WorkingPath;
+use crate::reject::Reject;
+use crate::wire::sk::SkKeys;
+
+/// How GSA_REKEY messages prove that the key server sent them.
+#[derive(Debug)]
+pub(crate) enum Authentication {
+    /// By the group's keys alone.
+    Implicit,
+    /// By a signature.
+    Signature { scheme: SignatureScheme, key: VerifyingKey },
+}
+
+/// A Rekey SA, inbound only.
+pub(crate) struct RekeySa {
+    pub(crate) spi: [u8; 16],
+    pub(crate) keys: SkKeys,
+    /// GSK_w.
+    pub(crate) wrap: Secret,
+    /// The lowest message ID that is taken.
+    pub(crate) expected: u32,
+    /// Monotonic end of life.
+    pub(crate) expires: Duration,
+    /// It has been replaced and goes then.
+    pub(crate) until: Option<Duration>,
+    lifetime: Duration,
+}
+
+impl RekeySa {
+    /// Takes keying material into use: GSK_e, GSK_a, GSK_w (RFC 9838 section 3.4).
+    pub(crate) fn new(policy: &RekeyPolicy, keymat: &Secret, now: Duration) -> Result<Self, Reject> {
+        let (e, a) = policy.protection.key_lens();
+        let octets = keymat.expose();
+        if octets.len() != e + a + policy.key_wrap.key_len() {
+            return Err(Reject::Misbehaved("keying material of a Rekey SA has the wrong length"));
+        }
+        let keys = SkKeys::new(policy.protection, &octets[..e], &octets[e..e + a])
+            .map_err(|_| Reject::Misbehaved("keys of a Rekey SA are not usable"))?;
+        Ok(Self {
+            spi: policy.spi,
+            keys,
+            wrap: Secret::copy_from(&octets[e + a..]),
+            expected: policy.initial_message_id,
+            expires: now + policy.lifetime,
+            until: None,
+            lifetime: policy.lifetime,
+        })
+    }
+}
+
+/// A data SA that was handed to the data plane.
+#[derive(Debug)]
+struct DataSa {
+    spi: u32,
+    policy: Arc<TrafficPolicy>,
+    expires: Duration,
+    lifetime: Duration,
+}
+
+/// A group as a member knows it.
+pub(crate) struct Group {
+    /// Newest last; at least one.
+    pub(crate) rekey_sas: Vec<RekeySa>,
+    pub(crate) path: WorkingPath,
+    pub(crate) authentication: Authentication,
+    pub(crate) mode: EspMode,
+    /// It got sender IDs at registration.
+    pub(crate) has_sender_ids: bool,
+    data: Vec<DataSa>,
+}
+
+impl Group {
+    pub(crate) fn new(
+        rekey: RekeySa,
+        path: WorkingPath,
+        authentication: Authentication,
+        mode: EspMode,
+        has_sender_ids: bool,
+    ) -> Self {
+        Self { rekey_sas: vec![rekey], path, authentication, mode, has_sender_ids, data: Vec::new() }
+    }
+
+    /// The newest Rekey SA.
+    pub(crate) fn current(&self) -> Option<&RekeySa> {
+        self.rekey_sas.last()
+    }
+
+    /// Notes which data SAs come and go.
+    pub(crate) fn note(&mut self, install: &[NewSa], remove: &Removal, now: Duration) {
+        match remove {
+            Removal::All => self.data.clear(),
+            Removal::Spis(spis) => self.data.retain(|sa| !spis.contains(&sa.spi)),
+        }
+        for sa in install {
+            self.data.retain(|old| old.spi != sa.spi);
+            self.data.push(DataSa {
+                spi: sa.spi,
+                policy: Arc::clone(&sa.policy),
+                expires: now + sa.lifetime,
+                lifetime: sa.lifetime,
+            });
+        }
+    }
+
+    /// Forgets what has run its time.
+    pub(crate) fn expire(&mut self, now: Duration) {
+        self.rekey_sas.retain(|sa| sa.until.is_none_or(|until| until > now) && sa.expires > now);
+        self.data.retain(|sa| sa.expires > now);
+    }
+
+    /// When a Rekey SA goes.
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
+        self.rekey_sas.iter().map(|sa| sa.until.map_or(sa.expires, |until| until.min(sa.expires))).min()
+    }
+
+    /// When to register anew if nothing replaces what there is: somewhat before the newest Rekey SA or the newest SA of a
+    /// traffic policy ends, at a random time, so that a fleet whose rekey got lost does not come all at once
+    /// (RFC 9838 section 2.4.1.4).
+    pub(crate) fn renew_at(&self, rng: &mut dyn Random) -> Option<Duration> {
+        let newest = |sa: &DataSa| {
+            let same = self
+                .data
+                .iter()
+                .filter(|o| o.policy.source == sa.policy.source && o.policy.destination == sa.policy.destination);
+            same.map(|o| (o.expires, o.lifetime)).max()
+        };
+        let ends = self.data.iter().filter_map(newest).chain(self.current().map(|sa| (sa.expires, sa.lifetime)));
+        let (end, lifetime) = ends.min()?;
+        let margin = (lifetime / 20).clamp(Duration::from_secs(1), Duration::from_secs(60)).min(lifetime / 2);
+        let micros = u64::try_from(margin.as_micros()).unwrap_or(u64::MAX);
+        let before = Duration::from_micros(micros / 2 + rng.below(micros / 2 + 1));
+        Some(end.saturating_sub(before))
+    }
+}

@@ -1,0 +1,224 @@
+//! The member's part: a GSA_REKEY is verified by reference, then applied.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyferry_crypto::VerifyingKey;
+use keyferry_model::policy::EspMode;
+use keyferry_model::update::{GroupUpdate, NewSa, Removal};
+use keyferry_wire::{Header, chain};
+
+use super::group::{Authentication, Group, RekeySa};
+use super::signature;
+use crate::keylog::{KeyLog, TABLE, rekey_line};
+use crate::policy::from_wire;
+use crate::registration::grant;
+use crate::registration::working_path::WorkingPath;
+use crate::reject::Reject;
+use crate::wire::message::{GroupKeys, Payloads};
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
+use crate::wire::rules;
+use crate::wire::sk::Opened;
+
+/// What a message under a Rekey SA of ours turned out to be.
+pub(crate) enum Rekey {
+    /// Seen before: a copy of the newest message under its SA, which the key server sends on purpose.
+    Copy,
+    /// Something new, verified.
+    New(Box<Change>),
+    /// Verified: we are no member any more.
+    Excluded,
+}
+
+/// What a verified message changes. Only [`Group::verify`] makes one.
+pub(crate) struct Change {
+    over: [u8; 16],
+    /// Message ID.
+    pub(crate) counter: u32,
+    new_sa: Option<(RekeySa, Option<WorkingPath>)>,
+    /// Where rekeys under the new SA go.
+    pub(crate) listen: Option<SocketAddr>,
+    auth_key: Option<VerifyingKey>,
+    gone: Vec<[u8; 16]>,
+    install: Vec<NewSa>,
+    remove: Removal,
+    mode: EspMode,
+    activation_delay: Duration,
+    deactivation_delay: Duration,
+    /// A counter mode came, and we send but have no sender IDs: register to get some (RFC 9838 section 2.4.1.4).
+    pub(crate) needs_sender_ids: bool,
+}
+
+impl Group {
+    /// Is a message with these SPIs one under a Rekey SA of this group?
+    pub(crate) fn listens_to(&self, header: &Header) -> bool {
+        let spi = header.spi_pair();
+        self.rekey_sas.iter().any(|sa| sa.spi == spi)
+    }
+
+    /// Verifies a message and works out what it changes; changes nothing itself.
+    pub(crate) fn verify(
+        &self,
+        header: &Header,
+        datagram: &[u8],
+        sender: bool,
+        now: Duration,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Rekey, Reject> {
+        let spi = header.spi_pair();
+        let over = self.rekey_sas.iter().find(|sa| sa.spi == spi);
+        let over = over.ok_or(Reject::Unauthenticated("no such Rekey SA"))?;
+        if header.exchange != ExchangeType::GSA_REKEY.0 || header.flags & flags::RESPONSE != 0 {
+            return Err(Reject::Malformed("not a GSA_REKEY"));
+        }
+        let opened = over.keys.open(datagram)?;
+        let counter = opened.header.message_id;
+        if counter < over.expected {
+            // A replay of the newest message is what the key server does itself; of an older one, what others do.
+            let newest = counter.checked_add(1) == Some(over.expected);
+            return if newest { Ok(Rekey::Copy) } else { Err(Reject::Unauthenticated("replayed")) };
+        }
+        let signed = matches!(self.authentication, Authentication::Signature { .. });
+        if over.until.is_some() && !signed {
+            // Whoever was excluded still knows the replaced SA's keys, and without signatures could speak as the GCKS.
+            return Err(Reject::Unauthenticated("a replaced Rekey SA brings nothing new"));
+        }
+        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::REKEY)?;
+        self.check_origin(&opened, signed)?;
+        self.interpret(over, counter, &payloads, sender, now, log)
+    }
+
+    fn check_origin(&self, opened: &Opened, signed: bool) -> Result<(), Reject> {
+        let raw = chain(opened.first, opened.inner.expose())?;
+        match (raw.iter().find(|p| p.kind == PayloadKind::AUTH.0), signed) {
+            (None, false) => Ok(()),
+            (Some(auth), true) => signature::verify(opened, auth.at, auth.body, &self.authentication),
+            (None, true) => Err(Reject::Unauthenticated("not signed")),
+            (Some(_), false) => Err(Reject::Misbehaved("signed under implicit authentication")),
+        }
+    }
+
+    fn interpret(
+        &self,
+        over: &RekeySa,
+        counter: u32,
+        payloads: &Payloads<'_>,
+        sender: bool,
+        now: Duration,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Rekey, Reject> {
+        let keys = GroupKeys::of(payloads)?;
+        let Some((remove, gone)) = self.deletions(&keys)? else { return Ok(Rekey::Excluded) };
+        let wraps = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
+        if wraps.is_some_and(|bag| !bag.sender_ids.is_empty()) {
+            return Err(Reject::Misbehaved("sender IDs in a rekey"));
+        }
+        let auth_key = match (wraps.and_then(|bag| bag.auth_key.as_deref()), &self.authentication) {
+            (None, _) => None,
+            (Some(spki), Authentication::Signature { .. }) => Some(grant::verifying_key(spki)?),
+            (Some(_), Authentication::Implicit) => return Err(Reject::Misbehaved("AUTH_KEY without signatures")),
+        };
+        let (mut new_sa, mut listen) = (None, None);
+        let known = |spi: &[u8]| self.rekey_sas.iter().any(|sa| sa.spi == spi);
+        if let Some(policy) = grant::rekey_policy_of(keys.gsa.as_ref())?.filter(|p| !known(p.spi.as_ref())) {
+            let policy = from_wire::rekey_policy(policy)?;
+            if policy.authentication.is_some() {
+                return Err(Reject::Misbehaved("the authentication method changes"));
+            }
+            let bag = grant::bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &policy.spi)?;
+            let wraps = wraps.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
+            let Some(found) = self.path.unwrap(&bag.sa_keys, wraps, &over.wrap) else { return Ok(Rekey::Excluded) };
+            if let (Some(log), Some(line)) = (log, rekey_line(policy.protection, &policy.spi, &found.keymat)) {
+                log.log(TABLE, &line);
+            }
+            new_sa = Some((RekeySa::new(&policy, &found.keymat, now)?, found.path));
+            listen = policy.destination;
+        }
+        // A rekey without USE_TRANSPORT_MODE changes nothing (reading 17).
+        let mode = if keys.transport_mode { EspMode::Transport } else { self.mode };
+        let mut install = grant::data_sas(&keys, mode, &over.wrap)?;
+        let counter_mode = install.iter().any(|sa| sa.policy.transform.is_counter_mode());
+        let needs_sender_ids = sender && counter_mode && !self.has_sender_ids;
+        if needs_sender_ids {
+            install.retain(|sa| !sa.policy.transform.is_counter_mode());
+        }
+        let (activation_delay, deactivation_delay) = grant::delays(keys.gsa.as_ref());
+        Ok(Rekey::New(Box::new(Change {
+            over: over.spi,
+            counter,
+            new_sa,
+            listen,
+            auth_key,
+            gone,
+            install,
+            remove,
+            mode,
+            activation_delay,
+            deactivation_delay,
+            needs_sender_ids,
+        })))
+    }
+
+    /// Which SAs go; `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).
+    fn deletions(&self, keys: &GroupKeys<'_>) -> Result<Option<(Removal, Vec<[u8; 16]>)>, Reject> {
+        let mut remove = Removal::Spis(Vec::new());
+        let mut gone = Vec::new();
+        for delete in &keys.deletes {
+            match delete.protocol {
+                ProtocolId::NONE => return Ok(None),
+                ProtocolId::GIKE_UPDATE if delete.is_all() => return Ok(None),
+                ProtocolId::GIKE_UPDATE => {
+                    let spis = delete.each().filter_map(|spi| <[u8; 16]>::try_from(spi).ok());
+                    gone.extend(spis);
+                }
+                ProtocolId::ESP if delete.is_all() => remove = Removal::All,
+                ProtocolId::ESP => {
+                    if delete.spi_len != 4 {
+                        return Err(Reject::Malformed("an ESP SPI has four octets"));
+                    }
+                    if let Removal::Spis(spis) = &mut remove {
+                        spis.extend(delete.each().filter_map(|s| <[u8; 4]>::try_from(s).ok()).map(u32::from_be_bytes));
+                    }
+                }
+                // AH is nothing we ever installed.
+                ProtocolId::AH => {}
+                _ => return Err(Reject::Unacceptable(NotifyType::INVALID_SYNTAX)),
+            }
+        }
+        // Without the newest Rekey SA nothing could follow: that, too, means to register anew.
+        let newest = self.current().map(|sa| sa.spi);
+        Ok((!newest.is_some_and(|spi| gone.contains(&spi))).then_some((remove, gone)))
+    }
+
+    /// Applies a verified change; returns what the data plane is to do, if anything.
+    pub(crate) fn apply(&mut self, change: Change, now: Duration) -> Option<GroupUpdate> {
+        let until = now + change.deactivation_delay;
+        if let Some(over) = self.rekey_sas.iter_mut().find(|sa| sa.spi == change.over) {
+            // The counter of the last message is never reached: a Rekey SA expires long before.
+            over.expected = change.counter.saturating_add(1);
+        }
+        if let Some((sa, path)) = change.new_sa {
+            for old in &mut self.rekey_sas {
+                old.until.get_or_insert(until);
+            }
+            self.rekey_sas.push(sa);
+            if let Some(path) = path {
+                self.path = path;
+            }
+        }
+        self.rekey_sas.retain(|sa| !change.gone.contains(&sa.spi));
+        if let (Some(fresh), Authentication::Signature { key, .. }) = (change.auth_key, &mut self.authentication) {
+            *key = fresh;
+        }
+        self.mode = change.mode;
+        self.note(&change.install, &change.remove, now);
+        let nothing = change.install.is_empty() && change.remove == Removal::Spis(Vec::new());
+        (!nothing).then_some(GroupUpdate {
+            install: change.install,
+            remove: change.remove,
+            sender_ids: None,
+            activation_delay: change.activation_delay,
+            deactivation_delay: change.deactivation_delay,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! The key server's part: a step of a rekey plan as one message.
+
+use std::borrow::Cow;
+
+use keyferry_crypto::{CryptoError, Random, Secret};
+use keyferry_model::lkh::TreeUpdate;
+use keyferry_model::plan::{NewRekeySa, RekeyStep};
+use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
+use keyferry_model::rekey_sa::RekeySa;
+use keyferry_wire::{ChainWriter, Encode};
+
+use super::signature::chunk_a;
+use crate::ike_sa::init::header;
+use crate::policy::to_wire;
+use crate::wire::auth::{Auth, SignatureData};
+use crate::wire::delete::Delete;
+use crate::wire::gsa::{Gsa, GwPolicy};
+use crate::wire::kd::{GroupBag, Kd, MemberBag};
+use crate::wire::notify::Notify;
+use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, ProtocolId};
+use crate::wire::sk::{SealError, SkKeys};
+
+/// Why a rekey message cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The group serves no G-IKEv2.
+    #[error("the group does not serve G-IKEv2")]
+    NotServed,
+    /// A key or signature failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// The message does not fit into one datagram.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A payload is longer than its length field can say.
+    #[error("a payload is too long")]
+    TooLong,
+}
+
+/// Renders one step of a plan into one message, encrypted and authenticated, without marker. Repeats must be copies of
+/// this one (RFC 9838 section 2.4.1.3): rendering again gives other octets.
+///
+/// # Errors
+/// The group serves no G-IKEv2, or the message cannot be made.
+pub fn render(policy: &GroupPolicy, step: &RekeyStep, rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
+    let rekey = policy.gikev2.as_ref().ok_or(RenderError::NotServed)?;
+    let (spi_i, spi_r) = halves(&step.over.spi);
+    let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, 0, step.counter);
+    let mut payloads: Vec<(PayloadKind, Vec<u8>)> = Vec::new();
+    if step.delete_all {
+        for (protocol, spi_len) in [(ProtocolId::ESP, 4), (ProtocolId::GIKE_UPDATE, 16)] {
+            let all = Delete { protocol, spi_len, spis: Cow::Owned(vec![0; usize::from(spi_len)]) };
+            payloads.push((PayloadKind::DELETE, all.to_vec()));
+        }
+    } else {
+        keys(policy, step, &mut payloads)?;
+    }
+    let (first, inner) = match &rekey.authentication {
+        RekeyAuthentication::Implicit => finish(&payloads)?,
+        RekeyAuthentication::Signature(signer, scheme) => {
+            let algorithm = scheme.algorithm_identifier();
+            let auth = |value: &[u8]| {
+                let data = SignatureData { algorithm, value }.to_vec();
+                Auth { method: AuthMethod::DIGITAL_SIGNATURE, data: Cow::Owned(data) }.to_vec()
+            };
+            payloads.push((PayloadKind::AUTH, auth(&vec![0; signer.signature_len()])));
+            let (first, inner) = finish(&payloads)?;
+            let a = chunk_a(&header, first, 0, inner.len());
+            let value = signer.sign(*scheme, &[&a, inner.expose()])?;
+            payloads.pop();
+            payloads.push((PayloadKind::AUTH, auth(&value)));
+            finish(&payloads)?
+        }
+    };
+    let (e, a) = rekey.protection.key_lens();
+    let keymat = step.over.keymat.expose();
+    let (Some(encryption), Some(integrity)) = (keymat.get(..e), keymat.get(e..e + a)) else {
+        return Err(CryptoError::Length("keying material").into());
+    };
+    let keys = SkKeys::new(rekey.protection, encryption, integrity)?;
+    // The message ID makes the IV unique under these keys; random octets before it are for the day it would not.
+    let unique = u64::from(rng.u32()) << 32 | u64::from(step.counter);
+    Ok(keys.seal(&header, first, inner.expose(), unique, rng)?)
+}
+
+fn halves(spi: &[u8; 16]) -> ([u8; 8], [u8; 8]) {
+    let (mut i, mut r) = ([0; 8], [0; 8]);
+    i.copy_from_slice(&spi[..8]);
+    r.copy_from_slice(&spi[8..]);
+    (i, r)
+}
+
+fn finish(payloads: &[(PayloadKind, Vec<u8>)]) -> Result<(u8, Secret), RenderError> {
+    let mut chain = ChainWriter::new();
+    payloads.iter().for_each(|(kind, body)| chain.push(kind.0, body));
+    let (first, inner) = chain.finish().map_err(|_| RenderError::TooLong)?;
+    Ok((first, Secret::new(inner)))
+}
+
+/// GSA, KD, USE_TRANSPORT_MODE and the Delete of replaced data SAs.
+fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind, Vec<u8>)>) -> Result<(), RenderError> {
+    let default = to_wire::rekey_wrap_key(policy, &step.over).ok_or(RenderError::NotServed)?;
+    let (mut sas, mut groups) = (Vec::new(), Vec::new());
+    let mut member = None;
+    if let Some(NewRekeySa { sa, tree }) = &step.new_rekey {
+        let lifetime = sa.remaining(step.planned);
+        sas.push(to_wire::rekey_policy(policy, sa, lifetime, None).ok_or(RenderError::NotServed)?);
+        groups.push(rekey_bag(sa, tree.as_ref(), &default)?);
+        member = tree.as_ref().map(tree_bag).transpose()?;
+    }
+    if let Some(epoch) = &step.new_epoch {
+        for sa in &epoch.sas {
+            sas.push(to_wire::data_policy(sa, epoch.remaining(step.planned)));
+            groups.push(to_wire::data_bag(sa, &default)?);
+        }
+    }
+    if !sas.is_empty() {
+        let group_wide = GwPolicy {
+            activation_delay: Some(to_wire::delay(step.activation_delay)),
+            deactivation_delay: Some(to_wire::delay(step.deactivation_delay)),
+            sender_id_bits: None,
+        };
+        payloads.push((PayloadKind::GSA, Gsa { sas, group_wide: Some(group_wide) }.to_vec()));
+        payloads.push((PayloadKind::KD, Kd { groups, member }.to_vec()));
+    }
+    if policy.mode() == EspMode::Transport && step.new_epoch.is_some() {
+        let notify = Notify::bare(NotifyType::USE_TRANSPORT_MODE);
+        payloads.push((PayloadKind::NOTIFY, notify.to_vec()));
+    }
+    if !step.delete.is_empty() {
+        payloads.push((PayloadKind::DELETE, Delete::esp(&step.delete).to_vec()));
+    }
+    Ok(())
+}
+
+/// Keys of a new Rekey SA: once under the present GSK_w, or once under each top of the tree.
+fn rekey_bag<'a>(sa: &'a RekeySa, tree: Option<&TreeUpdate>, default: &Secret) -> Result<GroupBag<'a>, CryptoError> {
+    let sa_keys = match tree {
+        None => vec![to_wire::wrapped(0, &sa.keymat, 0, default)?],
+        Some(tree) => tree
+            .tops
+            .iter()
+            .map(|top| to_wire::wrapped(0, &sa.keymat, top.handle, &top.key))
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(GroupBag { protocol: ProtocolId::GIKE_UPDATE, spi: Cow::Borrowed(&sa.spi), sa_keys })
+}
+
+/// The tree's changed keys.
+fn tree_bag(tree: &TreeUpdate) -> Result<MemberBag<'static>, CryptoError> {
+    let wrap_keys = tree
+        .wraps
+        .iter()
+        .map(|w| to_wire::wrapped(w.key.handle, &w.key.key, w.under.handle, &w.under.key))
+        .collect::<Result<_, _>>()?;
+    Ok(MemberBag { wrap_keys, auth_key: None, sender_ids: Vec::new() })
+}

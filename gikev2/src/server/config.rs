@@ -1,0 +1,115 @@
+//! What a key server endpoint is configured with, and what it counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_model::credentials::Credentials;
+use keyferry_model::id::Identity;
+use serde::{Deserialize, Serialize};
+
+use crate::ike_sa::Preferences;
+use crate::ike_sa::window::Backoff;
+
+/// Settings of a [`Server`](super::Server).
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Who may authenticate.
+    pub credentials: Arc<Credentials>,
+    /// Who we say we are; `None` is the address we were reached at.
+    pub identity: Option<Identity>,
+    /// Algorithms we accept, best first.
+    pub preferences: Preferences,
+    /// Above so many half-open SAs initiators must return a cookie first (RFC 7296 section 2.6).
+    pub cookie_threshold: usize,
+    /// Half-open SAs at one time.
+    pub half_open: usize,
+    /// Half-open SAs at one time of one address (of one /64 network with IPv6).
+    pub half_open_per_address: usize,
+    /// A half-open SA is forgotten after this time.
+    pub half_open_timeout: Duration,
+    /// IKE SAs at one time.
+    pub sas: usize,
+    /// An IKE SA without traffic is deleted after this time.
+    pub idle: Duration,
+    /// A peer that is silent for so long is asked whether it lives; `None` never asks. Only useful below `idle`.
+    pub liveness: Option<Duration>,
+    /// Repeats of our own requests.
+    pub backoff: Backoff,
+    /// The last answer of a closed SA is kept for this time.
+    pub linger: Duration,
+    /// Answers to messages that are not protected, in one second.
+    pub unprotected_answers_per_second: u32,
+}
+
+impl ServerConfig {
+    /// Sound defaults.
+    #[must_use]
+    pub fn new(credentials: Arc<Credentials>) -> Self {
+        Self {
+            credentials,
+            identity: None,
+            preferences: Preferences::default(),
+            cookie_threshold: 100,
+            half_open: 10_000,
+            half_open_per_address: 50,
+            half_open_timeout: Duration::from_secs(30),
+            sas: 100_000,
+            idle: Duration::from_secs(30),
+            liveness: None,
+            backoff: Backoff { first: Duration::from_secs(1), tries: 5 },
+            linger: Duration::from_secs(10),
+            unprotected_answers_per_second: 20,
+        }
+    }
+}
+
+/// What was received and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Datagrams.
+    pub received: u64,
+    /// Not an IKEv2 message, or breaking its format.
+    pub malformed: u64,
+    /// GSA_REKEY messages, which are for members.
+    pub not_for_us: u64,
+    /// SPIs that name no SA here.
+    pub unknown_spi: u64,
+    /// A wrong ICV or message ID, or flags that contradict the SPIs.
+    pub unauthenticated: u64,
+    /// Understood, but not at this time.
+    pub unexpected: u64,
+    /// Requests repeated, and answered again.
+    pub repeated: u64,
+    /// IKE_SA_INIT requests.
+    pub initiations: u64,
+    /// Initiators asked for a cookie.
+    pub cookies_demanded: u64,
+    /// Initiators asked for another key exchange group.
+    pub groups_demanded: u64,
+    /// IKE_SA_INIT requests without an acceptable proposal.
+    pub no_proposal: u64,
+    /// IKE_SA_INIT requests refused because too many SAs are half-open, or there are too many SAs.
+    pub half_open_refused: u64,
+    /// Half-open SAs that came to nothing.
+    pub half_open_expired: u64,
+    /// Public values that were not acceptable.
+    pub key_exchange_failed: u64,
+    /// Peers that did not authenticate.
+    pub authentication_failed: u64,
+    /// IKE SAs established.
+    pub established: u64,
+    /// Of these, with a NAT on the way.
+    pub behind_nat: u64,
+    /// IKE SAs deleted, by either side.
+    pub deleted: u64,
+    /// IKE SAs whose peer did not answer.
+    pub dead_peers: u64,
+    /// Registrations.
+    pub registered: u64,
+    /// Registrations refused.
+    pub refused: u64,
+    /// Members that left.
+    pub left: u64,
+    /// Answers to unprotected messages withheld, for there were too many.
+    pub answers_withheld: u64,
+}

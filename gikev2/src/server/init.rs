@@ -1,0 +1,216 @@
+//! IKE_SA_INIT, responder's side (RFC 7296 sections 1.2, 2.6 and 2.7).
+//!
+//! Refusals of a sound request need no budget: they are shorter than what they answer, and members wait for them.
+
+use std::net::SocketAddr;
+
+use keyferry_crypto::{Job, JobDone, Secret};
+use keyferry_model::drive::{Ctx, Datagram};
+use keyferry_wire::Header;
+
+use super::auth::ExpectAuth;
+use super::{Entry, Path, Server, Spi, State};
+use crate::algorithms::ke_number;
+use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, refusal, response};
+use crate::ike_sa::sa::IkeSa;
+use crate::ike_sa::suite::Choice;
+use crate::ike_sa::window::digest_of;
+use crate::ike_sa::{Role, Skeyseed};
+use crate::reject::Reject;
+use crate::wire::message::Init;
+use crate::wire::notify::Notify;
+use crate::wire::registry::{NotifyType, flags};
+use crate::wire::sa::Sa;
+
+/// A request was taken up; the key exchange is being computed.
+pub(super) struct AwaitKe {
+    pub(super) spi_i: [u8; 8],
+    choice: Choice,
+    nonce_i: Vec<u8>,
+    request: Vec<u8>,
+    behind_nat: bool,
+}
+
+/// Names a request by its sender and its octets. Another request with the same SPI is another SA: nobody can keep an
+/// initiator out by being faster than it (RFC 7296 section 2.1).
+pub(super) fn digest(from: SocketAddr, request: &[u8]) -> Vec<u8> {
+    digest_of(&[from.to_string().as_bytes(), &[0], request].concat())
+}
+
+impl Server {
+    pub(super) fn init_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        header: &Header,
+    ) -> Result<(), Reject> {
+        self.counters.initiations += 1;
+        if header.flags & flags::INITIATOR == 0 || header.message_id != 0 || header.spi_i == [0; 8] {
+            return Err(Reject::Malformed("not a first request"));
+        }
+        let digest = digest(dgram.from, dgram.bytes);
+        if let Some(spi) = self.inits.get(&digest) {
+            self.repeat_init(ctx, dgram, *spi);
+            return Ok(());
+        }
+        let body = &dgram.bytes[Header::LEN..];
+        let init = match Init::request(header.next, body) {
+            Ok(init) => init,
+            Err(reject @ Reject::UnsupportedCritical(_)) => {
+                let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
+                self.answer_unprotected(ctx, dgram, header, &notify);
+                return Err(reject);
+            }
+            // Whoever sends garbage hears nothing (reading 28).
+            Err(reject) => return Err(reject),
+        };
+        if !self.has_room(ctx, dgram, header, &init) {
+            return Ok(());
+        }
+        let Some(choice) = self.config.preferences.choose(&init.sa, init.ke.method) else {
+            self.counters.no_proposal += 1;
+            ctx.out.send(dgram.reply(refusal(header, &Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN))));
+            return Ok(());
+        };
+        let wanted = ke_number(choice.suite.group);
+        if init.ke.method != wanted {
+            self.counters.groups_demanded += 1;
+            let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted.to_be_bytes().to_vec());
+            ctx.out.send(dgram.reply(refusal(header, &notify)));
+            return Ok(());
+        }
+        if init.ke.data.len() != choice.suite.group.public_len() {
+            return Err(Reject::Malformed("a public value of the wrong length"));
+        }
+        self.take_up(ctx, dgram, header, &init, choice, digest);
+        Ok(())
+    }
+
+    /// Is there room for another half-open SA? Under load only initiators that return a cookie are let in.
+    fn has_room(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, init: &Init<'_>) -> bool {
+        let now = ctx.now.mono;
+        if self.half_open.total() >= self.config.cookie_threshold {
+            let cookie = init.payloads.notify(NotifyType::COOKIE).map(|n| n.data.as_ref());
+            let good = cookie.is_some_and(|c| self.cookies.check(now, c, dgram.from, &header.spi_i, &init.nonce.0));
+            if !good {
+                self.counters.cookies_demanded += 1;
+                let cookie = self.cookies.make(now, ctx.rng, dgram.from, &header.spi_i, &init.nonce.0);
+                let notify = Notify::new(NotifyType::COOKIE, cookie);
+                ctx.out.send(dgram.reply(refusal(header, &notify)));
+                return false;
+            }
+        }
+        let room = self.half_open.total() < self.config.half_open
+            && self.half_open.of(dgram.from.ip()) < self.config.half_open_per_address
+            && self.sas.len() < self.config.sas;
+        if !room {
+            self.counters.half_open_refused += 1;
+        }
+        room
+    }
+
+    fn take_up(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        header: &Header,
+        init: &Init<'_>,
+        choice: Choice,
+        digest: Vec<u8>,
+    ) {
+        let spi = self.fresh_spi(ctx);
+        let group = choice.suite.group;
+        let private = Secret::random(group.seed_len(), ctx.rng);
+        let job = ctx.out.job(Job::KeyExchange { group, private, peer: init.ke.data.to_vec() });
+        let behind_nat = nat_found(&init.payloads, &header.spi_i, &[0; 8], (dgram.from, dgram.to));
+        let state = AwaitKe {
+            spi_i: header.spi_i,
+            choice,
+            nonce_i: init.nonce.0.to_vec(),
+            request: dgram.bytes.to_vec(),
+            behind_nat,
+        };
+        let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
+        self.half_open.enter(dgram.from.ip());
+        self.sas.insert(spi, entry);
+        self.inits.insert(digest, spi);
+        self.jobs.insert(job, spi);
+        self.arm(spi, ctx.now.mono + self.config.half_open_timeout);
+    }
+
+    /// Neither zero nor in use; and never four zero octets in front, which read as a non-ESP marker.
+    fn fresh_spi(&self, ctx: &mut Ctx<'_>) -> Spi {
+        loop {
+            let mut spi = [0; 8];
+            ctx.rng.fill(&mut spi);
+            if spi[..4] != [0; 4] && !self.sas.contains_key(&spi) {
+                return spi;
+            }
+        }
+    }
+
+    fn repeat_init(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi) {
+        self.counters.repeated += 1;
+        if let Some(State::ExpectAuth(state)) = self.sas.get(&spi).map(|e| &e.state) {
+            ctx.out.send(dgram.reply(state.init_response.clone()));
+        }
+    }
+
+    pub(super) fn key_exchange_done(&mut self, ctx: &mut Ctx<'_>, spi: Spi, done: JobDone) {
+        let JobDone::KeyExchange(result) = done;
+        let Some(Entry { path, state: State::AwaitKe(state), .. }) = self.sas.get(&spi) else { return };
+        let (public, shared) = match result {
+            Ok(both) => both,
+            Err(error) => {
+                self.counters.key_exchange_failed += 1;
+                tracing::debug!(peer = %path.peer, %error, "key exchange failed");
+                return self.remove(spi);
+            }
+        };
+        let path = *path;
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        match state.advance(ctx, spi, path, &public, &shared, log) {
+            Ok(next) => {
+                ctx.out.send(path.transmit(next.init_response.clone()));
+                if let Some(entry) = self.sas.get_mut(&spi) {
+                    entry.state = State::ExpectAuth(Box::new(next));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "keys of an IKE SA could not be made");
+                self.remove(spi);
+            }
+        }
+    }
+}
+
+impl AwaitKe {
+    fn advance(
+        &self,
+        ctx: &mut Ctx<'_>,
+        spi_r: Spi,
+        path: Path,
+        public: &[u8],
+        shared: &Secret,
+        log: Option<&mut (dyn crate::keylog::KeyLog + Send)>,
+    ) -> Result<ExpectAuth, keyferry_crypto::CryptoError> {
+        let mut nonce_r = vec![0; NONCE_LEN];
+        ctx.rng.fill(&mut nonce_r);
+        let suite = self.choice.suite;
+        let keys = Skeyseed::derive(suite, &self.nonce_i, &nonce_r, shared).expand(&self.spi_i, &spi_r);
+        let (sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, log)?;
+        let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
+        let init_response = response(&Parts {
+            spi_i: self.spi_i,
+            spi_r,
+            sa: &answer,
+            ke_method: ke_number(suite.group),
+            public,
+            nonce: &nonce_r,
+            path: (path.local, path.peer),
+        });
+        let nonces = (self.nonce_i.clone(), nonce_r);
+        let init_request = self.request.clone();
+        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat: self.behind_nat })
+    }
+}

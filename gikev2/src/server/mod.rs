@@ -1,0 +1,291 @@
+//! The key server's endpoint: IKE SAs as responder, and what members ask over them.
+//!
+//! ```text
+//!  state         input                          next          output
+//!  -             IKE_SA_INIT, no cookie needed  AwaitKe       Job
+//!  -             IKE_SA_INIT under load         -             N(COOKIE)
+//!  -             IKE_SA_INIT, wrong KE group    -             N(INVALID_KE_PAYLOAD)
+//!  -             IKE_SA_INIT, no proposal       -             N(NO_PROPOSAL_CHOSEN)
+//!  AwaitKe       job done                       ExpectAuth    IKE_SA_INIT response
+//!  AwaitKe       job failed                     -             (silence)
+//!  ExpectAuth    IKE_SA_INIT repeated           ExpectAuth    the same response
+//!  ExpectAuth    IKE_AUTH or GSA_AUTH, good     Established   IDr, AUTH, [GSA, KD] or [N]
+//!  ExpectAuth    IKE_AUTH or GSA_AUTH, bad      Closed        N(AUTHENTICATION_FAILED)
+//!  Established   GSA_REGISTRATION               Established   GSA, KD or N
+//!  Established   INFORMATIONAL with Delete      Closed        empty response
+//!  Established   idle                           Established   INFORMATIONAL with Delete
+//!  Established   answer to that Delete, or none -
+//!  Established   any request repeated           Established   the same response
+//!  Closed        last request repeated          Closed        the same response
+//!  any           its time is up                 -
+//! ```
+//!
+//! What does not verify changes nothing: it is counted, and at most answered within a small budget.
+
+mod auth;
+mod config;
+mod established;
+mod init;
+mod limits;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyferry_crypto::JobDone;
+use keyferry_model::drive::{Ctx, Datagram, JobId, Transmit};
+use keyferry_model::time::Deadline;
+use keyferry_wire::Header;
+
+pub use config::{Counters, ServerConfig};
+
+use crate::ike_sa::cookie::Cookies;
+use crate::ike_sa::init::refusal;
+use crate::keylog::KeyLog;
+use crate::reject::Reject;
+use crate::wire::notify::Notify;
+use crate::wire::registry::{ExchangeType, NotifyType, flags};
+use auth::ExpectAuth;
+use established::Established;
+use init::AwaitKe;
+use limits::{Budget, HalfOpen, Timers};
+
+/// Our SPI names an IKE SA.
+type Spi = [u8; 8];
+
+/// A G-IKEv2 key server endpoint.
+pub struct Server {
+    config: ServerConfig,
+    counters: Counters,
+    cookies: Cookies,
+    half_open: HalfOpen,
+    budget: Budget,
+    sas: BTreeMap<Spi, Entry>,
+    /// IKE_SA_INIT requests that were taken up, by the digest of address and octets.
+    inits: BTreeMap<Vec<u8>, Spi>,
+    jobs: BTreeMap<JobId, Spi>,
+    timers: Timers,
+    key_log: Option<Box<dyn KeyLog + Send>>,
+}
+
+/// An IKE SA in the making, in use or closing.
+struct Entry {
+    /// Where the peer is, and which of our addresses it uses.
+    path: Path,
+    /// Names its IKE_SA_INIT request.
+    digest: Vec<u8>,
+    state: State,
+}
+
+/// Where datagrams of an IKE SA go.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    peer: SocketAddr,
+    local: SocketAddr,
+    marker: bool,
+}
+
+impl Path {
+    fn of(dgram: &Datagram<'_>) -> Self {
+        Self { peer: dgram.from, local: dgram.to, marker: dgram.marker }
+    }
+
+    fn transmit(&self, bytes: Vec<u8>) -> Transmit {
+        Transmit { from: Some(self.local), to: self.peer, marker: self.marker, bytes }
+    }
+}
+
+enum State {
+    AwaitKe(Box<AwaitKe>),
+    ExpectAuth(Box<ExpectAuth>),
+    Established(Box<Established>),
+    Closed(Closed),
+}
+
+/// An SA that is gone; its last answer is repeated until the peer has had time to get it.
+struct Closed {
+    spi_i: [u8; 8],
+    request: Vec<u8>,
+    response: Vec<u8>,
+}
+
+impl Server {
+    /// An endpoint without SAs.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        Self {
+            half_open: HalfOpen::default(),
+            budget: Budget::new(config.unprotected_answers_per_second),
+            config,
+            counters: Counters::default(),
+            cookies: Cookies::default(),
+            sas: BTreeMap::new(),
+            inits: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            timers: Timers::default(),
+            key_log: None,
+        }
+    }
+
+    /// Writes keys for Wireshark from now on.
+    pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
+        self.key_log = Some(log);
+    }
+
+    /// What was received and what became of it.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// IKE SAs in use.
+    #[must_use]
+    pub fn established(&self) -> usize {
+        self.sas.values().filter(|e| matches!(e.state, State::Established(_))).count()
+    }
+
+    /// When [`expire`](Self::expire) is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.timers.next().map(|at| Deadline { at, reason: "IKE SA timers" })
+    }
+
+    /// Takes a datagram.
+    pub fn receive(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
+        self.counters.received += 1;
+        let header = match Header::decode(dgram.bytes) {
+            Ok((header, _)) => header,
+            Err(error) => return self.drop_malformed(&dgram, &error.into()),
+        };
+        let response = header.flags & flags::RESPONSE != 0;
+        if header.major != 2 {
+            // A peer that could speak more is told what we speak (RFC 7296 section 2.5).
+            if header.major > 2 && !response {
+                self.answer_unprotected(ctx, &dgram, &header, &Notify::new(NotifyType::INVALID_MAJOR_VERSION, vec![2]));
+            }
+            self.counters.malformed += 1;
+            return;
+        }
+        if ExchangeType(header.exchange) == ExchangeType::GSA_REKEY {
+            // Our own, or another key server's: nothing for this end.
+            self.counters.not_for_us += 1;
+            return;
+        }
+        if ExchangeType(header.exchange) == ExchangeType::IKE_SA_INIT && header.spi_r == [0; 8] && !response {
+            return match self.init_request(ctx, &dgram, &header) {
+                Ok(()) => {}
+                Err(reject) => self.drop_malformed(&dgram, &reject),
+            };
+        }
+        match self.sas.get(&header.spi_r) {
+            Some(entry) if entry.spi_i() == header.spi_i => self.protected(ctx, &dgram, &header),
+            _ => {
+                self.counters.unknown_spi += 1;
+                if !response && header.spi_r != [0; 8] {
+                    self.answer_unprotected(ctx, &dgram, &header, &Notify::bare(NotifyType::INVALID_IKE_SPI));
+                }
+            }
+        }
+    }
+
+    /// Takes the result of a job; one it does not know is ignored.
+    pub fn complete(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
+        if let Some(spi) = self.jobs.remove(&job) {
+            self.key_exchange_done(ctx, spi, done);
+        }
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(spi) = self.timers.take_due(ctx.now.mono) {
+            match self.sas.get(&spi).map(|e| &e.state) {
+                Some(State::Established(_)) => self.established_due(ctx, spi),
+                Some(State::AwaitKe(_) | State::ExpectAuth(_)) => {
+                    self.counters.half_open_expired += 1;
+                    self.remove(spi);
+                }
+                Some(State::Closed(_)) => self.remove(spi),
+                None => {}
+            }
+        }
+    }
+
+    /// A message to an SA we know, its SPIs say.
+    fn protected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let Some(entry) = self.sas.get(&header.spi_r) else { return };
+        match &entry.state {
+            State::AwaitKe(_) => self.counters.unexpected += 1,
+            State::ExpectAuth(_) => self.auth_request(ctx, dgram, header),
+            State::Established(_) => self.established_message(ctx, dgram, header),
+            State::Closed(closed) if closed.request == dgram.bytes => {
+                self.counters.repeated += 1;
+                ctx.out.send(dgram.reply(closed.response.clone()));
+            }
+            State::Closed(_) => self.counters.unexpected += 1,
+        }
+    }
+
+    /// Answers what is not protected, within a budget, so that nobody makes us shout at others (RFC 7296 section 2.21.4).
+    fn answer_unprotected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, notify: &Notify<'_>) {
+        if self.budget.spend(ctx.now.mono) {
+            ctx.out.send(dgram.reply(refusal(header, notify)));
+        } else {
+            self.counters.answers_withheld += 1;
+        }
+    }
+
+    fn drop_malformed(&mut self, dgram: &Datagram<'_>, reject: &Reject) {
+        self.counters.malformed += 1;
+        tracing::debug!(from = %dgram.from, %reject, "message dropped");
+    }
+
+    /// A message that names an SA and does not verify: a forgery, or damaged on the way.
+    fn drop_unauthenticated(&mut self, dgram: &Datagram<'_>, reject: &Reject) {
+        self.counters.unauthenticated += 1;
+        tracing::debug!(from = %dgram.from, %reject, "message dropped");
+    }
+
+    /// Ends an SA with a last answer, which is repeated for a while if the request is.
+    fn close(&mut self, ctx: &mut Ctx<'_>, spi: Spi, dgram: &Datagram<'_>, response: Vec<u8>) {
+        let Some(entry) = self.sas.get_mut(&spi) else { return };
+        let spi_i = entry.spi_i();
+        if entry.is_half_open() {
+            self.half_open.leave(entry.path.peer.ip());
+        }
+        ctx.out.send(dgram.reply(response.clone()));
+        entry.state = State::Closed(Closed { spi_i, request: dgram.bytes.to_vec(), response });
+        let linger = self.config.linger;
+        self.timers.arm(spi, ctx.now.mono + linger);
+    }
+
+    /// Forgets an SA.
+    fn remove(&mut self, spi: Spi) {
+        self.timers.disarm(&spi);
+        if let Some(entry) = self.sas.remove(&spi) {
+            if entry.is_half_open() {
+                self.half_open.leave(entry.path.peer.ip());
+            }
+            self.inits.remove(&entry.digest);
+        }
+        self.jobs.retain(|_, owner| *owner != spi);
+    }
+
+    fn arm(&mut self, spi: Spi, at: Duration) {
+        self.timers.arm(spi, at);
+    }
+}
+
+impl Entry {
+    fn spi_i(&self) -> [u8; 8] {
+        match &self.state {
+            State::AwaitKe(s) => s.spi_i,
+            State::ExpectAuth(s) => s.sa.spi_i,
+            State::Established(s) => s.sa.spi_i,
+            State::Closed(s) => s.spi_i,
+        }
+    }
+
+    fn is_half_open(&self) -> bool {
+        matches!(self.state, State::AwaitKe(_) | State::ExpectAuth(_))
+    }
+}
