@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
@@ -30,15 +29,9 @@ pub(super) struct AppArgs {
     /// Group and port.
     #[arg(long)]
     group: SocketAddr,
-    /// Our own address.
+    /// Interface to send on, past the routes.
     #[arg(long)]
-    source: IpAddr,
-    /// Interface to receive on.
-    #[arg(long)]
-    receive_on: String,
-    /// Interface to send on.
-    #[arg(long)]
-    send_on: String,
+    send_on: Option<String>,
     /// Packets per second.
     #[arg(long)]
     rate: u32,
@@ -193,11 +186,10 @@ fn receiving_socket(args: &AppArgs) -> anyhow::Result<UdpSocket> {
     socket.set_reuse_address(true)?;
     enlarge(&socket);
     socket.bind(&args.group.into())?;
-    socket.bind_device(Some(args.receive_on.as_bytes()))?;
-    let index = if_nametoindex(args.receive_on.as_str())?;
+    // Without an interface: the routes say where the group is.
     match args.group.ip() {
-        IpAddr::V4(group) => socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?,
-        IpAddr::V6(group) => socket.join_multicast_v6(&group, index)?,
+        IpAddr::V4(group) => socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(0))?,
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, 0)?,
     }
     Ok(socket.into())
 }
@@ -205,18 +197,18 @@ fn receiving_socket(args: &AppArgs) -> anyhow::Result<UdpSocket> {
 fn sending_socket(args: &AppArgs) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(args.group), Type::DGRAM, None)?;
     enlarge(&socket);
-    socket.bind(&SocketAddr::new(args.source, 0).into())?;
-    socket.bind_device(Some(args.send_on.as_bytes()))?;
     match args.group.ip() {
         IpAddr::V4(_) => {
             socket.set_multicast_loop_v4(false)?;
             socket.set_multicast_ttl_v4(8)?;
         }
         IpAddr::V6(_) => {
-            socket.set_multicast_if_v6(if_nametoindex(args.send_on.as_str())?)?;
             socket.set_multicast_loop_v6(false)?;
             socket.set_multicast_hops_v6(8)?;
         }
+    }
+    if let Some(interface) = &args.send_on {
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
     Ok(socket.into())
 }

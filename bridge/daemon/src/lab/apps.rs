@@ -18,15 +18,6 @@ use super::talk::{Count, Order, Reply, Report, Window};
 /// An application that does not answer for this long is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Interfaces an application uses.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Interfaces<'a> {
-    /// Receives here.
-    pub receive: &'a str,
-    /// Sends here.
-    pub send: &'a str,
-}
-
 /// A running application.
 #[derive(Debug)]
 pub(super) struct App {
@@ -46,25 +37,23 @@ pub(super) struct Ticks {
 }
 
 impl App {
-    /// Starts one and waits until its sockets are open.
+    /// Starts one and waits until its sockets are open. It sends by the routes, or on an interface if there is one.
     pub(super) fn start(
         place: &Namespace,
         plan: &Plan,
         member: &MemberPlan,
         rate: u32,
-        interfaces: Interfaces<'_>,
+        send_on: Option<&str>,
         log: &Path,
     ) -> anyhow::Result<Self> {
         let options = [
-            ("--sender", member.number.to_string()),
-            ("--group", plan.traffic_socket().to_string()),
-            ("--source", member.address.to_string()),
-            ("--receive-on", interfaces.receive.to_owned()),
-            ("--send-on", interfaces.send.to_owned()),
-            ("--rate", rate.to_string()),
+            ("--sender", Some(member.number.to_string())),
+            ("--group", Some(plan.traffic_socket().to_string())),
+            ("--rate", Some(rate.to_string())),
+            ("--send-on", send_on.map(str::to_owned)),
         ];
         let mut args = vec!["lab".to_owned(), "app".to_owned()];
-        args.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        args.extend(options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten());
         let name = format!("the application of {}", member.name);
         let mut process = Process::start(place, &name, &args, log, true)?;
         let (stdin, stdout) = process.take_pipes().ok_or_else(|| anyhow!("no pipes to {name}"))?;

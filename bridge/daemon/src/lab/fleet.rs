@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use keyferry_model::id::Identity;
 use keyferry_model::view::MemberView;
 
-use super::apps::{App, Interfaces};
+use super::apps::App;
 use super::args::{Args, BreakOption};
 use super::checks::{Delivery, Expected, Holding, Snapshot};
 use super::control::{GatewayControl, MemberControl};
@@ -112,9 +112,9 @@ impl Fleet {
         for (index, (member, place)) in self.plan.members.iter().zip(&self.topology.members).enumerate() {
             place.run(|| link::netlink(async |handle| link::lengthen_queue(&handle, TUN).await))??;
             let past_the_tun = self.sabotage == Some(BreakOption::Clear) && index == 0;
-            let interfaces = Interfaces { receive: TUN, send: if past_the_tun { INTERFACE } else { TUN } };
+            let send_on = past_the_tun.then_some(INTERFACE);
             let log = self.files.path(&format!("{}-app.log", member.name));
-            self.apps.push(App::start(place, &self.plan, member, self.rate, interfaces, &log)?);
+            self.apps.push(App::start(place, &self.plan, member, self.rate, send_on, &log)?);
         }
         Ok(())
     }
