@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# strongSwan's charon establishes its IKE SAs with the gateway: IKEv1 main mode, and IKEv2 without a child, from port 500
+# and from port 848 (where charon puts a non-ESP marker in front of every packet).
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+need ip charon-systemd swanctl
+hosts
+gateway_config
+gateway
+
+connections() {
+    local port
+    while read -r name version proposal childless port; do
+        cat <<CONF
+  $name {
+    version = $version
+    local_addrs = 10.85.0.2
+    remote_addrs = 10.85.0.1
+    remote_port = $port
+    proposals = $proposal
+    childless = $childless
+    local { auth = psk
+            id = 10.85.0.2 }
+    remote { auth = psk
+             id = 10.85.0.1 }
+  }
+CONF
+    done
+}
+
+write_config() {
+    {
+        echo "connections {"
+        connections
+        echo "}"
+        echo 'secrets { ike-1 { secret = "correct horse battery staple" } }'
+    } >"$work/swanctl.conf"
+}
+
+# check NAME: initiates, wants ESTABLISHED on our side of charon, and ends it again.
+check() {
+    swan --initiate --ike "$1" >"$work/initiate-$1.log" 2>&1 || fail "$1: charon could not establish its IKE SA"
+    established "$1" || fail "$1: no established IKE SA"
+    swan --terminate --ike "$1" >"$work/terminate-$1.log" 2>&1 || fail "$1: no clean end"
+    echo "ok: $1"
+}
+
+write_config <<LIST
+main-modp2048 1 aes128-sha256-modp2048 never 848
+main-ecp256 1 aes256-sha256-ecp256 never 848
+main-ecp384 1 aes256-sha384-ecp384 never 848
+main-sha1 1 aes128-sha1-modp2048 never 848
+ike2-gcm-x25519 2 aes128gcm16-prfsha256-x25519 force 848
+ike2-gcm-ecp384 2 aes256gcm16-prfsha384-ecp384 force 848
+ike2-cbc-modp2048 2 aes128-sha256-prfsha256-modp2048 force 848
+ike2-cbc-ecp256 2 aes256-sha256-prfsha512-ecp256 force 848
+ike2-wrong-group 2 aes128gcm16-prfsha256-modp3072-ecp256 force 848
+ike2-port-500 2 aes128gcm16-prfsha256-x25519 force 500
+main-port-500 1 aes128-sha256-ecp256 never 500
+LIST
+names=$(awk '/^  [a-z0-9-]+ \{/ { print $1 }' "$work/swanctl.conf")
+charon "$right" 500
+for name in $names; do
+    check "$name"
+done
+
+# The same from port 848: charon marks its packets, and the gateway marks its answers.
+kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
+unset 'pids[-1]'
+rm -f "$work/charon.vici"
+write_config <<LIST
+main-marked 1 aes128-sha256-ecp256 never 848
+ike2-marked 2 aes128gcm16-prfsha256-x25519 force 848
+LIST
+charon "$right" 848
+check main-marked
+check ike2-marked
+
+# A wrong key establishes nothing.
+sed -i 's/correct horse battery staple/incorrect/' "$work/swanctl.conf"
+swan --load-all --clear --file "$work/swanctl.conf" >"$work/reload.log" 2>&1
+for name in main-marked ike2-marked; do
+    if timeout 20 ip netns exec "$right" true && timeout 20 bash -c "STRONGSWAN_CONF=$work/strongswan.conf swanctl --initiate --ike $name --timeout 10 --uri unix://$work/charon.vici" >"$work/wrong-$name.log" 2>&1; then
+        fail "$name: established with a wrong key"
+    fi
+    echo "ok: $name is refused with a wrong key"
+done

@@ -1,0 +1,151 @@
+# What the interop tests share: namespaces of their own, and charon by hand in one of them. Sourced, not run.
+#
+# A test calls `need` for what it cannot do without, `hosts` for two namespaces on one cable, and everything it starts ends
+# with it.
+
+: "${KEYFERRY:?path of the keyferry binary}"
+
+work=$(mktemp -d)
+pids=()
+left=kf$$a
+right=kf$$b
+
+skip() {
+    echo "skipped: $*"
+    exit 77
+}
+
+fail() {
+    echo "FAILED: $*"
+    for log in "$work"/*.log; do
+        [[ -s $log ]] && printf -- '--- %s\n' "${log##*/}" && tail -n 40 "$log"
+    done
+    exit 1
+}
+
+need() {
+    local tool
+    ((EUID == 0)) || skip "needs root for network namespaces"
+    for tool in "$@"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || skip "$tool is not installed"
+    done
+    PATH=$PATH:/usr/sbin:/sbin
+}
+
+cleanup() {
+    local pid
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    for pid in "${pids[@]}"; do
+        wait "$pid" 2>/dev/null || true
+    done
+    ip netns del "$left" 2>/dev/null || true
+    ip netns del "$right" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+# Two hosts: $left is 10.85.0.1, $right is 10.85.0.2.
+hosts() {
+    ip netns add "$left" && ip netns add "$right" || skip "the kernel makes no network namespaces"
+    ip -n "$left" link add eth0 type veth peer name eth0 netns "$right"
+    ip -n "$left" addr add 10.85.0.1/24 dev eth0
+    ip -n "$right" addr add 10.85.0.2/24 dev eth0
+    local ns
+    for ns in "$left" "$right"; do
+        ip -n "$ns" link set lo up
+        ip -n "$ns" link set eth0 up
+    done
+}
+
+# spawn NAMESPACE LOG COMMAND...: runs it in the background; the log is in $work.
+spawn() {
+    local ns=$1 log=$work/$2.log
+    shift 2
+    ip netns exec "$ns" "$@" >"$log" 2>&1 &
+    pids+=($!)
+}
+
+# until_true SECONDS COMMAND...: tries twice a second.
+until_true() {
+    local tries=$(($1 * 2))
+    shift
+    while ((tries-- > 0)); do
+        "$@" >/dev/null 2>&1 && return 0
+        sleep 0.5
+    done
+    return 1
+}
+
+# charon NAMESPACE PORT: starts strongSwan's daemon by hand; its configuration is $work/swanctl.conf.
+charon() {
+    cat >"$work/strongswan.conf" <<CONF
+charon-systemd {
+  load_modular = no
+  load = random drbg nonce aes aesni sha1 sha2 hmac kdf gcm gmp curve25519 md5 pem pkcs1 pkcs8 x509 constraints revocation pubkey openssl vici kernel-netlink socket-default
+  port = $2
+  port_nat_t = 4500
+  install_routes = no
+  retransmit_tries = 3
+  plugins { vici { socket = unix://$work/charon.vici } }
+  filelog {
+    log {
+      path = $work/charon-ike.log
+      default = 1
+      ike = 2
+      flush_line = yes
+    }
+  }
+}
+CONF
+    STRONGSWAN_CONF=$work/strongswan.conf spawn "$1" charon charon-systemd
+    until_true 10 test -S "$work/charon.vici" || fail "charon does not start"
+    swan --load-all --file "$work/swanctl.conf" >"$work/swanctl.log" 2>&1 || fail "charon does not take its configuration"
+}
+
+swan() {
+    STRONGSWAN_CONF=$work/strongswan.conf swanctl "$@" --uri "unix://$work/charon.vici"
+}
+
+established() {
+    swan --list-sas | grep -q "^$1: .*ESTABLISHED"
+}
+
+# gateway_config: a gateway at 10.85.0.1 that knows one peer, 10.85.0.2.
+gateway_config() {
+    (
+        umask 077
+        cat >"$work/gateway.toml" <<CONF
+[gateway]
+listen = ["10.85.0.1:848", "10.85.0.1:500"]
+store = "$work/gateway.redb"
+
+[control]
+socket = "$work/gateway.sock"
+
+[[group]]
+name = "interop"
+id = 1234
+
+[[group.traffic]]
+destination = "239.192.0.1"
+transform = "aes-128-gcm"
+
+[group.gdoi]
+rekey = "239.192.0.84:848"
+
+[group.gikev2]
+rekey = "239.192.0.85:848"
+
+[[peer]]
+identity = "10.85.0.2"
+psk = "correct horse battery staple"
+CONF
+    )
+}
+
+gateway() {
+    spawn "$left" gateway "$KEYFERRY" serve --config "$work/gateway.toml"
+    until_true 20 "$KEYFERRY" status --socket "$work/gateway.sock" || fail "the gateway does not start"
+}
