@@ -89,6 +89,12 @@ impl Outbox {
         id
     }
 
+    /// The job named last; of two moments, those between them are the jobs queued in between.
+    #[must_use]
+    pub fn last_job(&self) -> JobId {
+        JobId(self.next_job)
+    }
+
     /// Takes the oldest output.
     pub fn poll(&mut self) -> Option<Output> {
         self.items.pop_front()

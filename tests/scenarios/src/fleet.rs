@@ -88,6 +88,10 @@ pub struct Fleet {
     pub store: BTreeMap<String, Secret>,
     /// The members, by number.
     pub nodes: BTreeMap<u8, Node>,
+    /// Deliver every truncation and single-octet change of each message of an exchange in front of the message itself?
+    pub tamper: bool,
+    /// Datagrams that tampering drew from the gateway.
+    pub drawn: usize,
     variant: Variant,
     clock: Duration,
     rng: SeededRandom,
@@ -105,6 +109,8 @@ impl Fleet {
             gateway: None,
             store: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            tamper: false,
+            drawn: 0,
             variant,
             clock: Duration::from_secs(1),
             rng: SeededRandom::new(seed),
@@ -281,6 +287,15 @@ impl Fleet {
 
     fn step(&mut self) {
         while let Some(packet) = self.net.arrive(self.clock) {
+            if self.tamper && !opens_exchange(&packet.bytes) {
+                let before = self.net.log.len();
+                for bytes in alterations(&packet.bytes) {
+                    self.deliver(packet.from, packet.to, &bytes);
+                }
+                if packet.to == self.variant.family.gateway() {
+                    self.drawn += self.net.log.len() - before;
+                }
+            }
             self.deliver(packet.from, packet.to, &packet.bytes);
         }
         let now = self.now();
@@ -296,7 +311,8 @@ impl Fleet {
         }
     }
 
-    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    /// Delivers a datagram at once, as if it had arrived from that address.
+    pub fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         if to == self.variant.family.gateway() {
             if self.gateway.is_some() {
                 self.command(|g, now, rng| g.receive(now, rng, from, to, bytes));
@@ -402,6 +418,25 @@ fn apply(node: &mut Node, update: GroupUpdate, now: Now) {
     if let Err(error) = node.sad.apply(update, now) {
         panic!("member {} cannot apply what the key server sent: {error}", node.n);
     }
+}
+
+/// The first message of an initiator, which anybody may send: its responder SPI is zero.
+#[must_use]
+pub fn opens_exchange(message: &[u8]) -> bool {
+    message.get(8..16) == Some(&[0; 8])
+}
+
+/// Every truncation of a message, and every change of a single octet by its lowest bit, its highest, and all.
+pub fn alterations(message: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let shorter = (0..message.len()).map(|len| message[..len].to_vec());
+    let changed = (0..message.len()).flat_map(|at| {
+        [0x01, 0x80, 0xff].map(|mask| {
+            let mut bytes = message.to_vec();
+            bytes[at] ^= mask;
+            bytes
+        })
+    });
+    shorter.chain(changed)
 }
 
 /// A UDP packet in IPv4 or IPv6.
