@@ -31,8 +31,8 @@ use crate::wire::sk::Opened;
 
 /// Responses followed side by side.
 const CANDIDATES: usize = 4;
-/// Times the first request may be amended: a cookie and another group, and some for what others forge.
-const AMENDMENTS: u8 = 8;
+/// Key pairs made for one attempt: one for the group we guessed, one for the group wanted, some for what others forge.
+const KEY_PAIRS: u8 = 8;
 /// Message ID of IKE_AUTH and GSA_AUTH.
 const AUTH_ID: u32 = 1;
 
@@ -45,7 +45,10 @@ pub(super) struct Connecting {
     pair: KeyPair,
     cookie: Option<Vec<u8>>,
     request: Repeating,
-    amendments: u8,
+    /// Amendments after the first of their kind. They wait for the next repeat: of two contradicting ones the first may be
+    /// forged, and the answer to the request as it stands may be on its way.
+    later: (Option<Vec<u8>>, Option<KeGroup>),
+    key_pairs: u8,
     /// An unprotected refusal: it may be forged, so it only shortens the wait.
     refused: Option<NotifyType>,
     candidates: VecDeque<Candidate>,
@@ -117,11 +120,12 @@ impl Connecting {
             pair,
             cookie: None,
             request: Repeating::new(Vec::new(), wish.backoff, step.now.mono, step.rng),
-            amendments: AMENDMENTS,
+            later: (None, None),
+            key_pairs: KEY_PAIRS,
             refused: None,
             candidates: VecDeque::new(),
         };
-        connecting.renew_request(wish, step);
+        connecting.renew_request(wish);
         Ok(connecting)
     }
 
@@ -134,7 +138,8 @@ impl Connecting {
         self.request.bytes.clone()
     }
 
-    fn renew_request(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) {
+    /// Amends the request. Its timers run on, so that nobody can keep us asking for ever.
+    fn renew_request(&mut self, wish: &Wish<'_>) {
         let parts = Parts {
             spi_i: self.spi_i,
             spi_r: [0; 8],
@@ -144,8 +149,7 @@ impl Connecting {
             nonce: &self.nonce_i,
             path: (wish.settings.local, wish.settings.gateway),
         };
-        let bytes = request(&parts, self.cookie.as_deref());
-        self.request = Repeating::new(bytes, wish.backoff, step.now.mono, step.rng);
+        self.request.bytes = request(&parts, self.cookie.as_deref());
     }
 
     pub(super) fn due_at(&self) -> Option<Duration> {
@@ -156,12 +160,15 @@ impl Connecting {
     }
 
     /// Messages to repeat; an error, in words, when there is nothing left to wait for.
-    pub(super) fn expire(&mut self, step: &mut Step<'_>) -> Result<Vec<Vec<u8>>, Option<String>> {
+    pub(super) fn expire(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) -> Result<Vec<Vec<u8>>, Option<String>> {
         let now = step.now.mono;
         if self.candidates.is_empty() {
             return match self.request.expire(now, step.rng) {
                 Due::Wait => Ok(Vec::new()),
-                Due::Repeat => Ok(vec![self.request.bytes.clone()]),
+                Due::Repeat => {
+                    self.amend_late(wish, step);
+                    Ok(vec![self.init_request()])
+                }
                 Due::GiveUp => Err(self.refused.map(|kind| format!("{kind:?}"))),
             };
         }
@@ -215,22 +222,21 @@ impl Connecting {
             if cookie.data.is_empty() || cookie.data.len() > 64 {
                 return Err(Reject::Malformed("a cookie has 1 to 64 octets"));
             }
-            if self.cookie.as_deref() == Some(cookie.data.as_ref()) {
+            if self.cookie.is_some() {
+                self.later.0 = Some(cookie.data.to_vec());
                 return Ok(Next::Wait);
             }
-            self.take_amendment()?;
             self.cookie = Some(cookie.data.to_vec());
         } else if let Some(notify) = payloads.notify(NotifyType::INVALID_KE_PAYLOAD) {
             let wanted = <[u8; 2]>::try_from(notify.data.as_ref()).map(u16::from_be_bytes);
             let wanted = wanted.map_err(|_| Reject::Malformed("INVALID_KE_PAYLOAD has two octets of data"))?;
             let group = self.preferences.groups.iter().copied().find(|g| ke_number(*g) == wanted);
             let group = group.ok_or(Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN))?;
-            if group == self.pair.group() {
+            if group == self.pair.group() || self.key_pairs < KEY_PAIRS {
+                self.later.1 = Some(group);
                 return Ok(Next::Wait);
             }
-            self.take_amendment()?;
-            // The offer stays what it was, so nobody can talk us down (RFC 7296 section 2.7).
-            self.pair = KeyPair::generate(group, step.rng).map_err(|_| Reject::Misbehaved("key pair"))?;
+            self.change_group(group, step)?;
         } else {
             if let Some(error) = payloads.error() {
                 self.refused = Some(error);
@@ -238,13 +244,30 @@ impl Connecting {
             }
             return Ok(Next::Wait);
         }
-        self.renew_request(wish, step);
+        self.renew_request(wish);
         Ok(Next::Send(self.init_request()))
     }
 
-    fn take_amendment(&mut self) -> Result<(), Reject> {
-        self.amendments = self.amendments.checked_sub(1).ok_or(Reject::Misbehaved("too many amendments"))?;
+    /// A new key pair. The offer stays what it was, so nobody can talk us down (RFC 7296 section 2.7).
+    fn change_group(&mut self, group: KeGroup, step: &mut Step<'_>) -> Result<(), Reject> {
+        self.key_pairs = self.key_pairs.checked_sub(1).ok_or(Reject::Misbehaved("too many groups"))?;
+        self.pair = KeyPair::generate(group, step.rng).map_err(|_| Reject::Misbehaved("key pair"))?;
         Ok(())
+    }
+
+    /// Takes up what had to wait for the next repeat.
+    fn amend_late(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) {
+        let (cookie, group) = std::mem::take(&mut self.later);
+        if cookie.is_none() && group.is_none() {
+            return;
+        }
+        self.cookie = cookie.or(self.cookie.take());
+        if let Some(group) = group.filter(|g| *g != self.pair.group())
+            && let Err(reject) = self.change_group(group, step)
+        {
+            tracing::debug!(%reject, "group kept");
+        }
+        self.renew_request(wish);
     }
 
     /// Makes keys with a response and asks over them.

@@ -313,6 +313,12 @@ impl Member {
         self.retry_at = Some(ctx.now.mono + retry + Duration::from_micros(ctx.rng.below(micros.saturating_add(1))));
     }
 
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn group_for_test(&self) -> &Group {
+        self.group.as_ref().unwrap()
+    }
+
     fn backoff(&self) -> Backoff {
         Backoff { first: self.settings.retransmit, tries: self.settings.tries }
     }

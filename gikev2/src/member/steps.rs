@@ -1,6 +1,7 @@
 //! What a member does with answers, requests and timers, on its way to its goal.
 
 use keyferry_model::drive::Datagram;
+use keyferry_model::settings::MemberSettings;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
@@ -8,7 +9,7 @@ use super::connecting::{Connecting, Next, Outcome, Wish};
 use super::link::{Purpose, Up};
 use super::{Goal, Link, Member, Step};
 use crate::ike_sa::sa::Direction;
-use crate::ike_sa::window::Incoming;
+use crate::ike_sa::window::{Backoff, Incoming};
 use crate::registration::grant::{Grant, evaluate};
 use crate::registration::request::{join, leave};
 use crate::reject::Reject;
@@ -43,13 +44,9 @@ impl Member {
         }
     }
 
-    fn wish(&self) -> Wish<'_> {
-        Wish { settings: &self.settings, register: self.goal == Goal::Register, backoff: self.backoff() }
-    }
-
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match Connecting::begin(&self.wish(), &self.preferences, &mut step) {
+        match Connecting::begin(&wish(&self.settings, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {
                 ctx.send(self.transmit(connecting.init_request()));
                 self.link = Link::Connecting(Box::new(connecting));
@@ -100,7 +97,7 @@ impl Member {
     pub(super) fn connecting_due(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Connecting(connecting) = &mut self.link else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match connecting.expire(&mut step) {
+        match connecting.expire(&wish(&self.settings, self.goal), &mut step) {
             Ok(repeats) => repeats.into_iter().for_each(|bytes| ctx.send(self.transmit(bytes))),
             Err(refused) => {
                 self.link = Link::Down;
@@ -130,11 +127,7 @@ impl Member {
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
-        let wish = Wish {
-            settings: &self.settings,
-            register: self.goal == Goal::Register,
-            backoff: crate::ike_sa::window::Backoff { first: self.settings.retransmit, tries: self.settings.tries },
-        };
+        let wish = wish(&self.settings, self.goal);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let result = match ExchangeType(header.exchange) {
             ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway.ip() => {
@@ -299,6 +292,11 @@ impl Member {
             self.pursue(ctx);
         }
     }
+}
+
+fn wish(settings: &MemberSettings, goal: Goal) -> Wish<'_> {
+    let backoff = Backoff { first: settings.retransmit, tries: settings.tries };
+    Wish { settings, register: goal == Goal::Register, backoff }
 }
 
 /// What a request of the key server is answered with, and whether the IKE SA ends.

@@ -1,1 +1,8 @@
+//! Whole runs in memory: members and a key server over a virtual network on virtual time.
+#![allow(clippy::unwrap_used)]
 
+mod establishing;
+mod hostile;
+mod registering;
+mod rekeying;
+mod support;

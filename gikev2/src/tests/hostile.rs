@@ -1,0 +1,143 @@
+//! Every truncation and every changed octet of every message of a run: nothing panics, nothing is believed, and the run
+//! goes on as if nothing had been.
+
+use std::time::Duration;
+
+use keyferry_crypto::KeGroup;
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::RekeyAuthentication;
+use keyferry_model::update::MemberEvent;
+
+use super::support::*;
+
+fn lenient() -> crate::ServerConfig {
+    let mut config = config();
+    // All those variants come from one address.
+    config.half_open_per_address = usize::MAX;
+    config.half_open = usize::MAX;
+    config.cookie_threshold = usize::MAX;
+    config.unprotected_answers_per_second = 0;
+    config
+}
+
+/// Registration, another one over the same SA, the end of the IKE SA, a rekey, leaving.
+fn whole_run(world: &mut World) {
+    let at = world.join(1);
+    world.start(at);
+    world.run();
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
+    assert_eq!(world.server.counters().registered, 2);
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Disconnected));
+    for round in 0..2 {
+        world.rekey(RekeyReason::Operator, &[]);
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Rekeyed { counter: round }));
+        assert!(world.has_newest(at));
+    }
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.rekeys, status.registrations), (2, 2));
+    world.leave(at);
+    world.run();
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Left));
+}
+
+fn tampered(implicit: bool, use_cbc: bool) {
+    let make = || {
+        let mut group = policy(false);
+        let rekey = group.gikev2.as_mut().unwrap();
+        let mut config = lenient();
+        if implicit {
+            rekey.authentication = RekeyAuthentication::Implicit;
+        }
+        if use_cbc {
+            rekey.protection = cbc();
+            config.preferences.protections = vec![cbc()];
+        }
+        World::with(group, config, 3)
+    };
+    let mut calm = make();
+    whole_run(&mut calm);
+    let mut world = make();
+    world.tamper = true;
+    whole_run(&mut world);
+    assert_eq!(world.hosts[0].events, calm.hosts[0].events);
+    assert_eq!(world.server.counters().left, 1);
+    assert!(world.server.counters().unauthenticated > 1000);
+}
+
+#[test]
+fn nothing_tampered_with_is_believed_with_gcm_and_signatures() {
+    tampered(false, false);
+}
+
+#[test]
+fn nothing_tampered_with_is_believed_with_cbc_and_implicit() {
+    tampered(true, true);
+}
+
+/// The same for COOKIE and INVALID_KE_PAYLOAD, which nothing protects.
+#[test]
+fn tampered_cookies_and_groups_only_cost_time() {
+    let mut config = lenient();
+    config.cookie_threshold = 0;
+    config.preferences.groups = vec![KeGroup::Ecp256];
+    let mut world = World::with(policy(false), config, 3);
+    world.tamper = true;
+    let mut settings = world.settings(1);
+    settings.ke_groups = vec![KeGroup::X25519, KeGroup::Ecp256];
+    let at = world.add(settings);
+    world.start(at);
+    world.pass(Duration::from_secs(30));
+    assert!(world.hosts[at].events.contains(&MemberEvent::Registered), "{:?}", world.hosts[at].events);
+    assert_eq!(world.server.counters().registered, 1);
+}
+
+/// What a hostile key server may say: every variant of a decrypted answer is either refused or harmless.
+#[test]
+fn every_variant_of_policy_and_keys_is_survived() {
+    use crate::registration::grant::evaluate;
+    use crate::wire::message::{GroupKeys, Payloads};
+    use crate::wire::rules;
+    let (inner, first, default) = captured_answer();
+    let read = |bytes: &[u8]| {
+        let payloads = Payloads::parse(first, bytes, rules::REGISTRATION_RESPONSE)?;
+        let keys = GroupKeys::of(&payloads)?;
+        evaluate(&keys, &default, 1, Duration::from_secs(1), None).map(|grant| grant.update)
+    };
+    let good = read(&inner).unwrap();
+    for bytes in variants(&inner) {
+        if let Ok(update) = read(&bytes) {
+            // Keys cannot be changed unnoticed: they are wrapped.
+            for sa in &update.install {
+                assert!(good.install.iter().any(|g| g.keymat.ct_eq(sa.keymat.expose())));
+                assert!(sa.spi >= 256 && !sa.lifetime.is_zero());
+            }
+        }
+    }
+}
+
+/// GSA and KD as a key server would send them, and the key they are wrapped under.
+fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
+    use keyferry_crypto::Secret;
+    use keyferry_model::drive::{Ctx, Outbox};
+    use keyferry_wire::ChainWriter;
+
+    use crate::registration::request::join;
+    use crate::registration::serve::{Asking, Outcome, answer};
+    use crate::wire::message::Registration;
+    let mut world = World::new(policy(false));
+    let settings = world.settings(1);
+    let mut chain = ChainWriter::new();
+    join(&settings, &mut chain);
+    let (first, request) = chain.finish().unwrap();
+    let request = Registration::request(first, &request).unwrap();
+    let default = Secret::new(vec![5; 32]);
+    let mut out = Outbox::default();
+    let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
+    let asking = Asking { identity: &settings.identity, address: settings.local, default: Some(&default) };
+    let mut chain = ChainWriter::new();
+    let outcome = answer(&mut ctx, asking, &request, &mut chain);
+    assert!(matches!(outcome, Outcome::Registered(..)));
+    let (first, inner) = chain.finish().unwrap();
+    (inner, first, default)
+}

@@ -1,0 +1,242 @@
+//! GSA_REKEY, from the plan to the members.
+
+use std::time::Duration;
+
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::RekeyAuthentication;
+use keyferry_model::update::MemberEvent;
+use keyferry_wire::Header;
+
+use super::support::*;
+use crate::reject::Reject;
+use crate::rekey::receive::Rekey;
+use crate::wire::registry::{ExchangeType, flags};
+
+fn world(implicit: bool, use_cbc: bool, v6: bool) -> World {
+    let mut group = policy(v6);
+    let rekey = group.gikev2.as_mut().unwrap();
+    if implicit {
+        rekey.authentication = RekeyAuthentication::Implicit;
+    }
+    if use_cbc {
+        rekey.protection = cbc();
+        rekey.wrap_key_len = 32;
+    }
+    World::new(group)
+}
+
+#[test]
+fn members_follow_rekeys() {
+    for (implicit, use_cbc, v6) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
+    {
+        let mut world = world(implicit, use_cbc, v6);
+        let (a, b) = (world.join(1), world.join(2));
+        world.pass(Duration::from_secs(60));
+        for round in 0..3 {
+            world.rekey(RekeyReason::Operator, &[]);
+            assert!(world.has_newest(a) && world.has_newest(b));
+            let events = &world.hosts[a].events;
+            assert_eq!(events.last(), Some(&MemberEvent::Rekeyed { counter: round }));
+            world.pass(Duration::from_secs(20));
+        }
+        assert_eq!(world.hosts[a].delays, (Duration::from_secs(5), Duration::from_secs(10)));
+        assert_eq!(world.hosts[a].sas, world.hosts[b].sas);
+        assert_eq!(world.hosts[a].sas.len(), 1, "replaced SAs are deleted");
+        assert_eq!(world.server.counters().registered, 2);
+    }
+}
+
+#[test]
+fn an_evicted_member_cannot_follow_and_the_others_can() {
+    for implicit in [false, true] {
+        let mut world = world(implicit, false, false);
+        let all: Vec<usize> = (1..=6).map(|n| world.join(n)).collect();
+        world.pass(Duration::from_secs(60));
+        world.rekey(RekeyReason::Eviction, &[identity(3)]);
+        for at in &all {
+            let evicted = *at == all[2];
+            assert_eq!(world.has_newest(*at), !evicted, "member {at}");
+            assert_eq!(world.hosts[*at].events.contains(&MemberEvent::Excluded), evicted);
+        }
+        assert!(world.hosts[all[2]].sas.is_empty());
+        // It asks again after a while, and is refused.
+        world.pass(Duration::from_secs(15));
+        assert!(world.hosts[all[2]].events.contains(&MemberEvent::Refused("AUTHORIZATION_FAILED".into())));
+        // Another one; and the rest follow an ordinary rekey after that.
+        world.rekey(RekeyReason::Eviction, &[identity(5), identity(6)]);
+        world.rekey(RekeyReason::Operator, &[]);
+        for (n, at) in all.iter().enumerate() {
+            assert_eq!(world.has_newest(*at), ![2, 4, 5].contains(&n), "member {n}");
+        }
+        // A newcomer has the keys of the changed tree, and follows the next eviction.
+        let late = world.join(7);
+        world.rekey(RekeyReason::Eviction, &[identity(1)]);
+        assert!(world.has_newest(late) && world.has_newest(all[1]) && !world.has_newest(all[0]));
+    }
+}
+
+/// Keys of the second message are out of reach for the evicted member even if it keeps all it has ever seen.
+#[test]
+fn the_tree_gives_an_evicted_member_no_path() {
+    let mut world = world(true, false, false);
+    world.join(1);
+    let evicted = world.join(2);
+    let messages = world.plan(RekeyReason::Eviction, &[identity(2)]);
+    assert_eq!(messages.len(), 2);
+    let (header, _) = Header::decode(&messages[0]).unwrap();
+    let _ = header;
+    world.multicast(&messages[1]);
+    assert!(!world.has_newest(evicted));
+    world.multicast(&messages[0]);
+    assert_eq!(world.hosts[evicted].events.last(), Some(&MemberEvent::Excluded));
+    world.multicast(&messages[1]);
+    assert!(!world.has_newest(evicted));
+}
+
+#[test]
+fn copies_are_counted_and_old_messages_refused() {
+    let mut world = world(false, false, false);
+    let at = world.join(1);
+    let first = world.plan(RekeyReason::Operator, &[]).remove(0);
+    let second = world.plan(RekeyReason::Operator, &[]).remove(0);
+    world.multicast(&first);
+    world.multicast(&first);
+    world.multicast(&first);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.rekeys, status.copies, status.rejected, status.last_counter), (1, 2, 0, Some(0)));
+    world.multicast(&second);
+    let keys = world.hosts[at].sas.clone();
+    world.multicast(&first);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.rekeys, status.copies, status.rejected, status.last_counter), (2, 2, 1, Some(1)));
+    assert_eq!(world.hosts[at].sas, keys);
+}
+
+/// The second message overtakes the first: the first is then too old, and nothing is lost by it.
+#[test]
+fn a_lost_or_overtaken_message_does_no_harm() {
+    let mut world = world(false, false, false);
+    let at = world.join(1);
+    let first = world.plan(RekeyReason::Operator, &[]).remove(0);
+    let second = world.plan(RekeyReason::Operator, &[]).remove(0);
+    world.multicast(&second);
+    assert!(world.has_newest(at));
+    world.multicast(&first);
+    assert!(world.has_newest(at));
+    assert_eq!(world.hosts[at].member.status().rejected, 1);
+}
+
+#[test]
+fn a_replaced_rekey_sa_goes_after_the_delay() {
+    let mut world = world(false, false, false);
+    let (at, _) = (world.join(1), world.join(2));
+    let messages = world.plan(RekeyReason::Eviction, &[identity(2)]);
+    messages.iter().for_each(|m| world.multicast(m));
+    // A late copy of the message that replaced the Rekey SA is known.
+    world.multicast(&messages[0]);
+    assert_eq!(world.hosts[at].member.status().copies, 1);
+    world.pass(Duration::from_secs(11));
+    world.multicast(&messages[0]);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.copies, status.rekeys), (1, 2));
+}
+
+/// Whoever was evicted knows the replaced Rekey SA's keys; without signatures it could speak as the key server.
+#[test]
+fn a_replaced_rekey_sa_brings_nothing_new_without_signatures() {
+    for implicit in [true, false] {
+        let mut world = world(implicit, false, false);
+        let at = world.join(1);
+        world.join(2);
+        // Two plans are made under the same Rekey SA, as an attacker with its keys could; the eviction comes between.
+        let eviction = {
+            let before = world.plan(RekeyReason::Operator, &[]);
+            assert_eq!(before.len(), 1);
+            world.plan(RekeyReason::Eviction, &[identity(2)])
+        };
+        world.multicast(&eviction[0]);
+        let forged = with_counter(&world, &eviction[0], 7);
+        let (header, _) = Header::decode(&forged).unwrap();
+        let group = world.hosts[at].member.group_for_test();
+        assert!(group.listens_to(&header));
+        let verdict = group.verify(&header, &forged, true, world.now.mono, None);
+        assert!(matches!(verdict, Err(Reject::Unauthenticated(_))));
+    }
+}
+
+/// The same octets under another message ID; its ICV does not fit any more.
+fn with_counter(_world: &World, message: &[u8], counter: u32) -> Vec<u8> {
+    let mut changed = message.to_vec();
+    changed[20..24].copy_from_slice(&counter.to_be_bytes());
+    changed
+}
+
+#[test]
+fn deleting_everything_makes_members_register_anew() {
+    let mut group = policy(false);
+    group.sender_id_bits = 1;
+    let mut world = World::new(group);
+    let (a, b) = (world.join(1), world.join(2));
+    world.pass(Duration::from_secs(60));
+    let settings = world.settings(3);
+    let c = world.add(settings);
+    world.start(c);
+    world.run();
+    assert!(world.hosts[c].events.contains(&MemberEvent::Refused("REGISTRATION_FAILED".into())));
+    world.rekey(RekeyReason::Reset, &[]);
+    for at in [a, b] {
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Excluded));
+        assert!(world.hosts[at].sas.is_empty());
+    }
+    world.pass(Duration::from_secs(11));
+    let registered = [a, b, c].iter().filter(|at| world.has_newest(**at)).count();
+    assert_eq!(registered, 2, "two sender IDs, two senders");
+}
+
+#[test]
+fn a_late_member_starts_at_the_message_id_it_was_told() {
+    let mut world = world(false, false, false);
+    world.join(1);
+    let first = world.plan(RekeyReason::Operator, &[]).remove(0);
+    world.multicast(&first);
+    let late = world.join(2);
+    world.multicast(&first);
+    let status = world.hosts[late].member.status();
+    assert_eq!((status.rekeys, status.last_counter), (0, Some(0)));
+    // Both epochs are there: the replaced one until its end, too.
+    assert_eq!(world.hosts[late].sas.len(), world.live_spis().len());
+    world.rekey(RekeyReason::Operator, &[]);
+    assert_eq!(world.hosts[late].events.last(), Some(&MemberEvent::Rekeyed { counter: 1 }));
+}
+
+#[test]
+fn the_message_has_the_header_that_was_agreed() {
+    let mut world = world(false, false, false);
+    let at = world.join(1);
+    let message = world.plan(RekeyReason::Operator, &[]).remove(0);
+    let (header, _) = Header::decode(&message).unwrap();
+    assert_eq!((header.major, header.minor, header.exchange, header.flags), (2, 0, 41, 0));
+    assert_eq!(header.message_id, 0);
+    let spi: String = header.spi_pair().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(world.hosts[at].member.status().rekey_spi, Some(spi));
+    // A response it is not.
+    let mut response = header;
+    response.flags = flags::RESPONSE;
+    let group = world.hosts[at].member.group_for_test();
+    assert!(group.verify(&response, &message, false, world.now.mono, None).is_err());
+    assert!(matches!(group.verify(&header, &message, false, world.now.mono, None), Ok(Rekey::New(_))));
+}
+
+/// A member without sender IDs (the policy had no counter mode) meets one in a rekey.
+#[test]
+fn the_server_ignores_rekeys_that_reach_it() {
+    let mut world = world(false, false, false);
+    world.join(1);
+    let message = world.plan(RekeyReason::Operator, &[]).remove(0);
+    let packet = Packet { from: world.gateway, to: world.gateway, marker: false, bytes: message, tainted: false };
+    let before = world.seen.len();
+    world.deliver(packet);
+    assert_eq!((world.seen.len(), world.server.counters().not_for_us), (before, 1));
+    assert_eq!(ExchangeType::GSA_REKEY.0, 41);
+}

@@ -1,0 +1,437 @@
+//! The virtual network: one key server, some members, a queue of packets, a clock that jumps.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use keyferry_crypto::{
+    Aead, BlockCipher, Hash, Integrity, Job, KeGroup, Secret, SeededRandom, SignatureScheme, SigningKey,
+};
+use keyferry_model::Model;
+use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit};
+use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::*;
+use keyferry_model::settings::MemberSettings;
+use keyferry_model::store::StoreOp;
+use keyferry_model::time::Now;
+use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
+
+use crate::{KeyLog, Member, Server, ServerConfig, rekey};
+
+pub(super) const PSK: &[u8] = b"a secret shared by two";
+pub(super) const GROUP: u32 = 1234;
+
+pub(super) fn signer() -> Arc<SigningKey> {
+    static KEY: OnceLock<Arc<SigningKey>> = OnceLock::new();
+    Arc::clone(KEY.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).unwrap())))
+}
+
+pub(super) fn signed() -> RekeyAuthentication {
+    RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256)
+}
+
+pub(super) fn gcm() -> RekeyProtection {
+    RekeyProtection::Aead(Aead::Aes128Gcm16)
+}
+
+pub(super) fn cbc() -> RekeyProtection {
+    RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)
+}
+
+fn selector(address: &str, prefix: u8) -> Selector {
+    Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 }
+}
+
+/// A group with one line of traffic, AES-GCM, signed multicast rekeys.
+pub(super) fn policy(v6: bool) -> GroupPolicy {
+    let (any, to, rekeys) = match v6 {
+        false => (selector("0.0.0.0", 0), selector("239.192.0.1", 32), "239.192.0.2:848"),
+        true => (selector("::", 0), selector("ff15::1", 128), "[ff15::2]:848"),
+    };
+    GroupPolicy {
+        name: "g".into(),
+        ids: vec![GroupId::Number(GROUP)],
+        traffic: vec![Arc::new(TrafficPolicy {
+            source: any,
+            destination: to,
+            mode: EspMode::Tunnel,
+            transform: EspTransform::Aead(Aead::Aes128Gcm16),
+            sequence: SequenceNumbers::Unspecified,
+            replay_window: 0,
+        })],
+        tek_lifetime: Duration::from_secs(3600),
+        kek_lifetime: Duration::from_secs(86_400),
+        rekey_margin: Duration::from_secs(300),
+        activation_delay: Duration::from_secs(5),
+        deactivation_delay: Duration::from_secs(10),
+        sender_id_bits: 16,
+        sender_ids_per_member: 4,
+        capacity: 8,
+        retransmit: Retransmit { copies: 2, interval: Duration::from_secs(1) },
+        ack_patience: Duration::from_secs(10),
+        authorization: Authorization::Authenticated,
+        gdoi: None,
+        gikev2: Some(Gikev2Rekey {
+            protection: gcm(),
+            wrap_key_len: 16,
+            transport: RekeyTransport::Multicast(rekeys.parse().unwrap()),
+            authentication: signed(),
+        }),
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) marker: bool,
+    pub(super) bytes: Vec<u8>,
+    /// It follows from a message that was tampered with.
+    pub(super) tainted: bool,
+}
+
+impl Packet {
+    pub(super) fn exchange(&self) -> u8 {
+        self.bytes.get(18).copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_response(&self) -> bool {
+        self.bytes.get(19).is_some_and(|f| f & 0x20 != 0)
+    }
+}
+
+/// A member with what its daemon would keep.
+pub(super) struct Host {
+    pub(super) member: Member,
+    pub(super) address: SocketAddr,
+    pub(super) events: Vec<MemberEvent>,
+    /// Data SAs by SPI.
+    pub(super) sas: BTreeMap<u32, Vec<u8>>,
+    pub(super) policies: Vec<Arc<TrafficPolicy>>,
+    pub(super) listens: BTreeSet<SocketAddr>,
+    pub(super) sender_ids: Option<SenderIds>,
+    pub(super) delays: (Duration, Duration),
+}
+
+/// What befalls a packet: how many copies arrive.
+type Fate = Box<dyn FnMut(&Packet) -> usize>;
+
+pub(super) struct World {
+    pub(super) now: Now,
+    pub(super) rng: SeededRandom,
+    pub(super) model: Model,
+    pub(super) server: Server,
+    pub(super) hosts: Vec<Host>,
+    pub(super) gateway: SocketAddr,
+    pub(super) wire: VecDeque<Packet>,
+    /// Everything that was put on the wire.
+    pub(super) seen: Vec<Packet>,
+    pub(super) fate: Fate,
+    /// Tamper with each packet before it is delivered.
+    pub(super) tamper: bool,
+    pub(super) persisted: usize,
+    out: Outbox,
+    held: Vec<(JobId, Job)>,
+    /// Do not run jobs yet.
+    pub(super) hold_jobs: bool,
+    policy: GroupPolicy,
+}
+
+pub(super) fn identity(n: u8) -> Identity {
+    Identity::Fqdn(format!("gm{n}.example"))
+}
+
+pub(super) fn config() -> ServerConfig {
+    let psk = Arc::new(Secret::copy_from(PSK));
+    let peer = |n| Peer { identity: identity(n), address: None, psk: Arc::clone(&psk) };
+    ServerConfig::new(Arc::new(Credentials::new((1..=9).map(peer).collect())))
+}
+
+impl World {
+    pub(super) fn new(policy: GroupPolicy) -> Self {
+        Self::with(policy, config(), 1)
+    }
+
+    pub(super) fn with(policy: GroupPolicy, config: ServerConfig, seed: u64) -> Self {
+        let mut rng = SeededRandom::new(seed);
+        let now = Now { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_700_000_000) };
+        let mut model = Model::load(vec![policy.clone()], &BTreeMap::new(), now, &mut rng).unwrap();
+        let _ = model.take_store_ops();
+        let v6 = policy.traffic[0].source.address.is_ipv6();
+        Self {
+            now,
+            rng,
+            model,
+            server: Server::new(config),
+            hosts: Vec::new(),
+            gateway: SocketAddr::new(address(v6, 254), 848),
+            wire: VecDeque::new(),
+            seen: Vec::new(),
+            fate: Box::new(|_| 1),
+            tamper: false,
+            persisted: 0,
+            out: Outbox::default(),
+            held: Vec::new(),
+            hold_jobs: false,
+            policy,
+        }
+    }
+
+    pub(super) fn settings(&self, n: u8) -> MemberSettings {
+        MemberSettings {
+            gateway: self.gateway,
+            local: SocketAddr::new(address(self.gateway.is_ipv6(), n), 848),
+            group: GroupId::Number(GROUP),
+            identity: identity(n),
+            gateway_identity: Some(Identity::from_ip(self.gateway.ip())),
+            psk: Arc::new(Secret::copy_from(PSK)),
+            sender_ids: 1,
+            ke_groups: vec![KeGroup::X25519],
+            hashes: vec![Hash::Sha256],
+            marker: false,
+            retransmit: Duration::from_millis(500),
+            tries: 4,
+            retry: Duration::from_secs(5),
+            ack_jitter: Duration::ZERO,
+            connect_only: false,
+        }
+    }
+
+    pub(super) fn add(&mut self, settings: MemberSettings) -> usize {
+        let address = settings.local;
+        self.hosts.push(Host {
+            member: Member::new(settings),
+            address,
+            events: Vec::new(),
+            sas: BTreeMap::new(),
+            policies: Vec::new(),
+            listens: BTreeSet::new(),
+            sender_ids: None,
+            delays: (Duration::ZERO, Duration::ZERO),
+        });
+        self.hosts.len() - 1
+    }
+
+    /// A member with the usual settings, registered.
+    pub(super) fn join(&mut self, n: u8) -> usize {
+        let settings = self.settings(n);
+        let at = self.add(settings);
+        self.start(at);
+        self.run();
+        assert!(self.hosts[at].events.contains(&MemberEvent::Registered), "{:?}", self.hosts[at].events);
+        at
+    }
+
+    pub(super) fn on_member(&mut self, at: usize, tainted: bool, f: impl FnOnce(&mut Member, &mut MemberCtx<'_>)) {
+        let mut out = Vec::new();
+        let mut ctx = MemberCtx { now: self.now, rng: &mut self.rng, out: &mut out };
+        f(&mut self.hosts[at].member, &mut ctx);
+        let host = &mut self.hosts[at];
+        for output in out {
+            match output {
+                MemberOutput::Send(t) => {
+                    let from = host.address;
+                    push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
+                }
+                MemberOutput::Update(update) => {
+                    let fresh: BTreeMap<u32, Vec<u8>> =
+                        update.install.iter().map(|sa| (sa.spi, sa.keymat.expose().to_vec())).collect();
+                    match update.remove {
+                        Removal::All => host.sas.clear(),
+                        Removal::Spis(spis) => host.sas.retain(|spi, _| !spis.contains(spi)),
+                    }
+                    host.sas.extend(fresh);
+                    host.policies.extend(update.install.into_iter().map(|sa| sa.policy));
+                    host.sender_ids = update.sender_ids.or(host.sender_ids.take());
+                    host.delays = (update.activation_delay, update.deactivation_delay);
+                }
+                MemberOutput::Flush => host.sas.clear(),
+                MemberOutput::Listen(to) => {
+                    host.listens.insert(to);
+                }
+                MemberOutput::Event(e) => host.events.push(e),
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, at: usize) {
+        self.on_member(at, false, |m, ctx| m.start(ctx));
+    }
+
+    pub(super) fn leave(&mut self, at: usize) {
+        self.on_member(at, false, |m, ctx| m.leave(ctx));
+    }
+
+    pub(super) fn on_server(&mut self, tainted: bool, f: impl FnOnce(&mut Server, &mut Ctx<'_>)) {
+        let mut ctx = Ctx { now: self.now, model: &mut self.model, rng: &mut self.rng, out: &mut self.out };
+        f(&mut self.server, &mut ctx);
+        self.drain(tainted);
+    }
+
+    fn drain(&mut self, tainted: bool) {
+        while let Some(output) = self.out.poll() {
+            match output {
+                Output::Persist(ops) => {
+                    assert!(ops.iter().all(|op| matches!(op, StoreOp::Put(..) | StoreOp::Delete(_))));
+                    self.persisted += 1;
+                }
+                Output::Send(t) => {
+                    let from = t.from.unwrap_or(self.gateway);
+                    push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
+                }
+                Output::Job(id, job) if self.hold_jobs => self.held.push((id, job)),
+                Output::Job(id, job) => {
+                    let mut ctx = Ctx { now: self.now, model: &mut self.model, rng: &mut self.rng, out: &mut self.out };
+                    self.server.complete(&mut ctx, id, job.run());
+                }
+            }
+        }
+        assert!(self.model.take_store_ops().is_empty(), "the server flushes what it records");
+    }
+
+    pub(super) fn run_jobs(&mut self) {
+        self.hold_jobs = false;
+        for (id, job) in std::mem::take(&mut self.held) {
+            self.on_server(false, |s, ctx| s.complete(ctx, id, job.run()));
+        }
+    }
+
+    /// Delivers until nothing is on the wire.
+    pub(super) fn run(&mut self) {
+        let mut steps = 0;
+        while let Some(packet) = self.wire.pop_front() {
+            steps += 1;
+            assert!(steps < 100_000, "the network never comes to rest");
+            if self.tamper && !packet.tainted {
+                for bytes in variants(&packet.bytes) {
+                    self.deliver(Packet { bytes, tainted: true, ..packet.clone() });
+                }
+            }
+            self.deliver(packet);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, p: Packet) {
+        let dgram = Datagram { from: p.from, to: p.to, marker: p.marker, bytes: &p.bytes };
+        if p.to == self.gateway {
+            self.on_server(p.tainted, |s, ctx| s.receive(ctx, dgram));
+            return;
+        }
+        for at in 0..self.hosts.len() {
+            if self.hosts[at].address == p.to || self.hosts[at].listens.contains(&p.to) {
+                self.on_member(at, p.tainted, |m, ctx| m.receive(ctx, dgram));
+            }
+        }
+    }
+
+    /// Lets time pass, with all timers, and delivers what comes of it.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now.mono + time;
+        loop {
+            self.run();
+            let members = self.hosts.iter().filter_map(|h| h.member.deadline());
+            let next = members.chain(self.server.deadline()).map(|d| d.at).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.jump(at.max(self.now.mono));
+            self.on_server(false, |s, ctx| s.expire(ctx));
+            for at in 0..self.hosts.len() {
+                self.on_member(at, false, |m, ctx| m.expire(ctx));
+            }
+        }
+        self.jump(end);
+    }
+
+    fn jump(&mut self, to: Duration) {
+        let by = to.saturating_sub(self.now.mono);
+        self.now = Now { mono: self.now.mono + by, wall: self.now.wall + by };
+    }
+
+    /// Decides a rekey and renders its messages.
+    pub(super) fn plan(&mut self, reason: RekeyReason, evict: &[Identity]) -> Vec<Vec<u8>> {
+        let plan = self.model.rekey("g", reason, evict, self.now, &mut self.rng).unwrap();
+        let _ = self.model.take_store_ops();
+        let steps = plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2);
+        steps.map(|s| rekey::render(&plan.policy, s, &mut self.rng).unwrap()).collect()
+    }
+
+    /// Sends a rekey message to all.
+    pub(super) fn multicast(&mut self, bytes: &[u8]) {
+        let Some(RekeyTransport::Multicast(to)) = self.policy.gikev2.as_ref().map(|g| g.transport) else { return };
+        let t = Transmit { from: None, to, marker: false, bytes: bytes.to_vec() };
+        push(&mut self.wire, &mut self.seen, &mut self.fate, self.gateway, t, false);
+        self.run();
+    }
+
+    pub(super) fn rekey(&mut self, reason: RekeyReason, evict: &[Identity]) {
+        for message in self.plan(reason, evict) {
+            self.multicast(&message);
+        }
+    }
+
+    /// SPIs of all live epochs.
+    pub(super) fn live_spis(&self) -> BTreeSet<u32> {
+        let views = self.model.group("g").unwrap().view(self.now).epochs;
+        let spi = |s: &String| u32::from_str_radix(&s[2..], 16).unwrap();
+        views.iter().flat_map(|e| e.spis.iter().map(spi)).collect()
+    }
+
+    /// SPIs of the newest epoch.
+    pub(super) fn newest_spis(&self) -> BTreeSet<u32> {
+        let views = self.model.group("g").unwrap().view(self.now).epochs;
+        let spi = |s: &String| u32::from_str_radix(&s[2..], 16).unwrap();
+        views.last().unwrap().spis.iter().map(spi).collect()
+    }
+
+    pub(super) fn has_newest(&self, at: usize) -> bool {
+        self.newest_spis().iter().all(|spi| self.hosts[at].sas.contains_key(spi))
+    }
+}
+
+fn push(
+    wire: &mut VecDeque<Packet>,
+    seen: &mut Vec<Packet>,
+    fate: &mut Fate,
+    from: SocketAddr,
+    t: Transmit,
+    tainted: bool,
+) {
+    let packet = Packet { from, to: t.to, marker: t.marker, bytes: t.bytes, tainted };
+    seen.push(packet.clone());
+    for _ in 0..fate(&packet) {
+        wire.push_back(packet.clone());
+    }
+}
+
+/// Every truncation, and every octet changed in two ways.
+pub(super) fn variants(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = (0..bytes.len()).map(|n| bytes[..n].to_vec()).collect();
+    for at in 0..bytes.len() {
+        for flip in [0x01, 0xff] {
+            let mut changed = bytes.to_vec();
+            changed[at] ^= flip;
+            all.push(changed);
+        }
+    }
+    all
+}
+
+pub(super) fn address(v6: bool, n: u8) -> IpAddr {
+    match v6 {
+        false => IpAddr::from([10, 0, 0, n]),
+        true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)]),
+    }
+}
+
+/// A key log that others may read.
+#[derive(Clone, Default)]
+pub(super) struct Lines(pub(super) Arc<Mutex<Vec<String>>>);
+
+impl KeyLog for Lines {
+    fn log(&mut self, table: &'static str, line: &str) {
+        assert_eq!(table, "ikev2_decryption_table");
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
