@@ -8,7 +8,7 @@
 //!     + auth      | nothing (repeat)      | nothing (repeat)       | an IkeSa
 //! ```
 //!
-//! Several branches, and several auths in each, may live side by side, see [`MAX_RIVALS`].
+//! Several branches, and several auths in each, may live side by side, at most [`MAX_RIVALS`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use keyferry_crypto::{BlockCipher, Hash, KeGroup, KeyPair, Random, Secret, ct_eq
 use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::MAX_RIVALS;
+use super::{HOLD, MAX_RIVALS};
 use super::auth::{self, Claim};
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
@@ -44,7 +44,6 @@ pub(crate) struct Config<'a> {
 }
 
 /// A main mode under way.
-#[derive(Debug)]
 pub(crate) struct Initiator {
     cookie: [u8; 8],
     offered: Vec<Suite>,
@@ -55,8 +54,17 @@ pub(crate) struct Initiator {
     psk: Arc<Secret>,
     lifetime: Duration,
     message1: Vec<u8>,
+    pairs: Vec<Arc<KeyPair>>,
     branches: Vec<Branch>,
+    /// The latest message 4 too many, and when it is followed.
+    held: Option<(Header, Vec<u8>, Duration)>,
     hint: Option<NotifyType>,
+}
+
+impl std::fmt::Debug for Initiator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Initiator").field("branches", &self.branches).finish_non_exhaustive()
+    }
 }
 
 /// One message 2 that somebody sent.
@@ -64,7 +72,7 @@ struct Branch {
     cookies: [u8; 16],
     suite: Suite,
     lifetime: Option<Duration>,
-    pair: KeyPair,
+    pair: Arc<KeyPair>,
     message3: Vec<u8>,
     auths: Vec<ExpectAuth>,
 }
@@ -123,7 +131,9 @@ impl Initiator {
             psk: Arc::clone(config.psk),
             lifetime: config.lifetime,
             message1: message::clear(&header, &payloads).ok()?,
+            pairs: Vec::new(),
             branches: Vec::new(),
+            held: None,
             hint: None,
         })
     }
@@ -154,12 +164,13 @@ impl Initiator {
         &mut self,
         header: &Header,
         body: &[u8],
+        mono: Duration,
         rng: &mut dyn Random,
     ) -> Result<Option<Vec<u8>>, Reject> {
         if header.flags & flag::ENCRYPTED != 0 || header.message_id != 0 {
             return Err(Reject::Unauthenticated("not a message of this state"));
         }
-        if header.next == payload::SA { self.chosen(header, body, rng) } else { self.exchanged(header, body) }
+        if header.next == payload::SA { self.chosen(header, body, rng) } else { self.exchanged(header, body, mono) }
     }
 
     fn chosen(&mut self, header: &Header, body: &[u8], rng: &mut dyn Random) -> Result<Option<Vec<u8>>, Reject> {
@@ -178,11 +189,11 @@ impl Initiator {
         if self.branches.iter().any(|b| b.cookies == cookies && b.suite == suite) {
             return Err(Reject::Replayed);
         }
+        let pair = self.pair(suite.group, rng).ok_or(refused("the key exchange failed"))?;
         if self.branches.len() == MAX_RIVALS {
-            return Err(Reject::Unauthenticated("too many different messages 2"));
+            let oldest = self.branches.iter().position(|b| b.auths.is_empty()).unwrap_or(0);
+            self.branches.remove(oldest);
         }
-        let failed = |_| refused("the key exchange failed");
-        let pair = KeyPair::generate(suite.group, rng).map_err(failed)?;
         let payloads =
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i));
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
@@ -191,21 +202,57 @@ impl Initiator {
         Ok(Some(message3))
     }
 
-    fn exchanged(&mut self, header: &Header, body: &[u8]) -> Result<Option<Vec<u8>>, Reject> {
+    /// Our key pair of a group: one for all branches.
+    fn pair(&mut self, group: KeGroup, rng: &mut dyn Random) -> Option<Arc<KeyPair>> {
+        if let Some(pair) = self.pairs.iter().find(|p| p.group() == group) {
+            return Some(Arc::clone(pair));
+        }
+        let pair = Arc::new(KeyPair::generate(group, rng).ok()?);
+        self.pairs.push(Arc::clone(&pair));
+        Some(pair)
+    }
+
+    fn exchanged(&mut self, header: &Header, body: &[u8], mono: Duration) -> Result<Option<Vec<u8>>, Reject> {
         let (ke, nonce) = read_ke(header, body)?;
-        let cookies = header.spi_pair();
-        let auths: usize = self.branches.iter().map(|b| b.auths.len()).sum();
+        let fits = |b: &&Branch| b.cookies == header.spi_pair() && b.suite.group.public_len() == ke.0.len();
+        if !self.branches.iter().any(|b| fits(&b)) {
+            return Err(Reject::Unauthenticated("no such exchange"));
+        }
+        let mut auths = self.branches.iter().filter(fits).flat_map(|b| &b.auths);
+        if auths.any(|a| a.ke_r == ke.0 && a.nonce_r == nonce.0) {
+            return Err(Reject::Replayed);
+        }
+        if self.branches.iter().map(|b| b.auths.len()).sum::<usize>() < MAX_RIVALS {
+            return self.follow(header, body);
+        }
+        let at = self.held.as_ref().map_or(mono + HOLD, |(.., at)| *at);
+        self.held = Some((*header, body.to_vec(), at));
+        Ok(None)
+    }
+
+    /// When a message 4 that was held wants its turn.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.held.as_ref().map(|(.., at)| *at)
+    }
+
+    /// Follows the message 4 that was held, in place of the oldest. Returns what to send.
+    pub(crate) fn release(&mut self, mono: Duration) -> Option<Vec<u8>> {
+        let (header, body, _) = self.held.take_if(|(.., at)| *at <= mono)?;
+        let message5 = self.follow(&header, &body).ok().flatten();
+        if message5.is_some() {
+            let oldest = self.branches.iter_mut().find(|b| !b.auths.is_empty());
+            oldest.map(|b| b.auths.remove(0));
+        }
+        message5
+    }
+
+    fn follow(&mut self, header: &Header, body: &[u8]) -> Result<Option<Vec<u8>>, Reject> {
+        let (ke, nonce) = read_ke(header, body)?;
         let mut verdict = Err(Reject::Unauthenticated("no such exchange"));
         for i in 0..self.branches.len() {
             let branch = &self.branches[i];
-            if branch.cookies != cookies || ke.0.len() != branch.suite.group.public_len() {
+            if branch.cookies != header.spi_pair() || ke.0.len() != branch.suite.group.public_len() {
                 continue;
-            }
-            if branch.auths.iter().any(|a| a.ke_r == ke.0 && a.nonce_r == nonce.0) {
-                return Err(Reject::Replayed);
-            }
-            if auths >= MAX_RIVALS {
-                return Err(Reject::Unauthenticated("too many different messages 4"));
             }
             let auth = self.prove(branch, ke.0, nonce.0);
             verdict = auth.map_err(|_| Reject::Unauthenticated("public value")).map(|auth| {

@@ -9,7 +9,7 @@
 //!   + ExpectAuth  | same answer    | same answer      | -            | answer, becomes an IkeSa
 //! ```
 //!
-//! Several rivals may live in one half-open exchange, see [`MAX_RIVALS`].
+//! Up to [`MAX_RIVALS`] rivals live in one half-open exchange.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use keyferry_model::drive::{Datagram, JobId, Transmit};
 use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::MAX_RIVALS;
+use super::{HOLD, MAX_RIVALS};
 use super::auth::{self, Claim};
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
@@ -65,17 +65,25 @@ pub(crate) struct HalfOpen {
     request: Vec<u8>,
     answer: Vec<u8>,
     rivals: Vec<Rival>,
+    /// The latest continuation too many, and when it is followed.
+    held: Option<(PeerKe, Duration)>,
     /// When it is given up.
     pub(crate) expires: Duration,
 }
 
-/// One continuation: a public value and nonce that somebody sent in message 3.
+/// Public value and nonce of a message 3, and where it came from.
+#[derive(Debug)]
+pub(crate) struct PeerKe {
+    ke: Vec<u8>,
+    nonce: Vec<u8>,
+    path: Path,
+}
+
+/// One continuation: a public value and nonce that somebody sent in message 3, and our nonce for it.
 #[derive(Debug)]
 struct Rival {
-    ke_i: Vec<u8>,
-    nonce_i: Vec<u8>,
+    peer: PeerKe,
     nonce_r: Vec<u8>,
-    path: Path,
     stage: Stage,
 }
 
@@ -100,8 +108,10 @@ struct ExpectAuth {
 pub(crate) enum KeStep {
     /// Send this answer again.
     Repeat(Vec<u8>),
-    /// A new continuation: this job must be done first.
-    Job(Job),
+    /// A new continuation: its [`job`](HalfOpen::job) must be done first.
+    New(PeerKe),
+    /// A continuation too many, to be [held](HalfOpen::hold).
+    TooMany(PeerKe),
     /// Nothing: its job is under way, or it failed.
     Nothing,
 }
@@ -168,6 +178,7 @@ impl HalfOpen {
             request: dgram.bytes.to_vec(),
             answer,
             rivals: Vec::new(),
+            held: None,
             expires: Duration::ZERO,
         })
     }
@@ -203,36 +214,52 @@ impl HalfOpen {
         })
     }
 
-    /// Message 3. A [`KeStep::Job`] that is carried out must be entered with [`await_keys`](Self::await_keys).
-    pub(crate) fn ke(&self, header: &Header, body: &[u8], rng: &mut dyn Random) -> Result<KeStep, Reject> {
+    /// Message 3.
+    pub(crate) fn ke(&self, header: &Header, dgram: &Datagram<'_>, body: &[u8]) -> Result<KeStep, Reject> {
         let (ke, nonce) = read_ke(header, body)?;
         if ke.0.len() != self.suite.group.public_len() {
             return Err(Reject::Unauthenticated("length of the public value"));
         }
-        let known = self.rivals.iter().find(|r| r.ke_i == ke.0 && r.nonce_i == nonce.0);
-        match known.map(|r| &r.stage) {
-            Some(Stage::ExpectAuth(e)) => Ok(KeStep::Repeat(e.answer.clone())),
-            Some(Stage::AwaitKeys(_) | Stage::Failed) => Ok(KeStep::Nothing),
-            None if self.rivals.len() == MAX_RIVALS => Err(Reject::Unauthenticated("too many different messages 3")),
-            None => {
-                let private = Secret::random(self.suite.group.seed_len(), rng);
-                Ok(KeStep::Job(Job::KeyExchange { group: self.suite.group, private, peer: ke.0.to_vec() }))
-            }
-        }
+        let known = self.rivals.iter().find(|r| r.peer.ke == ke.0 && r.peer.nonce == nonce.0);
+        let peer = || PeerKe { ke: ke.0.to_vec(), nonce: nonce.0.to_vec(), path: Path::of(dgram) };
+        Ok(match known.map(|r| &r.stage) {
+            Some(Stage::ExpectAuth(e)) => KeStep::Repeat(e.answer.clone()),
+            Some(Stage::AwaitKeys(_) | Stage::Failed) => KeStep::Nothing,
+            None if self.rivals.len() < MAX_RIVALS => KeStep::New(peer()),
+            None => KeStep::TooMany(peer()),
+        })
     }
 
-    /// Notes that the job of a message 3 is under way.
-    pub(crate) fn await_keys(&mut self, job: JobId, header: &Header, dgram: &Datagram<'_>, rng: &mut dyn Random) {
-        let Ok((ke, nonce)) = read_ke(header, &dgram.bytes[Header::LEN..]) else { return };
+    /// The key exchange of a continuation.
+    pub(crate) fn job(&self, peer: &PeerKe, rng: &mut dyn Random) -> Job {
+        let private = Secret::random(self.suite.group.seed_len(), rng);
+        Job::KeyExchange { group: self.suite.group, private, peer: peer.ke.clone() }
+    }
+
+    /// Notes that the job of a continuation is under way. The oldest one makes room.
+    pub(crate) fn await_keys(&mut self, peer: PeerKe, job: JobId, rng: &mut dyn Random) {
         let mut nonce_r = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_r);
-        self.rivals.push(Rival {
-            ke_i: ke.0.to_vec(),
-            nonce_i: nonce.0.to_vec(),
-            nonce_r,
-            path: Path::of(dgram),
-            stage: Stage::AwaitKeys(job),
-        });
+        if self.rivals.len() == MAX_RIVALS {
+            self.rivals.remove(0);
+        }
+        self.rivals.push(Rival { peer, nonce_r, stage: Stage::AwaitKeys(job) });
+    }
+
+    /// Keeps a continuation for later; only the latest is kept.
+    pub(crate) fn hold(&mut self, peer: PeerKe, mono: Duration) {
+        let at = self.held.as_ref().map_or(mono + HOLD, |(_, at)| *at);
+        self.held = Some((peer, at));
+    }
+
+    /// The continuation that was kept, if its time has come.
+    pub(crate) fn release(&mut self, mono: Duration) -> Option<PeerKe> {
+        self.held.take_if(|(_, at)| *at <= mono).map(|(peer, _)| peer)
+    }
+
+    /// When something is to be done about it next.
+    pub(crate) fn due(&self) -> Duration {
+        self.held.as_ref().map_or(self.expires, |(_, at)| self.expires.min(*at))
     }
 
     /// A job is done: message 4 and where it goes, unless the public value was no good.
@@ -245,9 +272,9 @@ impl HalfOpen {
             suite: self.suite,
             cookies: &self.cookies,
             sa_i: &self.sa_i,
-            ke_i: &rival.ke_i,
+            ke_i: &rival.peer.ke,
             ke_r: &ke_r,
-            nonce_i: &rival.nonce_i,
+            nonce_i: &rival.peer.nonce,
             nonce_r: &rival.nonce_r,
         };
         let sa = IkeSa::new(self.cookies, transcript.keys(&self.psk, &shared));
@@ -255,7 +282,7 @@ impl HalfOpen {
             Payloads::new().with(payload::KE, &Ke(&ke_r)).with(payload::NONCE, &Nonce(&rival.nonce_r));
         let header = message::header(&self.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let answer = message::clear(&header, &payloads).ok()?;
-        let transmit = rival.path.reply(answer.clone());
+        let transmit = rival.peer.path.reply(answer.clone());
         rival.stage = Stage::ExpectAuth(Box::new(ExpectAuth { ke_r, sa, answer }));
         Some(transmit)
     }
@@ -318,9 +345,9 @@ impl HalfOpen {
             suite: self.suite,
             cookies: &self.cookies,
             sa_i: &self.sa_i,
-            ke_i: &r.ke_i,
+            ke_i: &r.peer.ke,
             ke_r: &expect.ke_r,
-            nonce_i: &r.nonce_i,
+            nonce_i: &r.peer.nonce,
             nonce_r: &r.nonce_r,
         }
     }

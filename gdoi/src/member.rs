@@ -1,0 +1,287 @@
+//! A group member's endpoint.
+//!
+//! ```text
+//!  Idle --start--> Connecting --phase 1 stands--> Registering --keys--> Resting
+//!                   ^  |                            |    ^                |
+//!                   |  +--- no answer, refused -----+    |                | keys run out,
+//!                   |        Resting, later again        +---- phase 1 ---+ or retry is due
+//!                   +------------------------------------------ none -----+
+//! ```
+//!
+//! Pushes are taken in every state once the member is registered. What the key server sends is checked as if it were an
+//! attacker's: a forged datagram changes nothing, a genuine one never more than it may.
+
+mod pushes;
+mod session;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use keyferry_crypto::Random;
+use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::settings::MemberSettings;
+use keyferry_model::time::Deadline;
+use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
+use keyferry_wire::Header;
+
+use crate::keylog::KeyLog;
+use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::initiator::Initiator;
+use crate::pull::member::Pull;
+use crate::push::member::Group;
+use crate::reject::Reject;
+use crate::wire::registry::exchange;
+
+/// Lifetime offered for phase 1.
+const PHASE1_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// A member's endpoint. It does no I/O: drive it with datagrams and time, and carry out what it puts out.
+pub struct Member {
+    settings: MemberSettings,
+    goal: Goal,
+    phase: Phase,
+    group: Option<Group>,
+    /// Our address as the key server reaches it.
+    own: IpAddr,
+    acks: Vec<PendingAck>,
+    status: MemberStatus,
+    key_log: Option<Box<dyn KeyLog + Send>>,
+}
+
+/// What phase 1 is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Register,
+    Connect,
+    Leave,
+}
+
+enum Phase {
+    /// Not started, or gone.
+    Idle,
+    /// Main mode is under way.
+    Connecting(Box<Initiator>, Repeats),
+    /// A GROUPKEY-PULL is under way.
+    Registering(Box<Registering>),
+    /// Nothing is under way; at the time told (monotonic) the member registers anew.
+    Resting(Option<Box<Session>>, Option<Duration>),
+}
+
+/// A phase 1 SA.
+struct Session {
+    sa: IkeSa,
+    expires: Duration,
+    /// Message IDs of notices that were taken.
+    notices: Vec<u32>,
+}
+
+struct Registering {
+    session: Session,
+    pull: Pull,
+    repeats: Repeats,
+    /// How often the key server made us begin again.
+    restarts: u8,
+    /// Has nothing come through this SA lately? Then it may be gone on the other side.
+    stale: bool,
+}
+
+/// Retransmission: each wait is twice the one before, with jitter.
+#[derive(Clone, Copy, Debug)]
+struct Repeats {
+    sent: u8,
+    interval: Duration,
+    at: Duration,
+}
+
+impl Repeats {
+    fn start(settings: &MemberSettings, mono: Duration, rng: &mut dyn Random) -> Self {
+        Self { sent: 0, interval: settings.retransmit, at: mono + jitter(settings.retransmit, rng) }
+    }
+
+    fn next(&mut self, mono: Duration, rng: &mut dyn Random) {
+        self.sent = self.sent.saturating_add(1);
+        self.interval = self.interval.saturating_mul(2);
+        self.at = mono + jitter(self.interval, rng);
+    }
+}
+
+/// Up to a quarter more.
+fn jitter(d: Duration, rng: &mut dyn Random) -> Duration {
+    d + below(d / 4, rng)
+}
+
+fn below(d: Duration, rng: &mut dyn Random) -> Duration {
+    Duration::from_millis(rng.below(u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+struct PendingAck {
+    at: Duration,
+    /// SEQ of the push, unless this is a repeat.
+    counter: Option<u32>,
+    transmit: Transmit,
+}
+
+/// A member at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// What it is doing: `idle`, `connecting`, `registering`, `registered`, `connected`, `waiting`.
+    pub state: &'static str,
+    /// SPI of the newest rekey SA, in hexadecimal.
+    pub rekey_spi: Option<String>,
+    /// Last SEQ taken under it, or told at registration.
+    pub last_counter: u32,
+    /// Registrations so far.
+    pub registrations: u64,
+    /// Pushes taken.
+    pub rekeys: u64,
+    /// Acknowledgements sent, repeats included.
+    pub acks_sent: u64,
+    /// Datagrams that were not taken.
+    pub rejected: u64,
+}
+
+impl Member {
+    /// A member that does nothing yet.
+    #[must_use]
+    pub fn new(settings: MemberSettings) -> Self {
+        Self {
+            goal: if settings.connect_only { Goal::Connect } else { Goal::Register },
+            own: settings.local.ip(),
+            settings,
+            phase: Phase::Idle,
+            group: None,
+            acks: Vec::new(),
+            status: MemberStatus::default(),
+            key_log: None,
+        }
+    }
+
+    /// Writes keys for Wireshark from now on.
+    pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
+        self.key_log = Some(log);
+    }
+
+    /// Connects to the key server and registers.
+    pub fn start(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.goal = if self.settings.connect_only { Goal::Connect } else { Goal::Register };
+        self.pursue(ctx);
+    }
+
+    /// Takes a datagram, unicast or multicast.
+    pub fn receive(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
+        if let Err(reject) = self.take(ctx, &dgram) {
+            self.status.rejected += 1;
+            tracing::debug!(from = %dgram.from, %reject, "datagram not taken");
+        }
+    }
+
+    fn take(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
+        let (header, body) = Header::decode(dgram.bytes)?;
+        if header.major != 1 {
+            return Err(Reject::Unauthenticated("major version"));
+        }
+        if header.exchange == exchange::PUSH {
+            return self.push(ctx, &header, dgram);
+        }
+        if dgram.from.ip() != self.settings.gateway.ip() {
+            return Err(Reject::Unauthenticated("not from the key server"));
+        }
+        match header.exchange {
+            exchange::MAIN_MODE => self.main_mode(ctx, &header, body, dgram),
+            exchange::INFORMATIONAL => self.notice(ctx, &header, body),
+            exchange::PULL => self.pull(ctx, &header, body),
+            _ => Err(Reject::Unauthenticated("exchange type")),
+        }
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
+        let mono = ctx.now.mono;
+        self.send_due_acks(ctx);
+        if let Some(group) = &mut self.group {
+            group.expire(mono);
+        }
+        self.expire_session(ctx);
+    }
+
+    fn send_due_acks(&mut self, ctx: &mut MemberCtx<'_>) {
+        let mono = ctx.now.mono;
+        for ack in self.acks.extract_if(.., |a| a.at <= mono).collect::<Vec<_>>() {
+            self.status.acks_sent += 1;
+            ctx.send(ack.transmit);
+            if let Some(counter) = ack.counter {
+                ctx.event(MemberEvent::Acknowledged { counter });
+            }
+        }
+    }
+
+    /// When [`expire`](Self::expire) is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        let deadline = |at: Option<Duration>, reason| at.map(|at| Deadline { at, reason });
+        let phase = match &self.phase {
+            Phase::Idle => None,
+            Phase::Connecting(initiator, repeats) => Deadline::earlier(
+                deadline(initiator.due(), "key exchange in doubt"),
+                deadline(Some(repeats.at), "phase 1 repeat"),
+            ),
+            Phase::Registering(r) => deadline(Some(r.repeats.at), "GROUPKEY-PULL repeat"),
+            Phase::Resting(_, wake) => deadline(*wake, "registration"),
+        };
+        let acks = deadline(self.acks.iter().map(|a| a.at).min(), "acknowledgement");
+        let group = deadline(self.group.as_ref().and_then(Group::due), "rekey SA expires");
+        [acks, group].into_iter().fold(phase, Deadline::earlier)
+    }
+
+    /// Leaves the group: tells the key server, as far as GDOI allows, by deleting the rekey SA and phase 1. The data SAs
+    /// are left to whoever carries out [`MemberEvent::Left`].
+    pub fn leave(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.goal = Goal::Leave;
+        self.acks.clear();
+        self.pursue(ctx);
+    }
+
+    /// The member at a glance.
+    #[must_use]
+    pub fn status(&self) -> MemberStatus {
+        let state = match &self.phase {
+            Phase::Idle => "idle",
+            Phase::Connecting(..) => "connecting",
+            Phase::Registering(_) => "registering",
+            Phase::Resting(..) if self.group.is_some() => "registered",
+            Phase::Resting(Some(_), None) => "connected",
+            Phase::Resting(..) => "waiting",
+        };
+        let newest = self.group.as_ref().and_then(Group::newest);
+        MemberStatus {
+            state,
+            rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
+            last_counter: newest.map_or(0, |(_, seq)| seq),
+            ..self.status.clone()
+        }
+    }
+
+    fn transmit(&self, bytes: Vec<u8>) -> Transmit {
+        Transmit {
+            from: Some(self.settings.local),
+            to: self.settings.gateway,
+            marker: self.settings.marker,
+            bytes,
+        }
+    }
+
+    /// Some time between the retry delay and twice that.
+    fn retry_at(&self, ctx: &mut MemberCtx<'_>) -> Duration {
+        ctx.now.mono + self.settings.retry + below(self.settings.retry, ctx.rng)
+    }
+
+    fn sender(&self) -> bool {
+        self.settings.sender_ids > 0
+    }
+
+    /// The group's keys are gone.
+    fn drop_group(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.group = None;
+        ctx.out.push(MemberOutput::Flush);
+    }
+}

@@ -1,0 +1,303 @@
+//! A member's dealings with its key server: phase 1, registration, notices.
+
+use std::time::Duration;
+
+use keyferry_model::drive::Datagram;
+use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal};
+use keyferry_wire::Header;
+
+use super::{Goal, Member, PHASE1_LIFETIME, Phase, Registering, Repeats, Session, below};
+use crate::keylog;
+use crate::phase1::initiator::{Config, Initiator};
+use crate::pull::member::{Pull, Registration, Step};
+use crate::push::member::Group;
+use crate::reject::Reject;
+use crate::wire::delete::Delete;
+use crate::wire::registry::{Doi, NotifyType, flag, payload, protocol};
+
+/// How often a key server may make us begin a registration again.
+const MAX_RESTARTS: u8 = 3;
+
+/// Repeats over an SA that may be gone on the other side.
+const STALE_TRIES: u8 = 2;
+
+/// Notices remembered against replay.
+const MAX_NOTICES: usize = 64;
+
+impl Member {
+    /// Goes on towards the goal, over the phase 1 SA if there is one.
+    pub(super) fn pursue(&mut self, ctx: &mut MemberCtx<'_>) {
+        let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Resting(session, _) => session.map(|s| *s),
+            Phase::Registering(r) => Some(r.session),
+            Phase::Idle | Phase::Connecting(..) => None,
+        };
+        let session = session.filter(|s| s.expires > ctx.now.mono);
+        match (self.goal, session) {
+            (Goal::Leave, Some(session)) => self.say_goodbye(ctx, &session),
+            (Goal::Leave, None) if self.group.is_none() => self.gone(ctx),
+            (Goal::Register, Some(session)) => self.register(ctx, session, 0, true),
+            (Goal::Connect, Some(session)) => self.phase = Phase::Resting(Some(Box::new(session)), None),
+            (Goal::Register | Goal::Connect | Goal::Leave, None) => self.connect(ctx),
+        }
+    }
+
+    fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
+        let config = Config {
+            groups: &self.settings.ke_groups,
+            hashes: &self.settings.hashes,
+            identity: &self.settings.identity,
+            peer: self.settings.gateway_identity.as_ref(),
+            psk: &self.settings.psk,
+            lifetime: PHASE1_LIFETIME,
+        };
+        let Some(initiator) = Initiator::new(&config, ctx.rng) else {
+            return self.failed(ctx, None, MemberEvent::Refused("no key exchange group of IKEv1 configured".into()));
+        };
+        let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+        for message in initiator.messages(0) {
+            ctx.send(self.transmit(message));
+        }
+        tracing::debug!(gateway = %self.settings.gateway, "phase 1 begins");
+        self.phase = Phase::Connecting(Box::new(initiator), repeats);
+    }
+
+    pub(super) fn main_mode(
+        &mut self,
+        ctx: &mut MemberCtx<'_>,
+        header: &Header,
+        body: &[u8],
+        dgram: &Datagram<'_>,
+    ) -> Result<(), Reject> {
+        let Phase::Connecting(initiator, repeats) = &mut self.phase else { return Err(Reject::Replayed) };
+        if header.spi_i != *initiator.cookie() || header.message_id != 0 {
+            return Err(Reject::Unauthenticated("no such exchange"));
+        }
+        if header.flags & flag::ENCRYPTED == 0 {
+            if let Some(next) = initiator.clear(header, body, ctx.now.mono, ctx.rng)? {
+                *repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+                ctx.send(self.transmit(next));
+            }
+            return Ok(());
+        }
+        let peer = initiator.verify(header, body)?;
+        let Phase::Connecting(initiator, _) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("it was just looked at")
+        };
+        let (sa, lifetime) = initiator.advance(&peer);
+        if !dgram.to.ip().is_unspecified() && !dgram.to.ip().is_multicast() {
+            self.own = dgram.to.ip();
+        }
+        if let Some(log) = &mut self.key_log {
+            log.log(keylog::TABLE, &sa.key_log_line());
+        }
+        tracing::info!(gateway = %self.settings.gateway, identity = %peer.identity, "phase 1 stands");
+        ctx.event(MemberEvent::Connected);
+        let session = Session { sa, expires: ctx.now.mono + lifetime, notices: Vec::new() };
+        match self.goal {
+            Goal::Register => self.register(ctx, session, 0, false),
+            Goal::Connect => self.phase = Phase::Resting(Some(Box::new(session)), None),
+            Goal::Leave => self.say_goodbye(ctx, &session),
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, ctx: &mut MemberCtx<'_>, session: Session, restarts: u8, stale: bool) {
+        let Ok(pull) = Pull::start(&session.sa, &self.settings.group, ctx.rng) else {
+            let event = MemberEvent::Refused("the group's identity is too long".into());
+            return self.failed(ctx, Some(session), event);
+        };
+        ctx.send(self.transmit(pull.message().to_vec()));
+        let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+        self.phase = Phase::Registering(Box::new(Registering { session, pull, repeats, restarts, stale }));
+    }
+
+    pub(super) fn pull(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
+        let sender = self.sender();
+        let Phase::Registering(r) = &mut self.phase else { return Err(Reject::Replayed) };
+        if header.spi_pair() != *r.session.sa.cookies() {
+            return Err(Reject::Unauthenticated("no such exchange"));
+        }
+        match r.pull.verify(&r.session.sa, header, body, sender)? {
+            Ok(Step::Policy(policy)) => {
+                let confirmed = r.pull.confirm(&r.session.sa, policy, self.settings.sender_ids);
+                if confirmed.is_err() {
+                    self.unacceptable(ctx, "message 3 cannot be made");
+                    return Ok(());
+                }
+                r.stale = false;
+                r.repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+                let message = r.pull.message().to_vec();
+                ctx.send(self.transmit(message));
+            }
+            Ok(Step::Keys(registration)) => self.registered(ctx, *registration),
+            Err(reject) => self.unacceptable(ctx, &reject.to_string()),
+        }
+        Ok(())
+    }
+
+    fn registered(&mut self, ctx: &mut MemberCtx<'_>, mut registration: Registration) {
+        let Phase::Registering(r) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let group = Group::register(&mut registration, self.group.take(), ctx.now);
+        if let Some(destination) = group.destination() {
+            ctx.out.push(MemberOutput::Listen(destination));
+        }
+        self.group = Some(group);
+        ctx.out.push(MemberOutput::Update(GroupUpdate {
+            install: registration.data,
+            remove: Removal::All,
+            sender_ids: registration.sender_ids,
+            activation_delay: registration.activation_delay,
+            deactivation_delay: registration.deactivation_delay,
+        }));
+        self.status.registrations += 1;
+        tracing::info!(group = %self.settings.group, "registered");
+        ctx.event(MemberEvent::Registered);
+        self.phase = Phase::Resting(Some(Box::new(r.session)), None);
+        self.plan_renewal(ctx);
+    }
+
+    /// Sets the time to register anew: before what we have runs out, spread so that not all members come at once.
+    pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Phase::Resting(_, wake) = &mut self.phase else { return };
+        *wake = self.group.as_ref().and_then(|g| g.runs_out(ctx.now)).map(|(at, lifetime)| {
+            let span = (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
+            at.saturating_sub(span + below(span, ctx.rng)).max(ctx.now.mono)
+        });
+    }
+
+    /// The key server's policy is not acceptable: phase 1 is torn down with a Delete (RFC 6407 section 3.3).
+    fn unacceptable(&mut self, ctx: &mut MemberCtx<'_>, why: &str) {
+        if let Phase::Registering(r) = &self.phase {
+            let delete = r.session.sa.notice(r.session.sa.delete(), ctx.rng);
+            delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
+        }
+        self.failed(ctx, None, MemberEvent::Refused(why.to_owned()));
+    }
+
+    /// Rests, and tries again later.
+    fn failed(&mut self, ctx: &mut MemberCtx<'_>, session: Option<Session>, event: MemberEvent) {
+        if self.goal == Goal::Leave {
+            return self.gone(ctx);
+        }
+        tracing::info!(gateway = %self.settings.gateway, ?event, "registration failed");
+        let wake = self.retry_at(ctx);
+        ctx.event(event);
+        self.phase = Phase::Resting(session.map(Box::new), Some(wake));
+    }
+
+    pub(super) fn notice(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
+        let session = match &mut self.phase {
+            Phase::Connecting(initiator, _) => {
+                if header.spi_i != *initiator.cookie() {
+                    return Err(Reject::Unauthenticated("no such exchange"));
+                }
+                if let Some(why) = initiator.notice(header, body)? {
+                    self.failed(ctx, None, MemberEvent::Refused(why.name().to_owned()));
+                }
+                return Ok(());
+            }
+            Phase::Registering(r) => &mut r.session,
+            Phase::Resting(Some(session), _) => session,
+            Phase::Idle | Phase::Resting(None, _) => return Err(Reject::Unauthenticated("no such SA")),
+        };
+        if header.spi_pair() != *session.sa.cookies() {
+            return Err(Reject::Unauthenticated("no such SA"));
+        }
+        let notice = session.sa.read_notice(header, body)?;
+        if session.notices.contains(&header.message_id) {
+            return Err(Reject::Replayed);
+        }
+        if session.notices.len() == MAX_NOTICES {
+            session.notices.remove(0);
+        }
+        session.notices.push(header.message_id);
+        if notice.closes {
+            self.closed(ctx);
+        } else if let Some(error) = notice.notifications.iter().find(|n| n.is_error()) {
+            self.refused(ctx, *error);
+        }
+        Ok(())
+    }
+
+    /// The key server refuses something. INVALID-SPI in a registration says that keys changed in the middle of it.
+    fn refused(&mut self, ctx: &mut MemberCtx<'_>, error: NotifyType) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Registering(r) if error == NotifyType::INVALID_SPI && r.restarts < MAX_RESTARTS => {
+                self.register(ctx, r.session, r.restarts + 1, false);
+            }
+            Phase::Registering(r) => {
+                self.failed(ctx, Some(r.session), MemberEvent::Refused(error.name().to_owned()));
+            }
+            other => self.phase = other,
+        }
+    }
+
+    /// The key server closed phase 1; the group's keys stay.
+    fn closed(&mut self, ctx: &mut MemberCtx<'_>) {
+        ctx.event(MemberEvent::Disconnected);
+        let wake = match &self.phase {
+            Phase::Resting(_, wake) => *wake,
+            Phase::Registering(_) | Phase::Connecting(..) | Phase::Idle => Some(self.retry_at(ctx)),
+        };
+        self.phase = Phase::Resting(None, wake);
+    }
+
+    pub(super) fn expire_session(&mut self, ctx: &mut MemberCtx<'_>) {
+        let mono = ctx.now.mono;
+        let tries = self.settings.tries;
+        match &mut self.phase {
+            Phase::Idle => {}
+            Phase::Connecting(initiator, repeats) => {
+                let mut messages: Vec<Vec<u8>> = initiator.release(mono).into_iter().collect();
+                if repeats.at <= mono {
+                    if repeats.sent >= tries {
+                        let hint = initiator.hint().map(|n| MemberEvent::Refused(n.name().to_owned()));
+                        return self.failed(ctx, None, hint.unwrap_or(MemberEvent::Unanswered));
+                    }
+                    repeats.next(mono, ctx.rng);
+                    messages.extend(initiator.messages(repeats.sent));
+                }
+                messages.into_iter().for_each(|m| ctx.send(self.transmit(m)));
+            }
+            Phase::Registering(r) if r.repeats.at <= mono => {
+                let tries = if r.stale { tries.min(STALE_TRIES) } else { tries };
+                if r.repeats.sent < tries {
+                    r.repeats.next(mono, ctx.rng);
+                    let message = r.pull.message().to_vec();
+                    ctx.send(self.transmit(message));
+                } else if r.stale {
+                    tracing::debug!("phase 1 seems to be gone on the other side");
+                    self.phase = Phase::Idle;
+                    self.connect(ctx);
+                } else {
+                    self.failed(ctx, None, MemberEvent::Unanswered);
+                }
+            }
+            Phase::Registering(_) => {}
+            Phase::Resting(_, wake) => {
+                if wake.is_some_and(|at| at <= mono) {
+                    self.pursue(ctx);
+                }
+            }
+        }
+    }
+
+    /// Tells the key server that we delete our rekey SA, and phase 1.
+    fn say_goodbye(&mut self, ctx: &mut MemberCtx<'_>, session: &Session) {
+        let mut payloads = session.sa.delete();
+        if let Some((spi, _)) = self.group.as_ref().and_then(Group::newest) {
+            payloads = payloads.behind(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, spi));
+        }
+        let goodbye = session.sa.notice(payloads, ctx.rng);
+        goodbye.into_iter().for_each(|d| ctx.send(self.transmit(d)));
+        self.gone(ctx);
+    }
+
+    fn gone(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.phase = Phase::Idle;
+        self.group = None;
+        tracing::info!(group = %self.settings.group, "left");
+        ctx.event(MemberEvent::Left);
+    }
+}

@@ -1,0 +1,179 @@
+//! GROUPKEY-PULL as key server.
+//!
+//! ```text
+//!  state          | message 1          | message 3                | time out
+//!  ---------------+--------------------+--------------------------+---------
+//!  (none)         | answer or refuse   | -                        | -
+//!  ExpectConfirm  | same answer        | admit, answer or refuse  | forget
+//!  Done           | same answer        | same answer              | forget
+//! ```
+
+use std::time::Duration;
+
+use keyferry_crypto::{Hash, Random};
+use keyferry_model::admission::{Admission, Offer};
+use keyferry_model::id::GroupId;
+use keyferry_wire::{Decode, Header};
+
+use crate::identity;
+use crate::message::{Iv, Payloads};
+use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::responder::Path;
+use crate::policy::tell::{KdParts, SaParts};
+use crate::reject::Reject;
+use crate::wire::gap::Gap;
+use crate::wire::id::Id;
+use crate::wire::nonce::Nonce;
+use crate::wire::registry::{NotifyType, exchange, gap_attribute, payload};
+use crate::wire::rules::{self, PULL_1, PULL_3};
+use crate::wire::seq::Seq;
+
+/// ATTRIBUTES-NOT-SUPPORTED.
+const ATTRIBUTES_NOT_SUPPORTED: NotifyType = NotifyType(13);
+
+/// One exchange, known by its message ID.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// Requests by their hashes, each with its answer.
+    answered: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) state: State,
+    /// When it is forgotten.
+    pub(crate) expires: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Message 2 is out.
+    ExpectConfirm(Box<ExpectConfirm>),
+    /// Keys or a refusal are out.
+    Done,
+}
+
+impl Exchange {
+    pub(crate) fn new(request: &[u8], answer: Vec<u8>, state: State, expires: Duration) -> Self {
+        Self { answered: vec![(digest(request), answer)], state, expires }
+    }
+
+    /// The answer that this request got before.
+    pub(crate) fn repeat(&self, request: &[u8]) -> Option<&[u8]> {
+        let digest = digest(request);
+        self.answered.iter().find(|(d, _)| *d == digest).map(|(_, answer)| answer.as_slice())
+    }
+
+    /// Ends the exchange with this answer.
+    pub(crate) fn finish(&mut self, request: &[u8], answer: Vec<u8>) {
+        self.answered.push((digest(request), answer));
+        self.state = State::Done;
+    }
+}
+
+fn digest(octets: &[u8]) -> Vec<u8> {
+    Hash::Sha256.digest(&[octets])
+}
+
+/// Message 1, verified.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The group asked for; `None` if its identity has a form that no group has.
+    pub(crate) group: Option<GroupId>,
+    nonce_i: Vec<u8>,
+    iv: Iv,
+}
+
+impl Request {
+    /// Opens message 1.
+    pub(crate) fn verify(sa: &IkeSa, header: &Header, body: &[u8]) -> Result<Self, Reject> {
+        let plain = sa.open(header, body, &sa.iv(header.message_id), &[], &PULL_1)?;
+        let parts = plain.parts()?;
+        let nonce = Nonce::exact(rules::body(&parts.payloads, payload::NONCE).unwrap_or_default())?;
+        if !nonce.fits_gdoi() {
+            return Err(Reject::Unacceptable("length of the nonce", NotifyType::INVALID_ID_INFORMATION));
+        }
+        let id = Id::exact(rules::body(&parts.payloads, payload::ID).unwrap_or_default())?;
+        Ok(Self { group: identity::to_group(&id), nonce_i: nonce.0.to_vec(), iv: plain.last_block })
+    }
+
+    /// Message 2, and what is expected then.
+    pub(crate) fn answer(
+        self,
+        sa: &IkeSa,
+        message_id: u32,
+        group: GroupId,
+        offer: &Offer,
+        path: &Path,
+        wall: Duration,
+        rng: &mut dyn Random,
+    ) -> Result<(Vec<u8>, ExpectConfirm), String> {
+        let mut nonce_r = vec![0; Nonce::OWN_LEN];
+        rng.fill(&mut nonce_r);
+        let policy = SaParts::of_offer(offer, wall, path.to, path.from).map_err(|e| e.to_string())?;
+        let payloads = Payloads::new().with(payload::NONCE, &Nonce(&nonce_r)).with_body(payload::SA, policy.body());
+        let (answer, iv) = sa
+            .seal(exchange::PULL, message_id, &self.iv, &[&self.nonce_i], payloads)
+            .map_err(|e| e.to_string())?;
+        let expect =
+            ExpectConfirm { group, nonce_i: self.nonce_i, nonce_r, iv, generation: offer.generation };
+        Ok((answer, expect))
+    }
+}
+
+/// An exchange in which the policy has been told.
+#[derive(Debug)]
+pub(crate) struct ExpectConfirm {
+    pub(crate) group: GroupId,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    iv: Iv,
+    pub(crate) generation: u64,
+}
+
+/// Message 3, verified: the member is alive and has taken the policy.
+#[derive(Debug)]
+pub(crate) struct Confirmed {
+    /// Sender IDs asked for. A member that asks for none gets one if it needs it (RFC 6407 section 3.5).
+    pub(crate) sender_ids: u32,
+    iv: Iv,
+}
+
+impl ExpectConfirm {
+    /// Opens message 3. The inner error is that of an authentic message.
+    pub(crate) fn verify(
+        &self,
+        sa: &IkeSa,
+        header: &Header,
+        body: &[u8],
+    ) -> Result<Result<Confirmed, Reject>, Reject> {
+        let plain = sa.open(header, body, &self.iv, &[&self.nonce_i, &self.nonce_r], &PULL_3)?;
+        let parts = plain.parts()?;
+        let gap = rules::body(&parts.payloads, payload::GAP);
+        Ok(requested(gap).map(|sender_ids| Confirmed { sender_ids, iv: plain.last_block }))
+    }
+
+    /// Message 4.
+    pub(crate) fn answer(
+        &self,
+        sa: &IkeSa,
+        message_id: u32,
+        confirmed: &Confirmed,
+        admission: &Admission,
+    ) -> Result<Vec<u8>, String> {
+        let keys = KdParts::of_admission(admission).map_err(|e| e.to_string())?;
+        let payloads = Payloads::new()
+            .with(payload::SEQ, &Seq(admission.offer.last_seq()))
+            .with_body(payload::KD, keys.body());
+        let nonces: [&[u8]; 2] = [&self.nonce_i, &self.nonce_r];
+        let sealed = sa.seal(exchange::PULL, message_id, &confirmed.iv, &nonces, payloads);
+        sealed.map(|(answer, _)| answer).map_err(|e| e.to_string())
+    }
+}
+
+/// Sender IDs that a GAP payload asks for. Anything else in it is refused (RFC 6407 section 5.4).
+fn requested(gap: Option<&[u8]>) -> Result<u32, Reject> {
+    let Some(gap) = gap.map(Gap::exact).transpose()? else { return Ok(0) };
+    let unknown = Reject::Unacceptable("attribute of a GAP payload", ATTRIBUTES_NOT_SUPPORTED);
+    match gap.attributes.as_slice() {
+        [] => Ok(0),
+        [one] if one.kind == gap_attribute::SENDER_ID_REQUEST => one.as_u32().ok_or(unknown),
+        _ => Err(unknown),
+    }
+}

@@ -1,0 +1,133 @@
+//! Acknowledgements of pushes (RFC 8263).
+
+use std::net::IpAddr;
+
+use keyferry_crypto::{Hash, Prf, Secret, ct_eq};
+use keyferry_model::id::Identity;
+use keyferry_model::policy::AckType;
+use keyferry_wire::{Decode, Header, chain};
+
+use crate::identity;
+use crate::message::{self, Payloads};
+use crate::reject::Reject;
+use crate::wire::id::Id;
+use crate::wire::opaque;
+use crate::wire::registry::{exchange, payload};
+use crate::wire::rules::{self, PUSH_ACK};
+use crate::wire::seq::Seq;
+
+/// Label of the key derivation, a string that ends with a NUL (RFC 8263 section 3.2).
+const LABEL: &[u8] = b"GROUPKEY-PUSH ACK\0";
+
+fn prf(ack: AckType) -> Prf {
+    let (AckType::Kek(hash) | AckType::Lkh(hash)) = ack;
+    match hash {
+        Hash::Sha1 => Prf::HmacSha1,
+        Hash::Sha256 => Prf::HmacSha256,
+        Hash::Sha384 => Prf::HmacSha384,
+        Hash::Sha512 => Prf::HmacSha512,
+    }
+}
+
+/// L: bits of the PRF's block (RFC 8263 section 3.2 says 512 for SHA-256, so 1024 for SHA-512).
+fn length(prf: Prf) -> u16 {
+    match prf {
+        Prf::HmacSha1 | Prf::HmacSha256 => 512,
+        Prf::HmacSha384 | Prf::HmacSha512 => 1024,
+    }
+}
+
+/// ack_key. `base` is the KEK or the leaf key, without IV.
+fn ack_key(ack: AckType, base: &[u8], spi: &[u8; 16]) -> Secret {
+    let prf = prf(ack);
+    prf.compute(base, &[LABEL, spi, &length(prf).to_be_bytes()])
+}
+
+/// The acknowledgement of the push with this SEQ under this rekey SA, from the member at this address.
+pub(crate) fn build(ack: AckType, base: &[u8], spi: &[u8; 16], seq: u32, ip: IpAddr) -> Option<Vec<u8>> {
+    let id = Secret::new(identity::of_identity(&Identity::from_ip(ip)));
+    let payloads = Payloads::new().with(payload::SEQ, &Seq(seq)).with_body(payload::ID, id);
+    let hash = prf(ack).compute(ack_key(ack, base, spi).expose(), &[payloads.chain(0).ok()?.expose()]);
+    let payloads = payloads.behind(payload::HASH, &opaque::Hash(hash.expose()));
+    message::clear(&message::header(spi, exchange::PUSH_ACK, 0, 0, payload::HASH), &payloads).ok()
+}
+
+/// An acknowledgement as it came, not verified yet.
+#[derive(Debug)]
+pub(crate) struct Ack<'a> {
+    pub(crate) spi: [u8; 16],
+    pub(crate) seq: u32,
+    /// Address that the member claims.
+    pub(crate) ip: IpAddr,
+    hash: &'a [u8],
+    hashed: &'a [u8],
+}
+
+impl<'a> Ack<'a> {
+    pub(crate) fn read(header: &Header, body: &'a [u8]) -> Result<Self, Reject> {
+        if header.flags != 0 || header.message_id != 0 {
+            return Err(Reject::Unauthenticated("flags or message ID of an acknowledgement"));
+        }
+        let payloads = chain(header.next, body)?;
+        PUSH_ACK.check(&payloads)?;
+        let hash = rules::body(&payloads, payload::HASH).unwrap_or_default();
+        let seq = Seq::exact(rules::body(&payloads, payload::SEQ).unwrap_or_default())?;
+        let id = Id::exact(rules::body(&payloads, payload::ID).unwrap_or_default())?;
+        let ip = identity::to_identity(&id).and_then(|i| i.ip());
+        let ip = ip.ok_or(Reject::Unauthenticated("identity of an acknowledgement"))?;
+        Ok(Self { spi: header.spi_pair(), seq: seq.0, ip, hash, hashed: &body[4 + hash.len()..] })
+    }
+
+    /// Is it authentic, by the KEK or leaf key `base` (without IV)?
+    pub(crate) fn verify(&self, ack: AckType, base: &[u8]) -> bool {
+        let expected = prf(ack).compute(ack_key(ack, base, &self.spi).expose(), &[self.hashed]);
+        ct_eq(expected.expose(), self.hash)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const TYPES: [AckType; 4] =
+        [AckType::Kek(Hash::Sha256), AckType::Lkh(Hash::Sha256), AckType::Kek(Hash::Sha512), AckType::Lkh(Hash::Sha512)];
+
+    // RFC 8263 has no vectors; these are tests/vectors/ack.py's, by Python's hmac.
+    #[test]
+    fn acknowledgements_are_those_of_an_independent_computation() {
+        let spi: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap() + 0x30);
+        for line in include_str!("../../tests/vectors/ack.txt").lines() {
+            let (hash, expected) = line.split_once(' ').unwrap();
+            let hash = if hash == "sha256" { Hash::Sha256 } else { Hash::Sha512 };
+            let built = build(AckType::Kek(hash), &[7; 16], &spi, 5, "10.84.0.11".parse().unwrap()).unwrap();
+            assert_eq!(hex::encode(built), expected);
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_verifies_with_its_own_key_alone() {
+        for ip in ["10.0.0.1", "fd84::1"] {
+            for ack in TYPES {
+                let built = build(ack, &[1; 32], &[2; 16], 9, ip.parse().unwrap()).unwrap();
+                let (header, body) = Header::decode(&built).unwrap();
+                let read = Ack::read(&header, body).unwrap();
+                assert_eq!((read.seq, read.ip.to_string().as_str()), (9, ip));
+                assert!(read.verify(ack, &[1; 32]));
+                assert!(!read.verify(ack, &[3; 32]));
+                assert!(Ack::read(&Header { flags: 1, ..header }, body).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn every_change_of_what_is_hashed_is_noticed() {
+        let built = build(TYPES[0], &[1; 32], &[2; 16], 9, "10.0.0.1".parse().unwrap()).unwrap();
+        for at in 32..built.len() {
+            let mut changed = built.clone();
+            changed[at] ^= 1;
+            let (header, body) = Header::decode(&changed).unwrap();
+            assert!(Ack::read(&header, body).is_ok_and(|a| a.verify(TYPES[0], &[1; 32])) == false, "octet {at}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a verified push says, before anything is done about it.
+
+use keyferry_model::update::NewSa;
+use keyferry_wire::{Decode, RawPayload};
+
+use crate::policy::take::{Decree, Download};
+use crate::reject::Reject;
+use crate::wire::delete::Delete;
+use crate::wire::group_sa::GroupSa;
+use crate::wire::kd::Kd;
+use crate::wire::registry::{Doi, NotifyType, payload, protocol};
+use crate::wire::rules;
+
+/// What is to be deleted (RFC 6407 section 5.9).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Deletes {
+    /// Data SAs.
+    pub(crate) teks: Vec<u32>,
+    /// All data SAs.
+    pub(crate) all_teks: bool,
+    /// Rekey SAs.
+    pub(crate) keks: Vec<[u8; 16]>,
+    /// All rekey SAs.
+    pub(crate) all_keks: bool,
+}
+
+impl Deletes {
+    /// Reads all Deletes of a message. Numbers of protocols are GDOI's or those of RFC 2407, which senders mix up.
+    pub(crate) fn read(payloads: &[RawPayload<'_>]) -> Result<Self, Reject> {
+        let mut deletes = Self::default();
+        for body in rules::bodies(payloads, payload::DELETE) {
+            let delete = Delete::exact(body)?;
+            for spi in delete.spis() {
+                deletes.add(&delete, spi);
+            }
+        }
+        Ok(deletes)
+    }
+
+    fn add(&mut self, delete: &Delete<'_>, spi: &[u8]) {
+        let zero = spi.iter().all(|b| *b == 0);
+        let is_kek = delete.protocol == protocol::KEK || (spi.len() == 16 && delete.doi != Doi::GDOI);
+        let is_esp = matches!(delete.protocol, protocol::ESP | protocol::IPSEC_ESP);
+        match (<[u8; 16]>::try_from(spi), <[u8; 4]>::try_from(spi)) {
+            _ if is_kek && zero => self.all_keks = true,
+            (Ok(spi), _) if is_kek => self.keks.push(spi),
+            _ if is_esp && zero => self.all_teks = true,
+            (_, Ok(spi)) if is_esp => self.teks.push(u32::from_be_bytes(spi)),
+            // Nothing of ours has such a protocol or SPI.
+            _ => {}
+        }
+    }
+}
+
+/// A push without its envelope.
+#[derive(Debug)]
+pub(crate) struct Content<'a> {
+    pub(crate) deletes: Deletes,
+    /// Policies; empty for a push that only deletes.
+    pub(crate) decree: Decree,
+    /// Keys that belong to them.
+    pub(crate) download: Download<'a>,
+    /// Data SAs, policy and keys together.
+    pub(crate) install: Vec<NewSa>,
+}
+
+impl<'a> Content<'a> {
+    pub(crate) fn read(payloads: &[RawPayload<'a>], sender: bool) -> Result<Self, Reject> {
+        let deletes = Deletes::read(payloads)?;
+        let decree = match rules::body(payloads, payload::SA) {
+            Some(_) => Decree::read(&GroupSa::from_payloads(payloads)?, sender)?,
+            None => Decree::default(),
+        };
+        let download = match rules::body(payloads, payload::KD) {
+            Some(kd) => Download::read(&Kd::exact(kd)?)?,
+            None => Download::default(),
+        };
+        if download.sender_ids.is_some() {
+            // They are for one member, a push is for all (RFC 6407 section 5.6.4.4).
+            return Err(Reject::Unacceptable("sender IDs in a push", NotifyType(13)));
+        }
+        let install = download.data_sas(&decree)?;
+        Ok(Self { deletes, decree, download, install })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyferry_wire::Encode;
+
+    use super::*;
+
+    fn read(deletes: &[Delete<'_>]) -> Deletes {
+        let bodies: Vec<Vec<u8>> = deletes.iter().map(Encode::to_vec).collect();
+        let raw = bodies.iter().map(|body| RawPayload { kind: payload::DELETE, next: 0, flags: 0, body, at: 0 });
+        Deletes::read(&raw.collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn all_ways_to_write_a_delete_are_taken() {
+        let d = read(&[
+            Delete::new(Doi::GDOI, 1, 4, &[0, 0, 0x10, 1, 0, 0, 0x10, 2]),
+            Delete::new(Doi::IPSEC, 3, 4, &[0, 0, 0x10, 3]),
+            Delete::new(Doi::GDOI, 0, 16, &[7; 16]),
+            Delete::new(Doi::ISAKMP, 1, 16, &[8; 16]),
+        ]);
+        assert_eq!(d.teks, [0x1001, 0x1002, 0x1003]);
+        assert_eq!(d.keks, [[7; 16], [8; 16]]);
+        assert!(!d.all_teks && !d.all_keks);
+        let d = read(&[Delete::new(Doi::GDOI, 1, 4, &[0; 4]), Delete::new(Doi::GDOI, 0, 1, &[0])]);
+        assert!(d.all_teks && d.all_keks);
+    }
+}

@@ -1,0 +1,301 @@
+//! Phase 1 SAs of authenticated members: registrations and notices under them, and their end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyferry_crypto::Hash;
+use keyferry_model::admission::{JoinRequest, Refusal};
+use keyferry_model::drive::{Ctx, Datagram};
+use keyferry_model::id::{Identity, Protocol};
+use keyferry_wire::Header;
+
+use super::{Server, Timer};
+use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::responder::{Completed, Path};
+use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State};
+use crate::reject::Reject;
+use crate::wire::registry::{Doi, NotifyType};
+
+/// Notices remembered against replay, for each SA.
+const MAX_NOTICES: usize = 64;
+
+/// A phase 1 SA with a member.
+#[derive(Debug)]
+pub(super) struct Session {
+    sa: IkeSa,
+    identity: Identity,
+    path: Path,
+    /// Hash of message 5, and message 6.
+    auth: (Vec<u8>, Vec<u8>),
+    pulls: BTreeMap<u32, Exchange>,
+    notices: Vec<u32>,
+    used: Duration,
+    expires: Duration,
+}
+
+impl Session {
+    pub(super) fn new(completed: Completed, dgram: &Datagram<'_>, mono: Duration, lifetime: Duration) -> Self {
+        Self {
+            sa: completed.sa,
+            identity: completed.identity,
+            path: Path::of(dgram),
+            auth: (Hash::Sha256.digest(&[dgram.bytes]), completed.answer),
+            pulls: BTreeMap::new(),
+            notices: Vec::new(),
+            used: mono,
+            expires: mono + lifetime,
+        }
+    }
+
+    /// Message 6, if this is message 5 again.
+    pub(super) fn repeat_of_auth(&self, datagram: &[u8]) -> Option<&[u8]> {
+        (Hash::Sha256.digest(&[datagram]) == self.auth.0).then_some(self.auth.1.as_slice())
+    }
+
+    fn ends(&self, idle: Duration) -> Duration {
+        self.expires.min(self.used + idle)
+    }
+
+    /// A notification protected by this SA.
+    fn refusal(&self, kind: NotifyType, rng: &mut dyn keyferry_crypto::Random) -> Option<Vec<u8>> {
+        self.sa.notice(self.sa.notification(kind, Doi::GDOI), rng).ok()
+    }
+}
+
+impl Server {
+    /// Enters an SA. Where there are too many, the one that was idle for longest goes.
+    pub(super) fn enter(&mut self, session: Session) {
+        let cookies = *session.sa.cookies();
+        if self.sessions.len() >= self.config.sas {
+            let idlest = self.sessions.iter().min_by_key(|(_, s)| s.used).map(|(cookies, _)| *cookies);
+            if idlest.and_then(|cookies| self.sessions.remove(&cookies)).is_some() {
+                self.counters.closed += 1;
+            }
+        }
+        self.timers.insert((session.ends(self.config.idle), Timer::Session(cookies)));
+        self.sessions.insert(cookies, session);
+    }
+
+    pub(super) fn expire_session(&mut self, ctx: &mut Ctx<'_>, cookies: [u8; 16]) {
+        let mono = ctx.now.mono;
+        let Some(session) = self.sessions.get_mut(&cookies) else { return };
+        let before = session.pulls.len();
+        session.pulls.retain(|_, p| p.expires > mono);
+        let timed_out = before - session.pulls.len();
+        if session.ends(self.config.idle) > mono {
+            let pulls = session.pulls.values().map(|p| p.expires);
+            let due = pulls.fold(session.ends(self.config.idle), Duration::min);
+            self.timers.insert((due, Timer::Session(cookies)));
+        } else if let Some(session) = self.sessions.remove(&cookies) {
+            tracing::debug!(member = %session.identity, "phase 1 ends");
+            self.counters.closed += 1;
+            if let Ok(notice) = session.sa.notice(session.sa.delete(), ctx.rng) {
+                ctx.out.send(session.path.reply(notice));
+            }
+        }
+        tracing::trace!(timed_out, "registrations forgotten");
+    }
+
+    pub(super) fn pull(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        body: &[u8],
+        dgram: &Datagram<'_>,
+    ) -> Result<(), Reject> {
+        let cookies = header.spi_pair();
+        let session = self.sessions.get(&cookies).ok_or(Reject::Unauthenticated("no such SA"))?;
+        let exchange = session.pulls.get(&header.message_id);
+        if let Some(answer) = exchange.and_then(|e| e.repeat(dgram.bytes)) {
+            self.counters.repeated += 1;
+            ctx.out.send(dgram.reply(answer.to_vec()));
+            return Ok(());
+        }
+        match exchange.map(|e| &e.state) {
+            None if header.message_id == 0 => Err(Reject::Unauthenticated("message ID of a registration")),
+            None => {
+                let request = Request::verify(&session.sa, header, body)?;
+                self.requested(ctx, header, dgram, request)
+            }
+            Some(State::ExpectConfirm(expect)) => match expect.verify(&session.sa, header, body)? {
+                Ok(confirmed) => self.confirmed(ctx, header, dgram, &confirmed),
+                Err(reject) => {
+                    if let Reject::Unacceptable(_, kind) = reject {
+                        self.refuse(ctx, header, dgram, kind);
+                    }
+                    Err(reject)
+                }
+            },
+            Some(State::Done) => Err(Reject::Replayed),
+        }
+    }
+
+    /// Message 1: tell the policy, or refuse. The model is asked, not changed (RFC 6407 section 3.2).
+    fn requested(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        dgram: &Datagram<'_>,
+        request: Request,
+    ) -> Result<(), Reject> {
+        let wall = ctx.now.wall;
+        let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return Ok(()) };
+        let pending = session.pulls.values().filter(|p| matches!(p.state, State::ExpectConfirm(_))).count();
+        if pending >= self.config.pulls {
+            return Err(Reject::Unacceptable("too many registrations at once", NotifyType::INVALID_ID_INFORMATION));
+        }
+        let offer = match request.group.clone() {
+            Some(group) => {
+                ctx.model.offer(&group, &session.identity, Protocol::Gdoi, ctx.now).map(|offer| (group, offer))
+            }
+            None => Err(Refusal::UnknownGroup),
+        };
+        let (group, offer) = match offer {
+            Ok(found) => found,
+            Err(refusal) => {
+                tracing::info!(member = %session.identity, group = ?request.group, %refusal, "registration refused");
+                self.refuse(ctx, header, dgram, NotifyType::INVALID_ID_INFORMATION);
+                return Ok(());
+            }
+        };
+        let path = Path::of(dgram);
+        let answer = request.answer(&session.sa, header.message_id, group, &offer, &path, wall, ctx.rng);
+        match answer {
+            Ok((answer, expect)) => {
+                let state = State::ExpectConfirm(Box::new(expect));
+                self.remember(ctx, header, dgram, &answer, Some(state));
+                ctx.out.send(dgram.reply(answer));
+            }
+            Err(error) => {
+                tracing::error!(group = %offer.policy.name, %error, "policy cannot be told");
+                self.refuse(ctx, header, dgram, NotifyType::INVALID_ID_INFORMATION);
+            }
+        }
+        Ok(())
+    }
+
+    /// Message 3: the member is alive. Now it is admitted.
+    fn confirmed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        dgram: &Datagram<'_>,
+        confirmed: &Confirmed,
+    ) -> Result<(), Reject> {
+        let Some(session) = self.sessions.get(&header.spi_pair()) else { return Ok(()) };
+        let Some(expect) = session.pulls.get(&header.message_id).and_then(expected) else { return Ok(()) };
+        let request = JoinRequest {
+            identity: &session.identity,
+            protocol: Protocol::Gdoi,
+            address: dgram.from,
+            sender_ids: Some(confirmed.sender_ids),
+        };
+        let admitted = ctx.model.admit(&expect.group, request, Some(expect.generation), ctx.now, ctx.rng);
+        // Durable before anything that depends on it leaves; a refusal may have changed something too.
+        ctx.flush();
+        let answer = match admitted {
+            Ok(admission) => expect.answer(&session.sa, header.message_id, confirmed, &admission).map_err(|error| {
+                tracing::error!(member = %session.identity, %error, "keys cannot be told");
+                NotifyType::INVALID_ID_INFORMATION
+            }),
+            Err(Refusal::Stale) => Err(NotifyType::INVALID_SPI),
+            Err(refusal) => {
+                tracing::info!(member = %session.identity, group = %expect.group, %refusal, "registration refused");
+                Err(NotifyType::INVALID_ID_INFORMATION)
+            }
+        };
+        match answer {
+            Ok(answer) => {
+                self.counters.registered += 1;
+                self.remember(ctx, header, dgram, &answer, None);
+                ctx.out.send(dgram.reply(answer));
+            }
+            Err(kind) => self.refuse(ctx, header, dgram, kind),
+        }
+        Ok(())
+    }
+
+    /// Ends a registration with a notice, which a repeat of the request gets again.
+    fn refuse(&mut self, ctx: &mut Ctx<'_>, header: &Header, dgram: &Datagram<'_>, kind: NotifyType) {
+        self.counters.refused += 1;
+        let Some(session) = self.sessions.get(&header.spi_pair()) else { return };
+        if let Some(notice) = session.refusal(kind, ctx.rng) {
+            self.remember(ctx, header, dgram, &notice, None);
+            ctx.out.send(dgram.reply(notice));
+        }
+    }
+
+    /// Remembers what a request was answered with; without a state the exchange is done.
+    fn remember(
+        &mut self,
+        ctx: &Ctx<'_>,
+        header: &Header,
+        dgram: &Datagram<'_>,
+        answer: &[u8],
+        state: Option<State>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return };
+        let expires = ctx.now.mono + self.config.exchange_timeout;
+        session.used = ctx.now.mono;
+        session.path = Path::of(dgram);
+        match session.pulls.get_mut(&header.message_id) {
+            Some(exchange) => {
+                exchange.finish(dgram.bytes, answer.to_vec());
+                exchange.expires = expires;
+            }
+            None => {
+                let exchange = Exchange::new(dgram.bytes, answer.to_vec(), state.unwrap_or(State::Done), expires);
+                session.pulls.insert(header.message_id, exchange);
+            }
+        }
+        // Bound what one member can make us remember.
+        while session.pulls.len() > self.config.pulls * 2 {
+            let oldest = session.pulls.iter().min_by_key(|(_, e)| e.expires).map(|(id, _)| *id);
+            oldest.and_then(|id| session.pulls.remove(&id));
+        }
+        self.timers.insert((expires, Timer::Session(header.spi_pair())));
+    }
+
+    /// Informational exchange: the member deletes phase 1, or its rekey SA, by which it leaves the group.
+    pub(super) fn notice(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        body: &[u8],
+        dgram: &Datagram<'_>,
+    ) -> Result<(), Reject> {
+        let cookies = header.spi_pair();
+        let session = self.sessions.get_mut(&cookies).ok_or(Reject::Unauthenticated("no such SA"))?;
+        let notice = session.sa.read_notice(header, body)?;
+        if session.notices.contains(&header.message_id) {
+            return Err(Reject::Replayed);
+        }
+        if session.notices.len() == MAX_NOTICES {
+            session.notices.remove(0);
+        }
+        session.notices.push(header.message_id);
+        session.used = ctx.now.mono;
+        let identity = session.identity.clone();
+        tracing::debug!(member = %identity, from = %dgram.from, ?notice, "notice");
+        for spi in &notice.keks {
+            let group = ctx.model.rekey_sa(Protocol::Gdoi, spi).and_then(|sa| sa.policy.ids.first().cloned());
+            // Only a member by this protocol leaves; one that has moved on is not disturbed.
+            if group.is_some_and(|g| ctx.model.leave(&g, &identity, Protocol::Gdoi, ctx.now)) {
+                self.counters.left += 1;
+                ctx.flush();
+            }
+        }
+        if notice.closes {
+            self.counters.closed += 1;
+            self.sessions.remove(&cookies);
+        }
+        Ok(())
+    }
+}
+
+fn expected(exchange: &Exchange) -> Option<&ExpectConfirm> {
+    match &exchange.state {
+        State::ExpectConfirm(expect) => Some(expect),
+        State::Done => None,
+    }
+}
