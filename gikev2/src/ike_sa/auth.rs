@@ -21,3 +21,20 @@ pub(crate) fn shared_key_mac(prf: Prf, psk: &Secret, proof: &Secret, signed: Sig
     let id = prf.compute(proof.expose(), &[signed.id]);
     prf.compute(key.expose(), &[signed.message, signed.nonce, id.expose()])
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Computed with Python's `hmac` by the formula of RFC 7296 section 2.15.
+    #[test]
+    fn the_mac_is_that_computed_elsewhere() {
+        let nonce: Vec<u8> = (100..132).collect();
+        let id = [&[2, 0, 0, 0], b"gm1.example".as_slice()].concat();
+        let signed = SignedOctets { message: b"message one", nonce: &nonce, id: &id };
+        let psk = Secret::copy_from(b"a secret shared by two");
+        let mac = shared_key_mac(Prf::HmacSha256, &psk, &Secret::new(vec![9; 32]), signed);
+        assert_eq!(hex::encode(mac.expose()), "62d9e489d47dd6b813feebf3d98dfe647dae20f73bc12361f75eb37dbdfea931");
+    }
+}

@@ -78,7 +78,7 @@ pub(super) enum Next {
 pub(super) enum Outcome {
     /// The key server is who it should be.
     Up {
-        sa: IkeSa,
+        sa: Box<IkeSa>,
         behind_nat: bool,
         /// The payloads, to be read again for policy and keys.
         opened: Opened,
@@ -358,7 +358,9 @@ impl Connecting {
         };
         let candidate = self.candidates.remove(at);
         match (verdict, candidate) {
-            (Ok(()), Some(c)) => Ok(Outcome::Up { sa: c.sa, behind_nat: c.behind_nat, opened, exchange: c.exchange }),
+            (Ok(()), Some(c)) => {
+                Ok(Outcome::Up { sa: Box::new(c.sa), behind_nat: c.behind_nat, opened, exchange: c.exchange })
+            }
             (Err(why), _) if self.candidates.is_empty() => Ok(Outcome::Failed(why)),
             (Err(_) | Ok(()), _) => Ok(Outcome::Wait),
         }

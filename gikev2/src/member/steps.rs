@@ -154,7 +154,7 @@ impl Member {
             Ok(Outcome::Up { sa, behind_nat, opened, exchange }) => {
                 self.status.behind_nat = behind_nat;
                 tracing::info!(gateway = %self.settings.gateway, "IKE SA established");
-                self.link = Link::Up(Box::new(Up::new(sa, ctx.now.mono)));
+                self.link = Link::Up(Box::new(Up::new(*sa, ctx.now.mono)));
                 ctx.event(MemberEvent::Connected);
                 if exchange == ExchangeType::GSA_AUTH {
                     self.registration_response(ctx, &opened, rules::AUTH_RESPONSE);

@@ -49,6 +49,9 @@ pub(crate) struct Change {
     pub(crate) needs_sender_ids: bool,
 }
 
+/// Data SAs and Rekey SAs that go.
+type Deletions = (Removal, Vec<[u8; 16]>);
+
 impl Group {
     /// Is a message with these SPIs one under a Rekey SA of this group?
     pub(crate) fn listens_to(&self, header: &Header) -> bool {
@@ -159,8 +162,8 @@ impl Group {
         })))
     }
 
-    /// Which SAs go; `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).
-    fn deletions(&self, keys: &GroupKeys<'_>) -> Result<Option<(Removal, Vec<[u8; 16]>)>, Reject> {
+    /// `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).
+    fn deletions(&self, keys: &GroupKeys<'_>) -> Result<Option<Deletions>, Reject> {
         let mut remove = Removal::Spis(Vec::new());
         let mut gone = Vec::new();
         for delete in &keys.deletes {

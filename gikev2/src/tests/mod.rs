@@ -3,6 +3,7 @@
 
 mod establishing;
 mod hostile;
+mod readings;
 mod registering;
 mod rekeying;
 mod support;

@@ -1,14 +1,19 @@
 //! GSA_REKEY, from the plan to the members.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_model::plan::RekeyReason;
-use keyferry_model::policy::RekeyAuthentication;
+use keyferry_crypto::{BlockCipher, Integrity};
+use keyferry_model::epoch::Epoch;
+use keyferry_model::id::Protocol;
+use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::policy::{EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
 
 use super::support::*;
 use crate::reject::Reject;
+use crate::rekey;
 use crate::rekey::receive::Rekey;
 use crate::wire::registry::{ExchangeType, flags};
 
@@ -84,8 +89,6 @@ fn the_tree_gives_an_evicted_member_no_path() {
     let evicted = world.join(2);
     let messages = world.plan(RekeyReason::Eviction, &[identity(2)]);
     assert_eq!(messages.len(), 2);
-    let (header, _) = Header::decode(&messages[0]).unwrap();
-    let _ = header;
     world.multicast(&messages[1]);
     assert!(!world.has_newest(evicted));
     world.multicast(&messages[0]);
@@ -149,27 +152,57 @@ fn a_replaced_rekey_sa_brings_nothing_new_without_signatures() {
         let mut world = world(implicit, false, false);
         let at = world.join(1);
         world.join(2);
-        // Two plans are made under the same Rekey SA, as an attacker with its keys could; the eviction comes between.
-        let eviction = {
-            let before = world.plan(RekeyReason::Operator, &[]);
-            assert_eq!(before.len(), 1);
-            world.plan(RekeyReason::Eviction, &[identity(2)])
-        };
-        world.multicast(&eviction[0]);
-        let forged = with_counter(&world, &eviction[0], 7);
+        let plan = world.plan_steps(RekeyReason::Eviction, &[identity(2)]);
+        let (old, renewal) = (Arc::clone(&plan.steps[0].over), world.render(&plan, 0));
+        world.multicast(&renewal);
+        let step = RekeyStep { over: old, counter: 7, ..traffic_keys(&mut world, &plan.policy) };
+        let forged = rekey::render(&plan.policy, &step, &mut world.rng).unwrap();
         let (header, _) = Header::decode(&forged).unwrap();
         let group = world.hosts[at].member.group_for_test();
         assert!(group.listens_to(&header));
-        let verdict = group.verify(&header, &forged, true, world.now.mono, None);
-        assert!(matches!(verdict, Err(Reject::Unauthenticated(_))));
+        match group.verify(&header, &forged, true, world.now.mono, None) {
+            Err(reject) => assert!(implicit && matches!(reject, Reject::Unauthenticated(_))),
+            // Signed, it can only be the key server's.
+            Ok(verdict) => assert!(!implicit && matches!(verdict, Rekey::New(_))),
+        }
     }
 }
 
-/// The same octets under another message ID; its ICV does not fit any more.
-fn with_counter(_world: &World, message: &[u8], counter: u32) -> Vec<u8> {
-    let mut changed = message.to_vec();
-    changed[20..24].copy_from_slice(&counter.to_be_bytes());
-    changed
+/// A step that brings a fresh epoch of this policy.
+fn traffic_keys(world: &mut World, policy: &GroupPolicy) -> RekeyStep {
+    let wall = world.now.wall;
+    let epoch = Epoch::generate(99, policy, wall, wall, &|_| false, &mut world.rng);
+    RekeyStep {
+        protocol: Protocol::Gikev2,
+        over: world.rekey_sa(),
+        counter: 0,
+        new_rekey: None,
+        new_epoch: Some(Arc::new(epoch)),
+        delete: Vec::new(),
+        delete_all: false,
+        activation_delay: Duration::ZERO,
+        deactivation_delay: Duration::ZERO,
+        planned: wall,
+    }
+}
+
+/// A member without sender IDs, for the policy had no counter mode, meets one in a rekey: it does not install it and
+/// registers anew.
+#[test]
+fn a_sender_without_ids_registers_for_some() {
+    let mut group = policy(false);
+    let counter_mode = group.traffic.clone();
+    let transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+    group.traffic = vec![Arc::new(TrafficPolicy { transform, ..(*group.traffic[0]).clone() })];
+    let mut world = World::new(group.clone());
+    let at = world.join(1);
+    group.traffic = counter_mode;
+    let step = traffic_keys(&mut world, &group);
+    let message = rekey::render(&group, &step, &mut world.rng).unwrap();
+    world.multicast(&message);
+    let spi = step.new_epoch.unwrap().sas[0].spi;
+    assert!(!world.hosts[at].sas.contains_key(&spi));
+    assert_eq!(world.server.counters().registered, 2);
 }
 
 #[test]
@@ -228,7 +261,6 @@ fn the_message_has_the_header_that_was_agreed() {
     assert!(matches!(group.verify(&header, &message, false, world.now.mono, None), Ok(Rekey::New(_))));
 }
 
-/// A member without sender IDs (the policy had no counter mode) meets one in a rekey.
 #[test]
 fn the_server_ignores_rekeys_that_reach_it() {
     let mut world = world(false, false, false);

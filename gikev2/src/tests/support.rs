@@ -12,8 +12,9 @@ use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer};
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit};
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::plan::RekeyReason;
+use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
+use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
@@ -351,10 +352,25 @@ impl World {
 
     /// Decides a rekey and renders its messages.
     pub(super) fn plan(&mut self, reason: RekeyReason, evict: &[Identity]) -> Vec<Vec<u8>> {
-        let plan = self.model.rekey("g", reason, evict, self.now, &mut self.rng).unwrap();
-        let _ = self.model.take_store_ops();
+        let plan = self.plan_steps(reason, evict);
         let steps = plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2);
         steps.map(|s| rekey::render(&plan.policy, s, &mut self.rng).unwrap()).collect()
+    }
+
+    pub(super) fn plan_steps(&mut self, reason: RekeyReason, evict: &[Identity]) -> Arc<RekeyPlan> {
+        let plan = self.model.rekey("g", reason, evict, self.now, &mut self.rng).unwrap();
+        let _ = self.model.take_store_ops();
+        plan
+    }
+
+    pub(super) fn render(&mut self, plan: &RekeyPlan, step: usize) -> Vec<u8> {
+        rekey::render(&plan.policy, &plan.steps[step], &mut self.rng).unwrap()
+    }
+
+    /// The present Rekey SA.
+    pub(super) fn rekey_sa(&self) -> Arc<RekeySa> {
+        let offer = self.model.offer(&GroupId::Number(GROUP), &identity(9), Protocol::Gikev2, self.now);
+        offer.unwrap().rekey
     }
 
     /// Sends a rekey message to all.

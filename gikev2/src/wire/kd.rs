@@ -186,11 +186,8 @@ impl<'a> MemberBag<'a> {
                     }
                     bag.wrap_keys.push(key);
                 }
-                bag_attribute::AUTH_KEY => {
-                    if bag.auth_key.replace(Cow::Borrowed(value)).is_some() {
-                        return Err(malformed(body));
-                    }
-                }
+                bag_attribute::AUTH_KEY if bag.auth_key.is_some() => return Err(malformed(body)),
+                bag_attribute::AUTH_KEY => bag.auth_key = Some(Cow::Borrowed(value)),
                 bag_attribute::GM_SENDER_ID => {
                     if !(1..=8).contains(&value.len()) {
                         return Err(malformed(body));

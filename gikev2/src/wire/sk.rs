@@ -32,7 +32,7 @@ pub struct SkKeys(Keys);
 
 enum Keys {
     Aead { key: AeadKey, salt: [u8; SALT] },
-    CbcHmac { cipher: BlockCipher, key: Secret, integrity: Integrity, mac: IntegrityKey },
+    CbcHmac { cipher: BlockCipher, key: Secret, integrity: Integrity, mac: Box<IntegrityKey> },
 }
 
 /// What an Encrypted payload held.
@@ -80,7 +80,7 @@ impl SkKeys {
                 cipher,
                 key: Secret::copy_from(encryption),
                 integrity: alg,
-                mac: IntegrityKey::new(alg, integrity),
+                mac: Box::new(IntegrityKey::new(alg, integrity)),
             },
         }))
     }

@@ -1,1 +1,85 @@
+//! Known answers, computed apart from this code: Python's `hmac` and `hashlib`, with prf+ written out from RFC 7296
+//! section 2.13 (T1 = prf(K, S | 1), Tn = prf(K, Tn-1 | S | n)), over
+//! Ni = 00..1f, Nr = 64..83, g^ir = 32 octets of 55, SPIi = 0102030405060708, SPIr = 1112131415161718.
 
+use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup};
+
+use super::*;
+use crate::algorithms::{KeyWrap, Protection};
+
+struct Known {
+    suite: Suite,
+    /// SK_ai, SK_ar, SK_ei, SK_er, SK_pi, SK_pr, GSK_w.
+    keys: [&'static str; 7],
+}
+
+fn suite(protection: Protection, prf: Prf, wrap: KeyWrap) -> Suite {
+    Suite { protection, prf, group: KeGroup::X25519, key_wrap: Some(wrap) }
+}
+
+fn known() -> [Known; 3] {
+    [
+        Known {
+            suite: suite(Protection::Aead(Aead::Aes128Gcm16), Prf::HmacSha256, KeyWrap::Aes128),
+            keys: [
+                "",
+                "",
+                "d77b992bb6beff666610569fab75f383a2d2d13f",
+                "19aaf31bcc9d2e7cc8bbef7852cacde29a15b40b",
+                "5705d136b518b22a392139bf8fe43c0ca3349f029e4b7034c42b3186fb13403f",
+                "f890a98819b1e680625fb35323a74cf1ec1260123a2cc7fda7603726fc51cc99",
+                "8dd46635e1244d3871f874d896db7ecd",
+            ],
+        },
+        Known {
+            suite: suite(
+                Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
+                Prf::HmacSha384,
+                KeyWrap::Aes256,
+            ),
+            keys: [
+                "be7ee0ab79030ace39152d545d23f5ba40caf28af4faa003a004381a24bbc425",
+                "9d7cb4cb5ec8d8e4093570645ab96a5d7f33cb763f429537e5b36e2aa0b3ce24",
+                "ca7ac35351ba08133804050b2477fd1bcec2f1b9b70def26a8c522bbdbea6a2f",
+                "ae7672b7ff5d89f1973bb4c12dcb4a2d68c78c1df0b021a571655ed277b87b8f",
+                "577827ff3afd22a0f1a8ac9efe0f5d9f88edc216f50fbc261b81af4a430882684df85a2a8c3607d1078c49de1897428b",
+                "efa89c9381661fbd85e2d22c1418a2960cc5cfe942f5308e82e8db9367c39be966c20cb63c4fe42b9573c7d32abd53fa",
+                "b907c70dfbcdf488b50015c24e8adf6053845e1f6b0a34d284fb7652b97dd6a7",
+            ],
+        },
+        Known {
+            suite: suite(Protection::Aead(Aead::Aes256Gcm16), Prf::HmacSha512, KeyWrap::Aes192),
+            keys: [
+                "",
+                "",
+                "e7e75b39c7cd6c584594dd0cca35269d2df7596dbca75c8d318db75128a98c02e43729d2",
+                "58a24aff773d97ca635bd8d886336c07b052199265e9159afa1b086664af6ea55ce5cf8f",
+                "3d42de0be7491ae2ecb22ed7c29af5229502a63728ce8e9f08e76ca14af4eb81\
+                 076d9cc3b08ceccc02b33bfe53aca2a5edfb2aca94a6af061e50d0d52d6f6201",
+                "b924ccedaa0f0dbfa7f1b73d04cf1dbab3ed9d93eefa416e998773c9f82b6906\
+                 c76554d8427ad154d9f7db5570a72729a09402bd6aef22406c29d8aa51c9c731",
+                "a36ae38839338e9dcd2570ae51d1968b02e8bb0453e6f87b",
+            ],
+        },
+    ]
+}
+
+#[test]
+fn keys_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let shared = Secret::new(vec![0x55; 32]);
+    let (spi_i, spi_r) = ([1, 2, 3, 4, 5, 6, 7, 8], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    for Known { suite, keys } in known() {
+        let k = Skeyseed::derive(suite, &nonce_i, &nonce_r, &shared).expand(&spi_i, &spi_r);
+        let wrap = k.wrap.unwrap();
+        let all = [&k.initiator.1, &k.responder.1, &k.initiator.0, &k.responder.0, &k.proof.0, &k.proof.1, &wrap];
+        assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
+    }
+}
+
+#[test]
+fn without_a_key_wrap_algorithm_there_is_no_key_wrap_key() {
+    let suite = Suite { key_wrap: None, ..known()[0].suite };
+    let keys = Skeyseed::derive(suite, &[1; 16], &[2; 16], &Secret::new(vec![3; 32])).expand(&[1; 8], &[2; 8]);
+    assert!(keys.wrap.is_none());
+}
