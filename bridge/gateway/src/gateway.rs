@@ -1,0 +1,323 @@
+//! The gateway: both endpoints, the model, and the rekeys on their way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{JobDone, Random, Secret};
+use keyferry_model::Model;
+use keyferry_model::credentials::Credentials;
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output};
+use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::plan::{RekeyPlan, RekeyReason};
+use keyferry_model::policy::{GroupPolicy, RekeyTransport};
+use keyferry_model::rekey_sa::transport;
+use keyferry_model::store::RecordError;
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::view::{GroupView, MemberView, RekeyView};
+
+use crate::demux::{Route, classify};
+use crate::outgoing::Outgoing;
+
+/// What a gateway is configured with.
+#[derive(Clone, Debug)]
+pub struct GatewaySettings {
+    /// Who may authenticate.
+    pub credentials: Arc<Credentials>,
+    /// The groups it serves.
+    pub groups: Vec<GroupPolicy>,
+    /// Who it says it is; `None` is the address it was reached at.
+    pub identity: Option<Identity>,
+    /// An IKE SA without traffic is closed after this time; members keep their keys.
+    pub idle_ike_sa: Duration,
+}
+
+/// A store that this gateway cannot start from. Nothing has been written.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A group's record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A rekey message that was on its way.
+    #[error("record {0}: {1}")]
+    Outgoing(String, serde_json::Error),
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No group of that name.
+    #[error("there is no group {0:?} here")]
+    UnknownGroup(String),
+    /// The group has no such member, present or past.
+    #[error("group {0:?} has never seen a member {1}")]
+    UnknownMember(String, Identity),
+    /// Only evicted members can be readmitted.
+    #[error("{1} is not an evicted member of group {0:?}")]
+    NotEvicted(String, Identity),
+}
+
+/// The two protocols.
+struct Endpoints {
+    gdoi: gdoi::Server,
+    gikev2: gikev2::Server,
+}
+
+/// A dual-protocol key server. One task owns it; there are no locks inside.
+pub struct Gateway {
+    model: Model,
+    endpoints: Endpoints,
+    outgoing: Outgoing,
+    out: Outbox,
+    /// Whose jobs are out.
+    jobs: BTreeMap<JobId, Protocol>,
+    /// Datagrams that belong to no protocol.
+    nowhere: u64,
+}
+
+impl Gateway {
+    /// Starts over the records of a store; all of them, none at the first start.
+    ///
+    /// # Errors
+    /// A record that cannot be used.
+    pub fn new(
+        settings: GatewaySettings,
+        records: Vec<(String, Secret)>,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Self, LoadError> {
+        let records: BTreeMap<String, Secret> = records.into_iter().collect();
+        let model = Model::load(settings.groups, &records, now, rng)?;
+        let outgoing = Outgoing::load(&records).map_err(|(key, e)| LoadError::Outgoing(key, e))?;
+        let mut gdoi = gdoi::ServerConfig::new(Arc::clone(&settings.credentials));
+        gdoi.identity = settings.identity.clone();
+        let mut gikev2 = gikev2::ServerConfig::new(settings.credentials);
+        gikev2.identity = settings.identity;
+        gikev2.idle = settings.idle_ike_sa;
+        let mut gateway = Self {
+            model,
+            endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },
+            outgoing,
+            out: Outbox::default(),
+            jobs: BTreeMap::new(),
+            nowhere: 0,
+        };
+        gateway.flush();
+        Ok(gateway)
+    }
+
+    /// Writes keys for Wireshark from now on. Whoever reads them reads everything.
+    pub fn set_key_log(&mut self, gdoi: Box<dyn gdoi::KeyLog + Send>, gikev2: Box<dyn gikev2::KeyLog + Send>) {
+        self.endpoints.gdoi.set_key_log(gdoi);
+        self.endpoints.gikev2.set_key_log(gikev2);
+    }
+
+    /// A datagram, as it was on the wire.
+    pub fn receive(&mut self, now: Now, rng: &mut dyn Random, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let (marker, bytes, route) = classify(bytes);
+        let datagram = Datagram { from, to, marker, bytes };
+        match route {
+            Route::Gdoi => self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.receive(ctx, datagram)),
+            Route::Gikev2 => self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.receive(ctx, datagram)),
+            Route::Nowhere => {
+                self.nowhere += 1;
+                tracing::debug!(%from, len = bytes.len(), "datagram belongs to no protocol");
+            }
+        }
+    }
+
+    /// The result of a job that was handed out.
+    pub fn complete(&mut self, now: Now, rng: &mut dyn Random, job: JobId, done: JobDone) {
+        match self.jobs.remove(&job) {
+            Some(Protocol::Gdoi) => {
+                self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.complete(ctx, job, done))
+            }
+            Some(Protocol::Gikev2) => {
+                self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.complete(ctx, job, done));
+            }
+            None => tracing::debug!(?job, "result of a job that nobody waits for"),
+        }
+    }
+
+    /// Does what is due: timers of exchanges, rekeys, copies of rekey messages.
+    pub fn expire(&mut self, now: Now, rng: &mut dyn Random) {
+        self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.expire(ctx));
+        self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.expire(ctx));
+        for (group, reason) in self.model.expire(now) {
+            self.plan(now, rng, &group, reason, &[]);
+        }
+        self.flush();
+        self.outgoing.expire(now, &mut self.out);
+    }
+
+    /// The next thing to do for the daemon.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.poll()
+    }
+
+    /// When [`expire`](Self::expire) is wanted next.
+    #[must_use]
+    pub fn deadline(&self, now: Now) -> Option<Deadline> {
+        [self.endpoints.gikev2.deadline(), self.model.deadline(now), self.outgoing.deadline()]
+            .into_iter()
+            .fold(self.endpoints.gdoi.deadline(), Deadline::earlier)
+    }
+
+    /// Rekeys a group now; returns the number of the rekey.
+    ///
+    /// # Errors
+    /// No such group.
+    pub fn rekey(&mut self, now: Now, rng: &mut dyn Random, group: &str) -> Result<u64, CommandError> {
+        self.command(now, rng, group, RekeyReason::Operator, &[])
+    }
+
+    /// Evicts a member: the rest is rekeyed so that it can follow no more, and it may not come back.
+    ///
+    /// # Errors
+    /// No such group or member.
+    pub fn evict(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        group: &str,
+        member: &Identity,
+    ) -> Result<u64, CommandError> {
+        if self.model.group(group).is_some() && !self.model.knows(group, member) {
+            return Err(CommandError::UnknownMember(group.to_owned(), member.clone()));
+        }
+        self.command(now, rng, group, RekeyReason::Eviction, std::slice::from_ref(member))
+    }
+
+    /// Lets an evicted member register again.
+    ///
+    /// # Errors
+    /// No such group, or the member is not evicted.
+    pub fn readmit(&mut self, group: &str, member: &Identity) -> Result<(), CommandError> {
+        if self.model.group(group).is_none() {
+            return Err(CommandError::UnknownGroup(group.to_owned()));
+        }
+        if !self.model.readmit(group, member) {
+            return Err(CommandError::NotEvicted(group.to_owned(), member.clone()));
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// The groups at a glance.
+    #[must_use]
+    pub fn groups(&self, now: Now) -> Vec<GroupView> {
+        self.model.groups().map(|g| g.view(now)).collect()
+    }
+
+    /// Members of one group or of all, with the name of their group.
+    ///
+    /// # Errors
+    /// No such group.
+    pub fn members(&self, group: Option<&str>) -> Result<Vec<(String, MemberView)>, CommandError> {
+        if let Some(name) = group.filter(|name| self.model.group(name).is_none()) {
+            return Err(CommandError::UnknownGroup(name.to_owned()));
+        }
+        let groups = self.model.groups().filter(|g| group.is_none_or(|name| g.policy().name == name));
+        Ok(groups.flat_map(|g| g.member_views().into_iter().map(|m| (g.policy().name.clone(), m))).collect())
+    }
+
+    /// The last rekeys of a group, oldest first.
+    ///
+    /// # Errors
+    /// No such group.
+    pub fn rekeys(&self, group: &str) -> Result<Vec<RekeyView>, CommandError> {
+        let found = self.model.group(group).ok_or_else(|| CommandError::UnknownGroup(group.to_owned()))?;
+        Ok(found.rekey_views())
+    }
+
+    /// What was received and what became of it: GDOI's counters, G-IKEv2's, and datagrams of neither.
+    #[must_use]
+    pub fn counters(&self) -> (&gdoi::Counters, &gikev2::Counters, u64) {
+        (self.endpoints.gdoi.counters(), self.endpoints.gikev2.counters(), self.nowhere)
+    }
+
+    /// Lets an endpoint take a step, notes its jobs, and queues what it changed in the model.
+    fn drive(
+        &mut self,
+        protocol: Protocol,
+        now: Now,
+        rng: &mut dyn Random,
+        step: impl FnOnce(&mut Endpoints, &mut Ctx<'_>),
+    ) {
+        let before = self.out.last_job().0;
+        let mut ctx = Ctx { now, model: &mut self.model, rng, out: &mut self.out };
+        step(&mut self.endpoints, &mut ctx);
+        let jobs = before + 1..=self.out.last_job().0;
+        self.jobs.extend(jobs.map(|id| (JobId(id), protocol)));
+        self.flush();
+    }
+
+    fn command(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        group: &str,
+        reason: RekeyReason,
+        evict: &[Identity],
+    ) -> Result<u64, CommandError> {
+        let id = self.plan(now, rng, group, reason, evict);
+        self.outgoing.expire(now, &mut self.out);
+        id.ok_or_else(|| CommandError::UnknownGroup(group.to_owned()))
+    }
+
+    /// Plans a rekey, renders it for both protocols, and queues the copies behind what must be durable first.
+    fn plan(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        group: &str,
+        reason: RekeyReason,
+        evict: &[Identity],
+    ) -> Option<u64> {
+        // A reset tells members whom it no longer counts as such.
+        let before = Protocol::ALL.map(|p| self.model.addresses(group, p));
+        let plan = self.model.rekey(group, reason, evict, now, rng)?;
+        let mut ops = self.model.take_store_ops();
+        for (protocol, before) in Protocol::ALL.into_iter().zip(before) {
+            let to = match transport(protocol, &plan.policy) {
+                Some(RekeyTransport::Multicast(to)) => vec![to],
+                Some(RekeyTransport::Unicast) if reason == RekeyReason::Reset => before,
+                Some(RekeyTransport::Unicast) => self.model.addresses(group, protocol),
+                None => continue,
+            };
+            let messages = render(&plan, protocol, rng);
+            if !messages.is_empty() && !to.is_empty() {
+                let name = format!("{group}/{}/{protocol}", plan.id);
+                ops.push(self.outgoing.add(&name, messages, to, plan.policy.retransmit, now));
+            }
+        }
+        self.out.persist(ops);
+        Some(plan.id)
+    }
+
+    fn flush(&mut self) {
+        let ops = self.model.take_store_ops();
+        self.out.persist(ops);
+    }
+}
+
+/// The messages of one protocol, in their order. If one cannot be made, those behind it would not be understood.
+fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    for step in plan.steps.iter().filter(|s| s.protocol == protocol) {
+        let message = match protocol {
+            Protocol::Gdoi => gdoi::push::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
+            Protocol::Gikev2 => gikev2::rekey::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
+        };
+        match message {
+            Ok(bytes) => messages.push(bytes),
+            Err(error) => {
+                tracing::error!(group = %plan.policy.name, rekey = plan.id, %protocol, %error,
+                    "rekey message could not be made: members must register anew");
+                break;
+            }
+        }
+    }
+    messages
+}
