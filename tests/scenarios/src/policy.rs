@@ -4,9 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keyferry_crypto::{
-    Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey,
-};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey};
 use keyferry_model::credentials::{Credentials, Peer};
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::policy::{
@@ -142,7 +140,8 @@ fn signer() -> Arc<SigningKey> {
 /// The group's policy.
 #[must_use]
 pub fn group(v: Variant) -> GroupPolicy {
-    let to = |which| if v.multicast { RekeyTransport::Multicast(v.family.rekey(which)) } else { RekeyTransport::Unicast };
+    let to =
+        |which| if v.multicast { RekeyTransport::Multicast(v.family.rekey(which)) } else { RekeyTransport::Unicast };
     let host_bits = if v.family == Family::V4 { 32 } else { 128 };
     GroupPolicy {
         name: NAME.into(),

@@ -193,7 +193,8 @@ fn who_moved_and_is_evicted_follows_neither_protocol() {
 
 #[test]
 fn keys_roll_over_by_themselves_for_two_days() {
-    let mut fleet = assembled(5, Variant::default(), Weather { loss: 50, repeat: 50, jitter: Duration::from_millis(50) });
+    let mut fleet =
+        assembled(5, Variant::default(), Weather { loss: 50, repeat: 50, jitter: Duration::from_millis(50) });
     for _ in 0..96 {
         fleet.run(secs(1800));
         fleet.all_hear(&ALL).unwrap();

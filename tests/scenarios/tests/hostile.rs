@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use keyferry_crypto::{Random, SeededRandom};
 use keyferry_model::id::Protocol;
 use keyferry_model::update::MemberEvent;
 use keyferry_scenarios::fleet::{Fleet, alterations, opens_exchange};
 use keyferry_scenarios::net::Packet;
 use keyferry_scenarios::policy::{NAME, Variant};
-use keyferry_crypto::{Random, SeededRandom};
 
 const BOTH: [(u8, Protocol); 2] = [(11, Protocol::Gdoi), (21, Protocol::Gikev2)];
 const ALL: [u8; 2] = [11, 21];
@@ -141,7 +141,8 @@ fn a_flood_of_half_open_exchanges_leaves_rekeys_alone() {
         let mut bytes = packet.bytes.clone();
         rng.fill(&mut bytes[..8]);
         bytes[0] |= 1;
-        let from = SocketAddr::from(([172, 16, u8::try_from(i >> 8).unwrap_or(0), u8::try_from(i & 0xff).unwrap()], 848));
+        let from =
+            SocketAddr::from(([172, 16, u8::try_from(i >> 8).unwrap_or(0), u8::try_from(i & 0xff).unwrap()], 848));
         fleet.deliver(from, packet.to, &bytes);
     }
     fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
