@@ -23,6 +23,7 @@ use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
+use serde::Serialize;
 
 use crate::keylog::KeyLog;
 use crate::phase1::ike_sa::IkeSa;
@@ -122,7 +123,7 @@ struct PendingAck {
 }
 
 /// A member at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
     /// What it is doing: `idle`, `connecting`, `registering`, `registered`, `connected`, `waiting`.
     pub state: &'static str,
@@ -197,16 +198,15 @@ impl Member {
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
         let mono = ctx.now.mono;
-        self.send_due_acks(ctx);
+        self.send_acks_until(ctx, mono);
         if let Some(group) = &mut self.group {
             group.expire(mono);
         }
         self.expire_session(ctx);
     }
 
-    fn send_due_acks(&mut self, ctx: &mut MemberCtx<'_>) {
-        let mono = ctx.now.mono;
-        for ack in self.acks.extract_if(.., |a| a.at <= mono).collect::<Vec<_>>() {
+    fn send_acks_until(&mut self, ctx: &mut MemberCtx<'_>, until: Duration) {
+        for ack in self.acks.extract_if(.., |a| a.at <= until).collect::<Vec<_>>() {
             self.status.acks_sent += 1;
             ctx.send(ack.transmit);
             if let Some(counter) = ack.counter {
@@ -262,12 +262,7 @@ impl Member {
     }
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit {
-            from: Some(self.settings.local),
-            to: self.settings.gateway,
-            marker: self.settings.marker,
-            bytes,
-        }
+        Transmit { from: Some(self.settings.local), to: self.settings.gateway, marker: self.settings.marker, bytes }
     }
 
     /// Some time between the retry delay and twice that.

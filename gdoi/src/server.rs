@@ -91,7 +91,7 @@ impl ServerConfig {
 }
 
 /// What came in and what became of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Datagrams.
     pub received: u64,

@@ -77,17 +77,15 @@ impl Member {
         if self.acks.len() < MAX_PENDING {
             self.acks.push(PendingAck { at: ctx.now.mono + wait, counter, transmit });
         }
-        self.send_due_acks(ctx);
+        self.send_acks_until(ctx, ctx.now.mono);
     }
 
     /// Registers after the retry delay, unless that is under way.
     fn register_soon(&mut self, ctx: &mut MemberCtx<'_>) {
         let at = self.retry_at(ctx);
-        if let Phase::Resting(_, wake) = &mut self.phase {
-            if self.goal == Goal::Register {
-                *wake = Some(at);
-            }
+        match &mut self.phase {
+            Phase::Resting(_, wake) if self.goal == Goal::Register => *wake = Some(at),
+            Phase::Idle | Phase::Connecting(..) | Phase::Registering(_) | Phase::Resting(..) => {}
         }
     }
 }
-

@@ -161,7 +161,8 @@ impl Member {
     pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>) {
         let Phase::Resting(_, wake) = &mut self.phase else { return };
         *wake = self.group.as_ref().and_then(|g| g.runs_out(ctx.now)).map(|(at, lifetime)| {
-            let span = (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
+            let span =
+                (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
             at.saturating_sub(span + below(span, ctx.rng)).max(ctx.now.mono)
         });
     }
@@ -229,7 +230,7 @@ impl Member {
             Phase::Registering(r) => {
                 self.failed(ctx, Some(r.session), MemberEvent::Refused(error.name().to_owned()));
             }
-            other => self.phase = other,
+            other @ (Phase::Idle | Phase::Connecting(..) | Phase::Resting(..)) => self.phase = other,
         }
     }
 
@@ -281,6 +282,19 @@ impl Member {
                 }
             }
         }
+    }
+
+    /// Closes phase 1 and stays in the group: for a member that ends, or goes on by another protocol. Acknowledgements
+    /// that wait for their time go at once.
+    pub fn disconnect(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.send_acks_until(ctx, Duration::MAX);
+        let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Resting(session, _) => session.map(|s| *s),
+            Phase::Registering(r) => Some(r.session),
+            Phase::Idle | Phase::Connecting(..) => None,
+        };
+        let delete = session.and_then(|s| s.sa.notice(s.sa.delete(), ctx.rng).ok());
+        delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
     }
 
     /// Tells the key server that we delete our rekey SA, and phase 1.

@@ -17,12 +17,12 @@ use keyferry_crypto::{BlockCipher, Hash, KeGroup, KeyPair, Random, Secret, ct_eq
 use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::{HOLD, MAX_RIVALS};
 use super::auth::{self, Claim};
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::responder::read_ke;
 use super::suite::{self, Accepted, Suite};
+use super::{HOLD, MAX_RIVALS};
 use crate::identity;
 use crate::message::{self, Iv, Payloads, SealError};
 use crate::reject::Reject;

@@ -119,7 +119,8 @@ mod tests {
             hex::encode(keys.skeyid_a.expose()),
             hex::encode(keys.encryption.expose()),
             hex::encode(keys.iv),
-            hex::encode(transcript.hash_i(&keys, b"id").expose()) + &hex::encode(transcript.hash_r(&keys, b"id").expose()),
+            hex::encode(transcript.hash_i(&keys, b"id").expose())
+                + &hex::encode(transcript.hash_r(&keys, b"id").expose()),
         )
     }
 
@@ -145,7 +146,10 @@ mod tests {
     fn phase_2_ivs_depend_on_the_message_id() {
         let suite = Suite { cipher: BlockCipher::Aes128Cbc, hash: Hash::Sha1, group: KeGroup::Ecp256 };
         // sha1(16 * 0x01 | 0x00000007), first 16 octets, by Python's hashlib.
-        assert_eq!(hex::encode(phase2_iv(suite, &[1; 16], 7)), include_str!("../../tests/vectors/phase2_iv.txt").trim());
+        assert_eq!(
+            hex::encode(phase2_iv(suite, &[1; 16], 7)),
+            include_str!("../../tests/vectors/phase2_iv.txt").trim()
+        );
         assert_ne!(phase2_iv(suite, &[1; 16], 7), phase2_iv(suite, &[1; 16], 8));
     }
 }

@@ -21,11 +21,11 @@ use keyferry_model::drive::{Datagram, JobId, Transmit};
 use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::{HOLD, MAX_RIVALS};
 use super::auth::{self, Claim};
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::suite::{self, Accepted, Suite};
+use super::{HOLD, MAX_RIVALS};
 use crate::message::{self, Iv, Payloads, SealError};
 use crate::reject::Reject;
 use crate::wire::nonce::Nonce;
@@ -278,8 +278,7 @@ impl HalfOpen {
             nonce_r: &rival.nonce_r,
         };
         let sa = IkeSa::new(self.cookies, transcript.keys(&self.psk, &shared));
-        let payloads =
-            Payloads::new().with(payload::KE, &Ke(&ke_r)).with(payload::NONCE, &Nonce(&rival.nonce_r));
+        let payloads = Payloads::new().with(payload::KE, &Ke(&ke_r)).with(payload::NONCE, &Nonce(&rival.nonce_r));
         let header = message::header(&self.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let answer = message::clear(&header, &payloads).ok()?;
         let transmit = rival.peer.path.reply(answer.clone());
@@ -304,8 +303,9 @@ impl HalfOpen {
                         if credentials.allows(self.peer, &identity) { Ok(identity) } else { Err(refused) }
                     });
                     return allowed.map(|identity| Verified { rival, last_block, identity }).map_err(|why| {
-                        let payloads =
-                            expect.sa.notification(NotifyType::INVALID_ID_INFORMATION, crate::wire::registry::Doi::GDOI);
+                        let payloads = expect
+                            .sa
+                            .notification(NotifyType::INVALID_ID_INFORMATION, crate::wire::registry::Doi::GDOI);
                         Impostor { why, notice: expect.sa.notice_after(&last_block, payloads, rng).ok() }
                     });
                 }

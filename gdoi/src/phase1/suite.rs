@@ -99,8 +99,7 @@ pub(crate) fn offer(suites: &[Suite], lifetime: Duration) -> Vec<u8> {
             Attribute { kind: attribute::LIFE_DURATION, value: AttributeValue::Long(&seconds) },
         ],
     });
-    let proposal =
-        Proposal { number: 1, protocol: phase1::PROTO_ISAKMP, spi: &[], transforms: transforms.collect() };
+    let proposal = Proposal { number: 1, protocol: phase1::PROTO_ISAKMP, spi: &[], transforms: transforms.collect() };
     Sa { doi: Doi::GDOI, situation: 0, proposals: vec![proposal] }.to_vec()
 }
 

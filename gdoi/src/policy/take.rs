@@ -139,7 +139,14 @@ fn rekey_policy(sak: &Sak<'_>) -> Result<RekeyPolicy, Reject> {
     if sak.spi[..8] == [0; 8] || sak.spi[8..] == [0; 8] {
         return Err(refused("SPI of the KEK"));
     }
-    Ok(RekeyPolicy { spi: sak.spi, cipher, scheme, lifetime, ack, destination: selectors::destination(&sak.destination) })
+    Ok(RekeyPolicy {
+        spi: sak.spi,
+        cipher,
+        scheme,
+        lifetime,
+        ack,
+        destination: selectors::destination(&sak.destination),
+    })
 }
 
 fn sane(seconds: u64) -> Result<Duration, Reject> {

@@ -154,8 +154,7 @@ impl Pull {
         let mut payloads = Payloads::new();
         if sender_ids > 0 && policy.decree.needs_sender_ids() {
             let count = u16::try_from(sender_ids).unwrap_or(u16::MAX);
-            let request =
-                Attribute { kind: gap_attribute::SENDER_ID_REQUEST, value: AttributeValue::Short(count) };
+            let request = Attribute { kind: gap_attribute::SENDER_ID_REQUEST, value: AttributeValue::Short(count) };
             payloads = payloads.with(payload::GAP, &Gap { attributes: vec![request] });
         }
         let nonces: [&[u8]; 2] = [&self.nonce_i, &policy.nonce_r];

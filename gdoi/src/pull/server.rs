@@ -98,23 +98,30 @@ impl Request {
         self,
         sa: &IkeSa,
         message_id: u32,
-        group: GroupId,
-        offer: &Offer,
-        path: &Path,
-        wall: Duration,
+        told: Told<'_>,
         rng: &mut dyn Random,
     ) -> Result<(Vec<u8>, ExpectConfirm), String> {
         let mut nonce_r = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_r);
-        let policy = SaParts::of_offer(offer, wall, path.to, path.from).map_err(|e| e.to_string())?;
+        let policy =
+            SaParts::of_offer(told.offer, told.wall, told.path.to, told.path.from).map_err(|e| e.to_string())?;
         let payloads = Payloads::new().with(payload::NONCE, &Nonce(&nonce_r)).with_body(payload::SA, policy.body());
-        let (answer, iv) = sa
-            .seal(exchange::PULL, message_id, &self.iv, &[&self.nonce_i], payloads)
-            .map_err(|e| e.to_string())?;
-        let expect =
-            ExpectConfirm { group, nonce_i: self.nonce_i, nonce_r, iv, generation: offer.generation };
-        Ok((answer, expect))
+        let sealed = sa.seal(exchange::PULL, message_id, &self.iv, &[&self.nonce_i], payloads);
+        let (answer, iv) = sealed.map_err(|e| e.to_string())?;
+        let generation = told.offer.generation;
+        Ok((answer, ExpectConfirm { group: told.group, nonce_i: self.nonce_i, nonce_r, iv, generation }))
     }
+}
+
+/// What message 2 tells, and to whom.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) group: GroupId,
+    pub(crate) offer: &'a Offer,
+    /// How the member talks to us.
+    pub(crate) path: Path,
+    /// The present on the wall clock: lifetimes are told as what remains.
+    pub(crate) wall: Duration,
 }
 
 /// An exchange in which the policy has been told.
@@ -137,12 +144,7 @@ pub(crate) struct Confirmed {
 
 impl ExpectConfirm {
     /// Opens message 3. The inner error is that of an authentic message.
-    pub(crate) fn verify(
-        &self,
-        sa: &IkeSa,
-        header: &Header,
-        body: &[u8],
-    ) -> Result<Result<Confirmed, Reject>, Reject> {
+    pub(crate) fn verify(&self, sa: &IkeSa, header: &Header, body: &[u8]) -> Result<Result<Confirmed, Reject>, Reject> {
         let plain = sa.open(header, body, &self.iv, &[&self.nonce_i, &self.nonce_r], &PULL_3)?;
         let parts = plain.parts()?;
         let gap = rules::body(&parts.payloads, payload::GAP);
@@ -158,9 +160,8 @@ impl ExpectConfirm {
         admission: &Admission,
     ) -> Result<Vec<u8>, String> {
         let keys = KdParts::of_admission(admission).map_err(|e| e.to_string())?;
-        let payloads = Payloads::new()
-            .with(payload::SEQ, &Seq(admission.offer.last_seq()))
-            .with_body(payload::KD, keys.body());
+        let payloads =
+            Payloads::new().with(payload::SEQ, &Seq(admission.offer.last_seq())).with_body(payload::KD, keys.body());
         let nonces: [&[u8]; 2] = [&self.nonce_i, &self.nonce_r];
         let sealed = sa.seal(exchange::PULL, message_id, &confirmed.iv, &nonces, payloads);
         sealed.map(|(answer, _)| answer).map_err(|e| e.to_string())

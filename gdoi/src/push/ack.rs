@@ -90,8 +90,12 @@ impl<'a> Ack<'a> {
 mod tests {
     use super::*;
 
-    const TYPES: [AckType; 4] =
-        [AckType::Kek(Hash::Sha256), AckType::Lkh(Hash::Sha256), AckType::Kek(Hash::Sha512), AckType::Lkh(Hash::Sha512)];
+    const TYPES: [AckType; 4] = [
+        AckType::Kek(Hash::Sha256),
+        AckType::Lkh(Hash::Sha256),
+        AckType::Kek(Hash::Sha512),
+        AckType::Lkh(Hash::Sha512),
+    ];
 
     // RFC 8263 has no vectors; these are tests/vectors/ack.py's, by Python's hmac.
     #[test]
@@ -127,7 +131,7 @@ mod tests {
             let mut changed = built.clone();
             changed[at] ^= 1;
             let (header, body) = Header::decode(&changed).unwrap();
-            assert!(Ack::read(&header, body).is_ok_and(|a| a.verify(TYPES[0], &[1; 32])) == false, "octet {at}");
+            assert!(!Ack::read(&header, body).is_ok_and(|a| a.verify(TYPES[0], &[1; 32])), "octet {at}");
         }
     }
 }

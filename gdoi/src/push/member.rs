@@ -197,8 +197,7 @@ impl Group {
         let keymat = sa.rekey.keymat.expose();
         let iv = keymat.first_chunk::<BLOCK>().ok_or(noise)?;
         let body = &datagram[Header::LEN..];
-        let plain =
-            message::open(sa.rekey.policy.cipher, secret_part(keymat), iv, header, body).map_err(|_| noise)?;
+        let plain = message::open(sa.rekey.policy.cipher, secret_part(keymat), iv, header, body).map_err(|_| noise)?;
         let seq = {
             let parts = plain.parts().map_err(|_| noise)?;
             PUSH.check(&parts.payloads).map_err(|_| noise)?;
@@ -350,11 +349,7 @@ impl Group {
     }
 
     fn update(&mut self, content: Content<'_>) -> Option<GroupUpdate> {
-        let remove = if content.deletes.all_teks {
-            Removal::All
-        } else {
-            Removal::Spis(content.deletes.teks)
-        };
+        let remove = if content.deletes.all_teks { Removal::All } else { Removal::Spis(content.deletes.teks) };
         if content.install.is_empty() && remove == Removal::Spis(Vec::new()) {
             return None;
         }

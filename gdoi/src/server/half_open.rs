@@ -207,13 +207,7 @@ impl Server {
         self.jobs.insert(job, cookie);
     }
 
-    fn auth(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        header: &Header,
-        body: &[u8],
-        dgram: &Datagram<'_>,
-    ) -> Result<(), Reject> {
+    fn auth(&mut self, ctx: &mut Ctx<'_>, header: &Header, body: &[u8], dgram: &Datagram<'_>) -> Result<(), Reject> {
         let half = self.half_open.get(&header.spi_r).ok_or(Reject::Unauthenticated("no such exchange"))?;
         let peer = match half.verify(header, body, &self.config.credentials, ctx.rng) {
             Ok(peer) => peer,

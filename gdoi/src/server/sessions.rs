@@ -12,7 +12,7 @@ use keyferry_wire::Header;
 use super::{Server, Timer};
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::responder::{Completed, Path};
-use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State};
+use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, Told};
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, NotifyType};
 
@@ -79,9 +79,9 @@ impl Server {
     pub(super) fn expire_session(&mut self, ctx: &mut Ctx<'_>, cookies: [u8; 16]) {
         let mono = ctx.now.mono;
         let Some(session) = self.sessions.get_mut(&cookies) else { return };
-        let before = session.pulls.len();
+        let pending = |p: &&Exchange| p.expires <= mono && matches!(p.state, State::ExpectConfirm(_));
+        self.counters.timed_out += u64::try_from(session.pulls.values().filter(pending).count()).unwrap_or(0);
         session.pulls.retain(|_, p| p.expires > mono);
-        let timed_out = before - session.pulls.len();
         if session.ends(self.config.idle) > mono {
             let pulls = session.pulls.values().map(|p| p.expires);
             let due = pulls.fold(session.ends(self.config.idle), Duration::min);
@@ -93,7 +93,6 @@ impl Server {
                 ctx.out.send(session.path.reply(notice));
             }
         }
-        tracing::trace!(timed_out, "registrations forgotten");
     }
 
     pub(super) fn pull(
@@ -138,7 +137,6 @@ impl Server {
         dgram: &Datagram<'_>,
         request: Request,
     ) -> Result<(), Reject> {
-        let wall = ctx.now.wall;
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return Ok(()) };
         let pending = session.pulls.values().filter(|p| matches!(p.state, State::ExpectConfirm(_))).count();
         if pending >= self.config.pulls {
@@ -158,8 +156,8 @@ impl Server {
                 return Ok(());
             }
         };
-        let path = Path::of(dgram);
-        let answer = request.answer(&session.sa, header.message_id, group, &offer, &path, wall, ctx.rng);
+        let told = Told { group, offer: &offer, path: Path::of(dgram), wall: ctx.now.wall };
+        let answer = request.answer(&session.sa, header.message_id, told, ctx.rng);
         match answer {
             Ok((answer, expect)) => {
                 let state = State::ExpectConfirm(Box::new(expect));
@@ -226,14 +224,7 @@ impl Server {
     }
 
     /// Remembers what a request was answered with; without a state the exchange is done.
-    fn remember(
-        &mut self,
-        ctx: &Ctx<'_>,
-        header: &Header,
-        dgram: &Datagram<'_>,
-        answer: &[u8],
-        state: Option<State>,
-    ) {
+    fn remember(&mut self, ctx: &Ctx<'_>, header: &Header, dgram: &Datagram<'_>, answer: &[u8], state: Option<State>) {
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return };
         let expires = ctx.now.mono + self.config.exchange_timeout;
         session.used = ctx.now.mono;

@@ -1,0 +1,236 @@
+use keyferry_crypto::{Aead, Hash, SigningKey};
+
+use super::*;
+use crate::wire::endpoint::Endpoint;
+use crate::wire::registry::IdType;
+
+fn short(kind: u16, v: u16) -> Attribute<'static> {
+    Attribute { kind, value: AttributeValue::Short(v) }
+}
+
+fn long(kind: u16, v: &'static [u8]) -> Attribute<'static> {
+    Attribute { kind, value: AttributeValue::Long(v) }
+}
+
+const GROUP: Endpoint<'static> =
+    Endpoint { kind: IdType::IPV4_ADDR, protocol: None, port: 848, data: &[239, 192, 0, 1] };
+const ANY: Endpoint<'static> = Endpoint { kind: IdType::IPV4_ADDR, protocol: None, port: 0, data: &[] };
+
+fn sak() -> Sak<'static> {
+    Sak {
+        protocol: 17,
+        source: ANY,
+        destination: GROUP,
+        spi: [3; 16],
+        attributes: vec![
+            short(kek_attribute::ALGORITHM, kek::AES),
+            short(kek_attribute::KEY_LENGTH, 128),
+            long(kek_attribute::LIFETIME, &[0, 0, 14, 16]),
+            short(kek_attribute::SIG_HASH, kek::SHA256),
+            short(kek_attribute::SIG_ALGORITHM, kek::RSA),
+        ],
+    }
+}
+
+fn tek() -> EspTek<'static> {
+    EspTek {
+        protocol: 0,
+        source: ANY,
+        destination: GROUP,
+        transform: esp::AES_GCM_16,
+        spi: 0x1001,
+        attributes: vec![
+            short(esp_attribute::LIFE_TYPE, phase1::SECONDS),
+            short(esp_attribute::LIFE_DURATION, 600),
+            short(esp_attribute::ENCAPSULATION, esp::TUNNEL),
+            short(esp_attribute::KEY_LENGTH, 128),
+        ],
+    }
+}
+
+fn sa(sak: Option<Sak<'static>>, teks: Vec<EspTek<'static>>) -> GroupSa<'static> {
+    let sats = teks.into_iter().map(Sat::Esp).collect();
+    GroupSa { doi: Doi::GDOI, situation: 0, sak, gap: None, sats }
+}
+
+fn read(sa: &GroupSa<'_>) -> Result<Decree, Reject> {
+    Decree::read(sa, true)
+}
+
+fn with<'a>(list: &[Attribute<'a>], more: Attribute<'a>) -> Vec<Attribute<'a>> {
+    let mut list: Vec<Attribute<'a>> = list.iter().filter(|a| a.kind != more.kind).copied().collect();
+    list.push(more);
+    list
+}
+
+#[test]
+fn a_sound_decree_is_taken_whole() {
+    let decree = read(&sa(Some(sak()), vec![tek()])).unwrap();
+    let rekey = decree.rekey.unwrap();
+    assert_eq!((rekey.cipher, rekey.lifetime), (BlockCipher::Aes128Cbc, Some(Duration::from_secs(3600))));
+    assert_eq!(rekey.destination, Some("239.192.0.1:848".parse().unwrap()));
+    let [data] = decree.data.as_slice() else { panic!("one data SA") };
+    assert_eq!((data.spi, data.lifetime), (0x1001, Duration::from_secs(600)));
+    assert_eq!(data.policy.transform, EspTransform::Aead(Aead::Aes128Gcm16));
+    assert_eq!((data.policy.source.prefix, data.policy.sequence), (0, SequenceNumbers::Unspecified));
+}
+
+#[test]
+fn what_is_not_known_of_a_kek_is_refused() {
+    let bad = [
+        short(kek_attribute::MANAGEMENT, 2),
+        short(kek_attribute::ALGORITHM, 2),
+        short(kek_attribute::KEY_LENGTH, 129),
+        long(kek_attribute::LIFETIME, &[0, 0, 0, 0]),
+        long(kek_attribute::LIFETIME, &[0; 9]),
+        short(kek_attribute::SIG_HASH, 2),
+        short(kek_attribute::SIG_ALGORITHM, 4),
+        short(77, 1),
+    ];
+    for attribute in bad {
+        let sak = Sak { attributes: with(&sak().attributes, attribute), ..sak() };
+        assert!(read(&sa(Some(sak), vec![])).is_err(), "{attribute:?}");
+    }
+    for missing in 0..2 {
+        let mut sak = sak();
+        sak.attributes.remove(missing);
+        assert!(read(&sa(Some(sak), vec![])).is_err());
+    }
+    let mut twice = sak();
+    twice.attributes.push(twice.attributes[0]);
+    assert!(read(&sa(Some(twice), vec![])).is_err());
+    assert!(read(&sa(Some(Sak { spi: [0; 16], ..sak() }), vec![])).is_err());
+}
+
+#[test]
+fn an_acknowledgement_is_asked_for_in_a_type_we_know_or_not_at_all() {
+    for (number, expected) in [(1, Some(AckType::Kek(Hash::Sha256))), (4, Some(AckType::Lkh(Hash::Sha512))), (9, None)]
+    {
+        let sak = Sak { attributes: with(&sak().attributes, short(kek_attribute::ACK_REQUESTED, number)), ..sak() };
+        assert_eq!(read(&sa(Some(sak), vec![])).unwrap().rekey.unwrap().ack, expected);
+    }
+}
+
+#[test]
+fn what_is_not_known_of_a_data_sa_is_refused() {
+    let bad = [
+        short(esp_attribute::LIFE_DURATION, 0),
+        short(esp_attribute::ENCAPSULATION, 3),
+        short(esp_attribute::KEY_LENGTH, 64),
+        short(esp_attribute::AUTHENTICATION, esp::HMAC_SHA2_256),
+        short(esp_attribute::ADDRESS_PRESERVATION, 1),
+        short(esp_attribute::DIRECTION, esp::RECEIVER_ONLY),
+        short(esp_attribute::DIRECTION, 1),
+        short(11, 1),
+    ];
+    for attribute in bad {
+        let tek = EspTek { attributes: with(&tek().attributes, attribute), ..tek() };
+        assert!(read(&sa(None, vec![tek])).is_err(), "{attribute:?}");
+    }
+    assert!(read(&sa(None, vec![EspTek { spi: 255, ..tek() }])).is_err());
+    assert!(read(&sa(None, vec![EspTek { transform: 11, ..tek() }])).is_err());
+    assert!(read(&sa(None, vec![tek(), tek()])).is_err(), "an SPI twice");
+    let transport = with(&tek().attributes, short(esp_attribute::ENCAPSULATION, esp::TRANSPORT));
+    let other = EspTek { spi: 0x1002, attributes: transport, ..tek() };
+    assert!(read(&sa(None, vec![tek(), other])).is_err(), "mixed modes");
+    let six = Endpoint { kind: IdType::IPV6_ADDR, data: &[0xff; 16], ..GROUP };
+    let mixed = EspTek { source: GROUP, destination: six, ..tek() };
+    assert!(read(&sa(None, vec![mixed])).is_err(), "mixed families");
+    let ah = GroupSa { sats: vec![Sat::Other { protocol: 2, body: &[] }], ..sa(None, vec![]) };
+    assert!(read(&ah).is_err());
+}
+
+#[test]
+fn receivers_take_what_is_for_receivers_only() {
+    let attributes = with(&tek().attributes, short(esp_attribute::DIRECTION, esp::RECEIVER_ONLY));
+    assert!(Decree::read(&sa(None, vec![EspTek { attributes, ..tek() }]), false).is_ok());
+}
+
+#[test]
+fn lifetimes_come_as_tv_and_tlv_and_octets_are_ignored() {
+    let lifetime = |attributes: Vec<Attribute<'static>>| {
+        read(&sa(None, vec![EspTek { attributes, ..tek() }])).map(|d| d.data[0].lifetime)
+    };
+    let mut list = tek().attributes;
+    list[1] = long(esp_attribute::LIFE_DURATION, &[0, 0, 2, 88]);
+    assert_eq!(lifetime(list.clone()), Ok(Duration::from_secs(600)));
+    list.extend([short(esp_attribute::LIFE_TYPE, 2), long(esp_attribute::LIFE_DURATION, &[0xff; 4])]);
+    assert_eq!(lifetime(list.clone()), Ok(Duration::from_secs(600)));
+    list[1] = long(esp_attribute::LIFE_DURATION, &[0xff; 8]);
+    assert_eq!(lifetime(list), Ok(MAX_LIFETIME));
+    assert_eq!(lifetime(tek().attributes[2..].to_vec()), Ok(DEFAULT_LIFETIME));
+}
+
+#[test]
+fn one_sender_means_replay_protection() {
+    let source = Endpoint { data: &[10, 0, 0, 7], ..GROUP };
+    let decree = read(&sa(None, vec![EspTek { source, ..tek() }])).unwrap();
+    let policy = &decree.data[0].policy;
+    assert_eq!((policy.sequence, policy.replay_window), (SequenceNumbers::Sequential, REPLAY_WINDOW));
+}
+
+fn tek_packet(spi: &'static [u8], attributes: Vec<Attribute<'static>>) -> KeyPacket<'static> {
+    KeyPacket { kind: KeyPacketType::TEK, spi, attributes }
+}
+
+const SPI: &[u8] = &[0, 0, 0x10, 1];
+
+#[test]
+fn keys_must_be_there_once_and_have_their_length() {
+    let decree = read(&sa(None, vec![tek()])).unwrap();
+    let sas = |packets: Vec<KeyPacket<'static>>| {
+        let kd = Kd { packets };
+        Download::read(&kd).and_then(|d| d.data_sas(&decree))
+    };
+    let key = |len: usize| long(key_attribute::TEK_ALGORITHM_KEY, &[9; 64][..len]);
+    assert_eq!(sas(vec![tek_packet(SPI, vec![key(20)])]).unwrap()[0].keymat.len(), 20);
+    assert!(sas(vec![]).is_err());
+    assert!(sas(vec![tek_packet(SPI, vec![key(16)])]).is_err());
+    assert!(sas(vec![tek_packet(SPI, vec![key(20), long(key_attribute::TEK_INTEGRITY_KEY, &[1; 32])])]).is_err());
+    assert!(sas(vec![tek_packet(SPI, vec![key(20)]), tek_packet(SPI, vec![key(20)])]).is_err());
+    assert!(sas(vec![tek_packet(&[0, 0, 0x10], vec![key(20)])]).is_err());
+    assert!(sas(vec![tek_packet(SPI, vec![short(key_attribute::TEK_ALGORITHM_KEY, 1)])]).is_err());
+    assert!(sas(vec![tek_packet(SPI, vec![key(20), short(9, 9)])]).is_err());
+}
+
+#[test]
+fn sender_ids_fit_their_bits() {
+    let ids = |attributes: Vec<Attribute<'static>>| {
+        let packet = KeyPacket { kind: KeyPacketType::SID, spi: &[], attributes };
+        Download::read(&Kd { packets: vec![packet] }).map(|d| d.sender_ids.unwrap())
+    };
+    let bits = |n| short(key_attribute::SID_BITS, n);
+    let value = |v| long(key_attribute::SID_VALUE, v);
+    let twelve = ids(vec![bits(12), value(&[0x0f, 0xff]), value(&[0, 0, 0, 1])]).unwrap();
+    assert_eq!(twelve, SenderIds { bits: 12, ids: vec![0xfff, 1] });
+    assert!(ids(vec![bits(8), value(&[1, 0])]).is_err());
+    assert!(ids(vec![bits(33), value(&[1])]).is_err());
+    assert!(ids(vec![bits(0)]).is_err());
+    assert!(ids(vec![value(&[1])]).is_err());
+    assert!(ids(vec![bits(32), value(&[0xff; 5])]).is_err());
+    let mut many = vec![bits(32)];
+    many.extend(std::iter::repeat_n(value(&[1]), MAX_SENDER_IDS + 1));
+    assert!(ids(many).is_err());
+}
+
+#[test]
+fn a_kek_comes_by_one_way_only() {
+    let kek = |attributes: Vec<Attribute<'static>>| KeyPacket { kind: KeyPacketType::KEK, spi: &[3; 16], attributes };
+    let good = || kek(vec![long(key_attribute::KEK_ALGORITHM_KEY, &[1; 32])]);
+    let read = |packets: Vec<KeyPacket<'static>>| Download::read(&Kd { packets }).map(|_| ());
+    assert!(read(vec![good()]).is_ok());
+    assert!(read(vec![good(), good()]).is_err());
+    assert!(read(vec![kek(vec![])]).is_err());
+    assert!(read(vec![kek(vec![long(key_attribute::KEK_ALGORITHM_KEY, &[1; 32]), short(9, 1)])]).is_err());
+    let lkh = |attributes| KeyPacket { kind: KeyPacketType::LKH, spi: &[3; 16], attributes };
+    assert!(read(vec![good(), lkh(vec![])]).is_err());
+    assert!(read(vec![lkh(vec![long(key_attribute::LKH_DOWNLOAD_ARRAY, &[1, 0, 9, 0])])]).is_err());
+    assert!(read(vec![KeyPacket { kind: KeyPacketType(9), spi: &[], attributes: vec![] }]).is_err());
+}
+
+#[test]
+fn signature_keys_are_subject_public_keys_of_sound_size() {
+    let key = SigningKey::generate_rsa(2048).unwrap();
+    assert!(signature_key(&key.public_spki()).is_ok());
+    assert!(signature_key(&[0x30, 0]).is_err());
+}
