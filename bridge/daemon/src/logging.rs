@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 /// What is logged and how.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logging")]
-pub struct LogArgs {
+pub(crate) struct LogArgs {
     /// What to log: error, warn, info, debug, trace, or a filter such as `gdoi=debug,info`.
     #[arg(long = "log", value_name = "FILTER", env = "RUST_LOG", default_value = "info", global = true)]
     filter: EnvFilter,
@@ -19,7 +19,7 @@ pub struct LogArgs {
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object per line.
@@ -28,7 +28,7 @@ pub enum LogFormat {
 
 impl LogArgs {
     /// Starts logging for this process. A second call changes nothing.
-    pub fn start(self) {
+    pub(crate) fn start(self) {
         let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(std::io::stderr);
         // Fails only where a subscriber is set already.
         let _ = match self.format {

@@ -25,14 +25,12 @@ impl Clock {
     /// A clock whose monotonic time begins now.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "a default clock would hide that time is read")]
-    #[allow(clippy::disallowed_methods, reason = "the daemon owns the clocks")]
     pub fn new() -> Self {
         Self { origin: Instant::now() }
     }
 
     /// The present.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "the daemon owns the clocks")]
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { mono: self.origin.elapsed(), wall }

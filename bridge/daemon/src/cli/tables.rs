@@ -13,7 +13,7 @@ const WIDTH: u16 = 80;
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
     table
 }
@@ -48,12 +48,8 @@ fn list<T: ToString>(items: &[T]) -> String {
 
 /// `keyferry status`.
 pub(super) fn gateway(status: &GatewayStatus) -> String {
-    let mut out = format!(
-        "gateway {}, up {}, listening at {}\n\n",
-        status.version,
-        time(status.uptime),
-        list(&status.listen)
-    );
+    let mut out =
+        format!("gateway {}, up {}, listening at {}\n\n", status.version, time(status.uptime), list(&status.listen));
     let mut groups = table(["GROUP", "ID", "GDOI", "G-IKEV2", "REKEYS", "NEXT IN", "SENDER IDS LEFT"]);
     for g in &status.groups {
         groups.add_row([
@@ -82,7 +78,13 @@ fn keys(groups: &[GroupView]) -> Table {
                 (false, true) => "retiring",
                 (false, false) => "announced",
             };
-            keys.add_row([g.name.clone(), format!("epoch {}", e.number), list(&e.spis), state.to_owned(), time(e.remaining)]);
+            keys.add_row([
+                g.name.clone(),
+                format!("epoch {}", e.number),
+                list(&e.spis),
+                state.to_owned(),
+                time(e.remaining),
+            ]);
         }
         for r in &g.rekey_sas {
             let sent = format!("{} sent", r.sent);
@@ -202,7 +204,10 @@ mod tests {
     fn tables_fit_eighty_columns() {
         let list = [
             member_view("10.0.0.1", "10.0.0.1:848"),
-            member_view("fqdn:a-router-with-a-long-name.branch.example.org", "[2001:db8:1111:2222:3333:4444:5555:6666]:848"),
+            member_view(
+                "fqdn:a-router-with-a-long-name.branch.example.org",
+                "[2001:db8:1111:2222:3333:4444:5555:6666]:848",
+            ),
         ];
         let rekey = RekeyView {
             id: 3,

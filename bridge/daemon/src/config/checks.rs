@@ -7,9 +7,9 @@ use keyferry_model::policy::{Authorization, RekeyTransport};
 
 use super::gateway::{GatewayConfig, RekeySending};
 use super::group::{GroupEntry, GroupPlan};
-use keyferry_model::credentials::Peer;
 use super::section::{Section, did_you_mean};
 use super::values::{Network, protection_strength, transform_strength};
+use keyferry_model::credentials::Peer;
 
 /// Longest name of a group, in octets.
 const MAX_NAME: usize = 64;
@@ -31,7 +31,11 @@ pub(super) fn listen(section: &Section<'_>, listen: &[SocketAddr]) {
 pub(super) fn rekey_sending(section: &Section<'_>, rekey: &RekeySending) {
     let v4 = rekey.source.iter().filter(|ip| ip.is_ipv4()).count();
     if v4 > 1 || rekey.source.len() - v4 > 1 {
-        section.error("rekey_source", "there are several addresses of one family", "keep one IPv4 and one IPv6 address");
+        section.error(
+            "rekey_source",
+            "there are several addresses of one family",
+            "keep one IPv4 and one IPv6 address",
+        );
     }
     if rekey.source.iter().any(|ip| ip.is_multicast() || ip.is_unspecified()) {
         section.error("rekey_source", "is no address to send from", "write an address of this machine");
@@ -46,7 +50,11 @@ pub(super) fn rekey_sending(section: &Section<'_>, rekey: &RekeySending) {
 pub(super) fn group_name(section: &Section<'_>, name: &str) {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && (name.len() > MAX_NAME || !name.chars().all(good)) {
-        section.error("name", format!("{name:?} cannot name a group"), "use up to 64 letters, digits, '-', '_' and '.'");
+        section.error(
+            "name",
+            format!("{name:?} cannot name a group"),
+            "use up to 64 letters, digits, '-', '_' and '.'",
+        );
     }
 }
 
@@ -85,7 +93,8 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
     }
     let last_copy = p.retransmit.interval * u32::from(p.retransmit.copies);
     if p.retransmit.copies > 0 && last_copy >= p.activation_delay {
-        let what = format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
+        let what =
+            format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
         section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
     }
     if !p.capacity.is_power_of_two() {
@@ -124,23 +133,12 @@ fn sides(section: &Section<'_>, plan: &GroupPlan) {
     }
 }
 
-/// What must hold between groups, peers and the gateway's addresses.
-pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], peers: &[Peer], config: &GatewayConfig) {
+/// What must hold between groups and the gateway's addresses.
+pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], config: &GatewayConfig) {
     if groups.is_empty() {
         root.error("group", "there is no group to serve", "add [[group]] with name, id and [[group.traffic]]");
     }
-    if peers.is_empty() {
-        root.error("peer", "nobody can authenticate", "add [[peer]] with identity and psk_file");
-    }
-    let identities: BTreeSet<String> = peers.iter().map(|p| p.identity.to_string()).collect();
-    let names: Vec<&str> = identities.iter().map(String::as_str).collect();
     for GroupEntry { plan, section } in groups {
-        if let Authorization::Listed(listed) = &plan.base().authorization {
-            for member in listed.iter().map(ToString::to_string).filter(|m| !identities.contains(m)) {
-                let what = format!("there is no peer {member}{}", did_you_mean(&member, &names));
-                section.error("members", what, "add a [[peer]] with that identity");
-            }
-        }
         let transports = plan.gdoi.iter().map(|g| ("gdoi", g.transport));
         for (key, transport) in transports.chain(plan.gikev2.iter().map(|g| ("gikev2", g.transport))) {
             if let RekeyTransport::Multicast(to) = transport
@@ -150,7 +148,22 @@ pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], peers: &[Pee
                 section.error(key, what, "add one to listen in [gateway]");
             }
         }
-        if plan.gdoi.is_some() && !peers.iter().any(|p| p.address.is_some() || p.identity.ip().is_some()) {
+    }
+}
+
+/// What must hold between groups and peers.
+pub(super) fn members(groups: &[GroupEntry<'_>], peers: &[Peer]) {
+    let identities: BTreeSet<String> = peers.iter().map(|p| p.identity.to_string()).collect();
+    let names: Vec<&str> = identities.iter().map(String::as_str).collect();
+    let addressed = peers.iter().any(|p| p.address.is_some() || p.identity.ip().is_some());
+    for GroupEntry { plan, section } in groups {
+        if let Authorization::Listed(listed) = &plan.base().authorization {
+            for member in listed.iter().map(ToString::to_string).filter(|m| !identities.contains(m)) {
+                let what = format!("there is no peer {member}{}", did_you_mean(&member, &names));
+                section.error("members", what, "add a [[peer]] with that identity");
+            }
+        }
+        if plan.gdoi.is_some() && !addressed {
             let what = "no peer has an address, by which GDOI's main mode finds its key";
             section.warning("gdoi", what, "add address = \"NETWORK\" to the peers that use GDOI");
         }

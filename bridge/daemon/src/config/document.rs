@@ -106,7 +106,11 @@ impl Document {
         })?;
         let spans = toml_edit::Document::parse(text).map_err(|e| {
             // Not the whole text of the error: it shows the line, which may hold a key.
-            fail(line_in_message(&e.to_string()), format!("is not TOML: {}", e.message().replace('\n', ", ")), "correct the syntax")
+            fail(
+                line_in_message(&e.to_string()),
+                format!("is not TOML: {}", e.message().replace('\n', ", ")),
+                "correct the syntax",
+            )
         })?;
         let root = Config::builder()
             .add_source(::config::File::from_str(spans.raw(), FileFormat::Toml))
@@ -143,7 +147,7 @@ impl Document {
     }
 
     /// Is this key's value given by the environment?
-    pub(crate) fn from_environment(&self, path: &KeyPath) -> bool {
+    pub(crate) fn is_overridden(&self, path: &KeyPath) -> bool {
         path.variable().is_some_and(|v| self.variables.contains_key(&v))
     }
 

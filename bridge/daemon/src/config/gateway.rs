@@ -57,7 +57,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
     let socket = control_socket(root, GATEWAY_SOCKET);
-    let peers = peers::read(root);
+    let (peers, all_peers) = peers::read(root);
     let groups = group::read_all(root);
     let Some(mut section) = root.section("gateway") else {
         root.error("gateway", "the [gateway] table is missing", "add [gateway] with store = \"FILE\"");
@@ -76,7 +76,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         identity,
         master_key,
         socket,
-        idle: section.duration("idle", MINUTE..=DAY, 60 * MINUTE),
+        idle: section.duration("idle", Duration::from_secs(1)..=DAY, 5 * MINUTE),
         rekey: RekeySending {
             interface: section.text("rekey_interface"),
             source: section.parsed_list("rekey_source", "192.0.2.1").unwrap_or_default(),
@@ -89,7 +89,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         credentials: Credentials::default(),
         groups: Vec::new(),
     };
-    if config.signing_bits % 256 != 0 {
+    if !config.signing_bits.is_multiple_of(256) {
         section.error("signing_bits", "is an odd size for an RSA key", "2048, 3072 or 4096");
     }
     if config.master_key == config.store {
@@ -100,7 +100,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");
     }
     section.finish();
-    checks::groups(root, &groups, &peers, &config);
+    checks::groups(root, &groups, &config);
+    if all_peers {
+        checks::members(&groups, &peers);
+    }
     Some(GatewayConfig {
         credentials: Credentials::new(peers),
         groups: groups.into_iter().map(|g| g.plan).collect(),

@@ -75,10 +75,7 @@ impl GroupPlan {
     ///
     /// # Errors
     /// Whatever `signer` returns.
-    pub fn policy<E>(
-        &self,
-        mut signer: impl FnMut(Protocol) -> Result<Arc<SigningKey>, E>,
-    ) -> Result<GroupPolicy, E> {
+    pub fn policy<E>(&self, mut signer: impl FnMut(Protocol) -> Result<Arc<SigningKey>, E>) -> Result<GroupPolicy, E> {
         let mut policy = self.policy.clone();
         if let Some(g) = &self.gdoi {
             policy.gdoi = Some(GdoiRekey {
@@ -127,7 +124,11 @@ pub(super) fn read_all<'a>(root: &mut Section<'a>) -> Vec<GroupEntry<'a>> {
         }
         for id in &plan.policy.ids {
             if !ids.insert(id.clone()) {
-                section.error("id", format!("group identity {id} is given twice"), "members could not tell the groups apart: change one");
+                section.error(
+                    "id",
+                    format!("group identity {id} is given twice"),
+                    "members could not tell the groups apart: change one",
+                );
             }
         }
         groups.push(GroupEntry { plan, section });
@@ -181,8 +182,7 @@ fn authorization(section: &mut Section<'_>) -> Authorization {
         None => Authorization::Authenticated,
         Some(texts) if texts.iter().any(|t| t == "any") => Authorization::Authenticated,
         Some(texts) => {
-            let listed: Vec<Identity> =
-                texts.iter().filter_map(|t| section.parse("members", t, "10.0.0.1")).collect();
+            let listed: Vec<Identity> = texts.iter().filter_map(|t| section.parse("members", t, "10.0.0.1")).collect();
             if texts.is_empty() {
                 section.error("members", "nobody may join", "list identities, or write members = \"any\"");
             }
@@ -194,7 +194,11 @@ fn authorization(section: &mut Section<'_>) -> Authorization {
 fn traffic(group: &mut Section<'_>) -> Vec<Arc<TrafficPolicy>> {
     let lines = group.sections("traffic");
     if lines.is_empty() {
-        group.error("traffic", "the group protects nothing", "add [[group.traffic]] with destination = \"239.192.0.1\"");
+        group.error(
+            "traffic",
+            "the group protects nothing",
+            "add [[group.traffic]] with destination = \"239.192.0.1\"",
+        );
     }
     let lines: Vec<TrafficPolicy> = lines.into_iter().filter_map(traffic_line).collect();
     if lines.windows(2).any(|w| w[0].mode != w[1].mode) {
@@ -214,7 +218,8 @@ fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
     let protocol = section.parsed::<IpProtocol>("protocol", "udp").map_or(0, |p| p.0);
     let [port, source_port] =
         ["port", "source_port"].map(|k| u16::try_from(section.number(k, 0..=65_535, 0)).unwrap_or(0));
-    let mode = section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
+    let mode =
+        section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
     let transform = section.choice("transform", TRANSFORMS, EspTransform::Aead(Aead::Aes256Gcm16));
     let replay_window = section.number("replay_window", 0..=65_536, 0);
     if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {

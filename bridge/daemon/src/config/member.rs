@@ -41,6 +41,8 @@ pub struct MemberConfig {
     pub mtu: Option<u16>,
     /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
     pub protect: Vec<(IpAddr, u8)>,
+    /// Multicast addresses to receive when the group's policy covers whole networks; it says the single ones itself.
+    pub join: Vec<IpAddr>,
     /// Route what the group's policy protects into the TUN device?
     pub routes: bool,
     /// Leave the group when the process ends?
@@ -78,11 +80,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let gateway: Option<Endpoint> = section.required("gateway", "192.0.2.1");
     let group: Option<GroupId> = section.required("group", "1234");
     let psk = secrets::psk(&mut section);
-    let protocol = section.choice(
-        "protocol",
-        &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)],
-        Protocol::Gikev2,
-    );
+    let protocol =
+        section.choice("protocol", &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)], Protocol::Gikev2);
     let sender = section.flag("sender", true);
     let sender_ids = section.number("sender_ids", 1..=1024, 1);
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
@@ -102,6 +101,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         // Zero is no MTU, so it says that there is none.
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
         protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
+        join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: names(&mut section, "ke_groups", KE_GROUPS, &[KeGroup::Ecp256, KeGroup::Modp2048]),
@@ -121,9 +121,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {
-    let good_name = |n: &str| !n.is_empty() && n.len() <= 15 && !n.contains(['/', ' ', '.', ':']);
+    let good_name = |n: &str| !n.is_empty() && n.len() <= 15 && !n.contains(['/', ' ', ':']) && n != "." && n != "..";
     for (key, name) in [("tun", Some(&config.tun)), ("interface", config.interface.as_ref())] {
-        if name.is_some_and(|n| !good_name(n) && !(key == "interface" && n.contains('.'))) {
+        if name.is_some_and(|n| !good_name(n)) {
             section.error(key, "is no name of an interface", "use up to 15 letters and digits, as ip link shows them");
         }
     }
@@ -137,7 +137,14 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
         section.error("gateway", "is no address that can be reached", "write the gateway's own address");
     }
     if config.protect.iter().any(|(ip, prefix)| !ip.is_multicast() || *prefix < 4) {
-        section.error("protect", "holds a network that is not multicast", "route other networks into the TUN device yourself");
+        section.error(
+            "protect",
+            "holds a network that is not multicast",
+            "route other networks into the TUN device yourself",
+        );
+    }
+    if config.join.iter().any(|ip| !ip.is_multicast()) {
+        section.error("join", "holds an address that is not multicast", "remove it: only multicast is joined");
     }
     if config.key_log.is_some() {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");

@@ -8,22 +8,28 @@ use super::secrets;
 use super::section::Section;
 use super::values::Network;
 
-pub(super) fn read(root: &mut Section<'_>) -> Vec<Peer> {
+/// The peers, and whether they are all: one that is of no use is left out.
+pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
     let mut peers: Vec<Peer> = Vec::new();
-    for mut section in root.sections("peer") {
+    let sections = root.sections("peer");
+    let count = sections.len();
+    if count == 0 {
+        root.error("peer", "nobody can authenticate", "add [[peer]] with identity and psk_file");
+    }
+    for mut section in sections {
         let identity: Option<Identity> = section.required("identity", "10.0.0.1");
         let network: Option<Network> = section.parsed("address", "10.0.0.0/24");
         let psk = secrets::psk(&mut section);
         if let (Some(identity), Some(psk)) = (identity, psk) {
-            let address =
-                network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
+            let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
             let peer = Peer { identity, address, psk };
             compare(&section, &peer, &peers);
             peers.push(peer);
         }
         section.finish();
     }
-    peers
+    let all = peers.len() == count;
+    (peers, all && count > 0)
 }
 
 /// What a peer must not have in common with one before it.

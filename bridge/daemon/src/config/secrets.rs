@@ -40,7 +40,7 @@ pub(crate) fn psk(section: &mut Section<'_>) -> Option<Arc<Secret>> {
         (true, false) => {
             section.ignore("psk_file");
             let text = section.text("psk")?;
-            if !section.from_environment("psk") && section.document().is_readable_by_others() {
+            if !section.is_overridden("psk") && section.document().is_readable_by_others() {
                 let file = section.document().file().display();
                 let remedy = format!("run: chmod 600 {file}, or move the key into a psk_file");
                 section.error("psk", "others than the owner may read this file", remedy);
@@ -95,7 +95,10 @@ fn read(path: &Path) -> Result<Vec<u8>, (String, String)> {
         return Err((what, format!("run: chmod 600 {name}")));
     }
     if meta.len() > MAX_PSK {
-        return Err((format!("{name} has {} octets, no key is that long", meta.len()), "name the right file".to_owned()));
+        return Err((
+            format!("{name} has {} octets, no key is that long", meta.len()),
+            "name the right file".to_owned(),
+        ));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(MAX_PSK).unwrap_or_default());
     let read = file.take(MAX_PSK).read_to_end(&mut bytes);

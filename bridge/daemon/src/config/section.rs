@@ -64,8 +64,8 @@ impl<'a> Section<'a> {
     }
 
     /// Was the value of this key given by the environment?
-    pub(crate) fn from_environment(&self, key: &str) -> bool {
-        self.reading.document.from_environment(&self.path.key(key))
+    pub(crate) fn is_overridden(&self, key: &str) -> bool {
+        self.reading.document.is_overridden(&self.path.key(key))
     }
 
     fn take(&mut self, key: &'static str) -> Option<ValueKind> {
@@ -139,7 +139,7 @@ impl<'a> Section<'a> {
         let value = match self.take(key) {
             None => return default,
             Some(ValueKind::I64(n)) => u32::try_from(n).ok(),
-            Some(ValueKind::String(s)) if self.from_environment(key) => s.parse().ok(),
+            Some(ValueKind::String(s)) if self.is_overridden(key) => s.parse().ok(),
             Some(_) => None,
         };
         match value.filter(|n| range.contains(n)) {
@@ -157,7 +157,7 @@ impl<'a> Section<'a> {
         let value = match self.take(key) {
             None => return default,
             Some(ValueKind::Boolean(b)) => Some(b),
-            Some(ValueKind::String(s)) if self.from_environment(key) => s.parse().ok(),
+            Some(ValueKind::String(s)) if self.is_overridden(key) => s.parse().ok(),
             Some(_) => None,
         };
         value.unwrap_or_else(|| {
@@ -179,12 +179,15 @@ impl<'a> Section<'a> {
             Some(_) => None,
         };
         let Some(value) = value else {
-            self.error(key, "is not a time", "write a number with its unit in quotes, as \"500ms\", \"10s\" or \"1h 30m\"");
+            self.error(
+                key,
+                "is not a time",
+                "write a number with its unit in quotes, as \"500ms\", \"10s\" or \"1h 30m\"",
+            );
             return default;
         };
         if !range.contains(&value) {
-            let (least, most) =
-                (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+            let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
             self.error(key, "is out of bounds", format!("from {least} to {most}"));
             return default;
         }
@@ -199,7 +202,7 @@ impl<'a> Section<'a> {
             if text.is_none() {
                 self.error(key, "is not a list of texts", format!("write {key} = [\"...\", \"...\"]"));
             }
-            let separator = if self.from_environment(key) { ',' } else { '\0' };
+            let separator = if self.is_overridden(key) { ',' } else { '\0' };
             return text.map(|t| t.split(separator).map(|t| t.trim().to_owned()).collect());
         };
         let mut texts = Vec::with_capacity(items.len());
@@ -215,14 +218,11 @@ impl<'a> Section<'a> {
         Some(texts)
     }
 
-    /// A list of values with a text form; those that have none are noted and left out.
-    pub(crate) fn parsed_list<T: FromStr<Err: Display>>(
-        &mut self,
-        key: &'static str,
-        example: &str,
-    ) -> Option<Vec<T>> {
+    /// A list of values with a text form; those that have none are noted, and there is no list then.
+    pub(crate) fn parsed_list<T: FromStr<Err: Display>>(&mut self, key: &'static str, example: &str) -> Option<Vec<T>> {
         let texts = self.texts(key)?;
-        Some(texts.iter().filter_map(|t| self.parse(key, t, example)).collect())
+        let values: Vec<Option<T>> = texts.iter().map(|t| self.parse(key, t, example)).collect();
+        values.into_iter().collect()
     }
 
     /// A file name; relative ones start from the configuration's directory.

@@ -127,7 +127,9 @@ impl FromStr for IpProtocol {
             "udp" => 17,
             "icmpv6" => 58,
             "sctp" => 132,
-            other => other.parse().map_err(|_| "it is neither a number nor one of any, icmp, tcp, udp, icmpv6, sctp")?,
+            other => {
+                other.parse().map_err(|_| "it is neither a number nor one of any, icmp, tcp, udp, icmpv6, sctp")?
+            }
         }))
     }
 }

@@ -79,7 +79,8 @@ impl Client {
     /// # Errors
     /// The request was refused, or the conversation broke off.
     pub fn call(&mut self, request: &Request) -> Result<Value, ClientError> {
-        let line = self.exchange(request).map_err(|error| ClientError::Broken { socket: self.socket.clone(), error })?;
+        let line =
+            self.exchange(request).map_err(|error| ClientError::Broken { socket: self.socket.clone(), error })?;
         match serde_json::from_str(&line) {
             Ok(Reply::Ok(value)) => Ok(value),
             Ok(Reply::Error(why)) => Err(ClientError::Refused(why)),

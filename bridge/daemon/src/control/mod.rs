@@ -15,6 +15,6 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    DatagramCounters, GatewayStatus, GroupMember, MAX_LINE, MemberCounters, MemberStatus, Reply, Request, RekeyStarted,
+    DatagramCounters, GatewayStatus, GroupMember, MAX_LINE, MemberCounters, MemberStatus, RekeyStarted, Reply, Request,
 };
 pub use server::{Call, Server};

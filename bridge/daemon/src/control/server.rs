@@ -118,7 +118,8 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
             return Ok(());
         }
         let whole = line.ends_with(b"\n");
-        let reply = if whole { answer(&line, &calls).await } else { Reply::Error("the request is too long".to_owned()) };
+        let reply =
+            if whole { answer(&line, &calls).await } else { Reply::Error("the request is too long".to_owned()) };
         let mut text = serde_json::to_vec(&reply)?;
         text.push(b'\n');
         write.write_all(&text).await?;
@@ -153,9 +154,10 @@ mod tests {
         let (server, mut calls) = Server::start(socket).unwrap();
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
-                let reply = match call.request {
-                    Request::Rekey { group } => Reply::of(&super::super::RekeyStarted { rekey: group.len() as u64 }),
-                    other => Reply::Error(format!("{other:?}")),
+                let reply = if let Request::Rekey { group } = call.request {
+                    Reply::of(&crate::control::RekeyStarted { rekey: group.len() as u64 })
+                } else {
+                    Reply::Error(format!("{:?}", call.request))
                 };
                 let _ = call.reply.send(reply);
             }

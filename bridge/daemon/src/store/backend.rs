@@ -73,10 +73,7 @@ impl Backend {
 }
 
 /// The blocks that a range touches: number of the block, range in it, range in the caller's buffer.
-fn pieces(
-    offset: u64,
-    len: usize,
-) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == len {

@@ -21,8 +21,10 @@ pub enum StoreError {
         format: u64,
     },
     /// It was ours once.
-    #[error("{file}: the store is damaged ({what}): restore a backup together with its master key; without one, \
-        move the file away and let all members register anew")]
+    #[error(
+        "{file}: the store is damaged ({what}): restore a backup together with its master key; without one, \
+        move the file away and let all members register anew"
+    )]
     Damaged {
         /// The store.
         file: PathBuf,
@@ -38,8 +40,10 @@ pub enum StoreError {
         key: PathBuf,
     },
     /// There is a store but no master key.
-    #[error("{key}: there is no master key for the store {file}: put the key back; without it, move the store away \
-        and let all members register anew")]
+    #[error(
+        "{key}: there is no master key for the store {file}: put the key back; without it, move the store away \
+        and let all members register anew"
+    )]
     NoKey {
         /// The store.
         file: PathBuf,
@@ -75,11 +79,10 @@ pub enum StoreError {
 
 impl StoreError {
     pub(super) fn io(file: &Path, error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                StoreError::Full(file.to_owned())
-            }
-            _ => StoreError::Io { file: file.to_owned(), error },
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+        match full.contains(&error.kind()) {
+            true => StoreError::Full(file.to_owned()),
+            false => StoreError::Io { file: file.to_owned(), error },
         }
     }
 
@@ -89,13 +92,17 @@ impl StoreError {
 
     /// What redb reports.
     pub(super) fn redb(file: &Path, error: impl Into<redb::Error>) -> Self {
-        match error.into() {
-            redb::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => Self::damaged(file, "the file is cut short"),
-            redb::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => StoreError::Foreign(file.to_owned()),
-            redb::Error::Io(e) => Self::io(file, e),
-            redb::Error::PreviousIo => StoreError::Stopped(file.to_owned()),
-            redb::Error::DatabaseAlreadyOpen => StoreError::Locked(file.to_owned()),
-            other => Self::damaged(file, other),
+        let error = error.into();
+        if let redb::Error::Io(e) = error {
+            return match e.kind() == io::ErrorKind::UnexpectedEof {
+                true => Self::damaged(file, "the file is cut short"),
+                false if e.kind() == io::ErrorKind::InvalidData => StoreError::Foreign(file.to_owned()),
+                false => Self::io(file, e),
+            };
+        }
+        match matches!(error, redb::Error::PreviousIo) {
+            true => StoreError::Stopped(file.to_owned()),
+            false => Self::damaged(file, error),
         }
     }
 }

@@ -30,8 +30,8 @@ pub use error::StoreError;
 pub use master_key::{CREDENTIAL, MasterKeySource};
 
 use backend::Backend;
-pub(crate) use master_key::make_parent;
 use master_key::beside;
+pub(crate) use master_key::make_parent;
 use seal::MasterKey;
 
 /// The format this version writes.
@@ -102,7 +102,9 @@ impl Store {
         let file = &self.file;
         let redb = |e: redb::Error| StoreError::redb(file, e);
         let seal = |name: &str, value: &[u8], rng: &mut dyn Random| {
-            self.key.seal(name, value, rng).map_err(|e| StoreError::Io { file: file.clone(), error: io::Error::other(e) })
+            self.key
+                .seal(name, value, rng)
+                .map_err(|e| StoreError::Io { file: file.clone(), error: io::Error::other(e) })
         };
         let write = self.db.begin_write().map_err(|e| redb(e.into()))?;
         {

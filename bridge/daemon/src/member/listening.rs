@@ -1,0 +1,67 @@
+//! Where a member receives: its own address, and the multicast addresses of rekeys.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use keyferry_model::drive::Transmit;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::udp::{Received, Udp, pump};
+
+/// Datagrams that may wait.
+const QUEUE: usize = 1024;
+
+/// All sockets of a member, whose datagrams come out of one queue.
+pub(super) struct Listening {
+    own: Arc<Udp>,
+    interface: u32,
+    groups: BTreeMap<SocketAddr, JoinHandle<()>>,
+    queue: mpsc::Sender<Received>,
+    overrun: Arc<AtomicU64>,
+}
+
+impl Listening {
+    /// Receives at the member's own socket; multicast addresses are joined on `interface`.
+    pub(super) fn new(own: Arc<Udp>, interface: u32, overrun: Arc<AtomicU64>) -> (Self, mpsc::Receiver<Received>) {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        pump(Arc::clone(&own), queue.clone(), Arc::clone(&overrun));
+        (Self { own, interface, groups: BTreeMap::new(), queue, overrun }, receiver)
+    }
+
+    /// The member's own address and port.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.own.local()
+    }
+
+    /// Multicast addresses that are joined.
+    pub(super) fn groups(&self) -> Vec<SocketAddr> {
+        self.groups.keys().copied().collect()
+    }
+
+    /// Receives what is sent to this address, too.
+    pub(super) fn listen(&mut self, address: SocketAddr) {
+        if !address.ip().is_multicast() || self.groups.contains_key(&address) {
+            return;
+        }
+        match Udp::join(address, self.interface) {
+            Ok(socket) => {
+                tracing::info!(%address, "listens for rekeys");
+                let task = pump(Arc::new(socket), self.queue.clone(), Arc::clone(&self.overrun));
+                self.groups.insert(address, task);
+            }
+            Err(error) => {
+                tracing::error!(%address, %error, "cannot listen for rekeys: the member must register anew for each");
+            }
+        }
+    }
+
+    /// Sends from the member's own address.
+    pub(super) async fn send(&self, transmit: &Transmit) {
+        if let Err(error) = self.own.send(transmit).await {
+            tracing::debug!(to = %transmit.to, %error, "not sent");
+        }
+    }
+}

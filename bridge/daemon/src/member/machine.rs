@@ -1,0 +1,86 @@
+//! A member's protocol machine, whichever protocol it speaks.
+
+use keyferry_crypto::Random;
+use keyferry_model::drive::Datagram;
+use keyferry_model::id::Protocol;
+use keyferry_model::settings::MemberSettings;
+use keyferry_model::time::{Deadline, Now};
+use keyferry_model::update::{MemberCtx, MemberOutput};
+
+use crate::keylog::FileKeyLog;
+
+/// One of the two machines, with the outputs it has made.
+pub(super) enum Machine {
+    Gdoi(Box<gdoi::Member>),
+    Gikev2(Box<gikev2::Member>),
+}
+
+/// Calls a method of whichever machine it is.
+macro_rules! either {
+    ($self:expr, $member:ident => $call:expr) => {
+        match $self {
+            Machine::Gdoi($member) => $call,
+            Machine::Gikev2($member) => $call,
+        }
+    };
+}
+
+impl Machine {
+    /// A machine that has not started.
+    pub(super) fn new(protocol: Protocol, settings: MemberSettings, key_log: Option<&FileKeyLog>) -> Self {
+        let mut machine = match protocol {
+            Protocol::Gdoi => Machine::Gdoi(Box::new(gdoi::Member::new(settings))),
+            Protocol::Gikev2 => Machine::Gikev2(Box::new(gikev2::Member::new(settings))),
+        };
+        if let Some(log) = key_log {
+            either!(&mut machine, m => m.set_key_log(Box::new(log.clone())));
+        }
+        machine
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        match self {
+            Machine::Gdoi(_) => Protocol::Gdoi,
+            Machine::Gikev2(_) => Protocol::Gikev2,
+        }
+    }
+
+    pub(super) fn start(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.start(ctx)))
+    }
+
+    pub(super) fn receive(&mut self, now: Now, rng: &mut dyn Random, datagram: Datagram<'_>) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.receive(ctx, datagram)))
+    }
+
+    pub(super) fn expire(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.expire(ctx)))
+    }
+
+    pub(super) fn leave(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.leave(ctx)))
+    }
+
+    /// Closes the phase 1 or IKE SA and stays a member of the group.
+    pub(super) fn disconnect(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.disconnect(ctx)))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        either!(self, m => m.deadline())
+    }
+
+    /// The machine's state in a word or two, and all it says of itself.
+    pub(super) fn status(&self) -> (String, serde_json::Value) {
+        either!(self, m => {
+            let status = m.status();
+            (status.state.to_owned(), serde_json::to_value(&status).unwrap_or_default())
+        })
+    }
+}
+
+fn step(now: Now, rng: &mut dyn Random, work: impl FnOnce(&mut MemberCtx<'_>)) -> Vec<MemberOutput> {
+    let mut out = Vec::new();
+    work(&mut MemberCtx { now, rng, out: &mut out });
+    out
+}

@@ -1,0 +1,141 @@
+//! `keyferry serve`: the key server on real sockets, over the store.
+//!
+//! ```text
+//!  UDP sockets --(bounded queue)--+                            +--> store: one durable commit per round
+//!  control socket ----------------+--> Round: the task that ---+--> then UDP, in order
+//!  finished jobs -----------------+    owns the Gateway        +--> job pool (public-key work)
+//!  timers, signals ---------------+                            +--> replies on the control socket
+//! ```
+//!
+//! One round takes everything that waits (group commit), writes what must not repeat, and only then sends.
+
+mod jobs;
+mod round;
+mod signing;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Context;
+use keyferry_gateway::{Gateway, GatewaySettings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::GatewayConfig;
+use crate::control;
+use crate::keylog::FileKeyLog;
+use crate::random::{Clock, OsRandom};
+use crate::store::{MasterKeySource, Store};
+use crate::udp::{MulticastOut, Udp, pump};
+
+use jobs::Jobs;
+use round::Round;
+
+/// Datagrams that may wait for a round.
+const QUEUE: usize = 8192;
+
+/// Runs a gateway until it is told to stop.
+///
+/// # Errors
+/// It cannot start, or its store fails while it runs.
+pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
+    let credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
+    let key = MasterKeySource::find(&config.master_key, credentials_directory.as_deref());
+    let (mut store, mut records) = Store::open(&config.store, &key, &mut OsRandom)?;
+    let groups = signing::policies(&config, &mut store, &mut records)?;
+    let clock = Clock::new();
+    let settings = GatewaySettings {
+        credentials: Arc::new(config.credentials.clone()),
+        groups,
+        identity: config.identity.clone(),
+        idle_ike_sa: config.idle,
+    };
+    let file = config.store.display();
+    let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom).with_context(|| {
+        format!("{file}: the store does not fit the configuration: restore the configuration it was made with")
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(jobs::parallelism() + 4)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(serve(config, gateway, store, clock))
+}
+
+async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock: Clock) -> anyhow::Result<()> {
+    if let Some(directory) = &config.key_log {
+        let log = FileKeyLog::open(directory).with_context(|| directory.display().to_string())?;
+        gateway.set_key_log(Box::new(log.clone()), Box::new(log));
+    }
+    let sockets = bind(&config)?;
+    let (queue, mut datagrams) = mpsc::channel(QUEUE);
+    let overrun = Arc::new(AtomicU64::new(0));
+    for socket in &sockets {
+        pump(Arc::clone(socket), queue.clone(), Arc::clone(&overrun));
+    }
+    let (server, mut calls) = control::Server::start(&config.socket)
+        .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
+    let (jobs, mut results) = Jobs::new();
+    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // What was on its way when the last process ended goes on before anything new is taken.
+    round.expire();
+    round.settle().await?;
+    tracing::info!(listen = ?round.listen(), groups = config.groups.len(), "gateway serves");
+    notify(sd_notify::NotifyState::Ready);
+    loop {
+        tokio::select! {
+            Some(datagram) = datagrams.recv() => round.datagrams(datagram, &mut datagrams),
+            Some((id, done)) = results.recv() => round.complete(id, done, &mut results),
+            Some(call) = calls.recv() => round.call(call),
+            () = round.sleep() => round.expire(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        round.settle().await?;
+    }
+    notify(sd_notify::NotifyState::Stopping);
+    drop(server);
+    tracing::info!("gateway ends; members keep their keys, and it goes on from its store");
+    Ok(())
+}
+
+fn bind(config: &GatewayConfig) -> anyhow::Result<Vec<Arc<Udp>>> {
+    let interface = match &config.rekey.interface {
+        None => 0,
+        Some(name) => nix::net::if_::if_nametoindex(name.as_str())
+            .with_context(|| format!("rekey_interface {name}: see ip link for the names there are"))?,
+    };
+    let multicast = MulticastOut { interface, source: config.rekey.source.clone(), ttl: config.rekey.ttl };
+    let mut sockets = Vec::new();
+    for address in &config.listen {
+        match Udp::bind(*address, multicast.clone()) {
+            Ok(socket) => sockets.push(Arc::new(socket)),
+            // Not configured by hand: a machine without IPv6 is no reason to stop.
+            Err(error) if address.is_ipv6() && address.ip().is_unspecified() && config.listen.len() > 1 => {
+                tracing::warn!(%address, %error, "not listening there");
+            }
+            Err(error) => {
+                let kind = error.kind();
+                let remedy = if kind == ErrorKind::AddrInUse {
+                    "another process has the port: ss -lunp shows which"
+                } else if kind == ErrorKind::PermissionDenied {
+                    "ports below 1024 need root, or CAP_NET_BIND_SERVICE from the service manager"
+                } else {
+                    "correct listen in [gateway]: it names addresses of this machine"
+                };
+                return Err(error).with_context(|| format!("cannot listen at {address} ({remedy})"));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "service manager not told");
+    }
+}

@@ -1,0 +1,187 @@
+//! The owner of the gateway: takes what waits, makes it durable, sends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyferry_crypto::JobDone;
+use keyferry_gateway::Gateway;
+use keyferry_model::drive::{JobId, Output, Transmit};
+use keyferry_model::time::Now;
+use tokio::sync::{mpsc, oneshot};
+
+use super::jobs::{Finished, Jobs};
+use crate::control::{Call, DatagramCounters, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
+use crate::random::{Clock, OsRandom};
+use crate::store::{Store, StoreError};
+use crate::udp::{Received, Udp};
+
+/// Most datagrams that one commit waits for.
+const BATCH: usize = 512;
+
+/// Longest sleep: the wall clock, by which keys live, may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// Shortest time between two looks at the timers.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+pub(super) struct Round {
+    gateway: Gateway,
+    /// Away only while a commit is on.
+    store: Option<Store>,
+    clock: Clock,
+    sockets: Vec<Arc<Udp>>,
+    jobs: Jobs,
+    overrun: Arc<AtomicU64>,
+    unsent: u64,
+    last_expire: Duration,
+    replies: Vec<(oneshot::Sender<Reply>, Reply)>,
+}
+
+impl Round {
+    pub(super) fn new(
+        gateway: Gateway,
+        store: Store,
+        clock: Clock,
+        sockets: Vec<Arc<Udp>>,
+        jobs: Jobs,
+        overrun: Arc<AtomicU64>,
+    ) -> Self {
+        let store = Some(store);
+        let (unsent, last_expire, replies) = (0, Duration::ZERO, Vec::new());
+        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies }
+    }
+
+    pub(super) fn listen(&self) -> Vec<std::net::SocketAddr> {
+        self.sockets.iter().map(|s| s.local()).collect()
+    }
+
+    /// Takes a datagram and those that wait behind it.
+    pub(super) fn datagrams(&mut self, first: Received, queue: &mut mpsc::Receiver<Received>) {
+        let mut next = Some(first);
+        for _ in 0..BATCH {
+            let Some(Received { from, to, bytes }) = next else { break };
+            self.gateway.receive(self.clock.now(), &mut OsRandom, from, to, &bytes);
+            next = queue.try_recv().ok();
+        }
+        if let Some(Received { from, to, bytes }) = next {
+            self.gateway.receive(self.clock.now(), &mut OsRandom, from, to, &bytes);
+        }
+    }
+
+    /// Takes the result of a job and those that wait behind it.
+    pub(super) fn complete(&mut self, id: JobId, done: JobDone, queue: &mut mpsc::UnboundedReceiver<Finished>) {
+        self.gateway.complete(self.clock.now(), &mut OsRandom, id, done);
+        while let Ok((id, done)) = queue.try_recv() {
+            self.gateway.complete(self.clock.now(), &mut OsRandom, id, done);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn expire(&mut self) {
+        let now = self.clock.now();
+        self.last_expire = now.mono;
+        self.gateway.expire(now, &mut OsRandom);
+    }
+
+    /// Sleeps until something is due.
+    pub(super) async fn sleep(&self) {
+        let now = self.clock.now();
+        let at = self.gateway.deadline(now).map_or(Duration::MAX, |d| d.at);
+        let at = at.clamp(self.last_expire + SHORTEST_SLEEP, now.mono + LONGEST_SLEEP);
+        tokio::time::sleep_until(self.clock.instant(at).into()).await;
+    }
+
+    /// Carries out a request; its reply waits until what it caused is durable.
+    pub(super) fn call(&mut self, call: Call) {
+        let now = self.clock.now();
+        let rng = &mut OsRandom;
+        let started = |rekey| RekeyStarted { rekey };
+        let reply = match call.request {
+            Request::Status => Reply::of(&self.status(now)),
+            Request::Members { group } => self
+                .gateway
+                .members(group.as_deref())
+                .map(|all| all.into_iter().map(|(group, member)| GroupMember { group, member }).collect::<Vec<_>>())
+                .into(),
+            Request::Rekeys { group } => self.gateway.rekeys(&group).into(),
+            Request::Rekey { group } => self.gateway.rekey(now, rng, &group).map(started).into(),
+            Request::Evict { group, member } => self.gateway.evict(now, rng, &group, &member).map(started).into(),
+            Request::Readmit { group, member } => self.gateway.readmit(&group, &member).into(),
+            Request::Move { .. } | Request::Leave => {
+                Reply::Error("this is a gateway; members do that (--socket names a member's socket)".to_owned())
+            }
+        };
+        self.replies.push((call.reply, reply));
+    }
+
+    fn status(&self, now: Now) -> GatewayStatus {
+        let (gdoi, gikev2, neither) = self.gateway.counters();
+        GatewayStatus {
+            role: "gateway".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: now.mono.as_secs(),
+            listen: self.listen(),
+            groups: self.gateway.groups(now),
+            datagrams: DatagramCounters {
+                gdoi: serde_json::to_value(gdoi).unwrap_or_default(),
+                gikev2: serde_json::to_value(gikev2).unwrap_or_default(),
+                neither,
+                overrun: self.overrun.load(Ordering::Relaxed),
+                unsent: self.unsent,
+            },
+        }
+    }
+
+    /// Carries out what the gateway wants done. What is to be durable is durable before anything is sent, and if it
+    /// cannot be, nothing is.
+    pub(super) async fn settle(&mut self) -> Result<(), StoreError> {
+        let mut ops = Vec::new();
+        let mut rest = Vec::new();
+        while let Some(output) = self.gateway.poll() {
+            match output {
+                // Earlier than asked for is as good: one commit serves all.
+                Output::Persist(more) => ops.extend(more),
+                Output::Send(_) | Output::Job(..) => rest.push(output),
+            }
+        }
+        if let Some(mut store) = self.store.take_if(|_| !ops.is_empty()) {
+            let work = move || {
+                let result = store.commit(&ops, &mut OsRandom);
+                (store, result)
+            };
+            // The task panics or is cancelled only when the process is about to end.
+            let Ok((store, result)) = tokio::task::spawn_blocking(work).await else { return Ok(()) };
+            self.store = Some(store);
+            result?;
+        }
+        for output in rest {
+            match output {
+                Output::Send(transmit) => self.send(&transmit).await,
+                Output::Job(id, job) => {
+                    if !self.jobs.submit(id, job) {
+                        tracing::debug!(?id, "too many jobs wait");
+                    }
+                }
+                Output::Persist(_) => {}
+            }
+        }
+        for (to, reply) in self.replies.drain(..) {
+            // Whoever asked may have gone.
+            drop(to.send(reply));
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, transmit: &Transmit) {
+        let Some(socket) = self.sockets.iter().find(|s| s.can_send(transmit)) else {
+            self.unsent += 1;
+            tracing::debug!(to = %transmit.to, from = ?transmit.from, "no socket can send there");
+            return;
+        };
+        if let Err(error) = socket.send(transmit).await {
+            self.unsent += 1;
+            tracing::debug!(to = %transmit.to, %error, "not sent");
+        }
+    }
+}

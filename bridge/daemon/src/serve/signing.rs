@@ -1,0 +1,76 @@
+//! The keys that sign rekeys: made at the first start, one for each group and protocol, and kept in the store.
+//!
+//! Members learn the public half when they register, so a key that got lost would cost every member its next rekey.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use keyferry_crypto::{Secret, SigningKey};
+use keyferry_model::id::Protocol;
+use keyferry_model::policy::GroupPolicy;
+use keyferry_model::store::StoreOp;
+
+use crate::config::GatewayConfig;
+use crate::random::OsRandom;
+use crate::store::Store;
+
+const PREFIX: &str = "signing-key/";
+
+fn record(group: &str, protocol: Protocol) -> String {
+    format!("{PREFIX}{group}/{protocol}")
+}
+
+/// The policies of all groups with their keys. Keys that are not in the store yet are made and stored; those that are
+/// leave `records`.
+pub(super) fn policies(
+    config: &GatewayConfig,
+    store: &mut Store,
+    records: &mut Vec<(String, Secret)>,
+) -> anyhow::Result<Vec<GroupPolicy>> {
+    let (stored, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(records).into_iter().partition(|(k, _)| k.starts_with(PREFIX));
+    *records = rest;
+    let mut keys: BTreeMap<String, Arc<SigningKey>> = BTreeMap::new();
+    for (name, pem) in stored {
+        let key = SigningKey::from_pem(pem.expose()).with_context(|| format!("record {name} holds no signing key"))?;
+        keys.insert(name, Arc::new(key));
+    }
+    let wanted = config.groups.iter().flat_map(|g| g.signers().into_iter().map(|p| record(g.name(), p)));
+    let missing: Vec<String> = wanted.filter(|name| !keys.contains_key(name)).collect();
+    let made = make(&missing, config.signing_bits)?;
+    let ops: Vec<StoreOp> = made.iter().map(|(name, key)| StoreOp::Put(name.clone(), key.to_pem())).collect();
+    if !ops.is_empty() {
+        store.commit(&ops, &mut OsRandom)?;
+    }
+    keys.extend(made.into_iter().map(|(name, key)| (name, Arc::new(key))));
+    config
+        .groups
+        .iter()
+        .map(|group| {
+            group.policy(|protocol| {
+                let name = record(group.name(), protocol);
+                keys.get(&name).map(Arc::clone).ok_or_else(|| anyhow!("there is no key {name}"))
+            })
+        })
+        .collect()
+}
+
+/// Makes keys, several at a time: the search for primes takes a while.
+fn make(names: &[String], bits: u32) -> anyhow::Result<Vec<(String, SigningKey)>> {
+    if !names.is_empty() {
+        tracing::info!(keys = names.len(), bits, "signing keys are being made");
+    }
+    let mut made = Vec::with_capacity(names.len());
+    for batch in names.chunks(super::jobs::parallelism()) {
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = batch.iter().map(|_| scope.spawn(move || SigningKey::generate_rsa(bits))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for (name, key) in batch.iter().zip(keys) {
+            let key = key.map_err(|_| anyhow!("a thread that made a key ended early"))?;
+            made.push((name.clone(), key.context("a signing key cannot be made")?));
+        }
+    }
+    Ok(made)
+}
