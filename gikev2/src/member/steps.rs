@@ -87,6 +87,22 @@ impl Member {
         }
     }
 
+    /// Closes the IKE SA and stays in the group: for a member that ends, or goes on by another protocol. Nothing is
+    /// awaited; a key server that misses the Delete drops the SA when it has been idle.
+    pub fn disconnect(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.goal = Goal::Rest;
+        self.retry_at = None;
+        self.renew_at = None;
+        if let Link::Up(up) = &self.link
+            && up.requests.is_idle()
+        {
+            let mut chain = ChainWriter::new();
+            chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
+            self.ask(ctx, Purpose::Delete, chain);
+        }
+        self.link = Link::Down;
+    }
+
     fn left(&mut self, ctx: &mut MemberCtx<'_>) {
         self.goal = Goal::Rest;
         self.group = None;
