@@ -300,7 +300,9 @@ impl Connecting {
             proof,
             response: datagram.to_vec(),
             exchange,
-            behind_nat: nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local)),
+            // A socket bound to no address in particular says nothing about NATs.
+            behind_nat: !settings.local.ip().is_unspecified()
+                && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local)),
             request: Repeating::new(bytes, wish.backoff, step.now.mono, step.rng),
         })
     }

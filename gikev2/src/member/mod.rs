@@ -33,7 +33,7 @@ use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::ike_sa::Preferences;
 use crate::ike_sa::window::Backoff;
@@ -84,10 +84,10 @@ enum Goal {
 }
 
 /// A member at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
-    /// What it is doing, in words.
-    pub state: String,
+    /// What it is doing: `idle`, `connecting`, `registering`, `registered`, `connected`, `waiting`.
+    pub state: &'static str,
     /// SPI of the newest Rekey SA, hexadecimal.
     pub rekey_spi: Option<String>,
     /// Message ID of the last rekey under it.
@@ -165,16 +165,16 @@ impl Member {
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         let current = self.group.as_ref().and_then(Group::current);
-        let link = match (&self.link, self.group.is_some()) {
-            (Link::Connecting(_), _) => "connecting",
-            (Link::Up(_), true) => "registered, connected",
-            (Link::Up(_), false) => "connected",
-            (Link::Down, true) => "registered",
-            (Link::Down, false) if self.retry_at.is_some() => "waiting to try again",
-            (Link::Down, false) => "idle",
+        let state = match &self.link {
+            Link::Down | Link::Up(_) | Link::Connecting(_) if self.group.is_some() => "registered",
+            Link::Down | Link::Up(_) if self.retry_at.is_some() => "waiting",
+            Link::Connecting(_) => "connecting",
+            Link::Up(_) if self.goal == Goal::Register => "registering",
+            Link::Up(_) => "connected",
+            Link::Down => "idle",
         };
         MemberStatus {
-            state: link.to_owned(),
+            state,
             rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: current.and_then(|sa| sa.expected.checked_sub(1)),
             ..self.status.clone()

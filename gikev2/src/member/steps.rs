@@ -96,9 +96,7 @@ impl Member {
         if let Link::Up(up) = &self.link
             && up.requests.is_idle()
         {
-            let mut chain = ChainWriter::new();
-            chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
-            self.ask(ctx, Purpose::Delete, chain);
+            self.ask(ctx, Purpose::Delete, deletion());
         }
         self.link = Link::Down;
     }
@@ -253,9 +251,7 @@ impl Member {
             Purpose::Register => self.registration_response(ctx, &opened, rules::REGISTRATION_RESPONSE),
             Purpose::Leave => {
                 self.left(ctx);
-                let mut chain = ChainWriter::new();
-                chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
-                self.ask(ctx, Purpose::Delete, chain);
+                self.ask(ctx, Purpose::Delete, deletion());
             }
             Purpose::Delete => self.link = Link::Down,
             Purpose::Decline | Purpose::Liveness => {}
@@ -308,6 +304,12 @@ impl Member {
             self.pursue(ctx);
         }
     }
+}
+
+fn deletion() -> ChainWriter {
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
+    chain
 }
 
 fn wish(settings: &MemberSettings, goal: Goal) -> Wish<'_> {

@@ -8,7 +8,23 @@ use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::RekeyAuthentication;
 use keyferry_model::update::MemberEvent;
 
+use keyferry_wire::{Decode, Encode, Header};
+use proptest::prelude::*;
+
 use super::support::*;
+use crate::wire::auth::Auth;
+use crate::wire::delete::Delete;
+use crate::wire::gsa::Gsa;
+use crate::wire::id::Id;
+use crate::wire::kd::Kd;
+use crate::wire::ke::Ke;
+use crate::wire::message::{AuthRequest, GroupKeys, Payloads};
+use crate::wire::nonce::Nonce;
+use crate::wire::notify::Notify;
+use crate::wire::rules;
+use crate::wire::sa::Sa;
+use crate::wire::testing::Rebind;
+use crate::wire::ts::TrafficSelector;
 
 fn lenient() -> crate::ServerConfig {
     let mut config = config();
@@ -96,8 +112,6 @@ fn tampered_cookies_and_groups_only_cost_time() {
 #[test]
 fn every_variant_of_policy_and_keys_is_survived() {
     use crate::registration::grant::evaluate;
-    use crate::wire::message::{GroupKeys, Payloads};
-    use crate::wire::rules;
     let (inner, first, default) = captured_answer();
     let read = |bytes: &[u8]| {
         let payloads = Payloads::parse(first, bytes, rules::REGISTRATION_RESPONSE)?;
@@ -113,6 +127,47 @@ fn every_variant_of_policy_and_keys_is_survived() {
                 assert!(sa.spi >= 256 && !sa.lifetime.is_zero());
             }
         }
+    }
+}
+
+proptest! {
+    /// Noise never panics any parser, and what parses is written back to something that parses the same.
+    #[test]
+    fn noise_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200), first in 33_u8..54) {
+        fn stable<T: Rebind>(bytes: &[u8]) {
+            if let Ok(value) = T::parse(bytes) {
+                let again = value.to_vec();
+                assert_eq!(format!("{:?}", T::parse(&again).unwrap()).len(), format!("{value:?}").len());
+            }
+        }
+        stable::<Auth<'_>>(&bytes);
+        stable::<Delete<'_>>(&bytes);
+        stable::<Id<'_>>(&bytes);
+        stable::<Ke<'_>>(&bytes);
+        stable::<Nonce<'_>>(&bytes);
+        stable::<Notify<'_>>(&bytes);
+        stable::<TrafficSelector>(&bytes);
+        let _ = (Sa::exact(&bytes), Gsa::exact(&bytes), Kd::exact(&bytes));
+        let _ = Payloads::parse(first, &bytes, rules::REKEY).and_then(|p| GroupKeys::of(&p));
+        let _ = AuthRequest::group(first, &bytes);
+    }
+
+    /// Noise behind a sound header draws nothing from a key server but small answers, and leaves nothing behind.
+    #[test]
+    fn noise_leaves_no_state(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        exchange in 34_u8..45,
+        bits in any::<u8>(),
+        next in 0_u8..55,
+    ) {
+        let mut world = World::new(policy(false));
+        let header = Header {
+            spi_i: [1; 8], spi_r: [0; 8], next, major: 2, minor: 0, exchange, flags: bits, message_id: 0,
+        };
+        let from = "10.0.0.5:848".parse().unwrap();
+        world.deliver(Packet { from, to: world.gateway, marker: false, bytes: header.encode(&bytes), tainted: false });
+        prop_assert_eq!(world.server.deadline(), None);
+        prop_assert!(world.seen.iter().all(|p| p.bytes.len() < 64));
     }
 }
 

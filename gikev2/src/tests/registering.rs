@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity};
 use keyferry_model::id::GroupId;
+use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
 use keyferry_model::update::MemberEvent;
 use keyferry_model::view::MemberState;
@@ -29,7 +30,7 @@ fn a_sender_gets_policy_keys_and_ids() {
     assert!(host.listens.contains(&"239.192.0.2:848".parse().unwrap()));
     assert!(world.persisted > 0, "sender IDs are durable before they are told");
     assert_eq!(host.sas.values().next().unwrap().len(), 20);
-    assert_eq!(host.member.status().state, "registered, connected");
+    assert_eq!(host.member.status().state, "registered");
 }
 
 #[test]
@@ -184,6 +185,19 @@ fn leaving_over_the_sa_there_is() {
     assert_eq!(state(&world, 1), MemberState::Left);
     assert_eq!((world.server.counters().left, world.server.established()), (1, 0));
     assert_eq!(world.hosts[at].member.status().state, "idle");
+}
+
+#[test]
+fn disconnecting_keeps_the_group() {
+    let mut world = World::new(policy(false));
+    let at = world.join(1);
+    world.on_member(at, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    assert_eq!((world.server.established(), world.server.counters().deleted), (0, 1));
+    assert_eq!(state(&world, 1), MemberState::Active);
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(world.has_newest(at));
 }
 
 #[test]

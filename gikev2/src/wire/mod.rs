@@ -1,7 +1,7 @@
 //! Payloads of IKEv2 and G-IKEv2: a file per payload, its diagram above the struct.
 //!
 //! Decoding borrows, checks every length and refuses what is left over; encoding computes every length. Conversions to
-//! the group model are in [`policy`](crate::policy), never here.
+//! the group model are in `policy`, never here.
 
 pub mod auth;
 pub mod delete;
