@@ -288,7 +288,8 @@ impl Gateway {
             };
             let messages = render(&plan, protocol, rng);
             if !messages.is_empty() && !to.is_empty() {
-                let name = format!("{group}/{}/{protocol}", plan.id);
+                // In the order of the rekeys: a later one may stand under a rekey SA that an earlier one brings.
+                let name = format!("{group}/{:020}/{protocol}", plan.id);
                 ops.push(self.outgoing.add(&name, messages, to, plan.policy.retransmit, now));
             }
         }

@@ -91,6 +91,9 @@ pub enum Refusal {
     /// The member is not authorized, or was evicted.
     #[error("not authorized")]
     NotAuthorized,
+    /// The member registers again and again.
+    #[error("registered too often")]
+    TooOften,
     /// The key tree is full.
     #[error("the group is full")]
     Full,

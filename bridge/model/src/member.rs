@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Identity, Protocol};
 use crate::view::{MemberState, MemberView};
 
+/// Registrations that one member may make within [`BURST_TIME`].
+const BURST: u32 = 8;
+const BURST_TIME: Duration = Duration::from_secs(60);
+
 /// A member of a group, present or past. Stored as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Member {
@@ -20,6 +24,9 @@ pub(crate) struct Member {
     pub(crate) leaf: u32,
     pub(crate) registrations: u64,
     pub(crate) registered: Duration,
+    /// Registrations since `burst_since`, see [`Member::too_often`].
+    pub(crate) burst: u32,
+    pub(crate) burst_since: Duration,
     pub(crate) sender_ids: Vec<u32>,
     pub(crate) acknowledged: u64,
     pub(crate) missed: u64,
@@ -29,6 +36,22 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn is_active(&self, protocol: Protocol) -> bool {
         self.state == MemberState::Active && self.protocol == protocol
+    }
+
+    /// Has it registered more often lately than any sound member does? Each time costs sender IDs, and when those run out
+    /// everybody must register anew.
+    pub(crate) fn too_often(&self, wall: Duration) -> bool {
+        self.burst >= BURST && wall < self.burst_since + BURST_TIME
+    }
+
+    /// Notes a registration.
+    pub(crate) fn registered_at(&mut self, wall: Duration) {
+        if wall >= self.burst_since + BURST_TIME {
+            (self.burst, self.burst_since) = (0, wall);
+        }
+        self.burst += 1;
+        self.registrations += 1;
+        self.registered = wall;
     }
 
     pub(crate) fn view(&self) -> MemberView {

@@ -110,7 +110,7 @@ fn admit<'a>(
 fn notify_of(refusal: Refusal) -> NotifyType {
     match refusal {
         Refusal::UnknownGroup | Refusal::ProtocolNotServed => NotifyType::INVALID_GROUP_ID,
-        Refusal::NotAuthorized => NotifyType::AUTHORIZATION_FAILED,
+        Refusal::NotAuthorized | Refusal::TooOften => NotifyType::AUTHORIZATION_FAILED,
         Refusal::Full | Refusal::SenderIdsExhausted | Refusal::Stale => NotifyType::REGISTRATION_FAILED,
     }
 }

@@ -49,6 +49,10 @@ impl Group {
         if self.exhausted {
             return Err(Refusal::SenderIdsExhausted);
         }
+        if self.members.get(request.identity).is_some_and(|m| m.too_often(now.wall)) {
+            tracing::debug!(group = %self.policy.name, member = %request.identity, "member registers too often");
+            return Err(Refusal::TooOften);
+        }
         // A member that stays where it is keeps its leaf; everything is checked before anything is taken.
         let kept = self.members.get(request.identity).filter(|m| m.is_active(request.protocol)).map(|m| m.leaf);
         let side = self.sides.get(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
@@ -95,6 +99,8 @@ impl Group {
             leaf,
             registrations: 0,
             registered: now.wall,
+            burst: 0,
+            burst_since: now.wall,
             sender_ids: Vec::new(),
             acknowledged: 0,
             missed: 0,
@@ -117,8 +123,7 @@ impl Group {
         member.state = MemberState::Active;
         member.address = request.address;
         member.leaf = leaf;
-        member.registrations += 1;
-        member.registered = now.wall;
+        member.registered_at(now.wall);
         member.missed = 0;
         member.sender_ids = sender_ids.to_vec();
         self.store_member(&member);

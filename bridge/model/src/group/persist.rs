@@ -13,13 +13,15 @@ use crate::id::{Identity, Protocol};
 use crate::ledger::{Ack, Entry, Ledger};
 use crate::lkh::{KeyTree, NodeRecord};
 use crate::member::Member;
-use crate::policy::GroupPolicy;
+use crate::policy::{Gikev2Rekey, GroupPolicy, RekeyAuthentication};
 use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
 use crate::store::{RecordError, StoreOp, get, put};
 
 #[derive(Serialize, Deserialize)]
 struct StateRecord {
+    /// What the keys are for; other keys are wanted when it changes.
+    shape: Shape,
     generation: u64,
     next_epoch: u64,
     next_rekey: u64,
@@ -71,6 +73,7 @@ impl Group {
             stale: s.stale.clone(),
         };
         let record = StateRecord {
+            shape: Shape::of(&self.policy),
             generation: self.generation,
             next_epoch: self.next_epoch,
             next_rekey: self.next_rekey,
@@ -120,6 +123,9 @@ impl Group {
     ) -> Result<Option<Self>, RecordError> {
         let Some(bytes) = records.get("state") else { return Ok(None) };
         let state: StateRecord = get("state", bytes)?;
+        if !state.shape.fits(&Shape::of(&policy)) {
+            return Err(misfit("state"));
+        }
         // Without these, IDs and handles could be given twice: a store that lost them is of no use.
         let must = |key: &str| records.get(key).ok_or_else(|| RecordError::new(key, "is missing"));
         let handles: BTreeMap<Protocol, u32> = get("handles", must("handles")?)?;
@@ -184,6 +190,37 @@ fn with_prefix<'a>(
             move |(k, _)| k.starts_with(&prefix)
         })
         .map(|(k, v)| (k.as_str(), *v))
+}
+
+/// What a group's keys are made for.
+#[derive(Serialize, Deserialize)]
+struct Shape {
+    /// Traffic lines and the width of sender IDs.
+    traffic: String,
+    /// Rekey SAs and how their messages are authenticated.
+    rekey: BTreeMap<Protocol, String>,
+}
+
+impl Shape {
+    fn of(policy: &GroupPolicy) -> Self {
+        let authentication = |g: &Gikev2Rekey| match &g.authentication {
+            RekeyAuthentication::Implicit => None,
+            RekeyAuthentication::Signature(_, scheme) => Some(*scheme),
+        };
+        let gdoi = policy.gdoi.as_ref().map(|g| format!("{:?}", (g.cipher, g.scheme)));
+        let gikev2 = policy.gikev2.as_ref().map(|g| format!("{:?}", (g.protection, g.wrap_key_len, authentication(g))));
+        let rekey = [(Protocol::Gdoi, gdoi), (Protocol::Gikev2, gikev2)];
+        Self {
+            traffic: format!("{:?}", (&policy.traffic, policy.sender_id_bits)),
+            rekey: rekey.into_iter().filter_map(|(p, shape)| Some((p, shape?))).collect(),
+        }
+    }
+
+    /// Keys of one shape do for the other. A protocol that is added or given up does not touch the other's keys.
+    fn fits(&self, other: &Self) -> bool {
+        let same = |(p, shape)| other.rekey.get(p).is_none_or(|s: &String| s == shape);
+        self.traffic == other.traffic && self.rekey.iter().all(same)
+    }
 }
 
 fn misfit(key: &str) -> RecordError {

@@ -40,10 +40,14 @@ impl Group {
         for identity in evict {
             self.mark_evicted(identity);
         }
-        self.leavers_due = None;
+        // Whoever left is excluded by the next rekey, whatever its reason.
+        let exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction;
         self.generation += 1;
-        let plan =
-            if reason == RekeyReason::Reset { self.reset(now, rng) } else { self.replace_keys(reason, now, rng) };
+        let plan = if reason == RekeyReason::Reset {
+            self.reset(now, rng)
+        } else {
+            self.replace_keys(reason, exclude, now, rng)
+        };
         self.enter_into_ledger(&plan, now);
         self.store_state();
         Arc::new(plan)
@@ -60,7 +64,7 @@ impl Group {
         self.store_member(&member);
     }
 
-    fn replace_keys(&mut self, reason: RekeyReason, now: Now, rng: &mut dyn Random) -> RekeyPlan {
+    fn replace_keys(&mut self, reason: RekeyReason, exclude: bool, now: Now, rng: &mut dyn Random) -> RekeyPlan {
         let policy = Arc::clone(&self.policy);
         let delete = self.epochs.last().map(|e| e.spis()).unwrap_or_default();
         self.retire_epochs(now);
@@ -77,8 +81,7 @@ impl Group {
             let listening = self.members.values().any(|m| m.is_active(protocol));
             let Some(side) = self.sides.get_mut(&protocol) else { continue };
             let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2;
-            let exclude = reason == RekeyReason::Eviction || due;
-            let leaves = if exclude { std::mem::take(&mut side.stale) } else { Vec::new() };
+            let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { Vec::new() };
             let tree = (!leaves.is_empty()).then(|| side.tree.evict(&leaves, rng));
             let new = if due || tree.is_some() { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
             let keep = now.wall + policy.deactivation_delay + policy.ack_patience;

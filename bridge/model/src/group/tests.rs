@@ -319,6 +319,52 @@ fn a_member_that_leaves_is_excluded_soon() {
     assert!(b.model.expire(now).is_empty());
 }
 
+#[test]
+fn a_rekey_for_any_reason_excludes_who_left_before() {
+    for reason in [RekeyReason::Operator, RekeyReason::Lifetime] {
+        let mut b = Bench::new(8);
+        b.join(1, Protocol::Gikev2).unwrap();
+        b.join(2, Protocol::Gikev2).unwrap();
+        let now = b.now();
+        assert!(b.model.leave(&GroupId::Number(7), &member(1), Protocol::Gikev2, now));
+        b.commit();
+        let plan = b.rekey(reason, &[]);
+        assert!(plan.steps[0].new_rekey.as_ref().unwrap().tree.is_some());
+        b.wall += 10;
+        let now = b.now();
+        assert!(b.model.expire(now).is_empty(), "the exclusion is done");
+    }
+}
+
+#[test]
+fn a_member_that_registers_in_a_loop_does_not_use_up_the_sender_ids() {
+    let mut b = Bench::new(8);
+    for _ in 0..8 {
+        b.join(1, Protocol::Gdoi).unwrap();
+    }
+    assert_eq!(b.join(1, Protocol::Gdoi), Err(Refusal::TooOften));
+    assert_eq!(b.join(1, Protocol::Gikev2), Err(Refusal::TooOften));
+    assert!(b.join(2, Protocol::Gdoi).is_ok());
+    b.wall += 60;
+    assert!(b.join(1, Protocol::Gdoi).is_ok());
+}
+
+#[test]
+fn a_protocol_can_be_added_to_a_running_group_but_not_changed() {
+    let mut b = Bench::new(8);
+    b.join(1, Protocol::Gdoi).unwrap();
+    let now = b.now();
+    let load = |b: &mut Bench, policy| Model::load(vec![policy], &b.store, now, &mut b.rng);
+    let without = GroupPolicy { gikev2: None, ..policy(8) };
+    let model = load(&mut b, without).unwrap();
+    assert!(model.group("g").unwrap().side(Protocol::Gikev2).is_none());
+    assert!(load(&mut b, policy(8)).is_ok());
+    let mut signed = policy(8);
+    let authentication = RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256);
+    signed.gikev2 = signed.gikev2.map(|g| Gikev2Rekey { authentication, ..g });
+    assert!(load(&mut b, signed).is_err(), "the same lengths, but members would not know the signature key");
+}
+
 proptest! {
     /// Whatever happens, in any order, with crashes between: no sender ID is given twice under one set of keys, and no
     /// counter of a rekey SA is used twice.
@@ -337,7 +383,7 @@ proptest! {
                                 prop_assert!(ids.insert(id), "sender ID {} twice", id);
                             }
                         }
-                        Err(Refusal::SenderIdsExhausted | Refusal::NotAuthorized | Refusal::Full) => {}
+                        Err(Refusal::SenderIdsExhausted | Refusal::NotAuthorized | Refusal::Full | Refusal::TooOften) => {}
                         Err(other) => prop_assert!(false, "{}", other),
                     }
                     None
