@@ -28,5 +28,6 @@ pub mod wire;
 pub use keylog::KeyLog;
 pub use member::{Member, MemberStatus};
 pub use message::SealError;
+pub use phase1::suite::Phase1Doi;
 pub use policy::tell::TellError;
 pub use server::{Counters, Server, ServerConfig};

@@ -28,6 +28,7 @@ use serde::Serialize;
 use crate::keylog::KeyLog;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::initiator::Initiator;
+use crate::phase1::suite::Phase1Doi;
 use crate::pull::member::Pull;
 use crate::push::member::Group;
 use crate::reject::Reject;
@@ -46,6 +47,7 @@ pub struct Member {
     own: IpAddr,
     acks: Vec<PendingAck>,
     status: MemberStatus,
+    phase1_doi: Phase1Doi,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -153,6 +155,7 @@ impl Member {
             group: None,
             acks: Vec::new(),
             status: MemberStatus::default(),
+            phase1_doi: Phase1Doi::default(),
             key_log: None,
         }
     }
@@ -160,6 +163,11 @@ impl Member {
     /// Writes keys for Wireshark from now on.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);
+    }
+
+    /// Proposes phase 1 under another domain of interpretation from the next time on.
+    pub fn set_phase1_doi(&mut self, doi: Phase1Doi) {
+        self.phase1_doi = doi;
     }
 
     /// Connects to the key server and registers.

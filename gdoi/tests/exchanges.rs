@@ -3,11 +3,13 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup};
+use gdoi::Phase1Doi;
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, SeededRandom};
 use keyferry_model::id::{GroupId, Identity};
-use keyferry_model::plan::RekeyReason;
+use keyferry_model::plan::{RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, Authorization, EspMode, EspTransform};
 use keyferry_model::update::{MemberEvent, Removal};
 use support::{Bench, GROUP, Setup, host, policy, secs, settings};
@@ -289,6 +291,50 @@ fn an_old_push_is_not_taken() {
     bench.send_pushes(&second);
     bench.run(secs(2));
     assert_eq!(bench.nodes[&11].events, REGISTERED);
+}
+
+/// There are key servers that tell the lowest acceptable number instead of the last one used: a push with that number is
+/// taken, once, if it brings what the member does not have.
+#[test]
+fn a_push_with_the_number_told_is_taken_if_it_is_new() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.settle();
+    let (plan, _) = bench.plan(RekeyReason::Operator, &[]);
+    let step = &plan.steps[0];
+    let same = |delete: Vec<u32>| RekeyStep {
+        protocol: step.protocol,
+        over: Arc::clone(&step.over),
+        counter: 0,
+        new_rekey: None,
+        new_epoch: step.new_epoch.clone(),
+        delete,
+        delete_all: false,
+        activation_delay: step.activation_delay,
+        deactivation_delay: step.deactivation_delay,
+        planned: step.planned,
+    };
+    let mut rng = SeededRandom::new(1);
+    let first = gdoi::push::render(&plan.policy, &same(step.delete.clone()), &mut rng).unwrap();
+    let second = gdoi::push::render(&plan.policy, &same(vec![9999]), &mut rng).unwrap();
+    bench.send_pushes(&[first, second]);
+    bench.run(secs(2));
+    assert_eq!(bench.nodes[&10].count(|e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
+}
+
+#[test]
+fn phase_1_may_be_proposed_under_the_ipsec_doi() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.wire.clear();
+    bench.member(10, |m, ctx| {
+        m.set_phase1_doi(Phase1Doi::Ipsec);
+        m.start(ctx);
+    });
+    bench.settle();
+    assert_eq!(bench.nodes[&10].events, REGISTERED);
+    let sa = |i: usize| bench.log[i].bytes[32..40].to_vec();
+    assert_eq!((sa(1), sa(2)), (vec![0, 0, 0, 1, 0, 0, 0, 1], vec![0, 0, 0, 1, 0, 0, 0, 1]));
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Member {
             peer: self.settings.gateway_identity.as_ref(),
             psk: &self.settings.psk,
             lifetime: PHASE1_LIFETIME,
+            doi: self.phase1_doi,
         };
         let Some(initiator) = Initiator::new(&config, ctx.rng) else {
             return self.failed(ctx, None, MemberEvent::Refused("no key exchange group of IKEv1 configured".into()));

@@ -21,7 +21,7 @@ use super::auth::{self, Claim};
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::responder::read_ke;
-use super::suite::{self, Accepted, Suite};
+use super::suite::{self, Accepted, Phase1Doi, Suite};
 use super::{HOLD, MAX_RIVALS};
 use crate::identity;
 use crate::message::{self, Iv, Payloads, SealError};
@@ -41,6 +41,7 @@ pub(crate) struct Config<'a> {
     pub(crate) peer: Option<&'a Identity>,
     pub(crate) psk: &'a Arc<Secret>,
     pub(crate) lifetime: Duration,
+    pub(crate) doi: Phase1Doi,
 }
 
 /// A main mode under way.
@@ -114,7 +115,7 @@ impl Initiator {
             return None;
         }
         let cookie = cookie(rng);
-        let sa_i = suite::offer(&offered, config.lifetime);
+        let sa_i = suite::offer(&offered, config.lifetime, config.doi);
         let mut nonce_i = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_i);
         let payloads = Payloads::new().with_body(payload::SA, Secret::copy_from(&sa_i));

@@ -81,8 +81,28 @@ fn key_bits(cipher: BlockCipher) -> u16 {
     }
 }
 
-/// The body of an SA payload that offers these suites, under DOI GDOI and situation 0.
-pub(crate) fn offer(suites: &[Suite], lifetime: Duration) -> Vec<u8> {
+/// Under which domain of interpretation a member proposes phase 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase1Doi {
+    /// GDOI with situation 0, as RFC 6407 section 2.1 wants it.
+    #[default]
+    Gdoi,
+    /// IPsec with the situation "identity only", as in IKEv1 itself. For key servers that want it, and for Wireshark,
+    /// which reads proposals, and so can decrypt, under this one only.
+    Ipsec,
+}
+
+impl Phase1Doi {
+    fn numbers(self) -> (Doi, u32) {
+        match self {
+            Phase1Doi::Gdoi => (Doi::GDOI, 0),
+            Phase1Doi::Ipsec => (Doi::IPSEC, Sa::IDENTITY_ONLY),
+        }
+    }
+}
+
+/// The body of an SA payload that offers these suites.
+pub(crate) fn offer(suites: &[Suite], lifetime: Duration, doi: Phase1Doi) -> Vec<u8> {
     let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).to_be_bytes();
     let short = |kind, v| Attribute { kind, value: AttributeValue::Short(v) };
     let transforms = (1u8..).zip(suites).map(|(number, suite)| Transform {
@@ -100,7 +120,8 @@ pub(crate) fn offer(suites: &[Suite], lifetime: Duration) -> Vec<u8> {
         ],
     });
     let proposal = Proposal { number: 1, protocol: phase1::PROTO_ISAKMP, spi: &[], transforms: transforms.collect() };
-    Sa { doi: Doi::GDOI, situation: 0, proposals: vec![proposal] }.to_vec()
+    let (doi, situation) = doi.numbers();
+    Sa { doi, situation, proposals: vec![proposal] }.to_vec()
 }
 
 /// Do DOI and situation of a phase 1 SA payload stand for what we do? GDOI wants its own DOI with situation 0
@@ -206,7 +227,7 @@ mod tests {
     fn the_first_transform_that_both_take_is_chosen_and_echoed() {
         let mine = accepted().suites();
         assert_eq!(mine.len(), 4, "Curve25519 has no number in IKEv1");
-        let body = offer(&mine, Duration::from_secs(86_400));
+        let body = offer(&mine, Duration::from_secs(86_400), Phase1Doi::Gdoi);
         let sa = Sa::exact(&body).unwrap();
         let theirs = Accepted { ciphers: vec![BlockCipher::Aes128Cbc], ..accepted() };
         let choice = choose(&sa, &theirs).unwrap();
@@ -221,7 +242,7 @@ mod tests {
 
     #[test]
     fn lifetimes_are_taken_as_tv_and_tlv() {
-        let body = offer(&accepted().suites()[..1], Duration::from_secs(3600));
+        let body = offer(&accepted().suites()[..1], Duration::from_secs(3600), Phase1Doi::Ipsec);
         let sa = Sa::exact(&body).unwrap();
         let mut transform = sa.proposals[0].transforms[0].clone();
         *transform.attributes.last_mut().unwrap() =

@@ -118,7 +118,7 @@ pub const PULL_2: Message = Message {
     tolerant: false,
 };
 
-/// GROUPKEY-PULL message 3: HDR*, HASH(3) [, GAP].
+/// GROUPKEY-PULL message 3: HDR*, HASH(3) \[, GAP\].
 pub const PULL_3: Message = Message {
     name: "GROUPKEY-PULL 3",
     protected: true,
@@ -128,7 +128,7 @@ pub const PULL_3: Message = Message {
     tolerant: false,
 };
 
-/// GROUPKEY-PULL message 4: HDR*, HASH(4), [SEQ,] KD.
+/// GROUPKEY-PULL message 4: HDR*, HASH(4), \[SEQ,\] KD.
 pub const PULL_4: Message = Message {
     name: "GROUPKEY-PULL 4",
     protected: true,
@@ -138,7 +138,7 @@ pub const PULL_4: Message = Message {
     tolerant: false,
 };
 
-/// GROUPKEY-PUSH (RFC 6407 section 4): HDR*, SEQ, [D,] SA, KD, SIG. Without SA and KD it only deletes.
+/// GROUPKEY-PUSH (RFC 6407 section 4): HDR*, SEQ, \[D,\] SA, KD, SIG. Without SA and KD it only deletes.
 pub const PUSH: Message = Message {
     name: "GROUPKEY-PUSH",
     protected: true,
