@@ -11,6 +11,7 @@
 //! A sender takes the first policy line that matches and has an active SA; then one whose SA is being removed; then one
 //! whose SA is not yet active, for then there is no other. Of SAs with the same selectors the newest active one sends.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,7 @@ pub struct Sad {
     /// The latest time heard of.
     clock: Duration,
     key_log: Option<Box<dyn KeyLog + Send>>,
+    receives_only: bool,
 }
 
 type Selectors = (Selector, Selector);
@@ -149,7 +151,15 @@ impl Sad {
             snapshot,
             clock: Duration::ZERO,
             key_log: None,
+            receives_only: false,
         }
+    }
+
+    /// A SAD that installs inbound SAs only: for a member that did not register as a sender, which must not send whatever the
+    /// transform (RFC 9838 section 2.3.3).
+    #[must_use]
+    pub fn receive_only() -> Self {
+        Self { receives_only: true, ..Self::new() }
     }
 
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
@@ -173,7 +183,7 @@ impl Sad {
         self.check(&update)?;
         let GroupUpdate { install, remove, sender_ids, activation_delay, deactivation_delay } = update;
         let width = sender_ids.as_ref().or(self.sender_ids.as_ref()).map(|ids| ids.bits);
-        let mentioned: Vec<u32> = install.iter().map(|new| new.spi).collect();
+        let named: BTreeMap<u32, usize> = install.iter().enumerate().rev().map(|(at, new)| (new.spi, at)).collect();
         let order: Vec<Selectors> = install.iter().map(|new| (new.policy.source, new.policy.destination)).collect();
         let mut fresh: Vec<(NewSa, Sa)> = Vec::new();
         for new in install {
@@ -189,7 +199,7 @@ impl Sad {
         for entry in &mut self.entries {
             let removed = match &remove {
                 Removal::Spis(spis) => spis.contains(&entry.sa.spi),
-                Removal::All => !mentioned.contains(&entry.sa.spi),
+                Removal::All => !named.contains_key(&entry.sa.spi),
             };
             if removed {
                 entry.remove_at(activates, leaves);
@@ -210,7 +220,11 @@ impl Sad {
             }
             tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");
             let expires = self.clock.saturating_add(new.lifetime);
-            self.entries.push(Entry { sa: Arc::new(sa), activates, expires, stops_sending: None, leaves: None });
+            // The update lists oldest first: one that was there already and is listed behind a new one is the newer.
+            let place = named.get(&new.spi);
+            let newer = |entry: &Entry| named.get(&entry.sa.spi) > place;
+            let at = self.entries.iter().position(newer).unwrap_or(self.entries.len());
+            self.entries.insert(at, Entry { sa: Arc::new(sa), activates, expires, stops_sending: None, leaves: None });
         }
         self.sweep();
         Ok(())
@@ -350,7 +364,8 @@ impl Sad {
     }
 
     fn publish(&mut self) {
-        let mut lines: Vec<(Tier, Line)> = self.lines.iter().filter_map(|line| self.line(line)).collect();
+        let outbound: &[Selectors] = if self.receives_only { &[] } else { &self.lines };
+        let mut lines: Vec<(Tier, Line)> = outbound.iter().filter_map(|line| self.line(line)).collect();
         // Stable: within a tier the order of the policy stays.
         lines.sort_by_key(|(tier, _)| *tier);
         let inbound = self.entries.iter().map(|entry| Arc::clone(&entry.sa)).collect();

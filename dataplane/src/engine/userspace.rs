@@ -58,6 +58,8 @@ pub struct EngineConfig {
     pub mtu: u16,
     /// Groups to join besides the single multicast addresses of the policies, for policies about whole networks.
     pub groups: Vec<IpAddr>,
+    /// Install inbound SAs only: the member did not register as a sender.
+    pub receive_only: bool,
     /// Where keys are logged for Wireshark, if at all.
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -66,7 +68,7 @@ impl EngineConfig {
     /// A configuration without additional groups and without a key log.
     #[must_use]
     pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
-        Self { tun: tun.into(), interface: interface.into(), mtu, groups: Vec::new(), key_log: None }
+        Self { tun: tun.into(), interface: interface.into(), mtu, groups: Vec::new(), receive_only: false, key_log: None }
     }
 }
 
@@ -101,14 +103,14 @@ impl Userspace {
     /// # Errors
     /// No such interface, no such privilege, or the TUN device exists and is in use.
     pub fn start(config: EngineConfig) -> io::Result<Self> {
-        let EngineConfig { tun: tun_name, interface, mtu, groups, key_log } = config;
+        let EngineConfig { tun: tun_name, interface, mtu, groups, receive_only, key_log } = config;
         let index = if_nametoindex(interface.as_str())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
         let tun = DeviceBuilder::new().name(&tun_name).mtu(mtu).build_sync()?;
         tun.set_nonblocking(true)?;
         let sockets = Sockets::open(&interface, index)?;
         let joins = Joins::open(index)?;
-        let mut sad = Sad::new();
+        let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
         if let Some(log) = key_log {
             sad.set_key_log(log);
         }

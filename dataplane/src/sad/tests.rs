@@ -102,3 +102,18 @@ fn there_is_a_limit_to_sas() {
     assert!(matches!(sad.apply(update(vec![new_sa(9_999, gcm)], None, 0), NOW), Err(ApplyError::TooMany)));
     sad.apply(update(vec![new_sa(1_000, gcm)], None, 0), NOW).unwrap();
 }
+
+#[test]
+fn an_old_sa_that_a_registration_brings_again_does_not_take_over_from_a_newer_one() {
+    let mut sad = Sad::new();
+    let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+    sad.apply(update(vec![new_sa(1_001, gcm)], Some(&[1]), 0), NOW).unwrap();
+    let all =
+        GroupUpdate { remove: Removal::All, ..update(vec![new_sa(1_000, gcm), new_sa(1_001, gcm)], Some(&[2]), 0) };
+    sad.apply(all, NOW).unwrap();
+    assert_eq!(seal(&sad), Ok((1_001, 1)));
+    let spis: Vec<String> = sad.status().sas.into_iter().map(|sa| sa.spi).collect();
+    assert_eq!(spis, ["0x000003e8", "0x000003e9"], "but it is there to receive");
+    sad.apply(update(vec![new_sa(1_002, gcm)], None, 0), NOW).unwrap();
+    assert_eq!(seal(&sad), Ok((1_002, 1)));
+}
