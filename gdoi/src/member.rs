@@ -88,6 +88,9 @@ struct Registering {
     stale: bool,
 }
 
+/// The longest wait between two repeats.
+const MAX_INTERVAL: Duration = Duration::from_secs(64);
+
 /// Retransmission: each wait is twice the one before, with jitter.
 #[derive(Clone, Copy, Debug)]
 struct Repeats {
@@ -103,7 +106,7 @@ impl Repeats {
 
     fn next(&mut self, mono: Duration, rng: &mut dyn Random) {
         self.sent = self.sent.saturating_add(1);
-        self.interval = self.interval.saturating_mul(2);
+        self.interval = self.interval.saturating_mul(2).min(MAX_INTERVAL);
         self.at = mono + jitter(self.interval, rng);
     }
 }

@@ -133,6 +133,7 @@ impl Group {
             let sa = RekeySa { newest, ..RekeySa::new(rekey, fresh_told, now) };
             sas.push(sa);
         }
+        sas.drain(..sas.len().saturating_sub(MAX_SAS));
         let mut group = Self {
             sas,
             tree: std::mem::take(&mut registration.tree),
@@ -170,7 +171,8 @@ impl Group {
 
     /// When [`expire`](Self::expire) has something to do.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.sas.iter().map(|sa| sa.retires.map_or(sa.expires, |at| at.min(sa.expires))).min()
+        let due = |sa: &RekeySa| sa.retires.map_or(sa.expires, |at| at.min(sa.expires));
+        self.sas.iter().map(due).min().filter(|at| *at != Duration::MAX)
     }
 
     /// Is a datagram with this cookie pair for us?
@@ -324,9 +326,7 @@ impl Group {
                     self.tree = tree;
                 }
                 self.sas.push(RekeySa::new(*rekey, None, now));
-                if self.sas.len() > MAX_SAS {
-                    self.sas.remove(0);
-                }
+                self.sas.drain(..self.sas.len().saturating_sub(MAX_SAS));
                 destination.filter(|_| before != destination)
             }
         }
