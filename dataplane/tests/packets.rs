@@ -248,6 +248,19 @@ fn without_a_sender_id_counter_modes_do_not_send() {
 }
 
 #[test]
+fn a_receiver_sends_under_no_transform() {
+    for transform in [GCM, CBC] {
+        let line = policy(transform, EspMode::Tunnel, GROUPS[0]);
+        let mut alice = Member::new(1);
+        alice.sad = dataplane::Sad::receive_only();
+        alice.sad.apply(registration(vec![new_sa(0x1001, &line, 7)], ids(&[9])), at(0)).unwrap();
+        assert_eq!(alice.seal(&udp(1, GROUPS[0], b"x")), Err(DropReason::OutNoPols));
+        let mut bob = Member::with(0x1001, &line, 2);
+        assert!(alice.open(&bob.seal(&udp(2, GROUPS[0], b"x")).unwrap()).is_ok());
+    }
+}
+
+#[test]
 fn sender_ids_stand_left_in_the_iv_in_any_width() {
     for (bits, id, expected) in
         [(8, 0xab, 0xab00_0000_0000_0001u64), (12, 0xabc, 0xabc0_0000_0000_0001), (32, u32::MAX, 0xffff_ffff_0000_0001)]

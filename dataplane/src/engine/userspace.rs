@@ -68,7 +68,14 @@ impl EngineConfig {
     /// A configuration without additional groups and without a key log.
     #[must_use]
     pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
-        Self { tun: tun.into(), interface: interface.into(), mtu, groups: Vec::new(), receive_only: false, key_log: None }
+        Self {
+            tun: tun.into(),
+            interface: interface.into(),
+            mtu,
+            groups: Vec::new(),
+            receive_only: false,
+            key_log: None,
+        }
     }
 }
 

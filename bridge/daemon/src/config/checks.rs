@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use keyferry_model::policy::{Authorization, RekeyTransport};
+use keyferry_model::policy::{Authorization, RekeyTransport, Selector};
 
 use super::gateway::{GatewayConfig, RekeySending};
 use super::group::{GroupEntry, GroupPlan};
@@ -147,6 +147,13 @@ pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], config: &Gat
                 let what = format!("rekeys go to {to}, but the gateway listens to no address of that family");
                 section.error(key, what, "add one to listen in [gateway]");
             }
+        }
+        // With several senders numbers are not unique, and a G-IKEv2 member must be told so (RFC 9838 section 4.4.2.1.3).
+        let single = |s: &Selector| s.prefix == if s.address.is_ipv4() { 32 } else { 128 };
+        let many = plan.base().traffic.iter().any(|t| t.replay_window > 0 && !single(&t.source));
+        if plan.gikev2.is_some() && many {
+            let what = "a replay window for traffic of several senders cannot be told to G-IKEv2 members";
+            section.error("traffic", what, "name the one sender as source, or remove replay_window");
         }
     }
 }

@@ -221,7 +221,7 @@ fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
     let mode =
         section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
     let transform = section.choice("transform", TRANSFORMS, EspTransform::Aead(Aead::Aes256Gcm16));
-    let replay_window = section.number("replay_window", 0..=65_536, 0);
+    let replay_window = section.number("replay_window", 0..=4096, 0);
     if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {
         section.error("port", "the protocol has no ports", "add protocol = \"udp\", or remove the port");
     }

@@ -53,6 +53,8 @@ pub struct MemberConfig {
     pub hashes: Vec<Hash>,
     /// Put a non-ESP marker in front of what is sent.
     pub marker: bool,
+    /// Establish the phase 1 or IKE SA and stop there.
+    pub connect_only: bool,
     /// First retransmission after this long.
     pub retransmit: Duration,
     /// Retransmissions before an exchange is given up.
@@ -107,6 +109,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         ke_groups: names(&mut section, "ke_groups", KE_GROUPS, &[KeGroup::Ecp256, KeGroup::Modp2048]),
         hashes: names(&mut section, "hashes", HASHES, &[Hash::Sha256, Hash::Sha384]),
         marker: section.flag("marker", false),
+        connect_only: section.flag("connect_only", false),
         retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),
         tries: u8::try_from(section.number("tries", 1..=20, 5)).unwrap_or(5),
         retry: section.duration("retry", 100 * MILLISECOND..=3600 * SECOND, 10 * SECOND),

@@ -394,7 +394,7 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         tries: config.tries,
         retry: config.retry,
         ack_jitter: config.ack_jitter,
-        connect_only: false,
+        connect_only: config.connect_only,
     };
     Machine::new(protocol, settings, parts.key_log.as_ref())
 }
