@@ -40,6 +40,8 @@ pub struct MemberAt<'a> {
     pub identity: &'a Identity,
     /// Its leaf key.
     pub leaf: Option<NodeKey>,
+    /// The port it registered from.
+    pub port: u16,
 }
 
 impl Model {
@@ -67,7 +69,7 @@ impl Model {
                 .map_err(|e| RecordError { key: format!("{prefix}{}", e.key), why: e.why })?;
             let group = match restored {
                 Some(mut group) => {
-                    group.complete_sides(now, rng);
+                    group.complete_sides(&own, now, rng);
                     group
                 }
                 None => Group::create(policy, now, rng),
@@ -125,13 +127,21 @@ impl Model {
         self.with_spi(protocol, spi).map(|(_, info)| info)
     }
 
-    /// Which active member of the rekey SA's group registered from this address.
+    /// Which active members of the rekey SA's group registered from this address: several where they share one behind NAT.
+    #[must_use]
+    pub fn members_at(&self, protocol: Protocol, spi: &[u8; 16], ip: IpAddr) -> Vec<MemberAt<'_>> {
+        let Some((group, _)) = self.with_spi(protocol, spi) else { return Vec::new() };
+        let Some(side) = group.side(protocol) else { return Vec::new() };
+        let members = group.members().filter(|m| m.is_active(protocol) && m.address.ip() == ip);
+        members
+            .map(|m| MemberAt { identity: &m.identity, leaf: side.tree.leaf(m.leaf), port: m.address.port() })
+            .collect()
+    }
+
+    /// The first of [`members_at`](Self::members_at).
     #[must_use]
     pub fn member_at(&self, protocol: Protocol, spi: &[u8; 16], ip: IpAddr) -> Option<MemberAt<'_>> {
-        let (group, _) = self.with_spi(protocol, spi)?;
-        let member = group.members().find(|m| m.is_active(protocol) && m.address.ip() == ip)?;
-        let leaf = group.side(protocol)?.tree.path(member.leaf).into_iter().next();
-        Some(MemberAt { identity: &member.identity, leaf })
+        self.members_at(protocol, spi, ip).into_iter().next()
     }
 
     /// Notes a verified acknowledgement of message `counter` under the rekey SA; `false` if it is a repeat or none was

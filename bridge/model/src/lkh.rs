@@ -118,6 +118,12 @@ impl KeyTree {
         path
     }
 
+    /// A member's own key, without those above it.
+    #[must_use]
+    pub fn leaf(&self, leaf: u32) -> Option<NodeKey> {
+        self.nodes.get(&leaf).filter(|_| leaf >= self.capacity).map(NodeKey::duplicate)
+    }
+
     /// Takes members out and changes every key they knew.
     pub fn evict(&mut self, leaves: &[u32], rng: &mut dyn Random) -> TreeUpdate {
         let mut changed = BTreeSet::new();

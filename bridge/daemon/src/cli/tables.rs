@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use keyferry_model::view::{GroupView, MemberState, RekeyView};
+use serde_json::Value;
 
 use crate::control::{GatewayStatus, GroupMember, MemberStatus};
 
@@ -15,6 +16,9 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
 }
 
@@ -99,7 +103,7 @@ pub(super) fn members(members: &[GroupMember]) -> String {
     if members.is_empty() {
         return "nobody has registered\n".to_owned();
     }
-    let mut rows = table(["GROUP", "MEMBER", "PROTOCOL", "STATE", "ADDRESS", "SENDER IDS", "ACKS", "MISSED", "ACK MS"]);
+    let mut rows = table(["GROUP", "MEMBER", "PROTOCOL", "STATE", "ADDRESS", "SIDS", "ACKS", "MISSED", "MS"]);
     for GroupMember { group, member: m } in members {
         let state = match m.state {
             MemberState::Active => "active",
@@ -111,7 +115,7 @@ pub(super) fn members(members: &[GroupMember]) -> String {
             m.identity.to_string(),
             m.protocol.to_string(),
             state.to_owned(),
-            m.address.to_string(),
+            m.address.ip().to_string(),
             list(&m.sender_ids),
             m.acknowledged.to_string(),
             m.missed.to_string(),
@@ -166,14 +170,44 @@ pub(super) fn member(status: &MemberStatus) -> String {
         line("last error", error.clone());
     }
     out.push('\n');
-    out += &sas(&status.dataplane);
+    out += &dataplane(&status.dataplane);
     out
 }
 
-/// The data plane's SAs, one per line: every field that is a plain value.
-fn sas(dataplane: &serde_json::Value) -> String {
-    let text = serde_json::to_string_pretty(dataplane).unwrap_or_default();
-    text + "\n"
+/// The data plane's SAs, one per line, and what it dropped.
+fn dataplane(status: &Value) -> String {
+    let field = |of: &Value, name: &str| match of.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => "-".to_owned(),
+    };
+    let mut rows = table(["SPI", "DESTINATION", "MODE", "STATE", "SENT", "RECEIVED", "LEFT"]);
+    let sas = status.get("sas").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for sa in sas {
+        let is = |name: &str| sa.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let state = match (is("sending"), is("leaving")) {
+            (true, _) => "sending",
+            (false, true) => "leaving",
+            (false, false) => "receiving",
+        };
+        rows.add_row([
+            field(sa, "spi"),
+            field(sa, "destination"),
+            field(sa, "mode"),
+            state.to_owned(),
+            field(sa, "packets_sealed"),
+            field(sa, "packets_opened"),
+            time(sa.get("remaining").and_then(Value::as_u64).unwrap_or(0)),
+        ]);
+    }
+    let mut out = if sas.is_empty() { "no keys\n".to_owned() } else { text(&rows) };
+    let drops = status.get("drops").and_then(Value::as_object);
+    let dropped = drops.into_iter().flatten().filter(|(_, n)| n.as_u64().unwrap_or(0) > 0);
+    let dropped: Vec<String> = dropped.map(|(reason, n)| format!("{reason} {n}")).collect();
+    if !dropped.is_empty() {
+        let _ = writeln!(out, "\ndropped: {}", dropped.join(", "));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -223,6 +257,19 @@ mod tests {
         assert!(both.lines().all(|l| l.chars().count() <= 80), "{both}");
         assert!(both.contains("2023-11-14"), "{both}");
         assert!(both.contains("2/12"), "{both}");
+    }
+
+    #[test]
+    fn the_data_plane_is_a_table() {
+        let status = serde_json::json!({
+            "sas": [{ "spi": "0x79f28435", "destination": "239.192.0.1/32 protocol 17", "mode": "tunnel", "sending": true,
+                "leaving": false, "packets_sealed": 12, "packets_opened": 3456, "remaining": 3598 }],
+            "drops": { "OutNoPols": 2, "InError": 0 },
+        });
+        let shown = dataplane(&status);
+        assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+        assert!(shown.contains("3456") && shown.ends_with("\ndropped: OutNoPols 2\n"), "{shown}");
+        assert_eq!(dataplane(&Value::Null), "no keys\n");
     }
 
     #[test]

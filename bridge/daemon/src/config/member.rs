@@ -17,8 +17,8 @@ use super::{MEMBER_SOCKET, control_socket, secrets};
 pub struct MemberConfig {
     /// The key server.
     pub gateway: SocketAddr,
-    /// Who it must be; `None` takes whoever has the key.
-    pub gateway_identity: Option<Identity>,
+    /// Who it must be; its address unless said otherwise, so that another holder of the key is not taken for it.
+    pub gateway_identity: Identity,
     /// The group to join.
     pub group: GroupId,
     /// The protocol to start with.
@@ -51,6 +51,8 @@ pub struct MemberConfig {
     pub ke_groups: Vec<KeGroup>,
     /// Hashes, best first.
     pub hashes: Vec<Hash>,
+    /// The DOI under which GDOI's phase 1 is proposed.
+    pub phase1_doi: gdoi::Phase1Doi,
     /// Put a non-ESP marker in front of what is sent.
     pub marker: bool,
     /// Establish the phase 1 or IKE SA and stop there.
@@ -90,7 +92,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
     let config = MemberConfig {
         gateway: gateway.map_or(SocketAddr::from(([0, 0, 0, 0], PORT)), |g| g.0),
-        gateway_identity: section.parsed("gateway_identity", "gateway.example.org"),
+        gateway_identity: section
+            .parsed("gateway_identity", "gateway.example.org")
+            .unwrap_or_else(|| Identity::from_ip(gateway.as_ref().map_or(IpAddr::from([0; 4]), |g| g.0.ip()))),
         group: group.clone().unwrap_or(GroupId::Number(0)),
         protocol,
         identity: section.parsed("identity", "10.0.0.1"),
@@ -108,6 +112,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: names(&mut section, "ke_groups", KE_GROUPS, &[KeGroup::Ecp256, KeGroup::Modp2048]),
         hashes: names(&mut section, "hashes", HASHES, &[Hash::Sha256, Hash::Sha384]),
+        phase1_doi: section.choice(
+            "phase1_doi",
+            &[("gdoi", gdoi::Phase1Doi::Gdoi), ("ipsec", gdoi::Phase1Doi::Ipsec)],
+            gdoi::Phase1Doi::Gdoi,
+        ),
         marker: section.flag("marker", false),
         connect_only: section.flag("connect_only", false),
         retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),

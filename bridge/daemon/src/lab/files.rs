@@ -96,6 +96,8 @@ impl Files {
         let mut text = member_text(plan, member);
         writeln!(text, "psk = \"0x{key}\"")?;
         if key_log {
+            // Wireshark decrypts phase 1 only under the IPsec DOI.
+            writeln!(text, "phase1_doi = \"ipsec\"")?;
             writeln!(text, "key_log = {:?}", self.key_log().join(&member.name))?;
         }
         write!(text, "\n[control]\nsocket = {:?}\n", self.member_socket(member))?;

@@ -27,9 +27,18 @@ macro_rules! either {
 
 impl Machine {
     /// A machine that has not started.
-    pub(super) fn new(protocol: Protocol, settings: MemberSettings, key_log: Option<&FileKeyLog>) -> Self {
+    pub(super) fn new(
+        protocol: Protocol,
+        settings: MemberSettings,
+        doi: gdoi::Phase1Doi,
+        key_log: Option<&FileKeyLog>,
+    ) -> Self {
         let mut machine = match protocol {
-            Protocol::Gdoi => Machine::Gdoi(Box::new(gdoi::Member::new(settings))),
+            Protocol::Gdoi => {
+                let mut member = gdoi::Member::new(settings);
+                member.set_phase1_doi(doi);
+                Machine::Gdoi(Box::new(member))
+            }
             Protocol::Gikev2 => Machine::Gikev2(Box::new(gikev2::Member::new(settings))),
         };
         if let Some(log) = key_log {

@@ -71,6 +71,7 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
     let mut engine = EngineConfig::new(&config.tun, &place.interface, mtu);
     engine.groups = config.join.clone();
     engine.receive_only = config.sender_ids == 0;
+    engine.receive_only = config.sender_ids == 0;
     engine.key_log = key_log.clone().map(|log| Box::new(log) as Box<dyn dataplane::KeyLog + Send>);
     let engine = Userspace::start(engine).with_context(|| {
         format!("the TUN device {} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)", config.tun)

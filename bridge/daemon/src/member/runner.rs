@@ -384,7 +384,7 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         local: parts.listening.local(),
         group: config.group.clone(),
         identity: parts.identity.clone(),
-        gateway_identity: config.gateway_identity.clone(),
+        gateway_identity: Some(config.gateway_identity.clone()),
         psk: std::sync::Arc::clone(&config.psk),
         sender_ids: config.sender_ids,
         ke_groups: config.ke_groups.clone(),
@@ -396,5 +396,5 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         ack_jitter: config.ack_jitter,
         connect_only: config.connect_only,
     };
-    Machine::new(protocol, settings, parts.key_log.as_ref())
+    Machine::new(protocol, settings, config.phase1_doi, parts.key_log.as_ref())
 }

@@ -145,13 +145,14 @@ impl Round {
                 Output::Send(_) | Output::Job(..) => rest.push(output),
             }
         }
-        if let Some(mut store) = self.store.take_if(|_| !ops.is_empty()) {
+        if !ops.is_empty() {
+            // A store that got lost on the way is the end: nothing may be sent that is not durable.
+            let mut store = self.store.take().ok_or(StoreError::Lost)?;
             let work = move || {
                 let result = store.commit(&ops, &mut OsRandom);
                 (store, result)
             };
-            // The task panics or is cancelled only when the process is about to end.
-            let Ok((store, result)) = tokio::task::spawn_blocking(work).await else { return Ok(()) };
+            let (store, result) = tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Lost)?;
             self.store = Some(store);
             result?;
         }

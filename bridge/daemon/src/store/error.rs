@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// A store or master key that cannot be used. Nothing has been overwritten.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A task that wrote to the store came to an unexpected end.
+    #[error("writing to the store came to an unexpected end: nothing is sent that may not be durable; start anew")]
+    Lost,
     /// Another process has the store open.
     #[error("{0}: another process has it open: stop that one, or give this one a store of its own")]
     Locked(PathBuf),

@@ -17,6 +17,7 @@ use crate::policy::{Gikev2Rekey, GroupPolicy, RekeyAuthentication};
 use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
 use crate::store::{RecordError, StoreOp, get, put};
+use crate::view::MemberState;
 
 #[derive(Serialize, Deserialize)]
 struct StateRecord {
@@ -168,13 +169,34 @@ impl Group {
         }))
     }
 
-    /// Starts the side of a protocol that the policy serves now and did not when the state was stored.
-    pub(crate) fn complete_sides(&mut self, now: crate::time::Now, rng: &mut dyn keyferry_crypto::Random) {
+    /// Starts the sides that the policy serves and the stored state does not have: of a protocol that is new, or was not served
+    /// for a while. Members of that time hold keys of a tree that is gone, so they are members no more.
+    pub(crate) fn complete_sides(
+        &mut self,
+        records: &BTreeMap<String, &Secret>,
+        now: crate::time::Now,
+        rng: &mut dyn keyferry_crypto::Random,
+    ) {
         for protocol in Protocol::ALL {
-            if !self.sides.contains_key(&protocol) {
-                self.start_side(protocol, now, rng);
-                self.store_state();
+            if self.sides.contains_key(&protocol) {
+                continue;
             }
+            let prefix = format!("tree/{protocol}/");
+            let old: Vec<StoreOp> =
+                with_prefix(records, &prefix).map(|(key, _)| StoreOp::Delete(self.key(key))).collect();
+            self.ops.extend(old);
+            self.start_side(protocol, now, rng);
+            if !self.sides.contains_key(&protocol) {
+                continue;
+            }
+            let mut gone = Vec::new();
+            for member in self.members.values_mut().filter(|m| m.is_active(protocol)) {
+                member.state = MemberState::Left;
+                gone.push(member.clone());
+            }
+            gone.iter().for_each(|m| self.store_member(m));
+            self.store_sender_ids();
+            self.store_state();
         }
     }
 }

@@ -337,6 +337,48 @@ fn a_rekey_for_any_reason_excludes_who_left_before() {
 }
 
 #[test]
+fn a_protocol_given_up_and_taken_up_again_starts_over() {
+    let mut b = Bench::new(8);
+    for n in 1..=3 {
+        b.join(n, Protocol::Gikev2).unwrap();
+    }
+    let start = |b: &mut Bench, policy| {
+        let now = b.now();
+        b.model = Model::load(vec![policy], &b.store, now, &mut b.rng).unwrap();
+        b.commit();
+    };
+    start(&mut b, GroupPolicy { gikev2: None, ..policy(8) });
+    b.rekey(RekeyReason::Operator, &[]);
+    start(&mut b, policy(8));
+    assert!(b.model.group("g").unwrap().member_views().iter().all(|m| m.state == MemberState::Left));
+    b.join(1, Protocol::Gikev2).unwrap();
+    b.crash();
+    b.join(2, Protocol::Gikev2).unwrap();
+    b.crash();
+}
+
+#[test]
+fn members_behind_one_address_are_told_apart() {
+    let mut b = Bench::new(8);
+    let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
+    for n in 1..=2 {
+        let identity = member(n);
+        let request = JoinRequest {
+            identity: &identity,
+            protocol: Protocol::Gdoi,
+            address: address(848 + u16::from(n)),
+            sender_ids: None,
+        };
+        let now = b.now();
+        b.model.admit(&GroupId::Number(7), request, None, now, &mut b.rng).unwrap();
+    }
+    let spi = b.model.group("g").unwrap().side(Protocol::Gdoi).unwrap().current.spi;
+    let found = b.model.members_at(Protocol::Gdoi, &spi, address(0).ip());
+    assert_eq!(found.iter().map(|m| m.port).collect::<Vec<_>>(), [849, 850]);
+    assert_ne!(found[0].leaf.as_ref().unwrap().handle, found[1].leaf.as_ref().unwrap().handle);
+}
+
+#[test]
 fn a_member_that_registers_in_a_loop_does_not_use_up_the_sender_ids() {
     let mut b = Bench::new(8);
     for _ in 0..8 {
