@@ -19,6 +19,7 @@ connections() {
     remote_port = $port
     proposals = $proposal
     childless = $childless
+    mobike = no
     local { auth = psk
             id = 10.85.0.2 }
     remote { auth = psk

@@ -21,6 +21,7 @@ connections {
     local_addrs = 10.85.0.1
     proposals = aes128gcm16-prfsha256-ecp256,aes256gcm16-prfsha384-ecp384,aes128-sha256-prfsha256-modp2048
     childless = allow
+    mobike = no
     local { auth = psk
             id = 10.85.0.1 }
     remote { auth = psk
