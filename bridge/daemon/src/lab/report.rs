@@ -109,6 +109,8 @@ impl Summary {
                 Some(MemberState::Evicted) => "evicted",
                 None => "unknown",
             };
+            // G-IKEv2 has no acknowledgement of multicast rekeys.
+            let acks = if way.contains(&"gdoi") { m.acknowledged.to_string() } else { "-".to_owned() };
             let ids: Vec<String> = m.sender_ids.iter().map(ToString::to_string).collect();
             writeln!(
                 out,
@@ -120,7 +122,7 @@ impl Summary {
                 m.sent,
                 m.received,
                 m.lost,
-                m.acknowledged
+                acks
             )?;
         }
         writeln!(out, "\n{:7} {:14} {:>20}", "epoch", "SPI", "ESP packets on wire")?;
@@ -134,20 +136,39 @@ impl Summary {
             let latencies: Vec<String> = r.acks.iter().map(|a| format!("{} ms", a.latency_ms)).collect();
             let epoch = r.epoch.map(|e| e.to_string()).unwrap_or_default();
             let acks = format!("{}/{}", r.acknowledged, r.expected);
-            writeln!(out, "{:<7} {:14} {:11} {:>8}   {}", r.id, reason, epoch, acks, clip(&latencies.join(", "), 36))?;
+            writeln!(out, "{:<7} {:14} {:11} {:>8}   {}", r.id, reason, epoch, acks, clip(&latencies.join(", "), 33))?;
         }
         let t = self.traffic;
         writeln!(
             out,
-            "\ntraffic: {} packets sent, {} received, {} lost; in clear on the wire: {}",
+            "\ntraffic: {} packets sent, {} received, {} lost, {} in clear on the wire",
             t.sent, t.received, t.lost, t.cleartext_on_wire
         )?;
         let failed: Vec<&str> = self.checks.iter().filter(|c| !c.ok).map(|c| c.name.as_str()).collect();
-        match failed.is_empty() {
-            true => writeln!(out, "all {} checks hold", self.checks.len()),
-            false => writeln!(out, "{} of {} checks FAILED: {}", failed.len(), self.checks.len(), failed.join(", ")),
-        }
+        let verdict = match failed.is_empty() {
+            true => format!("all {} checks hold", self.checks.len()),
+            false => format!("{} of {} checks FAILED: {}", failed.len(), self.checks.len(), failed.join(", ")),
+        };
+        wrap(&verdict, 80, 2).iter().try_for_each(|line| writeln!(out, "{line}"))
     }
+}
+
+/// The text in lines of at most so many characters, broken at spaces, all but the first indented. A word that is longer
+/// than a line stays whole.
+pub(super) fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = text.to_owned();
+    while let Some((end, _)) = rest.char_indices().nth(width) {
+        let lead = rest.len() - rest.trim_start().len();
+        let fits =
+            rest[lead..].char_indices().map(|(at, c)| (at + lead, c)).filter(|(_, c)| *c == ' ').map(|(at, _)| at);
+        let (within, beyond): (Vec<usize>, Vec<usize>) = fits.partition(|at| *at <= end);
+        let Some(at) = within.last().or(beyond.first()).copied() else { break };
+        lines.push(rest[..at].to_owned());
+        rest = format!("{}{}", " ".repeat(indent), rest[at..].trim_start());
+    }
+    lines.push(rest);
+    lines
 }
 
 /// The text, cut to a number of characters.
@@ -161,9 +182,13 @@ pub(super) fn clip(text: &str, width: usize) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use keyferry_model::plan::RekeyReason;
+    use keyferry_model::view::AckView;
+
     use super::*;
 
     fn summary(ok: bool) -> Summary {
+        let ack = AckView { identity: "10.84.0.11".parse().unwrap(), protocol: Protocol::Gdoi, latency_ms: 1234 };
         Summary {
             ok,
             checks: vec![Check { name: "wire".into(), ok, detail: "fine".into() }],
@@ -185,7 +210,16 @@ mod tests {
                 worst_us: 9,
             }],
             epochs: Vec::new(),
-            rekeys: Vec::new(),
+            rekeys: vec![RekeyView {
+                id: 1,
+                reason: RekeyReason::Lifetime,
+                at: 0,
+                epoch: Some(2),
+                expected: 9,
+                acknowledged: 9,
+                missing: Vec::new(),
+                acks: vec![ack; 9],
+            }],
             traffic: Traffic { sent: 1, received: 2, lost: 0, cleartext_on_wire: 0 },
         }
     }
@@ -207,6 +241,14 @@ mod tests {
         assert!(summary(true).text().lines().all(|l| l.chars().count() <= 80));
         assert!(summary(true).text().contains("gdoi>gikev2"));
         assert!(summary(false).text().contains("FAILED: wire"));
+    }
+
+    #[test]
+    fn long_lines_are_wrapped_at_spaces() {
+        assert_eq!(wrap("  one two three", 9, 4), ["  one two", "    three"]);
+        assert_eq!(wrap("a", 9, 4), ["a"]);
+        assert_eq!(wrap("", 9, 4), [""]);
+        assert_eq!(wrap("averylongword b", 5, 1), ["averylongword", " b"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::apps::Ticks;
 use super::checks::{Check, Skipped};
-use super::report::clip;
+use super::report::{clip, wrap};
 use super::sniffer::{Seen, Watching};
 
 /// Columns used.
@@ -49,6 +49,7 @@ struct Screen {
     /// Standard output, or standard error when the output is for machines.
     to_stdout: bool,
     live: bool,
+    colour: bool,
     started: Instant,
     board: Mutex<Board>,
     stop: AtomicBool,
@@ -62,6 +63,7 @@ impl View {
         let screen = Screen {
             to_stdout: !json,
             live,
+            colour: live && std::env::var_os("NO_COLOR").is_none(),
             started: Instant::now(),
             board: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -86,9 +88,8 @@ impl View {
 
     /// A check was made.
     pub(super) fn check(&self, check: &Check) {
-        let (mark, colour) = if check.ok { ("ok    ", "32") } else { ("FAILED", "31") };
-        let mark = if self.screen.live { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
-        self.screen.say(&format!("          {mark} {}: {}", check.name, check.detail));
+        let mark = if check.ok { "ok" } else { "FAILED" };
+        self.screen.say(&format!("          {mark:6} {}: {}", check.name, check.detail));
     }
 
     /// A check was not made.
@@ -145,7 +146,18 @@ impl Screen {
         let mut board = self.board();
         let erased = erase(board.drawn);
         board.drawn = 0;
-        self.write(&format!("{erased}{line}\n"));
+        // Whoever reads lines by program wants them whole.
+        let lines = if self.live { wrap(line, WIDTH, 17).join("\n") } else { line.to_owned() };
+        self.write(&format!("{erased}{}\n", self.coloured(lines)));
+    }
+
+    fn coloured(&self, line: String) -> String {
+        let paint = |word: &str, colour: &str| line.replacen(word, &format!("\x1b[{colour}m{word}\x1b[0m"), 1);
+        match (self.colour, line.trim_start()) {
+            (true, text) if text.starts_with("ok ") => paint("ok", "32"),
+            (true, text) if text.starts_with("FAILED") => paint("FAILED", "31;1"),
+            _ => line,
+        }
     }
 
     fn draw_until_stopped(&self) {
