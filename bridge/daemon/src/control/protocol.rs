@@ -161,6 +161,8 @@ pub struct MemberStatus {
     pub gateway: SocketAddr,
     /// Where it listens for rekeys besides its own address.
     pub listening: Vec<SocketAddr>,
+    /// Datagrams dropped because too many were waiting.
+    pub overrun: u64,
     /// What happened so far.
     pub counters: MemberCounters,
     /// Why the last attempt failed, if it did.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyferry_model::drive::Transmit;
 use tokio::sync::mpsc;
@@ -25,8 +25,9 @@ pub(super) struct Listening {
 
 impl Listening {
     /// Receives at the member's own socket; multicast addresses are joined on `interface`.
-    pub(super) fn new(own: Arc<Udp>, interface: u32, overrun: Arc<AtomicU64>) -> (Self, mpsc::Receiver<Received>) {
+    pub(super) fn new(own: Arc<Udp>, interface: u32) -> (Self, mpsc::Receiver<Received>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let overrun = Arc::new(AtomicU64::new(0));
         pump(Arc::clone(&own), queue.clone(), Arc::clone(&overrun));
         (Self { own, interface, groups: BTreeMap::new(), queue, overrun }, receiver)
     }
@@ -39,6 +40,11 @@ impl Listening {
     /// Multicast addresses that are joined.
     pub(super) fn groups(&self) -> Vec<SocketAddr> {
         self.groups.keys().copied().collect()
+    }
+
+    /// Datagrams dropped because too many were waiting.
+    pub(super) fn overrun(&self) -> u64 {
+        self.overrun.load(Ordering::Relaxed)
     }
 
     /// Receives what is sent to this address, too.

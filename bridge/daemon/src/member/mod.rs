@@ -15,7 +15,6 @@ mod network;
 mod runner;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
@@ -55,7 +54,7 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
     let socket = Udp::bind(local, MulticastOut::default()).with_context(|| {
         format!("cannot bind to {local} (the port may be taken, or privileged: ss -lunp shows; port in [member])")
     })?;
-    let (listening, mut datagrams) = Listening::new(Arc::new(socket), place.index, Arc::new(AtomicU64::new(0)));
+    let (listening, mut datagrams) = Listening::new(Arc::new(socket), place.index);
 
     let mtu = match config.mtu {
         Some(mtu) => mtu,

@@ -241,6 +241,7 @@ impl Runner {
     }
 
     async fn begin_leave(&mut self, reply: oneshot::Sender<Reply>) {
+        self.move_failed("the member leaves the group").await;
         self.leaving.push(reply);
         let outputs = self.present.leave(self.parts.clock.now(), &mut OsRandom);
         self.carry_out(self.present.protocol(), outputs).await;
@@ -368,6 +369,7 @@ impl Runner {
             local: self.parts.listening.local(),
             gateway: config.gateway,
             listening: self.parts.listening.groups(),
+            overrun: self.parts.listening.overrun(),
             counters: self.counters,
             last_error: self.last_error.clone(),
             machine,
