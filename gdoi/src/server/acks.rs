@@ -1,7 +1,9 @@
 //! Acknowledgements of pushes (RFC 8263 section 5).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
 
+use keyferry_model::MemberAt;
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::policy::AckType;
@@ -14,6 +16,9 @@ use crate::reject::Reject;
 
 /// Acknowledgements remembered.
 const KEPT: usize = 8192;
+
+/// Members behind one address whose keys are tried on one acknowledgement.
+const MAX_CANDIDATES: usize = 16;
 
 /// Acknowledgements that were verified lately, so that their repeats cost no cryptography. Only verified ones enter, so
 /// nobody else can push them out.
@@ -64,8 +69,8 @@ impl Server {
     }
 }
 
-/// Finds out whose acknowledgement it is and checks it. A member behind a translator names its own address and comes
-/// from another, so either may find it.
+/// Checks an acknowledgement and finds out whose it is. A member behind a translator names its own address and comes from
+/// another, which it may share with others.
 fn verify<'a>(
     ctx: &Ctx<'_>,
     header: &Header,
@@ -79,12 +84,41 @@ fn verify<'a>(
     if ack.seq == 0 || ack.seq > info.highest {
         return Err(Reject::Unauthenticated("acknowledgement of a push that was not sent"));
     }
-    let at = |ip| ctx.model.member_at(Protocol::Gdoi, &ack.spi, ip);
-    let member = at(ack.ip).or_else(|| at(dgram.from.ip()));
-    let member = member.ok_or(Reject::Unauthenticated("acknowledgement from nobody"))?;
-    let good = match asked {
-        AckType::Kek(_) => ack.verify(asked, secret_part(info.sa.keymat.expose())),
-        AckType::Lkh(_) => member.leaf.as_ref().is_some_and(|l| ack.verify(asked, secret_part(l.key.expose()))),
+    let identity = match asked {
+        AckType::Kek(_) => {
+            let good = ack.verify(asked, secret_part(info.sa.keymat.expose()));
+            good.then(|| by_address(ctx, &ack, dgram.from)).ok_or(WRONG)?
+        }
+        AckType::Lkh(_) => by_leaf(ctx, &ack, asked, dgram.from),
     };
-    if good { Ok((ack, member.identity.clone())) } else { Err(Reject::Unauthenticated("hash of an acknowledgement")) }
+    identity.map(|identity| (ack, identity)).ok_or(WRONG)
+}
+
+const WRONG: Reject = Reject::Unauthenticated("hash of an acknowledgement, or its member");
+
+/// The member that an acknowledgement proved by the KEK comes from: the hash does not say which. It is the one that
+/// registered from that address and port; where ports differ, the only one at the address named, or at the datagram's.
+fn by_address(ctx: &Ctx<'_>, ack: &Ack<'_>, from: SocketAddr) -> Option<Identity> {
+    let at = |ip| ctx.model.members_at(Protocol::Gdoi, &ack.spi, ip);
+    let (named, sending) = (at(ack.ip), at(from.ip()));
+    let exact = |list: &[MemberAt<'_>]| list.iter().find(|m| m.port == from.port()).map(|m| m.identity.clone());
+    let only = |list: &[MemberAt<'_>]| match list {
+        [one] => Some(one.identity.clone()),
+        _ => None,
+    };
+    exact(&sending).or_else(|| exact(&named)).or_else(|| only(&named)).or_else(|| only(&sending))
+}
+
+/// The member whose leaf key proves an acknowledgement: of those at the address named or the datagram's, the ones with the
+/// datagram's port first.
+fn by_leaf(ctx: &Ctx<'_>, ack: &Ack<'_>, asked: AckType, from: SocketAddr) -> Option<Identity> {
+    let at = |ip| ctx.model.members_at(Protocol::Gdoi, &ack.spi, ip);
+    let mut candidates = at(ack.ip);
+    if ack.ip != from.ip() {
+        candidates.extend(at(from.ip()));
+    }
+    candidates.sort_by_key(|m| m.port != from.port());
+    let mut candidates = candidates.iter().take(MAX_CANDIDATES);
+    let proves = |m: &&MemberAt<'_>| m.leaf.as_ref().is_some_and(|l| ack.verify(asked, secret_part(l.key.expose())));
+    candidates.find(proves).map(|m| m.identity.clone())
 }
