@@ -26,6 +26,7 @@ use keyferry_wire::Header;
 use serde::Serialize;
 
 use crate::keylog::KeyLog;
+use crate::message;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::initiator::Initiator;
 use crate::phase1::suite::Phase1Doi;
@@ -189,9 +190,7 @@ impl Member {
 
     fn take(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
         let (header, body) = Header::decode(dgram.bytes)?;
-        if header.major != 1 {
-            return Err(Reject::Unauthenticated("major version"));
-        }
+        message::check_header(&header)?;
         if header.exchange == exchange::PUSH {
             return self.push(ctx, &header, dgram);
         }

@@ -3,6 +3,7 @@
 use keyferry_crypto::{BlockCipher, CryptoError, Secret};
 use keyferry_wire::{DecodeError, Encode, Header, RawPayload, chain_with_tail};
 
+use crate::reject::Reject;
 use crate::wire::registry::flag;
 
 /// The most octets a UDP datagram over IPv4 carries.
@@ -82,6 +83,19 @@ pub(crate) fn header(cookies: &[u8; 16], exchange: u8, flags: u8, message_id: u3
     spi_i.copy_from_slice(&cookies[..8]);
     spi_r.copy_from_slice(&cookies[8..]);
     Header { spi_i, spi_r, next, major: 1, minor: 0, exchange, flags, message_id }
+}
+
+/// Checks version and flags of a header from outside (RFC 2408 sections 3.1 and 5.2): no version but 1.0, no flag that
+/// is not defined, and none that asks for authentication without encryption, which nothing here has. A commit flag is
+/// ignored: we never wait with keys for the other side to be ready (RFC 6407 section 3.2.1).
+pub(crate) fn check_header(header: &Header) -> Result<(), Reject> {
+    if (header.major, header.minor) != (1, 0) {
+        return Err(Reject::Unauthenticated("version"));
+    }
+    if header.flags & !(flag::ENCRYPTED | flag::COMMIT) != 0 {
+        return Err(Reject::Unauthenticated("flags"));
+    }
+    Ok(())
 }
 
 /// A message in clear.

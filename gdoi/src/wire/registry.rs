@@ -60,6 +60,8 @@ pub mod exchange {
 pub mod flag {
     /// Payloads after the header are encrypted.
     pub const ENCRYPTED: u8 = 0x01;
+    /// Wait for a notice before the keys are used.
+    pub const COMMIT: u8 = 0x02;
 }
 
 /// Attribute classes of phase 1 (RFC 2409 appendix A).
