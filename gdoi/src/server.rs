@@ -3,7 +3,7 @@
 //! ```text
 //!  main mode  -> half-open table -> (job) -> SA table
 //!  PULL       -> SA table -> Model::offer, Model::admit
-//!  PUSH-ACK   -> Model::rekey_sa, Model::member_at, Model::acknowledge
+//!  PUSH-ACK   -> Model::rekey_sa, Model::members_at, Model::acknowledge
 //!  notices    -> SA table, Model::leave
 //! ```
 //!
@@ -26,6 +26,7 @@ use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
 
 use crate::keylog::KeyLog;
+use crate::message;
 use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
 use crate::wire::registry::exchange;
@@ -48,7 +49,8 @@ pub struct ServerConfig {
     pub ciphers: Vec<BlockCipher>,
     /// Phase 1 exchanges under way at once.
     pub half_open: usize,
-    /// The same from one source: an IPv4 address, or the /64 of an IPv6 address.
+    /// The same from one source: an IPv4 address, or the /64 of an IPv6 address. Anybody can forge a member's address, so
+    /// this is how many forgeries the member's own message 1 survives until its message 3 is here.
     pub half_open_per_source: usize,
     /// Phase 1 SAs at once.
     pub sas: usize,
@@ -75,7 +77,7 @@ impl ServerConfig {
             hashes: vec![Hash::Sha256, Hash::Sha384, Hash::Sha512, Hash::Sha1],
             ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
             half_open: 4096,
-            half_open_per_source: 32,
+            half_open_per_source: 512,
             sas: 65_536,
             pulls: 8,
             exchange_timeout: Duration::from_secs(30),
@@ -190,8 +192,9 @@ impl Server {
 
     fn take(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
         let (header, body) = Header::decode(dgram.bytes)?;
-        if header.major != 1 || header.spi_i == [0; 8] {
-            return Err(Reject::Unauthenticated("version or cookie"));
+        message::check_header(&header)?;
+        if header.spi_i == [0; 8] {
+            return Err(Reject::Unauthenticated("cookie"));
         }
         match header.exchange {
             exchange::MAIN_MODE => self.main_mode(ctx, &header, body, dgram),
@@ -200,12 +203,6 @@ impl Server {
             exchange::PUSH_ACK => self.ack(ctx, &header, body, dgram),
             _ => Err(Reject::Unauthenticated("exchange type")),
         }
-    }
-
-    /// Is this one of our jobs?
-    #[must_use]
-    pub fn owns(&self, job: JobId) -> bool {
-        self.jobs.contains_key(&job)
     }
 
     /// Takes the result of a job back. Jobs that are not ours, or no longer wanted, are ignored.

@@ -1,6 +1,6 @@
 //! Phase 1 exchanges under way: the table, its limits, and the messages of main mode.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use keyferry_model::drive::{Ctx, Datagram};
@@ -16,12 +16,15 @@ use crate::reject::Reject;
 use crate::wire::notification::Notification;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1};
 
-/// Phase 1 exchanges by our cookie. The oldest make room for newcomers, so that a flood keeps nobody out for long.
+/// Phase 1 exchanges by our cookie. The oldest make room for newcomers, so that a flood keeps nobody out for long. Those
+/// whose peer has answered are spared for as long as there are others: who forges its address does not see our cookie.
 #[derive(Debug)]
 pub(super) struct HalfOpens {
     by_cookie: BTreeMap<[u8; 8], HalfOpen>,
     /// Cookies of each source, oldest first.
     by_source: BTreeMap<IpAddr, VecDeque<[u8; 8]>>,
+    /// Address, its cookie, ours: where to look for the exchange that a message 1 began.
+    by_peer: BTreeSet<(IpAddr, [u8; 8], [u8; 8])>,
     /// All cookies that have not been answered by message 3 when they were entered, oldest first.
     in_order: VecDeque<[u8; 8]>,
     limit: usize,
@@ -36,10 +39,12 @@ fn source(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn cookie_of(half: &HalfOpen) -> [u8; 8] {
-    let mut cookie = [0; 8];
-    cookie.copy_from_slice(&half.cookies()[8..]);
-    cookie
+/// The peer's cookie and ours.
+fn cookies_of(half: &HalfOpen) -> ([u8; 8], [u8; 8]) {
+    let (mut theirs, mut ours) = ([0; 8], [0; 8]);
+    theirs.copy_from_slice(&half.cookies()[..8]);
+    ours.copy_from_slice(&half.cookies()[8..]);
+    (theirs, ours)
 }
 
 impl HalfOpens {
@@ -47,6 +52,7 @@ impl HalfOpens {
         Self {
             by_cookie: BTreeMap::new(),
             by_source: BTreeMap::new(),
+            by_peer: BTreeSet::new(),
             in_order: VecDeque::new(),
             limit,
             limit_per_source,
@@ -62,16 +68,18 @@ impl HalfOpens {
     }
 
     /// The exchange that this message 1 began.
-    fn repeated(&self, dgram: &Datagram<'_>) -> Option<&HalfOpen> {
-        let cookies = self.by_source.get(&source(dgram.from.ip()))?;
-        cookies.iter().filter_map(|c| self.by_cookie.get(c)).find(|h| h.is_repeat(dgram))
+    fn repeated(&self, header: &Header, dgram: &Datagram<'_>) -> Option<&HalfOpen> {
+        let of = |ours| (dgram.from.ip(), header.spi_i, ours);
+        let cookies = self.by_peer.range(of([0; 8])..=of([0xff; 8]));
+        cookies.filter_map(|(.., ours)| self.by_cookie.get(ours)).find(|h| h.is_repeat(dgram))
     }
 
-    /// Who must go for a newcomer from this address: the source's own oldest, or the oldest that has not shown that it
-    /// gets our answers. `Err` when there is no room at all.
+    /// Who must go for a newcomer from this address: the source's own oldest, or the oldest of all; first of those that
+    /// have not shown that they get our answers. `Err` when there is no room at all.
     fn displaced_by(&mut self, ip: IpAddr) -> Result<Option<[u8; 8]>, ()> {
         if let Some(own) = self.by_source.get(&source(ip)).filter(|own| own.len() >= self.limit_per_source) {
-            return own.front().copied().map(Some).ok_or(());
+            let silent = own.iter().find(|c| self.by_cookie.get(*c).is_some_and(|h| !h.is_answered()));
+            return silent.or(own.front()).copied().map(Some).ok_or(());
         }
         if self.by_cookie.len() < self.limit {
             return Ok(None);
@@ -85,7 +93,8 @@ impl HalfOpens {
     }
 
     fn insert(&mut self, half: HalfOpen) -> [u8; 8] {
-        let cookie = cookie_of(&half);
+        let (theirs, cookie) = cookies_of(&half);
+        self.by_peer.insert((half.peer(), theirs, cookie));
         self.by_source.entry(source(half.peer())).or_default().push_back(cookie);
         self.in_order.push_back(cookie);
         // Entries of exchanges that ended stay in the queue until they come up; don't let them pile up.
@@ -99,6 +108,7 @@ impl HalfOpens {
 
     pub(super) fn remove(&mut self, cookie: &[u8; 8]) -> Option<HalfOpen> {
         let half = self.by_cookie.remove(cookie)?;
+        self.by_peer.remove(&(half.peer(), cookies_of(&half).0, *cookie));
         let source = source(half.peer());
         if let Some(own) = self.by_source.get_mut(&source) {
             own.retain(|c| c != cookie);
@@ -125,7 +135,7 @@ impl Server {
             return self.first_message(ctx, header, body, dgram);
         }
         if let Some(session) = self.sessions.get(&header.spi_pair()) {
-            if let Some(answer) = session.repeat_of_auth(dgram.bytes) {
+            if let Some(answer) = session.repeat_of_auth(dgram) {
                 self.counters.repeated += 1;
                 ctx.out.send(dgram.reply(answer.to_vec()));
                 return Ok(());
@@ -166,7 +176,7 @@ impl Server {
         if header.flags & flag::ENCRYPTED != 0 {
             return Err(Reject::Unauthenticated("encrypted first message"));
         }
-        if let Some(half) = self.half_open.repeated(dgram) {
+        if let Some(half) = self.half_open.repeated(header, dgram) {
             self.counters.repeated += 1;
             ctx.out.send(dgram.reply(half.answer().to_vec()));
             return Ok(());

@@ -1,6 +1,6 @@
 //! Phase 1 SAs of authenticated members: registrations and notices under them, and their end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyferry_crypto::Hash;
@@ -16,19 +16,22 @@ use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, To
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, NotifyType};
 
-/// Notices remembered against replay, for each SA.
-const MAX_NOTICES: usize = 64;
+/// Registrations and Deletes at most under one SA. Each uses up a message ID for the SA's life, lest it be replayed;
+/// a member that needs more begins a new SA.
+const MAX_IDS: usize = 256;
 
 /// A phase 1 SA with a member.
 #[derive(Debug)]
 pub(super) struct Session {
     sa: IkeSa,
     identity: Identity,
+    /// How the member talks to us. Its address is that of phase 1, its port that of the last registration.
     path: Path,
     /// Hash of message 5, and message 6.
     auth: (Vec<u8>, Vec<u8>),
     pulls: BTreeMap<u32, Exchange>,
-    notices: Vec<u32>,
+    /// Message IDs that registrations and Deletes have used.
+    ids: BTreeSet<u32>,
     used: Duration,
     expires: Duration,
 }
@@ -41,15 +44,33 @@ impl Session {
             path: Path::of(dgram),
             auth: (Hash::Sha256.digest(&[dgram.bytes]), completed.answer),
             pulls: BTreeMap::new(),
-            notices: Vec::new(),
+            ids: BTreeSet::new(),
             used: mono,
             expires: mono + lifetime,
         }
     }
 
     /// Message 6, if this is message 5 again.
-    pub(super) fn repeat_of_auth(&self, datagram: &[u8]) -> Option<&[u8]> {
-        (Hash::Sha256.digest(&[datagram]) == self.auth.0).then_some(self.auth.1.as_slice())
+    pub(super) fn repeat_of_auth(&self, dgram: &Datagram<'_>) -> Option<&[u8]> {
+        let repeated = self.comes_from(dgram) && Hash::Sha256.digest(&[dgram.bytes]) == self.auth.0;
+        repeated.then_some(self.auth.1.as_slice())
+    }
+
+    /// Is this from the address with which phase 1 was made? The hashes do not cover it, so a copy of what the member sent
+    /// may come from anywhere. The port may change behind a translator.
+    fn comes_from(&self, dgram: &Datagram<'_>) -> bool {
+        self.path.from.ip() == dgram.from.ip()
+    }
+
+    /// May a new exchange use this message ID?
+    fn is_fresh(&self, message_id: u32) -> Result<(), Reject> {
+        if self.ids.contains(&message_id) {
+            return Err(Reject::Replayed);
+        }
+        if self.ids.len() >= MAX_IDS {
+            return Err(Reject::Unacceptable("message IDs of an SA are used up", NotifyType::INVALID_ID_INFORMATION));
+        }
+        Ok(())
     }
 
     fn ends(&self, idle: Duration) -> Duration {
@@ -103,7 +124,8 @@ impl Server {
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
         let cookies = header.spi_pair();
-        let session = self.sessions.get(&cookies).ok_or(Reject::Unauthenticated("no such SA"))?;
+        let session = self.sessions.get(&cookies).filter(|s| s.comes_from(dgram));
+        let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
         let exchange = session.pulls.get(&header.message_id);
         if let Some(answer) = exchange.and_then(|e| e.repeat(dgram.bytes)) {
             self.counters.repeated += 1;
@@ -113,6 +135,7 @@ impl Server {
         match exchange.map(|e| &e.state) {
             None if header.message_id == 0 => Err(Reject::Unauthenticated("message ID of a registration")),
             None => {
+                session.is_fresh(header.message_id)?;
                 let request = Request::verify(&session.sa, header, body)?;
                 self.requested(ctx, header, dgram, request)
             }
@@ -180,7 +203,8 @@ impl Server {
         dgram: &Datagram<'_>,
         confirmed: &Confirmed,
     ) -> Result<(), Reject> {
-        let Some(session) = self.sessions.get(&header.spi_pair()) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return Ok(()) };
+        session.path = Path::of(dgram);
         let Some(expect) = session.pulls.get(&header.message_id).and_then(expected) else { return Ok(()) };
         let request = JoinRequest {
             identity: &session.identity,
@@ -228,7 +252,7 @@ impl Server {
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return };
         let expires = ctx.now.mono + self.config.exchange_timeout;
         session.used = ctx.now.mono;
-        session.path = Path::of(dgram);
+        session.ids.insert(header.message_id);
         match session.pulls.get_mut(&header.message_id) {
             Some(exchange) => {
                 exchange.finish(dgram.bytes, answer.to_vec());
@@ -256,15 +280,18 @@ impl Server {
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
         let cookies = header.spi_pair();
-        let session = self.sessions.get_mut(&cookies).ok_or(Reject::Unauthenticated("no such SA"))?;
+        let session = self.sessions.get_mut(&cookies).filter(|s| s.comes_from(dgram));
+        let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
         let notice = session.sa.read_notice(header, body)?;
-        if session.notices.contains(&header.message_id) {
-            return Err(Reject::Replayed);
+        if notice.keks.is_empty() && !notice.closes {
+            // Whatever else it says, we do nothing about it, so its repeats do no harm.
+            tracing::debug!(member = %session.identity, ?notice, "notice");
+            return Ok(());
         }
-        if session.notices.len() == MAX_NOTICES {
-            session.notices.remove(0);
+        if !notice.closes {
+            session.is_fresh(header.message_id)?;
+            session.ids.insert(header.message_id);
         }
-        session.notices.push(header.message_id);
         session.used = ctx.now.mono;
         let identity = session.identity.clone();
         tracing::debug!(member = %identity, from = %dgram.from, ?notice, "notice");

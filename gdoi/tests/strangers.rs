@@ -1,0 +1,242 @@
+//! Genuine messages that come from elsewhere, or once more after a long time; floods in a member's name; headers that
+//! RFC 2408 does not know.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gdoi::{Server, ServerConfig};
+use keyferry_crypto::Hash;
+use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::{AckType, Selector};
+use keyferry_model::update::MemberEvent;
+use support::{Bench, GROUP, Packet, Setup, host, policy, psk, secs, settings};
+
+const PULL: u8 = 32;
+
+fn stranger() -> SocketAddr {
+    "10.99.0.1:848".parse().unwrap()
+}
+
+fn to_server(packet: &Packet) -> bool {
+    packet.to == host(false, 1)
+}
+
+/// A copy of each message of a member arrives first, from another address: nothing is sent there, neither at once nor by
+/// unicast pushes later, and the group has the member where it is.
+#[test]
+fn what_a_member_sends_counts_from_its_own_address_alone() {
+    let mut bench = Bench::new(Setup { unicast: true, ..Setup::default() });
+    bench.add(10);
+    let mut copies = |packet: &Packet| {
+        let elsewhere = Packet { from: stranger(), ..packet.clone() };
+        let opens = packet.bytes[8..16] == [0; 8];
+        if to_server(packet) && !opens { vec![elsewhere, packet.clone()] } else { vec![packet.clone()] }
+    };
+    bench.run_through(secs(5), &mut copies);
+    assert_eq!(bench.nodes[&10].count(|e| *e == MemberEvent::Registered), 1);
+    assert_eq!(bench.model.addresses(GROUP, Protocol::Gdoi), [host(false, 10)]);
+    // Nor do repeats of what was answered draw anything.
+    for packet in bench.log.clone().iter().filter(|p| to_server(p) && p.bytes[8..16] != [0; 8]) {
+        bench.deliver(&Packet { from: stranger(), ..packet.clone() });
+    }
+    // A goodbye from elsewhere is none.
+    let before = bench.log.len();
+    bench.member(10, |m, ctx| m.leave(ctx));
+    let goodbye = bench.log[before].clone();
+    bench.wire.clear();
+    bench.deliver(&Packet { from: stranger(), ..goodbye });
+    assert_eq!(bench.server.counters().left, 0);
+    assert!(bench.log.iter().all(|p| p.to != stranger()), "nothing goes to a stranger");
+}
+
+/// The server forgets the answers of a registration after a while, but not that its message ID was used: message 1 draws
+/// nothing any more and does not keep phase 1 alive.
+#[test]
+fn an_old_first_message_of_a_registration_does_nothing() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.settle();
+    let first = bench.log.iter().find(|p| p.bytes[18] == PULL).unwrap().clone();
+    for _ in 0..7 {
+        bench.run(secs(40));
+        let before = bench.log.len();
+        bench.deliver(&first);
+        bench.deliver(&Packet { from: stranger(), ..first.clone() });
+        assert_eq!(bench.log.len(), before, "no answer");
+    }
+    assert_eq!(bench.server.counters().closed, 0);
+    bench.run(secs(30));
+    assert_eq!(bench.server.counters().closed, 1, "idle since the registration");
+    let delete = bench.log.last().unwrap();
+    assert_eq!(delete.to, host(false, 10), "told to the member, not to who repeated it last");
+}
+
+/// Message IDs of registrations are remembered for as long as the SA lives, so an SA has only so many.
+#[test]
+fn a_phase_1_sa_takes_a_bounded_number_of_registrations() {
+    let setup = Setup::default();
+    let mut bench = Bench::new(setup);
+    let mut lost = settings(setup, 10);
+    lost.group = "77".parse().unwrap();
+    bench.add_with(10, lost);
+    let mut steps = 0;
+    while bench.server.counters().established < 2 {
+        bench.run(secs(10));
+        steps += 1;
+        assert!(steps < 1000, "{:?}", bench.server.counters());
+    }
+    assert_eq!(bench.server.counters().refused, 257, "the last one under a new SA");
+}
+
+/// Only message 3 proves that a member is there now: after message 1 the group is as it was.
+#[test]
+fn the_first_message_of_a_registration_changes_nothing_in_the_group() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.settle();
+    bench.add(11);
+    while let Some(packet) = bench.wire.pop_front() {
+        if to_server(&packet) && packet.bytes[18] == PULL {
+            let state = |b: &Bench| {
+                let group = b.model.group(GROUP).unwrap();
+                format!("{:?} {:?} {:?}", group.view(b.now()), group.member_views(), group.rekey_views())
+            };
+            let (before, persisted) = (state(&bench), bench.persisted);
+            bench.deliver(&packet);
+            assert_eq!(state(&bench), before);
+            assert!(bench.model.take_store_ops().is_empty());
+            assert_eq!(bench.persisted, persisted);
+            return;
+        }
+        bench.deliver(&packet);
+    }
+    panic!("no registration");
+}
+
+/// First messages with a member's address keep coming while it connects.
+#[test]
+fn a_flood_of_first_messages_in_its_name_does_not_keep_a_member_out() {
+    // With the usual limit, and with one that each pause between two of the member's messages exhausts for itself.
+    for (limit, forged) in [(None, 400u32), (Some(32), 30)] {
+        let setup = Setup::default();
+        let mut bench = Bench::with_policy(setup, policy(setup), |c| {
+            c.half_open_per_source = limit.unwrap_or(c.half_open_per_source);
+        });
+        bench.add(10);
+        let first = bench.log[0].clone();
+        let mut n = 0u32;
+        let mut flood = |packet: &Packet| {
+            if !to_server(packet) {
+                return vec![packet.clone()];
+            }
+            let mut all: Vec<Packet> = (0..forged)
+                .map(|_| {
+                    n += 1;
+                    let mut copy = first.clone();
+                    copy.bytes[..4].copy_from_slice(&n.to_be_bytes());
+                    copy
+                })
+                .collect();
+            all.push(packet.clone());
+            all
+        };
+        bench.settle_through(&mut flood);
+        assert_eq!(bench.nodes[&10].count(|e| *e == MemberEvent::Registered), 1, "{limit:?}");
+        assert_eq!(bench.log.iter().filter(|p| p.from == host(false, 10)).count(), 5, "without a repeat");
+    }
+}
+
+/// A minor version above ours, and flags that RFC 2408 does not define or that make no sense here.
+#[test]
+fn headers_are_checked() {
+    type Change = fn(&mut [u8]);
+    let changes: [(&str, Change, bool); 4] = [
+        ("minor version", |b| b[17] = 0x11, false),
+        ("a reserved flag", |b| b[19] |= 0x40, false),
+        ("authentication only", |b| b[19] |= 0x04, false),
+        ("commit", |b| b[19] |= 0x02, true),
+    ];
+    for (what, change, taken) in changes {
+        for exchange in [2, PULL] {
+            for from_member in [true, false] {
+                let mut bench = Bench::new(Setup::default());
+                bench.add(10);
+                let mut net = |packet: &Packet| {
+                    let mut packet = packet.clone();
+                    if packet.bytes[18] == exchange && to_server(&packet) == from_member {
+                        change(&mut packet.bytes);
+                    }
+                    vec![packet]
+                };
+                bench.settle_through(&mut net);
+                let registered = bench.nodes[&10].count(|e| *e == MemberEvent::Registered);
+                assert_eq!(registered, usize::from(taken), "{what}, exchange {exchange}");
+            }
+        }
+    }
+    for change in [|b: &mut [u8]| b[17] = 0x11, |b: &mut [u8]| b[19] = 0x03] {
+        let mut bench = Bench::new(Setup::default());
+        bench.add(10);
+        bench.settle();
+        bench.rekey(RekeyReason::Operator, &[]);
+        let mut net = |packet: &Packet| {
+            let mut packet = packet.clone();
+            if packet.bytes[18] == 33 || packet.bytes[18] == 35 {
+                change(&mut packet.bytes);
+            }
+            vec![packet]
+        };
+        bench.run_through(secs(2), &mut net);
+        assert_eq!(bench.nodes[&10].count(|e| matches!(e, MemberEvent::Rekeyed { .. })), 0);
+    }
+}
+
+/// Three members share one address of a translator: each acknowledgement counts for the member that sent it.
+#[test]
+fn acknowledgements_of_members_behind_one_address_are_told_apart() {
+    for ack in [AckType::Kek(Hash::Sha256), AckType::Lkh(Hash::Sha256)] {
+        let setup = Setup { ack: Some(ack), ..Setup::default() };
+        let mut bench = Bench::new(setup);
+        let nat: SocketAddr = "192.0.2.1:0".parse().unwrap();
+        let identity = |n: u8| Identity::from_ip(host(false, n).ip());
+        let peers = (10..13).map(|n| Peer {
+            identity: identity(n),
+            address: Some(Selector { address: nat.ip(), prefix: 32, protocol: 0, port: 0 }),
+            psk: psk(10),
+        });
+        bench.server = Server::new(ServerConfig::new(Arc::new(Credentials::new(peers.collect()))));
+        for n in 10..13 {
+            let mut own = settings(setup, n);
+            own.psk = psk(10);
+            bench.add_with(n, own);
+        }
+        // Outside, member n has port 10000 + n.
+        let outside = |n: u8| SocketAddr::new(nat.ip(), 10_000 + u16::from(n));
+        let inside: BTreeMap<SocketAddr, SocketAddr> = (10..13).map(|n| (outside(n), host(false, n))).collect();
+        let mut translate = |packet: &Packet| {
+            let mut packet = packet.clone();
+            if let Some((out, _)) = inside.iter().find(|(_, own)| **own == packet.from) {
+                packet.from = *out;
+            }
+            packet.to = *inside.get(&packet.to).unwrap_or(&packet.to);
+            vec![packet]
+        };
+        bench.run_through(secs(2), &mut translate);
+        let (_, messages) = bench.plan(RekeyReason::Operator, &[]);
+        // One of them misses the push.
+        bench.nodes.remove(&11);
+        bench.send_pushes(&messages);
+        bench.run_through(secs(2), &mut translate);
+        assert_eq!(bench.server.counters().acknowledged, 2, "{ack:?}");
+        let views = bench.model.group(GROUP).unwrap().rekey_views();
+        let last = views.last().unwrap();
+        assert_eq!((last.expected, last.acknowledged), (3, 2));
+        assert_eq!(last.missing, [identity(11)], "{ack:?}");
+    }
+}
