@@ -20,8 +20,8 @@ pub(crate) struct IkeSa {
     outgoing: SkKeys,
     incoming: SkKeys,
     wrap: Option<Secret>,
-    /// Messages sealed so far: the IV of a counter mode, so it never repeats.
-    sealed: u64,
+    /// The IV of the next message in a counter mode. It starts anywhere and counts up, so it never repeats.
+    next_iv: u64,
 }
 
 /// A request or a response.
@@ -39,6 +39,7 @@ impl IkeSa {
         spi_i: [u8; 8],
         spi_r: [u8; 8],
         keys: IkeKeys,
+        rng: &mut dyn Random,
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<(Self, (Secret, Secret)), CryptoError> {
         let IkeKeys { initiator, responder, proof, wrap } = keys;
@@ -52,7 +53,17 @@ impl IkeSa {
             Role::Initiator => (of_initiator, of_responder),
             Role::Responder => (of_responder, of_initiator),
         };
-        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, wrap, sealed: 0 }, proof))
+        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, wrap, next_iv: rng.u64() }, proof))
+    }
+
+    /// The IV that the next message will have, if it has one of a counter mode.
+    pub(crate) fn next_iv(&self) -> u64 {
+        self.next_iv
+    }
+
+    /// Goes on where another object with the same keys stopped.
+    pub(crate) fn continue_at(&mut self, next_iv: u64) {
+        self.next_iv = next_iv;
     }
 
     /// The default key wrap key and its algorithm, if one was negotiated.
@@ -78,9 +89,9 @@ impl IkeSa {
             bits |= flags::RESPONSE;
         }
         let header = super::init::header(exchange, self.spi_i, self.spi_r, bits, message_id);
-        let unique = self.sealed;
-        // 2^64 messages outlast any IKE SA.
-        self.sealed = self.sealed.checked_add(1).ok_or(SealError::TooLong)?;
+        let unique = self.next_iv;
+        // An IKE SA has at most 2^33 message IDs, so this never comes round.
+        self.next_iv = self.next_iv.wrapping_add(1);
         self.outgoing.seal(&header, first, Secret::new(inner).expose(), unique, rng)
     }
 

@@ -7,7 +7,7 @@ use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup, Prf};
 
 use crate::algorithms::{KeyWrap, Protection, ke_number, prf_transform, protection_from, protection_transforms};
 use crate::reject::Reject;
-use crate::wire::registry::{NotifyType, ProtocolId, TransformType};
+use crate::wire::registry::{NotifyType, ProtocolId, TransformType, integ};
 use crate::wire::sa::{Proposal, Sa, Transform};
 
 /// The algorithms of an IKE SA.
@@ -90,13 +90,14 @@ impl Preferences {
         Sa { proposals }
     }
 
-    /// Chooses from an offer; `ke_method` is that of the KE payload, which is taken if it may be, to save a round trip.
+    /// Chooses from an offer: of each type what we like best. That goes for the group as well, whichever the KE payload
+    /// was made for: AUTH covers the offer, so nobody can talk both ends into one that they like less.
     #[must_use]
-    pub fn choose(&self, offer: &Sa<'_>, ke_method: u16) -> Option<Choice> {
-        offer.proposals.iter().find_map(|p| self.choose_from(p, ke_method))
+    pub fn choose(&self, offer: &Sa<'_>) -> Option<Choice> {
+        offer.proposals.iter().find_map(|p| self.choose_from(p))
     }
 
-    fn choose_from(&self, p: &Proposal<'_>, ke_method: u16) -> Option<Choice> {
+    fn choose_from(&self, p: &Proposal<'_>) -> Option<Choice> {
         let known =
             [TransformType::ENCR, TransformType::PRF, TransformType::INTEG, TransformType::KE, TransformType::KWA];
         // A proposal with a transform type we do not know must not be chosen (RFC 7296 section 3.3.6).
@@ -106,28 +107,25 @@ impl Preferences {
         let offered = |t: &Transform<'_>| p.transforms.iter().any(|o| o == t);
         let protection = *self.protections.iter().find(|protection| {
             let all = protection_transforms(**protection);
-            let integrity = p.of(TransformType::INTEG).count() == 0 || p.of(TransformType::INTEG).any(|t| t.id == 0);
+            let integrity =
+                p.of(TransformType::INTEG).count() == 0 || p.of(TransformType::INTEG).any(|t| t.id == integ::NONE);
             all.iter().all(offered) && (integrity || matches!(protection, Protection::CbcHmac(..)))
         })?;
         let prf = *self.prfs.iter().find(|prf| offered(&prf_transform(**prf)))?;
-        let usable: Vec<KeGroup> = self
-            .groups
-            .iter()
-            .copied()
-            .filter(|g| offered(&Transform::new(TransformType::KE, ke_number(*g))))
-            .collect();
-        let group = usable.iter().find(|g| ke_number(**g) == ke_method).or(usable.first()).copied()?;
+        let group = *self.groups.iter().find(|g| offered(&Transform::new(TransformType::KE, ke_number(**g))))?;
         let key_wrap = match p.of(TransformType::KWA).next() {
             None => None,
             Some(_) => Some(*self.key_wraps.iter().find(|k| offered(&k.transform()))?),
         };
         let suite = Suite { protection, prf, group, key_wrap };
-        let proposal = Proposal {
-            number: p.number,
-            protocol: ProtocolId::IKE,
-            spi: Cow::Borrowed(&[]),
-            transforms: suite.transforms(),
-        };
+        let mut transforms = suite.transforms();
+        let none = Transform::new(TransformType::INTEG, integ::NONE);
+        if matches!(protection, Protection::Aead(_)) && offered(&none) {
+            // One transform of each type that was offered (RFC 7296 section 2.7).
+            transforms.push(none);
+            transforms.sort_by_key(|t| t.kind);
+        }
+        let proposal = Proposal { number: p.number, protocol: ProtocolId::IKE, spi: Cow::Borrowed(&[]), transforms };
         Some(Choice { suite, proposal })
     }
 
@@ -139,7 +137,7 @@ impl Preferences {
         const NO: Reject = Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN);
         let [chosen] = answer.proposals.as_slice() else { return Err(NO) };
         let offered = offer.proposals.iter().find(|p| p.number == chosen.number).ok_or(NO)?;
-        let integrity_none = Transform::new(TransformType::INTEG, 0);
+        let integrity_none = Transform::new(TransformType::INTEG, integ::NONE);
         let ours = chosen.transforms.iter().all(|t| offered.transforms.contains(t) || *t == integrity_none);
         if chosen.protocol != ProtocolId::IKE || !chosen.spi.is_empty() || !ours {
             return Err(NO);
@@ -179,23 +177,52 @@ impl Suite {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::wire::registry::ke;
 
     #[test]
     fn both_sides_agree() {
         let prefs = Preferences::default();
         let offer = prefs.proposals(true);
-        let choice = prefs.choose(&offer, ke::ECP_256).unwrap();
-        assert_eq!(choice.suite.group, KeGroup::Ecp256);
+        let choice = prefs.choose(&offer).unwrap();
+        assert_eq!(choice.suite.group, KeGroup::X25519);
         assert_eq!(choice.suite.key_wrap, Some(KeyWrap::Aes256));
         let answer = Sa { proposals: vec![choice.proposal] };
         assert_eq!(prefs.accept(&offer, &answer).unwrap(), choice.suite);
     }
 
+    /// Ours counts among those that were offered, whatever the KE payload was made for.
+    #[test]
+    fn the_group_is_the_one_we_like_best() {
+        let (ours, theirs) = ([KeGroup::Ecp384, KeGroup::Ecp256], [KeGroup::X25519, KeGroup::Ecp256, KeGroup::Ecp384]);
+        let ours = Preferences { groups: ours.to_vec(), ..Preferences::default() };
+        let theirs = Preferences { groups: theirs.to_vec(), ..Preferences::default() };
+        let offer = theirs.proposals(true);
+        assert_eq!(ours.choose(&offer).unwrap().suite.group, KeGroup::Ecp384);
+        let only = Preferences { groups: vec![KeGroup::Modp2048], ..Preferences::default() };
+        assert!(only.choose(&offer).is_none());
+    }
+
+    /// Integrity NONE beside a combined mode is a type like any other: it is answered.
+    #[test]
+    fn integrity_none_is_echoed() {
+        let prefs = Preferences::default();
+        let none = Transform::new(TransformType::INTEG, integ::NONE);
+        let mut offer = prefs.proposals(true);
+        assert!(!prefs.choose(&offer).unwrap().proposal.transforms.contains(&none));
+        offer.proposals[0].transforms.push(none.clone());
+        let choice = prefs.choose(&offer).unwrap();
+        assert_eq!(choice.proposal.of(TransformType::INTEG).collect::<Vec<_>>(), [&none]);
+        assert_eq!(prefs.accept(&offer, &Sa { proposals: vec![choice.proposal] }).unwrap(), choice.suite);
+        // With CBC there is a real one, and NONE is not it.
+        let cbc = Preferences { protections: prefs.protections[2..].to_vec(), ..prefs.clone() };
+        let mut offer = cbc.proposals(true);
+        offer.proposals[0].transforms.push(none.clone());
+        assert!(!cbc.choose(&offer).unwrap().proposal.transforms.contains(&none));
+    }
+
     #[test]
     fn without_key_wrap_there_is_a_plain_suite() {
         let prefs = Preferences::default();
-        assert_eq!(prefs.choose(&prefs.proposals(false), 0).unwrap().suite.key_wrap, None);
+        assert_eq!(prefs.choose(&prefs.proposals(false)).unwrap().suite.key_wrap, None);
     }
 
     #[test]
@@ -203,7 +230,7 @@ mod tests {
         let small = Preferences { prfs: vec![Prf::HmacSha256], ..Preferences::default() };
         let large = Preferences::default();
         let offer = small.proposals(true);
-        let mut choice = large.choose(&offer, ke::CURVE25519).unwrap().proposal;
+        let mut choice = large.choose(&offer).unwrap().proposal;
         assert!(small.accept(&offer, &Sa { proposals: vec![choice.clone(), choice.clone()] }).is_err());
         assert!(small.accept(&offer, &Sa { proposals: Vec::new() }).is_err());
         let mut other = choice.clone();
@@ -218,7 +245,7 @@ mod tests {
         let prefs = Preferences::default();
         let mut offer = prefs.proposals(true);
         offer.proposals[0].transforms.push(Transform::new(TransformType(6), 35));
-        let choice = prefs.choose(&offer, ke::CURVE25519).unwrap();
+        let choice = prefs.choose(&offer).unwrap();
         assert_eq!(choice.proposal.number, 2);
     }
 }

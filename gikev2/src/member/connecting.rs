@@ -1,15 +1,13 @@
 //! From nothing to an IKE SA, initiator's side (RFC 7296 sections 1.2, 2.4, 2.6, 2.7 and 2.15).
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
-use keyferry_model::id::Identity;
+use keyferry_crypto::{CryptoError, Hash, KeGroup, KeyPair, Secret};
 use keyferry_model::settings::MemberSettings;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
+use super::candidate::{Asked, Candidate};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
@@ -17,11 +15,10 @@ use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
 use crate::ike_sa::{Preferences, Role, Skeyseed};
 use crate::keylog::KeyLog;
-use crate::policy::identity::{identity_from_wire, identity_to_wire};
+use crate::policy::identity::identity_to_wire;
 use crate::registration::request::join;
 use crate::reject::Reject;
 use crate::wire::auth::Auth;
-use crate::wire::id::Id;
 use crate::wire::message::{Init, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind};
@@ -29,8 +26,11 @@ use crate::wire::rules;
 use crate::wire::sa::Sa;
 use crate::wire::sk::Opened;
 
-/// Responses followed side by side.
+/// Responses followed side by side. The oldest are kept, so that who comes later than the key server does not push it out;
+/// the last place is the newest one's, so that who comes earlier does not keep it out.
 const CANDIDATES: usize = 4;
+/// Sets of keys under which something is asked in one attempt.
+const KEY_SETS: usize = 1024;
 /// Key pairs made for one attempt: one for the group we guessed, one for the group wanted, some for what others forge.
 const KEY_PAIRS: u8 = 8;
 /// Message ID of IKE_AUTH and GSA_AUTH.
@@ -49,21 +49,11 @@ pub(super) struct Connecting {
     /// forged, and the answer to the request as it stands may be on its way.
     later: (Option<Vec<u8>>, Option<KeGroup>),
     key_pairs: u8,
-    /// An unprotected refusal: it may be forged, so it only shortens the wait.
-    refused: Option<NotifyType>,
-    candidates: VecDeque<Candidate>,
-}
-
-/// A response that may be the key server's.
-struct Candidate {
-    sa: IkeSa,
-    /// SK_pi, SK_pr.
-    proof: (Secret, Secret),
-    response: Vec<u8>,
-    exchange: ExchangeType,
-    behind_nat: bool,
-    /// IKE_AUTH or GSA_AUTH.
-    request: Repeating,
+    /// An unprotected refusal, in words: it may be forged, so it only shortens the wait.
+    refused: Option<String>,
+    candidates: Vec<Candidate>,
+    /// What was asked under the keys of candidates, present and past.
+    asked: Vec<Asked>,
 }
 
 /// What an IKE_SA_INIT response led to.
@@ -123,7 +113,8 @@ impl Connecting {
             later: (None, None),
             key_pairs: KEY_PAIRS,
             refused: None,
-            candidates: VecDeque::new(),
+            candidates: Vec::new(),
+            asked: Vec::new(),
         };
         connecting.renew_request(wish);
         Ok(connecting)
@@ -155,7 +146,7 @@ impl Connecting {
     pub(super) fn due_at(&self) -> Option<Duration> {
         match self.candidates.is_empty() {
             true => Some(self.request.due_at()),
-            false => self.candidates.iter().map(|c| c.request.due_at()).min(),
+            false => self.candidates.iter().filter_map(|c| self.asked.get(c.asked)?.due_at()).min(),
         }
     }
 
@@ -169,18 +160,23 @@ impl Connecting {
                     self.amend_late(wish, step);
                     Ok(vec![self.init_request()])
                 }
-                Due::GiveUp => Err(self.refused.map(|kind| format!("{kind:?}"))),
+                Due::GiveUp => Err(self.refused.take()),
             };
         }
+        // What nobody is followed for any more is kept, and not repeated.
+        let mut followed: Vec<usize> = self.candidates.iter().map(|c| c.asked).collect();
+        followed.sort_unstable();
+        followed.dedup();
         let mut repeats = Vec::new();
-        self.candidates.retain_mut(|c| match c.request.expire(now, step.rng) {
-            Due::Wait => true,
-            Due::Repeat => {
-                repeats.push(c.request.bytes.clone());
-                true
-            }
-            Due::GiveUp => false,
-        });
+        for at in followed {
+            repeats.extend(self.asked.get_mut(at).and_then(|a| a.expire(now, step.rng)));
+        }
+        let asked = &self.asked;
+        self.candidates.retain(|c| asked.get(c.asked).is_some_and(Asked::is_pending));
+        if !repeats.is_empty() && self.amend_late(wish, step) {
+            // Perhaps none of those that we follow is the key server, and it waits for this.
+            repeats.push(self.init_request());
+        }
         if self.candidates.is_empty() { Err(None) } else { Ok(repeats) }
     }
 
@@ -207,13 +203,7 @@ impl Connecting {
         if self.candidates.iter().any(|c| digest_of(&c.response) == digest) {
             return Ok(Next::Wait);
         }
-        let candidate = self.follow(wish, header, datagram, Init::of(payloads)?, step, log)?;
-        let bytes = candidate.request.bytes.clone();
-        if self.candidates.len() == CANDIDATES {
-            self.candidates.pop_front();
-        }
-        self.candidates.push_back(candidate);
-        Ok(Next::Send(bytes))
+        self.follow(wish, header, datagram, Init::of(payloads)?, step, log)
     }
 
     /// A response without SA: a cookie to return, a group to use, or a refusal.
@@ -222,7 +212,7 @@ impl Connecting {
             if cookie.data.is_empty() || cookie.data.len() > 64 {
                 return Err(Reject::Malformed("a cookie has 1 to 64 octets"));
             }
-            if self.cookie.is_some() {
+            if self.cookie.is_some() || !self.candidates.is_empty() {
                 self.later.0 = Some(cookie.data.to_vec());
                 return Ok(Next::Wait);
             }
@@ -232,15 +222,14 @@ impl Connecting {
             let wanted = wanted.map_err(|_| Reject::Malformed("INVALID_KE_PAYLOAD has two octets of data"))?;
             let group = self.preferences.groups.iter().copied().find(|g| ke_number(*g) == wanted);
             let group = group.ok_or(Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN))?;
-            if group == self.pair.group() || self.key_pairs < KEY_PAIRS {
+            if group == self.pair.group() || self.key_pairs < KEY_PAIRS || !self.candidates.is_empty() {
                 self.later.1 = Some(group);
                 return Ok(Next::Wait);
             }
             self.change_group(group, step)?;
         } else {
             if let Some(error) = payloads.error() {
-                self.refused = Some(error);
-                self.request.last_chance();
+                self.refuse(format!("{error:?}"));
             }
             return Ok(Next::Wait);
         }
@@ -248,18 +237,25 @@ impl Connecting {
         Ok(Next::Send(self.init_request()))
     }
 
-    /// A new key pair. The offer stays what it was, so nobody can talk us down (RFC 7296 section 2.7).
+    /// Somebody says no: wait until the next repeat would be due, and no longer.
+    fn refuse(&mut self, why: String) {
+        self.refused = Some(why);
+        self.request.last_chance();
+    }
+
+    /// A new key pair. The offer stays what it was, and a key server with preferences insists on the best group in
+    /// it, so nobody can talk us down (RFC 7296 sections 1.2 and 2.7).
     fn change_group(&mut self, group: KeGroup, step: &mut Step<'_>) -> Result<(), Reject> {
         self.key_pairs = self.key_pairs.checked_sub(1).ok_or(Reject::Misbehaved("too many groups"))?;
         self.pair = KeyPair::generate(group, step.rng).map_err(|_| Reject::Misbehaved("key pair"))?;
         Ok(())
     }
 
-    /// Takes up what had to wait for the next repeat.
-    fn amend_late(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) {
+    /// Takes up what had to wait for the next repeat; says whether there was anything.
+    fn amend_late(&mut self, wish: &Wish<'_>, step: &mut Step<'_>) -> bool {
         let (cookie, group) = std::mem::take(&mut self.later);
         if cookie.is_none() && group.is_none() {
-            return;
+            return false;
         }
         self.cookie = cookie.or(self.cookie.take());
         if let Some(group) = group.filter(|g| *g != self.pair.group())
@@ -268,43 +264,61 @@ impl Connecting {
             tracing::debug!(%reject, "group kept");
         }
         self.renew_request(wish);
+        true
     }
 
-    /// Makes keys with a response and asks over them.
+    /// Makes keys with a response and asks over them, once for each set of keys: another response with the same ones (they
+    /// come from a part of it only) may be what AUTH covers, but it leads to no second message under them.
     fn follow(
-        &self,
+        &mut self,
         wish: &Wish<'_>,
         header: &Header,
         datagram: &[u8],
         init: Init<'_>,
         step: &mut Step<'_>,
         log: Option<&mut (dyn KeyLog + Send)>,
-    ) -> Result<Candidate, Reject> {
+    ) -> Result<Next, Reject> {
         let suite = self.preferences.accept(&self.offer, &init.sa)?;
         if suite.group != self.pair.group() || init.ke.method != ke_number(suite.group) {
             return Err(Reject::Misbehaved("another key exchange group than ours"));
         }
+        let register = wish.register && suite.key_wrap.is_some();
+        if !register && init.payloads.notify(NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_none() {
+            // RFC 6023 section 3. The announcement may have been taken out on the way: others are still waited for.
+            self.refuse("the key server takes no IKE SAs without a Child SA".to_owned());
+            return Err(Reject::Misbehaved("no announcement that IKE_AUTH may be childless"));
+        }
         let shared = self.pair.agree(&init.ke.data).map_err(|_| Reject::Misbehaved("an unacceptable public value"))?;
         let keys = Skeyseed::derive(suite, &self.nonce_i, &init.nonce.0, &shared).expand(&self.spi_i, &header.spi_r);
-        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, log)
+        let name = Hash::Sha256.digest(&[keys.initiator.0.expose()]);
+        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, log)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
-        let register = wish.register && suite.key_wrap.is_some();
-        let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
-        let chain = self.auth_request(wish.settings, &sa, &proof.0, &init.nonce.0, register);
-        let bytes = sa
-            .seal(exchange, Direction::Request, AUTH_ID, chain, step.rng)
-            .map_err(|_| Reject::Misbehaved("request too long"))?;
         let settings = wish.settings;
-        Ok(Candidate {
-            sa,
-            proof,
-            response: datagram.to_vec(),
-            exchange,
-            // A socket bound to no address in particular says nothing about NATs.
-            behind_nat: !settings.local.ip().is_unspecified()
-                && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local)),
-            request: Repeating::new(bytes, wish.backoff, step.now.mono, step.rng),
-        })
+        // A socket bound to no address in particular says nothing about NATs.
+        let behind_nat = !settings.local.ip().is_unspecified()
+            && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local));
+        let known = self.asked.iter().position(|a| a.keys == name);
+        let (asked, next) = match known.and_then(|at| Some((at, self.asked.get(at)?))) {
+            Some((at, asked)) if asked.is_pending() => {
+                sa.continue_at(asked.next_iv);
+                (at, Next::Wait)
+            }
+            Some(_) => return Err(Reject::Misbehaved("keys that were given up")),
+            None if self.asked.len() == KEY_SETS => return Err(Reject::Unauthenticated("one set of keys too many")),
+            None => {
+                let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
+                let chain = self.auth_request(settings, &sa, &proof.0, &init.nonce.0, register);
+                let bytes = sa
+                    .seal(exchange, Direction::Request, AUTH_ID, chain, step.rng)
+                    .map_err(|_| Reject::Misbehaved("request too long"))?;
+                let message = Some(Repeating::new(bytes.clone(), wish.backoff, step.now.mono, step.rng));
+                self.asked.push(Asked { keys: name, exchange, next_iv: sa.next_iv(), message });
+                (self.asked.len() - 1, Next::Send(bytes))
+            }
+        };
+        self.candidates.truncate(CANDIDATES - 1);
+        self.candidates.push(Candidate { sa, proof, response: datagram.to_vec(), behind_nat, asked });
+        Ok(next)
     }
 
     /// `IDi, N(INITIAL_CONTACT), [IDr,] AUTH`, and the group if we register.
@@ -343,57 +357,39 @@ impl Connecting {
         if header.message_id != AUTH_ID {
             return Err(Reject::Malformed("not an answer to our request"));
         }
-        let mut found = None;
-        for (at, c) in self.candidates.iter().enumerate() {
-            if c.sa.is_named_by(header) && c.exchange.0 == header.exchange {
-                match c.sa.open(datagram) {
-                    Ok(opened) => found = Some((at, opened)),
-                    Err(reject @ Reject::Malformed(_)) => return Err(reject),
-                    Err(_) => {}
-                }
+        let mut failed = None;
+        let mut good = None;
+        for (at, c) in self.candidates.iter().enumerate().filter(|(_, c)| c.sa.is_named_by(header)) {
+            if self.exchange_of(c).is_none_or(|exchange| exchange.0 != header.exchange) {
+                continue;
+            }
+            match c.sa.open(datagram) {
+                // Several responses may have led to these keys; AUTH covers one of them.
+                Ok(opened) => match c.verify(settings, &self.nonce_i, &opened) {
+                    Ok(()) => {
+                        good = Some((at, opened));
+                        break;
+                    }
+                    Err(why) => failed = Some((c.asked, why)),
+                },
+                Err(reject @ Reject::Malformed(_)) => return Err(reject),
+                Err(_) => {}
             }
         }
-        let (at, opened) = found.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
-        let verdict = match self.candidates.get(at) {
-            Some(c) => c.verify(settings, &self.nonce_i, &opened),
-            None => Err("no candidate".to_owned()),
-        };
-        let candidate = self.candidates.remove(at);
-        match (verdict, candidate) {
-            (Ok(()), Some(c)) => {
-                Ok(Outcome::Up { sa: Box::new(c.sa), behind_nat: c.behind_nat, opened, exchange: c.exchange })
-            }
-            (Err(why), _) if self.candidates.is_empty() => Ok(Outcome::Failed(why)),
-            (Err(_) | Ok(()), _) => Ok(Outcome::Wait),
+        if let Some((at, opened)) = good {
+            let c = self.candidates.swap_remove(at);
+            let exchange = ExchangeType(header.exchange);
+            return Ok(Outcome::Up { sa: Box::new(c.sa), behind_nat: c.behind_nat, opened, exchange });
         }
+        let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
+        if let Some(asked) = self.asked.get_mut(asked) {
+            asked.message = None;
+        }
+        self.candidates.retain(|c| c.asked != asked);
+        Ok(if self.candidates.is_empty() { Outcome::Failed(why) } else { Outcome::Wait })
     }
-}
 
-impl Candidate {
-    /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21).
-    fn verify(&self, settings: &MemberSettings, nonce_i: &[u8], opened: &Opened) -> Result<(), String> {
-        let said = |e: Reject| e.to_string();
-        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
-        let id_body = payloads.body(PayloadKind::ID_R);
-        let id: Option<Id<'_>> = payloads.get(PayloadKind::ID_R).map_err(said)?;
-        let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).map_err(said)?;
-        let (Some(id_body), Some(id), Some(auth)) = (id_body, id, auth) else {
-            return Err(match payloads.error() {
-                Some(error) => format!("{error:?}"),
-                None => "an answer without identity or AUTH".to_owned(),
-            });
-        };
-        let identity = identity_from_wire(&id);
-        let expected: Option<&Identity> = settings.gateway_identity.as_ref();
-        if expected.is_some() && identity.as_ref() != expected {
-            return Err("the key server is somebody else".to_owned());
-        }
-        let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body };
-        let psk: &Arc<Secret> = &settings.psk;
-        let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, signed);
-        if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
-            return Err("the key server did not authenticate".to_owned());
-        }
-        Ok(())
+    fn exchange_of(&self, candidate: &Candidate) -> Option<ExchangeType> {
+        self.asked.get(candidate.asked).map(|a| a.exchange)
     }
 }

@@ -21,6 +21,7 @@
 //! nothing is given up for it: several IKE_SA_INIT responses are followed side by side until one of them leads to a
 //! protected answer (RFC 7296 section 2.4).
 
+mod candidate;
 mod connecting;
 mod link;
 mod steps;
@@ -57,6 +58,11 @@ pub struct Member {
     renew_at: Option<Duration>,
     /// Ask a silent key server whether it lives, after this time.
     liveness: Option<Duration>,
+    /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
+    /// is older than that rekey.
+    outdated: Vec<[u8; 16]>,
+    /// The last answer to a registration was such a one.
+    stale: bool,
     /// The Delete that ended the last IKE SA, and our answer, in case it got lost.
     farewell: Option<(Vec<u8>, Vec<u8>)>,
     status: MemberStatus,
@@ -124,6 +130,8 @@ impl Member {
             retry_at: None,
             renew_at: None,
             liveness: None,
+            outdated: Vec::new(),
+            stale: false,
             farewell: None,
             status: MemberStatus::default(),
             key_log: None,
@@ -272,6 +280,9 @@ impl Member {
             Ok(Rekey::Excluded) => self.excluded(ctx),
             Ok(Rekey::New(change)) => {
                 let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
+                if self.goal == Goal::Register {
+                    self.outdated.extend(group.outdated_by(&change));
+                }
                 if let Some(update) = group.apply(*change, now) {
                     ctx.out.push(MemberOutput::Update(update));
                 }
@@ -296,7 +307,11 @@ impl Member {
     /// Verified: we are no member any more. Keys go at once, and we may ask again after a while
     /// (RFC 9838 section 2.4.3).
     fn excluded(&mut self, ctx: &mut MemberCtx<'_>) {
-        self.group = None;
+        if let Some(group) = self.group.take()
+            && self.goal == Goal::Register
+        {
+            self.outdated.extend(group.rekey_sas.iter().map(|sa| sa.spi));
+        }
         self.renew_at = None;
         ctx.out.push(MemberOutput::Flush);
         ctx.event(MemberEvent::Excluded);

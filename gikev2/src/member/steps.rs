@@ -13,6 +13,7 @@ use crate::ike_sa::window::{Backoff, Incoming};
 use crate::registration::grant::{Grant, evaluate};
 use crate::registration::request::{join, leave};
 use crate::reject::Reject;
+use crate::rekey::group::{Group, RekeySa};
 use crate::wire::delete::Delete;
 use crate::wire::message::{GroupKeys, Payloads};
 use crate::wire::notify::Notify;
@@ -34,6 +35,7 @@ impl Member {
             (Goal::Register, Link::Up(_)) => {
                 let mut chain = ChainWriter::new();
                 join(&self.settings, &mut chain);
+                self.outdated.clear();
                 self.ask(ctx, Purpose::Register, chain);
             }
             (Goal::Leave, Link::Up(_)) => {
@@ -45,6 +47,7 @@ impl Member {
     }
 
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.outdated.clear();
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match Connecting::begin(&wish(&self.settings, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {
@@ -213,15 +216,18 @@ impl Member {
         }
     }
 
-    /// Everything known of the group before is replaced, but for the counter of a Rekey SA that stays: it never goes back
-    /// (RFC 9838 section 2.3.3).
+    /// Everything known of the group before is replaced, unless the answer is older than a rekey that came meanwhile
+    /// (RFC 9838 section 2.3.3): then we ask again, at once if it is the first time.
     fn registered(&mut self, ctx: &mut MemberCtx<'_>, grant: Grant) {
-        let Grant { mut group, update, listen } = grant;
-        for old in self.group.iter().flat_map(|g| &g.rekey_sas) {
-            for new in group.rekey_sas.iter_mut().filter(|new| new.spi == old.spi) {
-                new.expected = new.expected.max(old.expected);
+        let Grant { group, update, listen } = grant;
+        if self.is_stale(&group) {
+            tracing::debug!("the answer to a registration is older than a rekey: dropped");
+            if std::mem::replace(&mut self.stale, true) {
+                self.retry_later(ctx);
             }
+            return;
         }
+        self.stale = false;
         self.renew_at = group.renew_at(ctx.rng);
         self.group = Some(group);
         self.goal = Goal::Rest;
@@ -231,6 +237,14 @@ impl Member {
             ctx.out.push(MemberOutput::Listen(listen));
         }
         ctx.event(MemberEvent::Registered);
+    }
+
+    /// Does it bring a Rekey SA that has been replaced, or tell a message ID that has passed?
+    fn is_stale(&self, group: &Group) -> bool {
+        let past =
+            |new: &RekeySa, old: &RekeySa| new.spi == old.spi && (old.until.is_some() || new.expected < old.expected);
+        let known = || self.group.iter().flat_map(|g| &g.rekey_sas);
+        group.rekey_sas.iter().any(|new| self.outdated.contains(&new.spi) || known().any(|old| past(new, old)))
     }
 
     /// A response over the IKE SA.

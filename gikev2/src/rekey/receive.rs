@@ -111,7 +111,7 @@ impl Group {
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<Rekey, Reject> {
         let keys = GroupKeys::of(payloads)?;
-        let Some((remove, gone)) = self.deletions(&keys)? else { return Ok(Rekey::Excluded) };
+        let Some((remove, gone)) = deletions(&keys)? else { return Ok(Rekey::Excluded) };
         let wraps = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
         if wraps.is_some_and(|bag| !bag.sender_ids.is_empty()) {
             return Err(Reject::Misbehaved("sender IDs in a rekey"));
@@ -136,6 +136,11 @@ impl Group {
             }
             new_sa = Some((RekeySa::new(&policy, &found.keymat, now)?, found.path));
             listen = policy.destination;
+        }
+        if new_sa.is_none() && self.current().is_some_and(|sa| gone.contains(&sa.spi)) {
+            // Without the newest Rekey SA nothing could follow: that, too, means to register anew. Beside a new one it is
+            // only what would happen to the old one anyway (reading 18).
+            return Ok(Rekey::Excluded);
         }
         // A rekey without USE_TRANSPORT_MODE changes nothing (reading 17).
         let mode = if keys.transport_mode { EspMode::Transport } else { self.mode };
@@ -162,35 +167,10 @@ impl Group {
         })))
     }
 
-    /// `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).
-    fn deletions(&self, keys: &GroupKeys<'_>) -> Result<Option<Deletions>, Reject> {
-        let mut remove = Removal::Spis(Vec::new());
-        let mut gone = Vec::new();
-        for delete in &keys.deletes {
-            match delete.protocol {
-                ProtocolId::NONE => return Ok(None),
-                ProtocolId::GIKE_UPDATE if delete.is_all() => return Ok(None),
-                ProtocolId::GIKE_UPDATE => {
-                    let spis = delete.each().filter_map(|spi| <[u8; 16]>::try_from(spi).ok());
-                    gone.extend(spis);
-                }
-                ProtocolId::ESP if delete.is_all() => remove = Removal::All,
-                ProtocolId::ESP => {
-                    if delete.spi_len != 4 {
-                        return Err(Reject::Malformed("an ESP SPI has four octets"));
-                    }
-                    if let Removal::Spis(spis) = &mut remove {
-                        spis.extend(delete.each().filter_map(|s| <[u8; 4]>::try_from(s).ok()).map(u32::from_be_bytes));
-                    }
-                }
-                // AH is nothing we ever installed.
-                ProtocolId::AH => {}
-                _ => return Err(Reject::Unacceptable(NotifyType::INVALID_SYNTAX)),
-            }
-        }
-        // Without the newest Rekey SA nothing could follow: that, too, means to register anew.
-        let newest = self.current().map(|sa| sa.spi);
-        Ok((!newest.is_some_and(|spi| gone.contains(&spi))).then_some((remove, gone)))
+    /// The Rekey SAs that a verified change replaces or deletes.
+    pub(crate) fn outdated_by(&self, change: &Change) -> Vec<[u8; 16]> {
+        let replaced = self.rekey_sas.iter().map(|sa| sa.spi).filter(|_| change.new_sa.is_some());
+        replaced.chain(change.gone.iter().copied()).collect()
     }
 
     /// Applies a verified change; returns what the data plane is to do, if anything.
@@ -209,7 +189,10 @@ impl Group {
                 self.path = path;
             }
         }
-        self.rekey_sas.retain(|sa| !change.gone.contains(&sa.spi));
+        for old in self.rekey_sas.iter_mut().filter(|sa| change.gone.contains(&sa.spi)) {
+            old.until = Some(old.until.map_or(until, |earlier| earlier.min(until)));
+        }
+        self.rekey_sas.retain(|sa| sa.until.is_none_or(|until| until > now));
         if let (Some(fresh), Authentication::Signature { key, .. }) = (change.auth_key, &mut self.authentication) {
             *key = fresh;
         }
@@ -224,4 +207,33 @@ impl Group {
             deactivation_delay: change.deactivation_delay,
         })
     }
+}
+
+/// `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).
+fn deletions(keys: &GroupKeys<'_>) -> Result<Option<Deletions>, Reject> {
+    let mut remove = Removal::Spis(Vec::new());
+    let mut gone = Vec::new();
+    for delete in &keys.deletes {
+        match delete.protocol {
+            ProtocolId::NONE => return Ok(None),
+            ProtocolId::GIKE_UPDATE if delete.is_all() => return Ok(None),
+            ProtocolId::GIKE_UPDATE => {
+                let spis = delete.each().filter_map(|spi| <[u8; 16]>::try_from(spi).ok());
+                gone.extend(spis);
+            }
+            ProtocolId::ESP if delete.is_all() => remove = Removal::All,
+            ProtocolId::ESP => {
+                if delete.spi_len != 4 {
+                    return Err(Reject::Malformed("an ESP SPI has four octets"));
+                }
+                if let Removal::Spis(spis) = &mut remove {
+                    spis.extend(delete.each().filter_map(|s| <[u8; 4]>::try_from(s).ok()).map(u32::from_be_bytes));
+                }
+            }
+            // AH is nothing we ever installed.
+            ProtocolId::AH => {}
+            _ => return Err(Reject::Unacceptable(NotifyType::INVALID_SYNTAX)),
+        }
+    }
+    Ok(Some((remove, gone)))
 }

@@ -67,7 +67,7 @@ impl Server {
         if !self.has_room(ctx, dgram, header, &init) {
             return Ok(());
         }
-        let Some(choice) = self.config.preferences.choose(&init.sa, init.ke.method) else {
+        let Some(choice) = self.config.preferences.choose(&init.sa) else {
             self.counters.no_proposal += 1;
             ctx.out.send(dgram.reply(refusal(header, &Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN))));
             return Ok(());
@@ -89,7 +89,10 @@ impl Server {
     /// Is there room for another half-open SA? Under load only initiators that return a cookie are let in.
     fn has_room(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, init: &Init<'_>) -> bool {
         let now = ctx.now.mono;
-        if self.half_open.total() >= self.config.cookie_threshold {
+        // The source's share is for those it belongs to: whoever only writes its address gets half of it.
+        let crowded = self.half_open.total() >= self.config.cookie_threshold
+            || self.half_open.of(dgram.from.ip()) >= self.config.half_open_per_address.div_ceil(2);
+        if crowded {
             let cookie = init.payloads.notify(NotifyType::COOKIE).map(|n| n.data.as_ref());
             let good = cookie.is_some_and(|c| self.cookies.check(now, c, dgram.from, &header.spi_i, &init.nonce.0));
             if !good {
@@ -198,7 +201,7 @@ impl AwaitKe {
         ctx.rng.fill(&mut nonce_r);
         let suite = self.choice.suite;
         let keys = Skeyseed::derive(suite, &self.nonce_i, &nonce_r, shared).expand(&self.spi_i, &spi_r);
-        let (sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, log)?;
+        let (sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, ctx.rng, log)?;
         let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
         let init_response = response(&Parts {
             spi_i: self.spi_i,
