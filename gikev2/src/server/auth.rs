@@ -6,7 +6,7 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::established::Established;
-use super::{Entry, Server, ServerConfig, Spi, State};
+use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::policy::identity::{identity_from_wire, identity_to_wire};
@@ -112,6 +112,7 @@ impl Server {
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
         let due = established.due(&self.config);
+        let path = Path::of(dgram);
         self.sas.insert(spi, Entry { path, digest, state: State::Established(Box::new(established)) });
         self.arm(spi, due);
     }

@@ -23,7 +23,8 @@ pub struct ServerConfig {
     pub cookie_threshold: usize,
     /// Half-open SAs at one time.
     pub half_open: usize,
-    /// Half-open SAs at one time of one address (of one /64 network with IPv6).
+    /// Half-open SAs at one time of one address (of one /64 network with IPv6); from half of it on, initiators there must
+    /// return a cookie first.
     pub half_open_per_address: usize,
     /// A half-open SA is forgotten after this time.
     pub half_open_timeout: Duration,

@@ -6,7 +6,7 @@ use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
-use super::{Entry, Server, ServerConfig, Spi, State};
+use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Answers, Due, Incoming, Repeating, Requests};
 use crate::registration::serve::{Asking, answer};
@@ -175,7 +175,7 @@ impl Server {
         response: Result<Vec<u8>, SealError>,
         ends: bool,
     ) {
-        let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
         let response = match response {
             Ok(response) => response,
             Err(error) => {
@@ -189,6 +189,8 @@ impl Server {
             return self.close(ctx, spi, dgram, response);
         }
         state.answers.answered(dgram.bytes, response.clone());
+        // The newest request says where its sender is reached (RFC 7296 section 2.23). It verified, and is no repeat.
+        *path = Path::of(dgram);
         (state.heard, state.active) = (ctx.now.mono, ctx.now.mono);
         let due = state.due(&self.config);
         ctx.out.send(dgram.reply(response));

@@ -70,7 +70,7 @@ pub struct Server {
 
 /// An IKE SA in the making, in use or closing.
 struct Entry {
-    /// Where the peer is, and which of our addresses it uses.
+    /// Where the peer is, and which of our addresses it uses: as of its newest request that verified.
     path: Path,
     /// Names its IKE_SA_INIT request.
     digest: Vec<u8>,
