@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity, SignatureScheme};
-use keyferry_model::policy::GroupPolicy;
+use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_model::policy::{EspTransform, GroupPolicy};
 
 use super::to_wire::{esp_transforms, gcauth_transform, rekey_transforms};
-use crate::algorithms::{KeyWrap, aead_transform, cbc_transform, integ_transform};
+use crate::algorithms::{KeyWrap, Protection, aead_transform, cbc_transform, integ_transform};
 use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
 use crate::wire::sa::{Proposal, Sa, Transform};
 
@@ -22,11 +22,8 @@ pub(crate) fn capabilities() -> Sa<'static> {
     let mut rekey = common.clone();
     rekey.extend([KeyWrap::Aes256, KeyWrap::Aes192, KeyWrap::Aes128].map(KeyWrap::transform));
     rekey.push(Transform::new(TransformType::GCAUTH, gcauth::IMPLICIT));
-    let schemes = [SignatureScheme::RsaPkcs1Sha256, SignatureScheme::RsaPkcs1Sha384, SignatureScheme::RsaPkcs1Sha512];
-    rekey.extend(schemes.map(|scheme| Transform {
-        algorithm: Some(Cow::Borrowed(scheme.algorithm_identifier())),
-        ..Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE)
-    }));
+    // Which algorithm is the key server's to say (reading 20).
+    rekey.push(Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE));
     let mut esp = common;
     esp.extend([sn::SEQUENTIAL_32, sn::UNSPECIFIED_32].map(|id| Transform::new(TransformType::SN, id)));
     let proposal = |protocol, transforms| Proposal { number: 1, protocol, spi: Cow::Borrowed(&[]), transforms };
@@ -46,6 +43,20 @@ pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy) -> bool {
         does(ProtocolId::GIKE_UPDATE, &rekey)
             && policy.traffic.iter().all(|line| does(ProtocolId::ESP, &esp_transforms(line)))
     })
+}
+
+/// Octets of the longest encryption key that the group's keys are for: what carries them is to be as strong
+/// (RFC 9838 section 3.1).
+pub(crate) fn strength(policy: &GroupPolicy) -> usize {
+    let traffic = policy.traffic.iter().map(|line| match line.transform {
+        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::CbcHmac(c, _) => c.key_len(),
+    });
+    let rekey = policy.gikev2.iter().flat_map(|g| match g.protection {
+        Protection::Aead(a) => [a.key_len(), g.wrap_key_len],
+        Protection::CbcHmac(c, _) => [c.key_len(), g.wrap_key_len],
+    });
+    traffic.chain(rekey).max().unwrap_or(0)
 }
 
 /// Is the transform among those of its type? A member that leaves out SN or GCAUTH restricts nothing there; one that

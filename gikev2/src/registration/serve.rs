@@ -91,8 +91,9 @@ fn admit<'a>(
 ) -> Result<(Admission, &'a Secret), NotifyType> {
     let group = group_from_wire(&request.group).ok_or(NotifyType::INVALID_GROUP_ID)?;
     let offer = ctx.model.offer(&group, asking.identity, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
-    // Keys can only be sent wrapped (RFC 9838 section 4.5.4).
-    let default = asking.default.ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
+    // Keys can only be sent wrapped (RFC 9838 section 4.5.4), and not under weaker ones (section 3.1).
+    let strong = |key: &&Secret| key.len() >= sag::strength(&offer.policy);
+    let default = asking.default.filter(strong).ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
     if request.transforms.as_ref().is_some_and(|s| !sag::suits(s, &offer.policy)) {
         return Err(NotifyType::NO_PROPOSAL_CHOSEN);
     }
