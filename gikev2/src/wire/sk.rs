@@ -106,8 +106,7 @@ impl SkKeys {
                 let mut nonce = [0; SALT + GCM_IV];
                 nonce[..SALT].copy_from_slice(salt);
                 nonce[SALT..].copy_from_slice(&iv);
-                let mut plain = inner.to_vec();
-                plain.push(0);
+                let mut plain = padded(inner, inner.len() + 1);
                 let mut icv = [0; GCM_ICV];
                 key.seal(&nonce, &message, &mut plain, &mut icv)?;
                 message.extend(iv);
@@ -117,15 +116,12 @@ impl SkKeys {
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
                 let block = BlockCipher::BLOCK;
-                let padded = (inner.len() + 1).next_multiple_of(block);
-                let total = Header::LEN + PAYLOAD_HEADER + block + padded + integrity.icv_len();
+                let whole = (inner.len() + 1).next_multiple_of(block);
+                let total = Header::LEN + PAYLOAD_HEADER + block + whole + integrity.icv_len();
                 let mut message = start(header, first, total)?;
                 let mut iv = [0; BlockCipher::BLOCK];
                 rng.fill(&mut iv);
-                let mut plain = inner.to_vec();
-                plain.resize(padded, 0);
-                // At most 15 octets of padding.
-                plain[padded - 1] = u8::try_from(padded - 1 - inner.len()).unwrap_or(u8::MAX);
+                let mut plain = padded(inner, whole);
                 cipher.encrypt(key.expose(), &iv, &mut plain)?;
                 message.extend(iv);
                 message.append(&mut plain);
@@ -194,6 +190,16 @@ fn start(header: &Header, first: u8, total: usize) -> Result<Vec<u8>, SealError>
     Ok(message)
 }
 
+/// Payloads, zeros and the pad length: `whole` octets, at most a block more than the payloads. The buffer is made in its
+/// full size, for growing would leave a copy behind.
+fn padded(inner: &[u8], whole: usize) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(whole);
+    plain.extend_from_slice(inner);
+    plain.resize(whole - 1, 0);
+    plain.push(u8::try_from(whole - 1 - inner.len()).unwrap_or(u8::MAX));
+    plain
+}
+
 /// Takes off the pad length (the last octet) and as much padding as it says.
 fn unpad(mut plain: Vec<u8>) -> Result<Secret, Reject> {
     let pad = plain.last().copied().ok_or(SHORT)?;
@@ -203,7 +209,10 @@ fn unpad(mut plain: Vec<u8>) -> Result<Secret, Reject> {
             plain.truncate(keep);
             Ok(Secret::new(plain))
         }
-        None => Err(Reject::Malformed("padding exceeds the payload")),
+        None => {
+            drop(Secret::new(plain));
+            Err(Reject::Malformed("padding exceeds the payload"))
+        }
     }
 }
 
