@@ -78,7 +78,8 @@ fn tampered(implicit: bool, use_cbc: bool) {
     whole_run(&mut world);
     assert_eq!(world.hosts[0].events, calm.hosts[0].events);
     assert_eq!(world.server.counters().left, 1);
-    assert!(world.server.counters().unauthenticated > 1000);
+    let counters = world.server.counters();
+    assert!(counters.unauthenticated > 900, "{counters:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Whole runs in memory: members and a key server over a virtual network on virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod attacks;
 mod establishing;
 mod hostile;
 mod readings;

@@ -198,6 +198,8 @@ fn a_sender_without_ids_registers_for_some() {
     let at = world.join(1);
     group.traffic = counter_mode;
     let step = traffic_keys(&mut world, &group);
+    // The model counts the message, too.
+    let _ = world.plan(RekeyReason::Operator, &[]);
     let message = rekey::render(&group, &step, &mut world.rng).unwrap();
     world.multicast(&message);
     let spi = step.new_epoch.unwrap().sas[0].spi;
