@@ -212,6 +212,10 @@ fn a_member_that_leaves_is_left_out() {
         assert_eq!(fleet.count(n, |e| *e == MemberEvent::Left), 1);
         let rest: Vec<u8> = ALL.into_iter().filter(|m| *m != n).collect();
         fleet.all_hear(&rest).unwrap();
+        // Its data plane was not told to forget anything, and it still gets every rekey.
+        for from in &rest {
+            assert!(!fleet.talk(*from).unwrap().contains(&n), "{n} left and still hears {from}");
+        }
     }
 }
 

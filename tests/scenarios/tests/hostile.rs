@@ -24,9 +24,21 @@ fn whole_run(fleet: &mut Fleet) {
         fleet.run(secs(20));
     }
     fleet.all_hear(&ALL).unwrap();
+    rekeys_still_work(fleet);
+}
+
+fn rekeys_still_work(fleet: &mut Fleet) {
     fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
     fleet.run(secs(40));
     fleet.all_hear(&ALL).unwrap();
+    let rekeys = fleet.gateway.as_ref().unwrap().rekeys(NAME).unwrap();
+    assert_eq!(rekeys.last().map(|r| (r.expected, r.acknowledged)), Some((1, 1)));
+}
+
+fn first_messages(fleet: &Fleet) -> Vec<Packet> {
+    let first: Vec<Packet> = fleet.net.log.iter().filter(|p| opens_exchange(&p.bytes)).cloned().collect();
+    assert!(first.len() >= 2, "one of each protocol");
+    first
 }
 
 /// Before each message of an exchange, its receiver gets every truncation and every change of one octet of it. The run ends as
@@ -42,8 +54,6 @@ fn altered_messages_change_nothing() {
             assert_eq!(fleet.count(n, |e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
             assert_eq!(fleet.count(n, |e| matches!(e, MemberEvent::Refused(_) | MemberEvent::Unanswered)), 0);
         }
-        let rekeys = fleet.gateway.as_ref().unwrap().rekeys(NAME).unwrap();
-        assert_eq!((rekeys[0].expected, rekeys[0].acknowledged), (1, 1));
         assert!(fleet.drawn < 200, "{} answers drawn from the gateway", fleet.drawn);
     }
 }
@@ -55,8 +65,7 @@ fn altered_first_messages_keep_nobody_out() {
     let variant = Variant::default();
     let mut fleet = Fleet::new(2, variant);
     whole_run(&mut fleet);
-    let first: Vec<Packet> = fleet.net.log.iter().filter(|p| opens_exchange(&p.bytes)).cloned().collect();
-    assert!(first.len() >= 2);
+    let first = first_messages(&fleet);
     let mut rng = SeededRandom::new(9);
     for packet in first {
         for bytes in alterations(&packet.bytes) {
@@ -65,11 +74,7 @@ fn altered_first_messages_keep_nobody_out() {
             fleet.deliver(from, packet.to, &bytes);
         }
     }
-    fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
-    fleet.run(secs(40));
-    fleet.all_hear(&ALL).unwrap();
-    let rekeys = fleet.gateway.as_ref().unwrap().rekeys(NAME).unwrap();
-    assert_eq!(rekeys.last().unwrap().acknowledged, 1);
+    rekeys_still_work(&mut fleet);
     fleet.run(secs(120));
     fleet.join([12], Protocol::Gdoi);
     fleet.join([22], Protocol::Gikev2);
@@ -123,9 +128,7 @@ fn noise_is_survived() {
         };
         fleet.deliver(from, to, &bytes);
     }
-    fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
-    fleet.run(secs(40));
-    fleet.all_hear(&ALL).unwrap();
+    rekeys_still_work(&mut fleet);
 }
 
 /// Ten thousand half-open exchanges from as many addresses: registered members and rekeys do not notice.
@@ -134,7 +137,7 @@ fn a_flood_of_half_open_exchanges_leaves_rekeys_alone() {
     let variant = Variant::default();
     let mut fleet = Fleet::new(6, variant);
     whole_run(&mut fleet);
-    let first: Vec<Packet> = fleet.net.log.iter().filter(|p| opens_exchange(&p.bytes)).cloned().collect();
+    let first = first_messages(&fleet);
     let mut rng = SeededRandom::new(7);
     for i in 0..10_000u32 {
         let packet = &first[usize::try_from(i).unwrap() % first.len()];
@@ -145,9 +148,5 @@ fn a_flood_of_half_open_exchanges_leaves_rekeys_alone() {
             SocketAddr::from(([172, 16, u8::try_from(i >> 8).unwrap_or(0), u8::try_from(i & 0xff).unwrap()], 848));
         fleet.deliver(from, packet.to, &bytes);
     }
-    fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
-    fleet.run(secs(40));
-    fleet.all_hear(&ALL).unwrap();
-    let rekeys = fleet.gateway.as_ref().unwrap().rekeys(NAME).unwrap();
-    assert_eq!(rekeys.last().unwrap().acknowledged, 1);
+    rekeys_still_work(&mut fleet);
 }
