@@ -2,7 +2,7 @@
 //!
 //! A [`Group`](group::Group) owns everything that must be the same for a GDOI member and a G-IKEv2 member of one
 //! group: traffic policies, [epochs](epoch::Epoch) of traffic keys, sender IDs (RFC 6054), the rekey SAs with their
-//! counters and key trees (LKH, RFC 2627), the members and the [ledger](ledger) of acknowledgements. A rekey starts
+//! counters and key trees (LKH, RFC 2627), the members and the [ledger] of acknowledgements. A rekey starts
 //! here as one [`RekeyPlan`](plan::RekeyPlan); each protocol renders its own messages from it.
 //!
 //! ```text

@@ -108,15 +108,16 @@ impl<'a> Scenario<'a> {
         let outcome = self.fleet.patience.until("registering", Duration::from_secs(20), || {
             let check = checks::registered(&expected, &gateway.members()?);
             let holdings = self.fleet.holdings(&self.all())?;
-            let done = check.ok && holdings.iter().all(|h| !h.opened.is_empty());
+            if check.ok && holdings.iter().all(|h| !h.opened.is_empty()) {
+                return Ok(Some(check));
+            }
             last = Some(check);
-            Ok(done.then_some(()))
+            Ok(None)
         });
         let outcome = match (outcome, last) {
-            (Ok(()), Some(check)) => Ok(check),
+            // Who is missing says more than that time is up.
             (Err(e), Some(check)) if !check.ok && !e.is::<Interrupted>() => Ok(check),
-            (Err(e), _) => Err(e),
-            (Ok(()), None) => unreachable!("registration was found complete without being looked at"),
+            (outcome, _) => outcome,
         };
         let good = outcome.as_ref().is_ok_and(|c| c.ok);
         let outcome = outcome.map(|check| self.findings.check(self.view, check));
