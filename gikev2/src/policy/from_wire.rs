@@ -146,3 +146,64 @@ fn rekey_destination(ts: &TrafficSelector) -> Result<Option<SocketAddr>, Reject>
     }
     Ok(Some(SocketAddr::new(ts.first, ts.ports.0)))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::borrow::Cow;
+
+    use keyferry_crypto::Aead;
+
+    use super::*;
+    use crate::algorithms::aead_transform;
+
+    fn esp() -> SaPolicy<'static> {
+        let address = "239.0.0.1".parse().unwrap();
+        let to = TrafficSelector { protocol: 0, ports: (0, u16::MAX), first: address, last: address };
+        let numbers = Transform::new(TransformType::SN, sn::UNSPECIFIED_32);
+        SaPolicy {
+            protocol: ProtocolId::ESP,
+            spi: Cow::Borrowed(&[1, 0, 0, 0]),
+            source: to,
+            destination: to,
+            transforms: vec![aead_transform(Aead::Aes128Gcm16), numbers],
+            lifetime: Some(60),
+            initial_message_id: None,
+            next_spis: Vec::new(),
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut SaPolicy<'static>)) -> Result<DataPolicy, Reject> {
+        let mut policy = esp();
+        change(&mut policy);
+        data_policy(&policy, EspMode::Tunnel)
+    }
+
+    /// RFC 9838 section 4.4.2.1.3: 64-bit numbers must not be used, and some must be named.
+    #[test]
+    fn sequence_numbers_of_64_bits_are_refused() {
+        assert!(changed(|_| {}).is_ok());
+        assert!(changed(|p| p.transforms[1].id = sn::SEQUENTIAL_32).is_ok());
+        assert!(changed(|p| p.transforms[1].id = sn::PARTIAL_64).is_err());
+        assert!(changed(|p| p.transforms[1].id = 3).is_err());
+        assert!(changed(|p| p.transforms.truncate(1)).is_err());
+    }
+
+    /// RFC 9838 section 4.4.2.1.
+    #[test]
+    fn transforms_come_once_and_without_strange_attributes() {
+        assert!(changed(|p| p.transforms.push(p.transforms[1].clone())).is_err());
+        assert!(changed(|p| p.transforms.push(p.transforms[0].clone())).is_err());
+        assert!(changed(|p| p.transforms[1].foreign = true).is_err());
+        assert!(changed(|p| p.transforms.push(KeyWrap::Aes128.transform())).is_err());
+    }
+
+    /// Reading 14: a lifetime that is not told is the longest we keep; none is none.
+    #[test]
+    fn a_lifetime_may_be_left_out() {
+        assert_eq!(changed(|_| {}).unwrap().lifetime, Duration::from_secs(60));
+        assert_eq!(changed(|p| p.lifetime = None).unwrap().lifetime, LONGEST_LIFE);
+        assert_eq!(changed(|p| p.lifetime = Some(u32::MAX)).unwrap().lifetime, LONGEST_LIFE);
+        assert!(changed(|p| p.lifetime = Some(0)).is_err());
+    }
+}

@@ -68,3 +68,36 @@ fn offers(p: &Proposal<'_>, wanted: &Transform<'_>) -> bool {
     }
     same_type.any(|t| t == wanted || (t.kind == TransformType::GCAUTH && t.id == wanted.id && t.algorithm.is_none()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Only types that count, no SPIs, one number, no signature algorithm (RFC 9838 section 2.3.3, reading 20).
+    #[test]
+    fn capabilities_say_what_counts_and_no_more() {
+        let allowed =
+            [TransformType::ENCR, TransformType::INTEG, TransformType::SN, TransformType::KWA, TransformType::GCAUTH];
+        for p in capabilities().proposals {
+            assert_eq!((p.number, p.spi.len()), (1, 0));
+            assert!(p.transforms.iter().all(|t| allowed.contains(&t.kind) && t.algorithm.is_none()));
+        }
+    }
+
+    /// Who names signatures without an algorithm takes any; who names some takes those (reading 20).
+    #[test]
+    fn a_signature_algorithm_restricts_who_names_it() {
+        let digital = Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE);
+        let named = |der: &'static [u8]| Transform { algorithm: Some(Cow::Borrowed(der)), ..digital.clone() };
+        let offer = |t: Transform<'static>| Proposal {
+            number: 1,
+            protocol: ProtocolId::GIKE_UPDATE,
+            spi: Cow::Borrowed(&[]),
+            transforms: vec![t],
+        };
+        assert!(offers(&offer(digital.clone()), &named(&[0x30, 0])));
+        assert!(offers(&offer(named(&[0x30, 0])), &named(&[0x30, 0])));
+        assert!(!offers(&offer(named(&[0x30, 1, 0])), &named(&[0x30, 0])));
+    }
+}

@@ -164,3 +164,39 @@ fn sender_ids(bits: Option<u16>, member: Option<&MemberBag<'_>>, wanted: u32) ->
     }
     Ok(SenderIds { bits, ids })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn told(bits: Option<u16>, ids: &[&'static [u8]], wanted: u32) -> Result<Vec<u32>, Reject> {
+        let sender_ids = ids.iter().map(|id| Cow::Borrowed(*id)).collect();
+        let member = MemberBag { sender_ids, ..MemberBag::default() };
+        super::sender_ids(bits, Some(&member), wanted).map(|given| given.ids)
+    }
+
+    /// One to eight octets (reading 10); the value must fit its bits (RFC 9838 section 2.5.2).
+    #[test]
+    fn sender_ids_fit_their_bits() {
+        assert_eq!(told(Some(4), &[&[0, 0, 0, 15], &[3]], 2).unwrap(), [15, 3]);
+        assert_eq!(told(Some(32), &[&[0, 0, 0, 0, 255, 255, 255, 255]], 1).unwrap(), [u32::MAX]);
+        assert!(told(Some(4), &[&[0, 0, 0, 16]], 1).is_err());
+        assert!(told(Some(32), &[&[1, 0, 0, 0, 0]], 1).is_err());
+        assert!(told(Some(4), &[&[7], &[0, 7]], 2).is_err(), "the same twice");
+        // More than were asked for are not used; none at all is an error, and so are no or too many bits.
+        assert_eq!(told(Some(4), &[&[7], &[255]], 1).unwrap(), [7]);
+        assert!(told(Some(4), &[], 1).is_err());
+        for bits in [None, Some(0), Some(33), Some(256)] {
+            assert!(told(bits, &[&[0]], 1).is_err());
+        }
+    }
+
+    /// No GWP_ATD or GWP_DTD means no delay (RFC 9838 section 4.4.3.1.1).
+    #[test]
+    fn delays_that_are_not_told_are_none() {
+        assert_eq!(delays(None), (Duration::ZERO, Duration::ZERO));
+    }
+}

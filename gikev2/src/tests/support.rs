@@ -138,7 +138,7 @@ pub(super) struct World {
     held: Vec<(JobId, Job)>,
     /// Do not run jobs yet.
     pub(super) hold_jobs: bool,
-    policy: GroupPolicy,
+    pub(super) policy: GroupPolicy,
 }
 
 pub(super) fn identity(n: u8) -> Identity {

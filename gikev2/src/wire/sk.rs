@@ -261,6 +261,77 @@ mod tests {
         }
     }
 
+    /// A message as some other end might pad it.
+    fn with_padding(keys: &SkKeys, inner: &[u8], pad: u8) -> Vec<u8> {
+        let mut plain = inner.to_vec();
+        plain.extend((0..pad).map(|n| n ^ 0x5a));
+        plain.push(pad);
+        let total = |around: usize| Header::LEN + PAYLOAD_HEADER + around + plain.len();
+        match &keys.0 {
+            Keys::Aead { key, salt } => {
+                let mut message = start(&header(), 41, total(GCM_IV + GCM_ICV)).unwrap();
+                let nonce = [salt.as_slice(), &[1; GCM_IV]].concat().try_into().unwrap();
+                let mut icv = [0; GCM_ICV];
+                key.seal(&nonce, &message, &mut plain, &mut icv).unwrap();
+                message.extend([1; GCM_IV]);
+                message.append(&mut plain);
+                message.extend(icv);
+                message
+            }
+            Keys::CbcHmac { cipher, key, integrity, mac } => {
+                let mut message = start(&header(), 41, total(BlockCipher::BLOCK + integrity.icv_len())).unwrap();
+                cipher.encrypt(key.expose(), &[1; BlockCipher::BLOCK], &mut plain).unwrap();
+                message.extend([1; BlockCipher::BLOCK]);
+                message.append(&mut plain);
+                let mut icv = vec![0; integrity.icv_len()];
+                mac.compute_into(&[&message], &mut icv);
+                message.append(&mut icv);
+                message
+            }
+        }
+    }
+
+    /// Whatever its octets are (RFC 7296 section 3.14, RFC 5282 section 3).
+    #[test]
+    fn padding_of_any_length_is_taken_off() {
+        for keys in suites() {
+            let block = if matches!(keys.0, Keys::Aead { .. }) { 1 } else { BlockCipher::BLOCK };
+            for pad in 0..=255_u8 {
+                // As many payload octets as make whole blocks.
+                let len = block * 3 - (usize::from(pad) + 1) % block;
+                let inner = vec![9; len];
+                let opened = keys.open(&with_padding(&keys, &inner, pad)).unwrap();
+                assert_eq!(opened.inner.expose(), inner);
+            }
+        }
+    }
+
+    /// A pad length that exceeds what is there.
+    #[test]
+    fn more_padding_than_octets_is_refused() {
+        let keys = &suites()[0];
+        let mut plain = [200; 20];
+        let mut message = start(&header(), 41, Header::LEN + PAYLOAD_HEADER + GCM_IV + 20 + GCM_ICV).unwrap();
+        let Keys::Aead { key, salt } = &keys.0 else { unreachable!("the first suite is AES-GCM") };
+        let nonce = [salt.as_slice(), &[1; GCM_IV]].concat().try_into().unwrap();
+        let mut icv = [0; GCM_ICV];
+        key.seal(&nonce, &message, &mut plain, &mut icv).unwrap();
+        message.extend([1; GCM_IV]);
+        message.extend(plain);
+        message.extend(icv);
+        assert!(matches!(keys.open(&message), Err(Reject::Malformed("padding exceeds the payload"))));
+    }
+
+    /// The buffer never grows, so no copy of the payloads is left behind.
+    #[test]
+    fn plaintext_is_put_together_in_one_buffer() {
+        for (len, whole) in [(0, 1), (20, 21), (15, 16), (17, 32)] {
+            let plain = padded(&vec![9; len], whole);
+            assert_eq!((plain.len(), plain.capacity()), (whole, whole));
+            assert_eq!(usize::from(plain[whole - 1]), whole - 1 - len);
+        }
+    }
+
     #[test]
     fn a_message_that_does_not_fit_is_an_error() {
         let mut rng = SeededRandom::new(1);
