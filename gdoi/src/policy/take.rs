@@ -76,6 +76,10 @@ impl Decree {
         if !matches!(sa.doi, Doi::GDOI | Doi::IPSEC) {
             return Err(refused("DOI of the SA payload"));
         }
+        if sa.sak.is_none() && sa.sats.is_empty() {
+            // RFC 6407 section 5.2.1; at a registration it would mean that there is nothing any more.
+            return Err(refused("an SA payload without SAs"));
+        }
         let (activation_delay, deactivation_delay) = match &sa.gap {
             Some(gap) => delays(gap)?,
             None => (Duration::ZERO, Duration::ZERO),
@@ -238,7 +242,6 @@ fn data_lifetime(attributes: &[Attribute<'_>]) -> Result<Duration, Reject> {
 }
 
 /// Where the KEK of a new rekey SA comes from.
-#[derive(Debug)]
 pub(crate) enum KekSource<'a> {
     /// The key itself, IV in front.
     Key(&'a [u8]),
@@ -246,6 +249,17 @@ pub(crate) enum KekSource<'a> {
     Path(DownloadArray<'a>),
     /// Changes of the tree.
     Changes(Vec<UpdateArray<'a>>),
+}
+
+impl std::fmt::Debug for KekSource<'_> {
+    /// Without keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KekSource::Key(key) => write!(f, "Key({} octets)", key.len()),
+            KekSource::Path(path) => write!(f, "Path({} keys)", path.keys.len()),
+            KekSource::Changes(arrays) => write!(f, "Changes({} arrays)", arrays.len()),
+        }
+    }
 }
 
 /// Keys of a rekey SA as a KD payload brings them.
@@ -264,10 +278,16 @@ pub(crate) struct Download<'a> {
     pub(crate) sender_ids: Option<SenderIds>,
 }
 
-#[derive(Debug)]
 struct Tek<'a> {
     encryption: &'a [u8],
     integrity: &'a [u8],
+}
+
+impl std::fmt::Debug for Tek<'_> {
+    /// Without keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tek({} and {} octets)", self.encryption.len(), self.integrity.len())
+    }
 }
 
 fn octets<'a>(a: Attribute<'a>) -> Result<&'a [u8], Reject> {

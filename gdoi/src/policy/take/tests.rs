@@ -76,6 +76,27 @@ fn a_sound_decree_is_taken_whole() {
 }
 
 #[test]
+fn an_sa_payload_without_sas_is_refused() {
+    assert!(read(&sa(None, vec![])).is_err());
+    let gap = Gap { attributes: vec![short(gap_attribute::ATD, 5)] };
+    assert!(read(&GroupSa { gap: Some(gap), ..sa(None, vec![]) }).is_err());
+    assert!(read(&sa(Some(sak()), vec![])).is_ok());
+    assert!(read(&sa(None, vec![tek()])).is_ok());
+}
+
+#[test]
+fn keys_are_not_printed() {
+    let key = |kind| long(kind, &[0xab; 32]);
+    let kek =
+        KeyPacket { kind: KeyPacketType::KEK, spi: &[3; 16], attributes: vec![key(key_attribute::KEK_ALGORITHM_KEY)] };
+    let tek = tek_packet(SPI, vec![key(key_attribute::TEK_ALGORITHM_KEY), key(key_attribute::TEK_INTEGRITY_KEY)]);
+    let kd = Kd { packets: vec![kek, tek] };
+    let printed = format!("{:?}", Download::read(&kd).unwrap());
+    assert!(!printed.contains("171") && !printed.to_lowercase().contains("ab, ab"), "{printed}");
+    assert!(printed.contains("Key(32 octets)") && printed.contains("Tek(32 and 32 octets)"), "{printed}");
+}
+
+#[test]
 fn what_is_not_known_of_a_kek_is_refused() {
     let bad = [
         short(kek_attribute::MANAGEMENT, 2),
