@@ -47,6 +47,11 @@ impl Member {
     }
 
     fn applied(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, applied: Applied) {
+        if applied.superseded {
+            tracing::debug!(seq = applied.seq, "push of before the registration");
+            applied.ack.into_iter().for_each(|ack| self.acknowledge(ctx, dgram, Some(applied.seq), ack));
+            return;
+        }
         self.status.rekeys += 1;
         tracing::info!(seq = applied.seq, excluded = applied.excluded, "push taken");
         if let Some(destination) = applied.listen {

@@ -119,7 +119,8 @@ impl Member {
         if header.spi_pair() != *r.session.sa.cookies() {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
-        match r.pull.verify(&r.session.sa, header, body, sender)? {
+        let last_seq = |spi: &[u8; 16]| self.group.as_ref().and_then(|g| g.last_seq(spi));
+        match r.pull.verify(&r.session.sa, header, body, sender, &last_seq)? {
             Ok(Step::Policy(policy)) => {
                 let confirmed = r.pull.confirm(&r.session.sa, policy, self.settings.sender_ids);
                 if confirmed.is_err() {
@@ -139,14 +140,15 @@ impl Member {
 
     fn registered(&mut self, ctx: &mut MemberCtx<'_>, mut registration: Registration) {
         let Phase::Registering(r) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
-        let group = Group::register(&mut registration, self.group.take(), ctx.now);
+        let (group, overtaken) = Group::register(&mut registration, self.group.take(), ctx.now);
         if let Some(destination) = group.destination() {
             ctx.out.push(MemberOutput::Listen(destination));
         }
         self.group = Some(group);
         ctx.out.push(MemberOutput::Update(GroupUpdate {
             install: registration.data,
-            remove: Removal::All,
+            // Beside what a newer push has brought, the rest is good for as long as it is used.
+            remove: if overtaken { Removal::Spis(Vec::new()) } else { Removal::All },
             sender_ids: registration.sender_ids,
             activation_delay: registration.activation_delay,
             deactivation_delay: registration.deactivation_delay,

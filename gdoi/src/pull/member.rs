@@ -87,6 +87,9 @@ pub(crate) struct Registration {
     pub(crate) deactivation_delay: Duration,
 }
 
+/// The last SEQ under a rekey SA that a member has already.
+pub(crate) type LastSeq<'a> = &'a dyn Fn(&[u8; 16]) -> Option<u32>;
+
 /// What a member makes of a message of this exchange.
 pub(crate) enum Step {
     Policy(Policy),
@@ -112,12 +115,14 @@ impl Pull {
     }
 
     /// Opens the message that comes next. The inner error is that of an authentic message: the policy is not acceptable.
+    /// `last_seq` tells the last SEQ under a rekey SA that we have already.
     pub(crate) fn verify(
         &self,
         sa: &IkeSa,
         header: &Header,
         body: &[u8],
         sender: bool,
+        last_seq: LastSeq<'_>,
     ) -> Result<Result<Step, Reject>, Reject> {
         if header.message_id != self.message_id {
             return Err(Reject::Unauthenticated("no such exchange"));
@@ -143,7 +148,7 @@ impl Pull {
                 Ok((|| {
                     let seq = rules::body(&parts.payloads, payload::SEQ).map(Seq::exact).transpose()?;
                     let kd = Kd::exact(rules::body(&parts.payloads, payload::KD).unwrap_or_default())?;
-                    expect.register(&kd, seq.map(|s| s.0), sender).map(Box::new).map(Step::Keys)
+                    expect.register(&kd, seq.map(|s| s.0), sender, last_seq).map(Box::new).map(Step::Keys)
                 })())
             }
         }
@@ -168,12 +173,20 @@ impl Pull {
 }
 
 impl ExpectKeys {
-    fn register(&self, kd: &Kd<'_>, seq: Option<u32>, sender: bool) -> Result<Registration, Reject> {
+    fn register(
+        &self,
+        kd: &Kd<'_>,
+        seq: Option<u32>,
+        sender: bool,
+        last_seq: LastSeq<'_>,
+    ) -> Result<Registration, Reject> {
         let download = Download::read(kd)?;
         let data = download.data_sas(&self.decree)?;
         let (rekey, tree) = match (&self.decree.rekey, &download.rekey) {
             (Some(policy), Some(keys)) => {
-                let (rekey, tree) = rekey(policy, keys, seq.or(self.seq))?;
+                // Without a number every push that was ever sent under the KEK could come again.
+                let seq = seq.or(self.seq).or_else(|| last_seq(&policy.spi)).ok_or(refused("a KEK without SEQ"))?;
+                let (rekey, tree) = rekey(policy, keys, seq)?;
                 (Some(rekey), tree)
             }
             (None, None) => (None, Tree::default()),
@@ -198,7 +211,7 @@ impl ExpectKeys {
     }
 }
 
-fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: Option<u32>) -> Result<(NewRekey, Tree), Reject> {
+fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: u32) -> Result<(NewRekey, Tree), Reject> {
     if keys.spi != policy.spi {
         return Err(refused("keys of another KEK"));
     }
@@ -214,6 +227,6 @@ fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: Option<u32>) -> Result
         KekSource::Changes(_) => return Err(refused("changes of a tree at registration")),
     };
     let verifier = signature_key(keys.signature_key.ok_or(refused("no signature key"))?)?;
-    let rekey = NewRekey { policy: policy.clone(), keymat, verifier, seq: seq.unwrap_or(0) };
+    let rekey = NewRekey { policy: policy.clone(), keymat, verifier, seq };
     Ok((rekey, tree))
 }

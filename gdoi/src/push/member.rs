@@ -14,7 +14,7 @@ use keyferry_model::update::{GroupUpdate, NewSa, Removal};
 use keyferry_wire::{Decode, Header};
 
 use super::ack;
-use super::content::Content;
+use super::content::{Content, Deletes};
 use super::render::SIGNED_PREFIX;
 use crate::message::{self, BLOCK, Plain};
 use crate::policy::take::{KekSource, RekeyPolicy, signature_key};
@@ -47,6 +47,8 @@ struct RekeySa {
     expires: Duration,
     /// When it goes, once it has been replaced.
     retires: Option<Duration>,
+    /// A registration has replaced it. Whatever is still under way under it was sent before, and is told already.
+    superseded: bool,
     newest: Option<Newest>,
 }
 
@@ -61,7 +63,7 @@ struct Newest {
 impl RekeySa {
     fn new(rekey: NewRekey, told: Option<u32>, now: Now) -> Self {
         let expires = rekey.policy.lifetime.map_or(Duration::MAX, |l| now.mono + l);
-        Self { rekey, told, expires, retires: None, newest: None }
+        Self { rekey, told, expires, retires: None, superseded: false, newest: None }
     }
 
     fn spi(&self) -> &[u8; 16] {
@@ -95,8 +97,10 @@ pub(crate) struct Applied {
     pub(crate) ack: Option<Vec<u8>>,
     /// Listen there from now on.
     pub(crate) listen: Option<SocketAddr>,
-    /// Nothing is left, or we have been left out: register anew.
+    /// No rekey SA is left, or we have been left out: register anew.
     pub(crate) excluded: bool,
+    /// A registration has told all this before: nothing has changed.
+    pub(crate) superseded: bool,
 }
 
 /// A group that a member is registered in.
@@ -111,21 +115,43 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// A registration; `former` is what there was before it.
-    pub(crate) fn register(registration: &mut Registration, former: Option<Self>, now: Now) -> Self {
+    /// A registration; `former` is what there was before it. Also says whether a push has overtaken it.
+    pub(crate) fn register(registration: &mut Registration, former: Option<Self>, now: Now) -> (Self, bool) {
+        match former {
+            Some(former) if former.has_overtaken(registration) => (former.keep(registration), true),
+            former => (Self::begin(registration, former, now), false),
+        }
+    }
+
+    /// Has a push come meanwhile that is newer than what the registration tells?
+    fn has_overtaken(&self, registration: &Registration) -> bool {
+        let told = registration.rekey.as_ref();
+        told.is_some_and(|rekey| self.last_seq(&rekey.policy.spi).is_some_and(|seq| seq > rekey.seq))
+    }
+
+    /// The number told is stale (RFC 6407 section 3.3), and so is the rest: what the push brought stays.
+    fn keep(mut self, registration: &mut Registration) -> Self {
+        let told = registration.rekey.as_ref().map(|rekey| rekey.policy.spi);
+        // A new KEK may have come with changes of the tree, which the registration does not know.
+        if self.newest().map(|(spi, _)| *spi) == told {
+            self.tree = std::mem::take(&mut registration.tree);
+        }
+        self
+    }
+
+    fn begin(registration: &mut Registration, former: Option<Self>, now: Now) -> Self {
         let mut sas = former.map(|f| f.sas).unwrap_or_default();
         let retires = now.mono + registration.deactivation_delay.max(MIN_RETIREMENT);
         sas.iter_mut().for_each(|sa| {
             sa.retires.get_or_insert(retires);
+            sa.superseded = true;
         });
-        if let Some(mut rekey) = registration.rekey.take() {
+        if let Some(rekey) = registration.rekey.take() {
             let mut fresh_told = Some(rekey.seq);
             let mut newest = None;
             if let Some(at) = sas.iter().position(|sa| *sa.spi() == rekey.policy.spi) {
-                // A push may have overtaken the registration; then the number told is stale (RFC 6407 section 3.3).
                 let old = sas.remove(at);
-                if old.rekey.seq >= rekey.seq {
-                    rekey.seq = old.rekey.seq;
+                if old.rekey.seq == rekey.seq {
                     fresh_told = None;
                 }
                 newest = old.newest;
@@ -148,6 +174,11 @@ impl Group {
     /// The SPI and last SEQ of the newest rekey SA.
     pub(crate) fn newest(&self) -> Option<(&[u8; 16], u32)> {
         self.sas.last().map(|sa| (sa.spi(), sa.rekey.seq))
+    }
+
+    /// The last SEQ taken, or told, under a rekey SA that we have.
+    pub(crate) fn last_seq(&self, spi: &[u8; 16]) -> Option<u32> {
+        self.sas.iter().find(|sa| sa.spi() == spi).map(|sa| sa.rekey.seq)
     }
 
     /// Where pushes of the newest rekey SA come.
@@ -231,7 +262,9 @@ impl Group {
         let parts = push.plain.parts()?;
         let content = Content::read(&parts.payloads, sender);
         let repeated_number = self.sas[push.sa].rekey.seq == push.seq;
-        if repeated_number && !content.as_ref().is_ok_and(|c| self.brings_news(c)) {
+        let superseded = self.sas[push.sa].superseded;
+        if (repeated_number && !content.as_ref().is_ok_and(|c| self.brings_news(c))) || (superseded && content.is_err())
+        {
             return Err(Reject::Replayed);
         }
         let change = content.and_then(|c| self.change(&c, push.sa).map(|change| (c, change)));
@@ -250,17 +283,15 @@ impl Group {
         if let (Some(newest), Some(ack)) = (newest, &ack) {
             (newest.ack, newest.acks) = (Some(ack.clone()), 1);
         }
+        if superseded {
+            return Ok(Applied { seq: push.seq, ack, listen: None, excluded: false, superseded, update: None });
+        }
         let listen = self.carry_out(change, &content, now);
         self.delete_rekey_sas(&content);
-        let nothing_left = content.deletes.all_teks && content.install.is_empty();
+        self.forget_data(&content.deletes);
         self.note_data(&content.install, now);
-        Ok(Applied {
-            seq: push.seq,
-            ack,
-            listen,
-            excluded: excluded || nothing_left || self.sas.is_empty(),
-            update: self.update(content),
-        })
+        let lost = self.sas.iter().all(|sa| sa.retires.is_some());
+        Ok(Applied { seq: push.seq, ack, listen, excluded: excluded || lost, superseded, update: self.update(content) })
     }
 
     /// Does a push hold an SA that we do not have? Then it is no repeat of what the registration already told, even if it
@@ -273,14 +304,21 @@ impl Group {
 
     /// What becomes of the rekey SAs; changes nothing yet.
     fn change(&self, content: &Content<'_>, over: usize) -> Result<Change, Reject> {
+        if self.sas[over].superseded {
+            return Ok(Change::None);
+        }
         let (policy, keys) = match (&content.decree.rekey, &content.download.rekey) {
             (None, None) => return Ok(Change::None),
-            (Some(policy), None) if self.knows(&policy.spi) => return Ok(Change::Ack(policy.spi, policy.ack)),
+            (Some(policy), keys)
+                if self.knows(&policy.spi) && keys.as_ref().is_none_or(|keys| keys.spi == policy.spi) =>
+            {
+                return Ok(Change::Ack(policy.spi, policy.ack));
+            }
             (Some(policy), Some(keys)) => (policy, keys),
             (Some(_), None) => return Err(refused("a new KEK without keys")),
             (None, Some(_)) => return Err(refused("keys of no KEK")),
         };
-        if keys.spi != policy.spi || self.knows(&policy.spi) {
+        if keys.spi != policy.spi {
             return Err(refused("SPI of a new KEK"));
         }
         let (keymat, tree) = match &keys.kek {
@@ -362,6 +400,14 @@ impl Group {
         })
     }
 
+    /// Without the data SAs that were the newest there is nothing to run out.
+    fn forget_data(&mut self, deletes: &Deletes) {
+        self.spis.retain(|spi| !deletes.all_teks && !deletes.teks.contains(spi));
+        if self.spis.is_empty() {
+            (self.data_expires, self.data_lifetime) = (Duration::MAX, Duration::MAX);
+        }
+    }
+
     /// Remembers when the newest data SA of each policy runs out.
     fn note_data(&mut self, data: &[NewSa], now: Now) {
         let newest = |i: usize| data[i + 1..].iter().all(|later| later.policy != data[i].policy);
@@ -376,7 +422,7 @@ impl Group {
 
 enum Change {
     None,
-    /// The policy of a rekey SA that we have is told again.
+    /// A rekey SA that we have is told again, with its keys or without them.
     Ack([u8; 16], Option<AckType>),
     New(Box<NewRekey>, Option<Tree>),
     /// The new KEK is wrapped for others only.
