@@ -13,3 +13,6 @@
 
 pub(crate) mod member;
 pub(crate) mod server;
+
+#[cfg(test)]
+mod tests;

@@ -14,3 +14,6 @@ pub(crate) mod member;
 mod render;
 
 pub use render::{RenderError, render};
+
+#[cfg(test)]
+mod tests;

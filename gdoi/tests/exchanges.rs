@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gdoi::Phase1Doi;
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, SeededRandom};
-use keyferry_model::id::{GroupId, Identity};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
+use keyferry_model::epoch::{DataSa, Epoch};
+use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, Authorization, EspMode, EspTransform};
+use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::update::{MemberEvent, Removal};
 use support::{Bench, GROUP, Setup, host, policy, secs, settings};
 
@@ -432,4 +434,56 @@ fn acknowledgements_come_within_their_jitter_and_from_the_members_own_address() 
     bench.run(Duration::from_millis(300));
     let ack = bench.log.iter().find(|p| p.bytes[18] == 35).unwrap();
     assert_eq!((ack.from, ack.to), (host(false, 10), host(false, 1)));
+}
+
+/// The key of tests/vectors/groupkey.py: DER of PKCS #1 in a PEM.
+fn vector_signer(der: &[u8]) -> SigningKey {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in der.chunks(3) {
+        let n = chunk.iter().fold(0u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        let sextets = (0..4).map(|i| usize::try_from(n >> (18 - 6 * i) & 63).unwrap());
+        let chars = sextets.enumerate().map(|(i, s)| if i <= chunk.len() { char::from(ALPHABET[s]) } else { '=' });
+        text.extend(chars);
+        if text.len() % 65 == 64 {
+            text.push('\n');
+        }
+    }
+    let label = "RSA PRIVATE KEY";
+    SigningKey::from_pem(format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n").as_bytes()).unwrap()
+}
+
+#[test]
+fn a_push_is_that_of_an_independent_computation() {
+    let lines: Vec<Vec<u8>> = include_str!("vectors/push.txt").lines().map(|line| hex::decode(line).unwrap()).collect();
+    let [private, spki, message] = lines.as_slice() else { panic!("three lines") };
+    let signer = vector_signer(private);
+    assert_eq!(signer.public_spki(), *spki);
+    let mut policy = policy(Setup::default());
+    let gdoi = policy.gdoi.as_mut().unwrap();
+    gdoi.signer = Arc::new(signer);
+    let over = RekeySa {
+        spi: std::array::from_fn(|i| u8::try_from(i).unwrap() + 0x30),
+        keymat: Secret::new([[0x41; 16], [0x42; 16]].concat()),
+        created: secs(0),
+        expires: secs(86_400),
+    };
+    let traffic = Arc::clone(&policy.traffic[0]);
+    let data = DataSa { spi: 0x1002, policy: traffic, keymat: Secret::copy_from(&[0x52; 20]) };
+    let epoch =
+        Epoch { number: 2, sas: vec![data], announced: secs(100), activates: secs(105), expires: secs(100 + 3600) };
+    let step = RekeyStep {
+        protocol: Protocol::Gdoi,
+        over: Arc::new(over),
+        counter: 5,
+        new_rekey: None,
+        new_epoch: Some(Arc::new(epoch)),
+        delete: vec![0x1001],
+        delete_all: false,
+        activation_delay: secs(5),
+        deactivation_delay: secs(15),
+        planned: secs(100),
+    };
+    let rendered = gdoi::push::render(&policy, &step, &mut SeededRandom::new(1)).unwrap();
+    assert_eq!(hex::encode(rendered), hex::encode(message));
 }

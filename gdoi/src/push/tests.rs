@@ -1,0 +1,84 @@
+//! A push with known keys, from an independent computation.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use keyferry_crypto::{BlockCipher, Secret, SignatureScheme};
+use keyferry_model::policy::AckType;
+use keyferry_model::time::Now;
+use keyferry_model::update::Removal;
+use keyferry_wire::Header;
+
+use super::member::{Group, Verdict};
+use crate::policy::take::{RekeyPolicy, signature_key};
+use crate::policy::tree::Tree;
+use crate::pull::member::{NewRekey, Registration};
+use crate::reject::Reject;
+
+const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
+
+/// The SubjectPublicKeyInfo and the message of tests/vectors/groupkey.py.
+fn vector() -> (Vec<u8>, Vec<u8>) {
+    let mut lines = include_str!("../../tests/vectors/push.txt").lines().skip(1).map(|line| hex::decode(line).unwrap());
+    (lines.next().unwrap(), lines.next().unwrap())
+}
+
+fn group(seq: u32) -> Group {
+    let policy = RekeyPolicy {
+        spi: std::array::from_fn(|i| u8::try_from(i).unwrap() + 0x30),
+        cipher: BlockCipher::Aes128Cbc,
+        scheme: SignatureScheme::RsaPkcs1Sha256,
+        lifetime: None,
+        ack: Some(AckType::Kek(keyferry_crypto::Hash::Sha256)),
+        destination: None,
+    };
+    let keymat = Secret::new([[0x41; 16], [0x42; 16]].concat());
+    let rekey = NewRekey { policy, keymat, verifier: signature_key(&vector().0).unwrap(), seq };
+    let mut registration = Registration {
+        rekey: Some(rekey),
+        tree: Tree::default(),
+        data: Vec::new(),
+        sender_ids: None,
+        activation_delay: Duration::ZERO,
+        deactivation_delay: Duration::ZERO,
+    };
+    Group::register(&mut registration, None, NOW).0
+}
+
+fn verify(group: &mut Group, datagram: &[u8]) -> Result<Verdict, Reject> {
+    group.verify(&Header::decode(datagram).unwrap().0, datagram)
+}
+
+#[test]
+fn a_push_of_an_independent_computation_is_taken() {
+    let (_, message) = vector();
+    let mut group = group(4);
+    let Verdict::Push(push) = verify(&mut group, &message).unwrap() else { panic!("no new push") };
+    let applied = group.apply(&push, &message, true, "10.84.0.11".parse().unwrap(), NOW).unwrap();
+    assert_eq!((applied.seq, applied.excluded), (5, false));
+    let update = applied.update.unwrap();
+    let [data] = update.install.as_slice() else { panic!("one data SA") };
+    assert_eq!((data.spi, data.keymat.expose()), (0x1002, [0x52; 20].as_slice()));
+    assert_eq!(update.remove, Removal::Spis(vec![0x1001]));
+    let delays = (update.activation_delay, update.deactivation_delay);
+    assert_eq!(delays, (Duration::from_secs(5), Duration::from_secs(15)));
+    assert!(applied.ack.is_some());
+    assert!(matches!(verify(&mut group, &message), Ok(Verdict::Repeat(Some(_)))));
+}
+
+#[test]
+fn every_changed_octet_of_a_push_is_noticed() {
+    let (_, message) = vector();
+    let mut group = group(4);
+    for at in (16..24).chain(28..message.len()) {
+        let mut changed = message.clone();
+        changed[at] ^= 1;
+        // The version is looked at before.
+        assert!(verify(&mut group, &changed).is_err(), "octet {at}");
+    }
+}
+
+#[test]
+fn a_push_with_a_number_of_before_is_refused_before_its_signature_is_looked_at() {
+    assert!(matches!(verify(&mut group(6), &vector().1), Err(Reject::Replayed)));
+}
