@@ -138,12 +138,6 @@ impl Model {
             .collect()
     }
 
-    /// The first of [`members_at`](Self::members_at).
-    #[must_use]
-    pub fn member_at(&self, protocol: Protocol, spi: &[u8; 16], ip: IpAddr) -> Option<MemberAt<'_>> {
-        self.members_at(protocol, spi, ip).into_iter().next()
-    }
-
     /// Notes a verified acknowledgement of message `counter` under the rekey SA; `false` if it is a repeat or none was
     /// awaited. Flush the store afterwards.
     pub fn acknowledge(

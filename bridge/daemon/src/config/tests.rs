@@ -378,3 +378,16 @@ fn the_reference_names_every_key() {
     assert_eq!(told("[group.gikev2]"), known(&GATEWAY.replace("[group.gikev2]", "[group.gikev2]\nzzz = 1"), &none));
     assert_eq!(told("[member]"), known(&format!("{MEMBER}zzz = 1\n"), &none));
 }
+
+#[test]
+fn a_replay_window_needs_one_sender_where_gikev2_is_served() {
+    let line = "protocol = \"udp\"";
+    one_problem(line, "protocol = \"udp\"\nreplay_window = 64", "[[group.traffic]]", &["several senders"]);
+    let one = GATEWAY.replacen(line, "protocol = \"udp\"\nreplay_window = 64\nsource = \"10.0.0.1\"", 1);
+    assert_eq!(gateway_of(&one).unwrap().config.groups[0].base().traffic[0].replay_window, 64);
+}
+
+#[test]
+fn the_key_server_is_who_it_was_configured_to_be() {
+    assert_eq!(member_of(MEMBER).unwrap().config.gateway_identity, Identity::Ipv4([192, 0, 2, 1].into()));
+}
