@@ -91,12 +91,6 @@ pub(super) async fn lengthen_queue(handle: &Handle, name: &str) -> anyhow::Resul
     handle.link().set(message).execute().await.with_context(|| format!("lengthening the queue of {name}"))
 }
 
-/// Removes a link.
-#[cfg(test)]
-pub(super) async fn remove(handle: &Handle, name: &str) -> anyhow::Result<()> {
-    Ok(handle.link().del(index(handle, name).await?).execute().await?)
-}
-
 /// Network settings of the calling thread's namespace. Distributions differ in their defaults; where /proc/sys is not
 /// writable (some containers) the defaults stay.
 pub(super) fn tune_namespace() {
