@@ -225,7 +225,11 @@ fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
     if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {
         section.error("port", "the protocol has no ports", "add protocol = \"udp\", or remove the port");
     }
-    let destination = destination?;
+    let Some(destination) = destination else {
+        // A misspelt key is the likeliest reason.
+        section.finish();
+        return None;
+    };
     let source = source.unwrap_or(match destination.address {
         IpAddr::V4(_) => Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 },
         IpAddr::V6(_) => Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 },

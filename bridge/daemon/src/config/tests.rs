@@ -391,3 +391,11 @@ fn a_replay_window_needs_one_sender_where_gikev2_is_served() {
 fn the_key_server_is_who_it_was_configured_to_be() {
     assert_eq!(member_of(MEMBER).unwrap().config.gateway_identity, Identity::Ipv4([192, 0, 2, 1].into()));
 }
+
+#[test]
+fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
+    let text = GATEWAY.replacen("destination", "destinaton", 1);
+    let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(shown.iter().any(|p| p.contains("destinaton") && p.contains("did you mean")), "{shown:#?}");
+}
