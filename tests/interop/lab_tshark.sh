@@ -45,9 +45,13 @@ want 2 "Payload: Sequence Number (18)" "$work/pull" "sequence numbers of GROUPKE
 for exchange in 39 40 41; do
     messages "$exchange" >"$work/x$exchange"
     sealed=$(count "Payload: Encrypted and Authenticated (46)" "$work/x$exchange")
+    # Requests and answers; exchange 41 has no answers.
     ((sealed >= 2)) || fail "exchange $exchange: $sealed encrypted messages, and not 2 or more"
     want "$sealed" "Integrity Checksum Data: .*\[correct\]" "$work/x$exchange" "correct ICVs of exchange $exchange"
 done
+tshark -r "$work/capture/lab.pcap" -d udp.port==848,isakmp -V 2>"$work/tshark.log" \
+    -Y "isakmp.exchangetype==40 && !icmp && isakmp.flag_r==1 && isakmp.nextpayload==46" >"$work/answers"
+at_least 1 "Integrity Checksum Data: .*\[correct\]" "$work/answers" "answers in GSA_REGISTRATION"
 at_least 3 "Payload: Key Download (52)" "$work/x39" "key downloads of GSA_AUTH, decrypted"
 
 for part in main pull x39 x40 x41; do

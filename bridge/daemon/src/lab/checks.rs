@@ -269,6 +269,16 @@ pub(super) fn moved(before: Option<&MemberView>, after: Option<&MemberView>) -> 
     Check::faultless("move", format!("{} came back by G-IKEv2", after.identity), &faults)
 }
 
+/// A member left the group at its own wish.
+pub(super) fn left(after: Option<&MemberView>) -> Check {
+    let Some(after) = after else { return Check::failed("leave", "the gateway does not know the member") };
+    let mut faults = Vec::new();
+    if after.state != MemberState::Left {
+        faults.push(format!("the gateway still counts {}", after.identity));
+    }
+    Check::faultless("leave", format!("{} is a member no more", after.identity), &faults)
+}
+
 /// What an evicted member still got out of the group after its eviction took effect.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Leak {

@@ -105,6 +105,11 @@ impl MemberControl {
         Ok(refused.then(|| status.last_error.unwrap_or_else(|| "refused".to_owned())))
     }
 
+    /// Leaves the group.
+    pub(super) fn leave(&self) -> anyhow::Result<()> {
+        Ok(Client::connect(&self.socket)?.leave()?)
+    }
+
     /// Leaves the group and comes back by another protocol. The outcome comes when it is known.
     pub(super) fn move_to(&self, protocol: Protocol) -> anyhow::Result<mpsc::Receiver<anyhow::Result<()>>> {
         let mut client = Client::connect(&self.socket)?;

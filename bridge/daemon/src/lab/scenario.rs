@@ -1,11 +1,12 @@
-//! What the lab plays: registration, traffic, rekeys, a crash of the gateway, a move, an eviction.
+//! What the lab plays: registration, traffic, rekeys, a crash of the gateway, a move, an eviction, a leave.
 //!
 //! ```text
-//! start -> register -> traffic ------------------------------------------------------> stop -> account
+//! start -> register -> traffic -----------------------------------------------------> stop -> account -> one leaves
 //!                        rekey x3 -> kill, restart, rekey -> move one -> evict one
 //! ```
 
 mod evict;
+mod leaving;
 mod moving;
 mod restart;
 mod summary;
@@ -34,6 +35,8 @@ pub(super) struct Scenario<'a> {
     sabotage: Option<BreakOption>,
     /// Protocol each member speaks now: is it GDOI?
     gdoi: Vec<bool>,
+    /// The member that moved to G-IKEv2.
+    moved: Option<usize>,
     /// The member that was evicted, and the marks of that moment: nothing of what came later was meant for it.
     evicted: Option<(usize, Vec<u64>)>,
 }
@@ -41,7 +44,7 @@ pub(super) struct Scenario<'a> {
 impl<'a> Scenario<'a> {
     pub(super) fn new(args: &Args, fleet: Fleet, view: &'a View) -> Self {
         let gdoi = (0..args.members()).map(|n| n < args.gdoi).collect();
-        Self { fleet, view, findings: Findings::default(), sabotage: args.sabotage, gdoi, evicted: None }
+        Self { fleet, view, findings: Findings::default(), sabotage: args.sabotage, gdoi, moved: None, evicted: None }
     }
 
     /// Plays everything. Errors are those that keep the lab from running at all.
@@ -75,7 +78,9 @@ impl<'a> Scenario<'a> {
         let outcome = evict::play(self);
         self.findings.stage(self.view, "evict", outcome)?;
         let outcome = self.account();
-        Ok(self.findings.stage(self.view, "traffic", outcome)?)
+        self.findings.stage(self.view, "traffic", outcome)?;
+        let outcome = leaving::play(self);
+        Ok(self.findings.stage(self.view, "leave", outcome)?)
     }
 
     /// All members of the plan.
@@ -222,6 +227,7 @@ impl<'a> Scenario<'a> {
     pub(super) fn has_moved(&mut self, index: usize) {
         if let Some(gdoi) = self.gdoi.get_mut(index) {
             *gdoi = false;
+            self.moved = Some(index);
         }
     }
 

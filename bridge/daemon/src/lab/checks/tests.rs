@@ -170,8 +170,11 @@ fn a_member_that_did_not_move_is_noticed() {
     assert!(!moved(Some(&before), Some(&before)).ok);
     assert!(!moved(Some(&before), Some(&MemberView { registrations: 1, ..after.clone() })).ok);
     assert!(!moved(Some(&before), Some(&MemberView { history: Vec::new(), ..after.clone() })).ok);
-    assert!(!moved(Some(&before), Some(&MemberView { state: MemberState::Left, ..after })).ok);
+    assert!(!moved(Some(&before), Some(&MemberView { state: MemberState::Left, ..after.clone() })).ok);
     assert!(!moved(Some(&before), None).ok);
+    assert!(left(Some(&MemberView { state: MemberState::Left, ..after.clone() })).ok);
+    assert!(!left(Some(&after)).ok);
+    assert!(!left(None).ok);
 }
 
 #[test]
