@@ -201,7 +201,7 @@ pub(super) fn kept_keys(before: &Snapshot, after: &Snapshot) -> Check {
         faults.push(format!("the next sender ID fell from {was} to {is}"));
     }
     let good =
-        format!("{} epochs, {} rekey SAs, next sender ID {is}", after.group.epochs.len(), after.group.rekey_sas.len());
+        format!("live epochs: {}, rekey SAs: {}, next sender ID {is}", after.group.epochs.len(), after.group.rekey_sas.len());
     Check::faultless("restart-keys", good, &faults)
 }
 
