@@ -200,8 +200,11 @@ pub(super) fn kept_keys(before: &Snapshot, after: &Snapshot) -> Check {
     if is < was {
         faults.push(format!("the next sender ID fell from {was} to {is}"));
     }
-    let good =
-        format!("live epochs: {}, rekey SAs: {}, next sender ID {is}", after.group.epochs.len(), after.group.rekey_sas.len());
+    let good = format!(
+        "live epochs: {}, rekey SAs: {}, next sender ID {is}",
+        after.group.epochs.len(),
+        after.group.rekey_sas.len()
+    );
     Check::faultless("restart-keys", good, &faults)
 }
 
