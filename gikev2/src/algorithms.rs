@@ -1,6 +1,6 @@
 //! Algorithms by name, and their numbers in IKEv2.
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Prf};
+use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup, Prf};
 use keyferry_model::policy::RekeyProtection;
 
 use crate::wire::registry::{TransformType, encr, integ, ke, kwa, prf};
@@ -72,17 +72,6 @@ pub fn ke_number(group: KeGroup) -> u16 {
         KeGroup::Ecp256 => ke::ECP_256,
         KeGroup::Ecp384 => ke::ECP_384,
         KeGroup::X25519 => ke::CURVE25519,
-    }
-}
-
-/// The PRF that is HMAC with a hash.
-#[must_use]
-pub fn prf_of(hash: Hash) -> Prf {
-    match hash {
-        Hash::Sha1 => Prf::HmacSha1,
-        Hash::Sha256 => Prf::HmacSha256,
-        Hash::Sha384 => Prf::HmacSha384,
-        Hash::Sha512 => Prf::HmacSha512,
     }
 }
 

@@ -20,12 +20,7 @@ pub(crate) struct Suite {
 impl Suite {
     /// The PRF is the HMAC of the hash (RFC 2409 section 4).
     pub(crate) fn prf(self) -> Prf {
-        match self.hash {
-            Hash::Sha1 => Prf::HmacSha1,
-            Hash::Sha256 => Prf::HmacSha256,
-            Hash::Sha384 => Prf::HmacSha384,
-            Hash::Sha512 => Prf::HmacSha512,
-        }
+        Prf::from_hash(self.hash)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keyferry_crypto::{Hash, Prf, Secret, ct_eq};
+use keyferry_crypto::{Prf, Secret, ct_eq};
 use keyferry_model::id::Identity;
 use keyferry_model::policy::AckType;
 use keyferry_wire::{Decode, Header, chain};
@@ -21,12 +21,7 @@ const LABEL: &[u8] = b"GROUPKEY-PUSH ACK\0";
 
 fn prf(ack: AckType) -> Prf {
     let (AckType::Kek(hash) | AckType::Lkh(hash)) = ack;
-    match hash {
-        Hash::Sha1 => Prf::HmacSha1,
-        Hash::Sha256 => Prf::HmacSha256,
-        Hash::Sha384 => Prf::HmacSha384,
-        Hash::Sha512 => Prf::HmacSha512,
-    }
+    Prf::from_hash(hash)
 }
 
 /// L: bits of the PRF's block (RFC 8263 section 3.2 says 512 for SHA-256, so 1024 for SHA-512).
@@ -88,6 +83,8 @@ impl<'a> Ack<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use keyferry_crypto::Hash;
+
     use super::*;
 
     const TYPES: [AckType; 4] = [

@@ -28,7 +28,7 @@ mod steps;
 
 use std::time::Duration;
 
-use keyferry_crypto::Random;
+use keyferry_crypto::{Prf, Random};
 use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
@@ -119,7 +119,7 @@ impl Member {
             preferences.groups.clone_from(&settings.ke_groups);
         }
         if !settings.hashes.is_empty() {
-            preferences.prfs = settings.hashes.iter().map(|h| crate::algorithms::prf_of(*h)).collect();
+            preferences.prfs = settings.hashes.iter().map(|h| Prf::from_hash(*h)).collect();
         }
         Self {
             settings,
