@@ -88,8 +88,10 @@ pub struct Fleet {
     pub store: BTreeMap<String, Secret>,
     /// The members, by number.
     pub nodes: BTreeMap<u8, Node>,
-    /// Deliver every truncation and single-octet change of each message of an exchange in front of the message itself?
-    pub tamper: bool,
+    /// In front of each message of an exchange, deliver every truncation of it, and it with each octet changed by each of
+    /// these masks; of several copies in front of the first.
+    pub tamper: Vec<u8>,
+    tampered: BTreeSet<(SocketAddr, Vec<u8>)>,
     /// Datagrams that tampering drew from the gateway.
     pub drawn: usize,
     variant: Variant,
@@ -109,7 +111,8 @@ impl Fleet {
             gateway: None,
             store: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            tamper: false,
+            tamper: Vec::new(),
+            tampered: BTreeSet::new(),
             drawn: 0,
             variant,
             clock: Duration::from_secs(1),
@@ -287,9 +290,11 @@ impl Fleet {
 
     fn step(&mut self) {
         while let Some(packet) = self.net.arrive(self.clock) {
-            if self.tamper && !opens_exchange(&packet.bytes) {
+            let mut fresh = || self.tampered.insert((packet.to, packet.bytes.clone()));
+            if !self.tamper.is_empty() && !opens_exchange(&packet.bytes) && fresh() {
                 let before = self.net.log.len();
-                for bytes in alterations(&packet.bytes) {
+                let masks = self.tamper.clone();
+                for bytes in alterations(&packet.bytes, &masks) {
                     self.deliver(packet.from, packet.to, &bytes);
                 }
                 if packet.to == self.variant.family.gateway() {
@@ -426,11 +431,11 @@ pub fn opens_exchange(message: &[u8]) -> bool {
     message.get(8..16) == Some(&[0; 8])
 }
 
-/// Every truncation of a message, and every change of a single octet by its lowest bit, its highest, and all.
-pub fn alterations(message: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+/// Every truncation of a message, and the message with each single octet changed by each of the masks.
+pub fn alterations<'a>(message: &'a [u8], masks: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
     let shorter = (0..message.len()).map(|len| message[..len].to_vec());
-    let changed = (0..message.len()).flat_map(|at| {
-        [0x01, 0x80, 0xff].map(|mask| {
+    let changed = (0..message.len()).flat_map(move |at| {
+        masks.iter().map(move |mask| {
             let mut bytes = message.to_vec();
             bytes[at] ^= mask;
             bytes
