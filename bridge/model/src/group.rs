@@ -65,6 +65,8 @@ pub struct Group {
     ledger: Ledger,
     exhausted: bool,
     leavers_due: Option<Duration>,
+    state_changed: bool,
+    given_changed: bool,
     ops: Vec<StoreOp>,
 }
 
@@ -82,6 +84,8 @@ impl Group {
             ledger: Ledger::default(),
             exhausted: false,
             leavers_due: None,
+            state_changed: false,
+            given_changed: false,
             ops: Vec::new(),
             policy,
         };
@@ -224,14 +228,6 @@ impl Group {
                 self.store_member(&member);
             }
         }
-    }
-
-    pub(crate) fn take_ops(&mut self) -> Vec<StoreOp> {
-        for (protocol, side) in &mut self.sides {
-            let changes = side.tree.take_changes();
-            self.ops.extend(persist::node_ops(&self.policy.name, *protocol, changes));
-        }
-        std::mem::take(&mut self.ops)
     }
 
     /// The group at a glance.

@@ -23,7 +23,6 @@ pub(crate) struct Member {
     /// Its leaf in the key tree of `protocol`.
     pub(crate) leaf: u32,
     pub(crate) registrations: u64,
-    pub(crate) registered: Duration,
     /// Registrations since `burst_since`, see [`Member::too_often`].
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,
@@ -51,7 +50,6 @@ impl Member {
         }
         self.burst += 1;
         self.registrations += 1;
-        self.registered = wall;
     }
 
     pub(crate) fn view(&self) -> MemberView {

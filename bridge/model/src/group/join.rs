@@ -98,7 +98,6 @@ impl Group {
             address: request.address,
             leaf,
             registrations: 0,
-            registered: now.wall,
             burst: 0,
             burst_since: now.wall,
             sender_ids: Vec::new(),

@@ -45,11 +45,7 @@ pub(crate) fn key_prefix(group: &str) -> String {
     format!("group/{group}/")
 }
 
-pub(super) fn node_ops(
-    group: &str,
-    protocol: Protocol,
-    changes: Vec<(u32, Option<NodeRecord>)>,
-) -> impl Iterator<Item = StoreOp> {
+fn node_ops(group: &str, protocol: Protocol, changes: Vec<(u32, Option<NodeRecord>)>) -> impl Iterator<Item = StoreOp> {
     let prefix = format!("{}tree/{protocol}/", key_prefix(group));
     changes.into_iter().map(move |(node, record)| {
         let key = format!("{prefix}{node}");
@@ -65,7 +61,32 @@ impl Group {
         key_prefix(&self.policy.name) + rest
     }
 
+    /// Epochs, rekey SAs and counters are to be stored; once, however often a step changes them.
     pub(super) fn store_state(&mut self) {
+        self.state_changed = true;
+    }
+
+    /// What is given next is to be stored: sender IDs, and the handles that a join uses up without any other change of state.
+    pub(super) fn store_sender_ids(&mut self) {
+        self.given_changed = true;
+    }
+
+    /// Everything that is to be stored since the last call.
+    pub(crate) fn take_ops(&mut self) -> Vec<StoreOp> {
+        for (protocol, side) in &mut self.sides {
+            let changes = side.tree.take_changes();
+            self.ops.extend(node_ops(&self.policy.name, *protocol, changes));
+        }
+        if std::mem::take(&mut self.state_changed) {
+            self.put_state();
+        }
+        if std::mem::take(&mut self.given_changed) {
+            self.put_given();
+        }
+        std::mem::take(&mut self.ops)
+    }
+
+    fn put_state(&mut self) {
         let side = |s: &Side| SideRecord {
             current: s.current.to_record(),
             sent: s.sent,
@@ -85,8 +106,7 @@ impl Group {
         self.ops.push(put(self.key("state"), &record));
     }
 
-    /// Also the handles given out, which a join uses up without any other change of state.
-    pub(super) fn store_sender_ids(&mut self) {
+    fn put_given(&mut self) {
         let record = (self.sender_ids.next(), self.exhausted);
         self.ops.push(put(self.key("sender-ids"), &record));
         let handles: BTreeMap<Protocol, u32> = self.sides.iter().map(|(p, s)| (*p, s.tree.next_handle())).collect();
@@ -164,6 +184,8 @@ impl Group {
             ledger,
             exhausted,
             leavers_due: state.leavers_due,
+            state_changed: false,
+            given_changed: false,
             ops: Vec::new(),
             policy,
         }))
