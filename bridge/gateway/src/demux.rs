@@ -1,6 +1,6 @@
 //! Which protocol a datagram belongs to: the major version in the IKE header says so, never the port.
 
-use keyferry_wire::{Header, split_marker};
+use keyferry_wire::{Header, major_version, split_marker};
 
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,21 +13,15 @@ pub enum Route {
     Nowhere,
 }
 
-/// Offset of the octet with the version in an IKE header.
-const VERSION_AT: usize = 17;
-
 /// Takes off a non-ESP marker (RFC 3948 section 2.2), says whether there was one, and where the rest goes.
 #[must_use]
 pub fn classify(datagram: &[u8]) -> (bool, &[u8], Route) {
     let (marker, message) = split_marker(datagram);
-    let route = match message.get(VERSION_AT) {
+    let route = match major_version(message) {
         Some(_) if message.len() < Header::LEN => Route::Nowhere,
-        Some(version) => match version >> 4 {
-            0 => Route::Nowhere,
-            1 => Route::Gdoi,
-            _ => Route::Gikev2,
-        },
-        None => Route::Nowhere,
+        None | Some(0) => Route::Nowhere,
+        Some(1) => Route::Gdoi,
+        Some(_) => Route::Gikev2,
     };
     (marker, message, route)
 }
@@ -38,7 +32,7 @@ mod tests {
 
     fn message(version: u8) -> Vec<u8> {
         let mut m = vec![1; Header::LEN];
-        m[VERSION_AT] = version;
+        m[17] = version;
         m
     }
 

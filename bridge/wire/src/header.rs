@@ -19,6 +19,12 @@ pub fn split_marker(datagram: &[u8]) -> (bool, &[u8]) {
     }
 }
 
+/// The major version of a message, without looking at anything else: it stands at the same place in both generations.
+#[must_use]
+pub fn major_version(message: &[u8]) -> Option<u8> {
+    message.get(17).map(|version| version >> 4)
+}
+
 /// ISAKMP header (RFC 2408 section 3.1), IKEv2 header (RFC 7296 section 3.1).
 ///
 /// ```text
@@ -155,6 +161,7 @@ mod tests {
         assert_eq!(bytes[24..28], [0, 0, 0, 32]);
         let (header, body) = Header::decode(&bytes).unwrap();
         assert_eq!((header, body), (HEADER, &b"body"[..]));
+        assert_eq!((major_version(&bytes), major_version(&bytes[..17])), (Some(2), None));
         assert_eq!(header.encode(body), bytes);
     }
 

@@ -12,4 +12,4 @@ mod header;
 pub use attribute::{Attribute, AttributeValue, attributes, put_long, put_short};
 pub use chain::{ChainTooLong, ChainWriter, MAX_PAYLOADS, RawPayload, chain, chain_until, chain_with_tail};
 pub use codec::{Decode, DecodeError, Encode, Parsed};
-pub use header::{Header, NON_ESP_MARKER, split_marker};
+pub use header::{Header, NON_ESP_MARKER, major_version, split_marker};

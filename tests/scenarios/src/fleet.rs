@@ -7,12 +7,13 @@ use std::time::Duration;
 use dataplane::{Frame, IvSource, Sad};
 use keyferry_crypto::{Random, Secret, SeededRandom};
 use keyferry_gateway::{Gateway, GatewaySettings};
-use keyferry_model::drive::{Datagram, Output};
+use keyferry_model::drive::{Datagram, Output, Transmit};
 use keyferry_model::id::Protocol;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput};
+use keyferry_wire::{NON_ESP_MARKER, split_marker};
 
 use crate::net::Net;
 use crate::policy::{self, Variant};
@@ -327,8 +328,7 @@ impl Fleet {
         // Multicasts were sent once per receiver; the number of the receiver stands in place of the port.
         let Some(n) = self.receiver(to) else { return };
         let real = if to.ip().is_multicast() { SocketAddr::new(to.ip(), 848) } else { to };
-        let marker = bytes.starts_with(&[0; 4]);
-        let bytes = if marker { &bytes[4..] } else { bytes };
+        let (marker, bytes) = split_marker(bytes);
         self.drive(n, Input::Datagram(Datagram { from, to: real, marker, bytes }));
     }
 
@@ -365,7 +365,7 @@ impl Fleet {
             let Some(node) = self.nodes.get_mut(&n) else { return };
             match output {
                 MemberOutput::Send(t) => {
-                    let bytes = if t.marker { [&[0; 4], &t.bytes[..]].concat() } else { t.bytes };
+                    let bytes = on_wire(&t);
                     self.net.send(self.clock, t.from.unwrap_or(local), t.to, &bytes);
                 }
                 MemberOutput::Update(update) => apply(node, update, now),
@@ -394,7 +394,7 @@ impl Fleet {
                 }),
                 Output::Send(t) => {
                     let from = t.from.unwrap_or(self.variant.family.gateway());
-                    let bytes = if t.marker { [&[0; 4], &t.bytes[..]].concat() } else { t.bytes };
+                    let bytes = on_wire(&t);
                     for to in self.receivers(t.to) {
                         self.net.send(self.clock, from, to, &bytes);
                     }
@@ -417,6 +417,12 @@ impl Fleet {
         let listening = self.nodes.values().filter(|n| n.listens.contains(&to));
         listening.map(|n| SocketAddr::new(to.ip(), u16::from(n.n))).collect()
     }
+}
+
+/// A datagram with its marker, if it has one.
+fn on_wire(t: &Transmit) -> Vec<u8> {
+    let marker: &[u8] = if t.marker { &NON_ESP_MARKER } else { &[] };
+    [marker, &t.bytes].concat()
 }
 
 fn apply(node: &mut Node, update: GroupUpdate, now: Now) {

@@ -8,7 +8,7 @@ use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
-use keyferry_wire::split_marker;
+use keyferry_wire::{major_version, split_marker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::listening::Listening;
@@ -95,8 +95,7 @@ impl Runner {
     /// A datagram goes to the machine of its protocol.
     pub(super) async fn receive(&mut self, received: &Received) {
         let (marker, bytes) = split_marker(&received.bytes);
-        // The major version is in the header's eighteenth octet, in both generations (RFC 7296 section 3.1).
-        let protocol = match bytes.get(17).map(|b| b >> 4) {
+        let protocol = match major_version(bytes) {
             Some(1) => Protocol::Gdoi,
             Some(2) => Protocol::Gikev2,
             Some(_) | None => return,
