@@ -1,0 +1,84 @@
+//! The bare operations that a key server cannot avoid, as OpenSSL does them best: what depends on no peer is prepared.
+
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::derive::Deriver;
+use openssl::dh::Dh;
+use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Params, Private};
+
+use keyferry_crypto::KeGroup;
+
+/// A key exchange: a key pair of our own, its public value, and agreement with a public value that came as octets.
+pub(crate) enum KeyExchange {
+    Modp { params: Dh<Params>, peer: BigNum },
+    Ec { group: EcGroup, peer: Vec<u8> },
+}
+
+impl KeyExchange {
+    /// What is needed for this group; `None` for one that is not measured.
+    pub(crate) fn new(group: KeGroup) -> Result<Option<Self>, ErrorStack> {
+        if group == KeGroup::Modp2048 {
+            return modp().map(Some);
+        }
+        let curves = [(KeGroup::Ecp256, Nid::X9_62_PRIME256V1), (KeGroup::Ecp384, Nid::SECP384R1)];
+        let Some((_, curve)) = curves.into_iter().find(|(of, _)| *of == group) else { return Ok(None) };
+        let group = EcGroup::from_curve_name(curve)?;
+        let peer = public(&group, &EcKey::generate(&group)?)?;
+        Ok(Some(KeyExchange::Ec { group, peer }))
+    }
+
+    /// Once; the octets are the public value and the shared secret.
+    pub(crate) fn run(&self) -> Result<(Vec<u8>, Vec<u8>), ErrorStack> {
+        match self {
+            KeyExchange::Modp { params, peer } => {
+                let own = again(params)?.generate_key()?;
+                Ok((own.public_key().to_vec(), own.compute_key(peer)?))
+            }
+            KeyExchange::Ec { group, peer } => {
+                let own = EcKey::generate(group)?;
+                let octets = public(group, &own)?;
+                let point = EcPoint::from_bytes(group, peer, &mut *BigNumContext::new()?)?;
+                let peer = PKey::from_ec_key(EcKey::from_public_key(group, &point)?)?;
+                let own = PKey::from_ec_key(own)?;
+                let mut deriver = Deriver::new(&own)?;
+                deriver.set_peer(&peer)?;
+                Ok((octets, deriver.derive_to_vec()?))
+            }
+        }
+    }
+}
+
+fn modp() -> Result<KeyExchange, ErrorStack> {
+    let params = Dh::from_pqg(BigNum::get_rfc3526_prime_2048()?, None, BigNum::from_u32(2)?)?;
+    let peer = again(&params)?.generate_key()?.public_key().to_owned()?;
+    Ok(KeyExchange::Modp { params, peer })
+}
+
+/// The parameters once more: making a key uses them up.
+fn again(params: &Dh<Params>) -> Result<Dh<Params>, ErrorStack> {
+    Dh::from_pqg(params.prime_p().to_owned()?, None, params.generator().to_owned()?)
+}
+
+fn public(group: &EcGroup, key: &EcKey<Private>) -> Result<Vec<u8>, ErrorStack> {
+    key.public_key().to_bytes(group, PointConversionForm::UNCOMPRESSED, &mut *BigNumContext::new()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_makes_keys_of_the_right_length() {
+        for (group, public, shared) in
+            [(KeGroup::Modp2048, 256, 256), (KeGroup::Ecp256, 65, 32), (KeGroup::Ecp384, 97, 48)]
+        {
+            let (octets, secret) = KeyExchange::new(group).unwrap().unwrap().run().unwrap();
+            // A leading zero of a MODP value is not written.
+            assert!(octets.len() <= public && octets.len() + 4 > public);
+            assert!(secret.len() <= shared && secret.len() + 4 > shared);
+        }
+    }
+}

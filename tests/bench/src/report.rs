@@ -1,0 +1,59 @@
+//! The figures, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::acks::Acks;
+use crate::push::Rekey;
+use crate::registration::Registration;
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) rekeys: Vec<Rekey>,
+    pub(crate) acknowledgements: Vec<Acks>,
+}
+
+fn verdict(meets_goal: bool) -> &'static str {
+    if meets_goal { "yes" } else { "no" }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.registrations.is_empty() {
+            writeln!(f, "REGISTRATION (us of CPU)  KE GROUP     COST    FLOOR  RATIO  COST-1.3*FLOOR  AT MOST 40")?;
+        }
+        for r in &self.registrations {
+            let Registration { authentication, group, cost, floor, ratio, over, meets_goal } = r;
+            let verdict = verdict(*meets_goal);
+            writeln!(
+                f,
+                "{authentication:<24}  {group:>8}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:14.1}  {verdict}"
+            )?;
+        }
+        if !self.rekeys.is_empty() {
+            writeln!(
+                f,
+                "\nREKEY (us of CPU)     SIGNATURE  MEMBERS  OCTETS     PLAN    BUILD  UNSIGNED  SIGNING  AT MOST 1000"
+            )?;
+        }
+        for r in &self.rekeys {
+            let Rekey { what, signature, members, octets, plan, build, signing, unsigned, meets_goal } = r;
+            let verdict = verdict(*meets_goal);
+            writeln!(
+                f,
+                "{what:<20}  {signature:>9}  {members:>7}  {octets:>6}  {plan:7.1}  {build:7.1}  {unsigned:8.1}  {signing:7.1}  {verdict}"
+            )?;
+        }
+        if !self.acknowledgements.is_empty() {
+            writeln!(f, "\nACKNOWLEDGEMENT (us of CPU)  MEMBERS  COST  PER SECOND  AT LEAST 200000")?;
+        }
+        for a in &self.acknowledgements {
+            let Acks { kind, members, cost, per_second, meets_goal } = a;
+            writeln!(f, "{kind:<27}  {members:>7}  {cost:4.1}  {per_second:10.0}  {}", verdict(*meets_goal))?;
+        }
+        Ok(())
+    }
+}
