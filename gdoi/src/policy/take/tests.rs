@@ -1,8 +1,22 @@
-use keyferry_crypto::{Aead, Hash, SigningKey};
+use std::time::Duration;
 
+use keyferry_crypto::{Aead, BlockCipher, Hash, SigningKey};
+use keyferry_model::policy::{AckType, EspTransform, SequenceNumbers};
+use keyferry_model::update::SenderIds;
+use keyferry_wire::AttributeValue;
+
+use super::decree::{DEFAULT_LIFETIME, MAX_LIFETIME, REPLAY_WINDOW};
+use super::download::MAX_SENDER_IDS;
 use super::*;
 use crate::wire::endpoint::Endpoint;
-use crate::wire::registry::IdType;
+use crate::wire::gap::Gap;
+use crate::wire::group_sa::GroupSa;
+use crate::wire::kd::{Kd, KeyPacket};
+use crate::wire::registry::{
+    Doi, IdType, KeyPacketType, esp, esp_attribute, gap_attribute, kek, kek_attribute, key_attribute, phase1,
+};
+use crate::wire::sak::Sak;
+use crate::wire::sat::{EspTek, Sat};
 
 fn short(kind: u16, v: u16) -> Attribute<'static> {
     Attribute { kind, value: AttributeValue::Short(v) }

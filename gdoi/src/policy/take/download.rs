@@ -1,0 +1,183 @@
+//! The KD payload: keys that a key server sends down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyferry_crypto::{Secret, VerifyingKey};
+use keyferry_model::policy::EspTransform;
+use keyferry_model::update::{NewSa, SenderIds};
+use keyferry_wire::{Attribute, AttributeValue, Decode};
+
+use super::{Decree, refused, values};
+use crate::reject::Reject;
+use crate::wire::kd::{Kd, KeyPacket};
+use crate::wire::lkh::{DownloadArray, UpdateArray};
+use crate::wire::registry::{KeyPacketType, key_attribute};
+
+/// Sender IDs taken at most.
+pub(super) const MAX_SENDER_IDS: usize = 1024;
+
+/// Where the KEK of a new rekey SA comes from.
+pub(crate) enum KekSource<'a> {
+    /// The key itself, IV in front.
+    Key(&'a [u8]),
+    /// A member's path of the tree.
+    Path(DownloadArray<'a>),
+    /// Changes of the tree.
+    Changes(Vec<UpdateArray<'a>>),
+}
+
+impl std::fmt::Debug for KekSource<'_> {
+    /// Without keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KekSource::Key(key) => write!(f, "Key({} octets)", key.len()),
+            KekSource::Path(path) => write!(f, "Path({} keys)", path.keys.len()),
+            KekSource::Changes(arrays) => write!(f, "Changes({} arrays)", arrays.len()),
+        }
+    }
+}
+
+/// Keys of a rekey SA as a KD payload brings them.
+#[derive(Debug)]
+pub(crate) struct RekeyKeys<'a> {
+    pub(crate) spi: &'a [u8],
+    pub(crate) kek: KekSource<'a>,
+    pub(crate) signature_key: Option<&'a [u8]>,
+}
+
+/// What a KD payload brings.
+#[derive(Debug, Default)]
+pub(crate) struct Download<'a> {
+    teks: BTreeMap<u32, Tek<'a>>,
+    pub(crate) rekey: Option<RekeyKeys<'a>>,
+    pub(crate) sender_ids: Option<SenderIds>,
+}
+
+struct Tek<'a> {
+    encryption: &'a [u8],
+    integrity: &'a [u8],
+}
+
+impl std::fmt::Debug for Tek<'_> {
+    /// Without keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tek({} and {} octets)", self.encryption.len(), self.integrity.len())
+    }
+}
+
+fn octets<'a>(a: Attribute<'a>) -> Result<&'a [u8], Reject> {
+    match a.value {
+        AttributeValue::Long(v) => Ok(v),
+        AttributeValue::Short(_) => Err(refused("a key of two octets")),
+    }
+}
+
+impl<'a> Download<'a> {
+    /// Sorts the packets of a KD payload. Of each kind but TEKs there may be one.
+    pub(crate) fn read(kd: &Kd<'a>) -> Result<Self, Reject> {
+        let mut download = Self::default();
+        for packet in &kd.packets {
+            match packet.kind {
+                KeyPacketType::TEK => download.tek(packet)?,
+                KeyPacketType::KEK | KeyPacketType::LKH if download.rekey.is_none() => {
+                    let keys = if packet.kind == KeyPacketType::KEK { kek_packet(packet) } else { lkh_packet(packet) };
+                    download.rekey = Some(keys?);
+                }
+                KeyPacketType::SID if download.sender_ids.is_none() => {
+                    download.sender_ids = Some(sender_ids(packet)?);
+                }
+                _ => return Err(refused("a key packet of an unknown or repeated type")),
+            }
+        }
+        Ok(download)
+    }
+
+    fn tek(&mut self, packet: &KeyPacket<'a>) -> Result<(), Reject> {
+        let spi = <[u8; 4]>::try_from(packet.spi).map_err(|_| refused("SPI of a TEK"))?;
+        let mut map = values(&packet.attributes)?;
+        let key = map.remove(&key_attribute::TEK_ALGORITHM_KEY).ok_or(refused("a TEK without a key"))?;
+        let integrity = map.remove(&key_attribute::TEK_INTEGRITY_KEY).map(octets).transpose()?.unwrap_or_default();
+        if !map.is_empty() {
+            return Err(refused("an unknown attribute of a TEK"));
+        }
+        let tek = Tek { encryption: octets(key)?, integrity };
+        match self.teks.insert(u32::from_be_bytes(spi), tek) {
+            None => Ok(()),
+            Some(_) => Err(refused("a TEK twice")),
+        }
+    }
+
+    /// The data SAs of a decree with their keys, in its order. Each must have keys of the right length.
+    pub(crate) fn data_sas(&self, decree: &Decree) -> Result<Vec<NewSa>, Reject> {
+        decree
+            .data
+            .iter()
+            .map(|d| {
+                let tek = self.teks.get(&d.spi).ok_or(refused("a data SA without keys"))?;
+                let (encryption, integrity) = match d.policy.transform {
+                    EspTransform::Aead(a) => (a.key_len() + 4, 0),
+                    EspTransform::CbcHmac(c, i) => (c.key_len(), i.key_len()),
+                };
+                if (tek.encryption.len(), tek.integrity.len()) != (encryption, integrity) {
+                    return Err(refused("length of a data SA's keys"));
+                }
+                let keymat = Secret::new([tek.encryption, tek.integrity].concat());
+                Ok(NewSa { spi: d.spi, policy: Arc::clone(&d.policy), keymat, lifetime: d.lifetime })
+            })
+            .collect()
+    }
+}
+
+fn kek_packet<'a>(packet: &KeyPacket<'a>) -> Result<RekeyKeys<'a>, Reject> {
+    let mut map = values(&packet.attributes)?;
+    let key = map.remove(&key_attribute::KEK_ALGORITHM_KEY).ok_or(refused("a KEK packet without a key"))?;
+    let signature_key = map.remove(&key_attribute::KEK_SIG_KEY).map(octets).transpose()?;
+    if !map.is_empty() {
+        return Err(refused("an unknown attribute of a KEK"));
+    }
+    Ok(RekeyKeys { spi: packet.spi, kek: KekSource::Key(octets(key)?), signature_key })
+}
+
+fn lkh_packet<'a>(packet: &KeyPacket<'a>) -> Result<RekeyKeys<'a>, Reject> {
+    let (mut path, mut changes, mut signature_key) = (None, Vec::new(), None);
+    for a in &packet.attributes {
+        let value = octets(*a)?;
+        match a.kind {
+            key_attribute::LKH_DOWNLOAD_ARRAY if path.is_none() => path = Some(DownloadArray::exact(value)?),
+            key_attribute::LKH_UPDATE_ARRAY => changes.push(UpdateArray::exact(value)?),
+            key_attribute::LKH_SIG_KEY if signature_key.is_none() => signature_key = Some(value),
+            _ => return Err(refused("an unknown or repeated attribute of a key tree")),
+        }
+    }
+    let kek = match path {
+        Some(path) if changes.is_empty() => KekSource::Path(path),
+        Some(_) => return Err(refused("a key tree both new and changed")),
+        None => KekSource::Changes(changes),
+    };
+    Ok(RekeyKeys { spi: packet.spi, kek, signature_key })
+}
+
+fn sender_ids(packet: &KeyPacket<'_>) -> Result<SenderIds, Reject> {
+    let (mut bits, mut ids) = (None, Vec::new());
+    for a in &packet.attributes {
+        match a.kind {
+            key_attribute::SID_BITS if bits.is_none() => bits = a.as_u32(),
+            key_attribute::SID_VALUE if ids.len() < MAX_SENDER_IDS => {
+                ids.push(a.as_u32().ok_or(refused("value of a sender ID"))?);
+            }
+            _ => return Err(refused("an unknown attribute of sender IDs, or too many")),
+        }
+    }
+    let bits = bits.and_then(|b| u8::try_from(b).ok()).filter(|b| (1..=32).contains(b));
+    let bits = bits.ok_or(refused("bits of sender IDs"))?;
+    if !packet.spi.is_empty() || ids.iter().any(|id| u64::from(*id) >> bits != 0) {
+        return Err(refused("sender IDs"));
+    }
+    Ok(SenderIds { bits, ids })
+}
+
+/// The key that checks pushes, in any form that is safe to take.
+pub(crate) fn signature_key(octets: &[u8]) -> Result<Arc<VerifyingKey>, Reject> {
+    VerifyingKey::from_spki(octets).map(Arc::new).map_err(|_| refused("signature key"))
+}
