@@ -4,7 +4,7 @@ mod join;
 mod persist;
 mod rekey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(crate) struct Side {
     pub(crate) replaced: Vec<ReplacedSa>,
     pub(crate) tree: KeyTree,
     /// Leaves of members that left, moved or were evicted, to be excluded with the next change of the rekey SA.
-    pub(crate) stale: Vec<u32>,
+    pub(crate) stale: BTreeSet<u32>,
 }
 
 /// A rekey SA that has been replaced.
@@ -108,7 +108,7 @@ impl Group {
         let sa = RekeySa::generate(protocol, &self.policy, now.wall, rng);
         if let (Some(sa), Some(key_len)) = (sa, tree_key_len(protocol, &self.policy)) {
             let tree = KeyTree::new(self.policy.capacity, key_len);
-            let side = Side { current: Arc::new(sa), sent: 0, replaced: Vec::new(), tree, stale: Vec::new() };
+            let side = Side { current: Arc::new(sa), sent: 0, replaced: Vec::new(), tree, stale: BTreeSet::new() };
             self.sides.insert(protocol, side);
         }
     }

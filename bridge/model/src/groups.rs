@@ -9,7 +9,6 @@ use keyferry_crypto::{Random, Secret};
 use crate::admission::{Admission, JoinRequest, Offer, Refusal};
 use crate::group::{Group, key_prefix};
 use crate::id::{GroupId, Identity, Protocol};
-use crate::lkh::NodeKey;
 use crate::plan::{RekeyPlan, RekeyReason};
 use crate::policy::GroupPolicy;
 use crate::rekey_sa::RekeySa;
@@ -39,7 +38,7 @@ pub struct MemberAt<'a> {
     /// Who it is.
     pub identity: &'a Identity,
     /// Its leaf key.
-    pub leaf: Option<NodeKey>,
+    pub leaf: Option<&'a Secret>,
     /// The port it registered from.
     pub port: u16,
 }

@@ -224,7 +224,7 @@ pub struct GroupPolicy {
     pub sender_id_bits: u8,
     /// At most this many sender IDs for one registration.
     pub sender_ids_per_member: u32,
-    /// Leaves of each key tree, so the most members of each protocol; a power of two, at most 32,768.
+    /// The most members of each protocol, [`MAX_MEMBERS`](crate::lkh::MAX_MEMBERS) at most.
     pub capacity: u32,
     /// Copies of a rekey message after the first, and the time between them.
     pub retransmit: Retransmit,

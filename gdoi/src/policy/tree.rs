@@ -3,7 +3,7 @@
 //! A key is an IV of a block, then the key itself. In an update array the IV stands in clear and the key behind it is
 //! encrypted with CBC under the key of the entry before, with that IV (RFC 6407 section 5.6.3.2 leaves this open).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyferry_crypto::{BlockCipher, CryptoError, Secret};
 use keyferry_model::lkh::{NodeKey, TreeUpdate};
@@ -11,11 +11,23 @@ use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::Encode;
 
 use crate::message::BLOCK;
-use crate::wire::lkh::{DownloadArray, LkhKey, UpdateArray};
+use crate::wire::lkh::{DownloadArray, LkhKey, UpdateArray, encode_update};
 use crate::wire::registry::kek;
 
 /// LKH ID of the root, whose key is the KEK.
 const ROOT: u16 = 1;
+
+/// From here on LKH IDs tell the height of a node and the low bits of where it is there.
+const HIGH: u32 = 0x8000;
+
+/// LKH ID of a node. 16 bits do not number all nodes of a large tree, but they tell those of one path apart, and the handle, which
+/// no two keys of a tree share, says which node it is.
+fn lkh_id(key: &NodeKey) -> u16 {
+    let near = key.node + u32::from(ROOT) + 1;
+    let id =
+        if near < HIGH { near } else { HIGH | (key.height() & 0x1f) << 10 | key.node >> (key.height() + 1) & 0x3ff };
+    u16::try_from(id).expect("numbers below 2^16 either way")
+}
 
 /// KEK_ALG_AES as a key's type.
 const AES: u8 = kek::AES as u8;
@@ -29,9 +41,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn node(key: &'a NodeKey) -> Self {
-        // A tree has fewer than 2^16 nodes (`lkh::MAX_CAPACITY`).
-        let id = u16::try_from(key.node).expect("LKH IDs have 16 bits, and trees keep to that");
-        Self { id, handle: key.handle, key: key.key.expose() }
+        Self { id: lkh_id(key), handle: key.handle, key: key.key.expose() }
     }
 
     /// The root. Its handle comes from the SPI, which is fresh for each KEK.
@@ -55,37 +65,41 @@ pub(crate) fn download(path: &[NodeKey], sa: &RekeySa) -> Secret {
     Secret::new(out)
 }
 
-/// LKH_UPDATE_ARRAYs: one from each key that members have and that wraps a new one, up to the new KEK.
+/// LKH_UPDATE_ARRAYs: one from each key that members have and that wraps a new one, up to the new KEK. Arrays share their ends,
+/// so each key is encrypted once for each of the two keys that wrap it.
 pub(crate) fn updates(tree: &TreeUpdate, sa: &RekeySa, cipher: BlockCipher) -> Result<Vec<Vec<u8>>, CryptoError> {
-    let parents: BTreeMap<u32, &NodeKey> = tree.wraps.iter().map(|w| (w.under.handle, &w.key)).collect();
-    let is_new = |key: &NodeKey| tree.wraps.iter().any(|w| w.key.handle == key.handle);
-    let starts = tree.wraps.iter().map(|w| &w.under).chain(&tree.tops).filter(|k| !is_new(k));
-    let mut arrays = Vec::new();
-    for start in starts {
-        let mut entries = Vec::new();
-        let mut at = start.handle;
-        while let Some(parent) = parents.get(&at) {
-            entries.push(Entry::node(parent));
-            at = parent.handle;
-        }
-        entries.push(Entry::root(sa));
-        arrays.push(update(&Entry::node(start), &entries, cipher)?);
+    let root = Entry::root(sa);
+    let is_new: BTreeSet<u32> = tree.wraps.iter().map(|w| w.key.handle).collect();
+    // By the handle of the key that wraps: the entry that follows it in an array, and the handle of that entry.
+    let mut steps: BTreeMap<u32, (Vec<u8>, u32)> = BTreeMap::new();
+    for w in &tree.wraps {
+        steps.insert(w.under.handle, (wrapped(&Entry::node(&w.key), &w.under, cipher)?, w.key.handle));
     }
-    Ok(arrays)
+    let mut ends: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for top in &tree.tops {
+        ends.insert(top.handle, wrapped(&root, top, cipher)?);
+    }
+    let starts = tree.wraps.iter().map(|w| &w.under).chain(&tree.tops).filter(|k| !is_new.contains(&k.handle));
+    Ok(starts.map(|start| update(start, &steps, &ends)).collect())
 }
 
-fn update(start: &Entry<'_>, entries: &[Entry<'_>], cipher: BlockCipher) -> Result<Vec<u8>, CryptoError> {
-    let mut wrapped = Vec::with_capacity(entries.len());
-    let mut under = start.key;
-    for entry in entries {
-        let mut data = entry.key.to_vec();
-        let (iv, key) = split_mut(&mut data)?;
-        cipher.encrypt(secret_part(under), &iv, key)?;
-        wrapped.push(data);
-        under = entry.key;
+/// The entry of a key in an update array, behind the entry of `under`.
+fn wrapped(entry: &Entry<'_>, under: &NodeKey, cipher: BlockCipher) -> Result<Vec<u8>, CryptoError> {
+    let mut data = entry.key.to_vec();
+    let (iv, key) = split_mut(&mut data)?;
+    cipher.encrypt(secret_part(under.key.expose()), &iv, key)?;
+    Ok(entry.with_data(&data).to_vec())
+}
+
+fn update(start: &NodeKey, steps: &BTreeMap<u32, (Vec<u8>, u32)>, ends: &BTreeMap<u32, Vec<u8>>) -> Vec<u8> {
+    let mut entries = Vec::new();
+    let mut at = start.handle;
+    while let Some((entry, next)) = steps.get(&at) {
+        entries.push(entry.as_slice());
+        at = *next;
     }
-    let keys = entries.iter().zip(&wrapped).map(|(e, data)| e.with_data(data)).collect();
-    Ok(UpdateArray { id: start.id, handle: start.handle, keys }.to_vec())
+    entries.extend(ends.get(&at).map(Vec::as_slice));
+    encode_update(lkh_id(start), start.handle, &entries)
 }
 
 fn split_mut(data: &mut [u8]) -> Result<([u8; BLOCK], &mut [u8]), CryptoError> {
@@ -159,7 +173,7 @@ impl Tree {
 mod tests {
     use std::time::Duration;
 
-    use keyferry_crypto::SeededRandom;
+    use keyferry_crypto::{Random, SeededRandom};
     use keyferry_model::lkh::KeyTree;
     use keyferry_wire::Decode;
 
@@ -176,32 +190,83 @@ mod tests {
         }
     }
 
+    /// A member as its registration makes it.
+    fn registered(tree: &KeyTree, leaf: u32, kek: u8) -> Tree {
+        let octets = download(&tree.path(leaf), &rekey_sa(kek));
+        let (member, keymat) = Tree::learn(&DownloadArray::exact(octets.expose()).unwrap(), CIPHER).unwrap();
+        assert_eq!(keymat.expose(), [kek; 32]);
+        let ids: BTreeSet<u16> = member.0.iter().map(|k| k.id).collect();
+        assert_eq!(ids.len(), member.0.len(), "IDs tell the keys of a path apart");
+        member
+    }
+
+    /// Members come and go, singly and in batches. Those who stay get each new KEK, and who is gone gets none of the later
+    /// ones, nor who comes any of the earlier ones.
     #[test]
     fn those_who_stay_follow_and_the_excluded_do_not() {
         let mut rng = SeededRandom::new(11);
-        let mut tree = KeyTree::new(8, 32);
-        let leaves: Vec<u32> = (0..6).map(|_| tree.join(&mut rng).unwrap()).collect();
-        let mut members: Vec<Tree> = leaves
-            .iter()
-            .map(|leaf| {
-                let octets = download(&tree.path(*leaf), &rekey_sa(1));
-                let (member, kek) = Tree::learn(&DownloadArray::exact(octets.expose()).unwrap(), CIPHER).unwrap();
-                assert_eq!(kek.expose(), [1; 32]);
-                member
-            })
-            .collect();
-        let gone = members.remove(2);
-        for (round, evicted) in [(2u8, vec![leaves[2]]), (3, vec![])] {
+        let mut tree = KeyTree::new(1000, 32);
+        let (mut present, mut gone): (Vec<(u32, Tree)>, Vec<Tree>) = (Vec::new(), Vec::new());
+        let mut pushes: Vec<Vec<Vec<u8>>> = Vec::new();
+        for round in 2u8..40 {
+            for _ in 0..rng.below(12) + 1 {
+                let leaf = tree.join(&mut rng).unwrap();
+                let member = registered(&tree, leaf, round - 1);
+                // A key of the path from before would open what was sent before.
+                for arrays in &pushes {
+                    let arrays: Vec<_> = arrays.iter().map(|a| UpdateArray::exact(a).unwrap()).collect();
+                    assert!(member.follow(&arrays, CIPHER).is_none(), "round {round}");
+                }
+                present.push((leaf, member));
+            }
+            let mut evicted = Vec::new();
+            for _ in 0..(rng.below(4) + u64::from(round % 2)).min(present.len() as u64) {
+                let at = usize::try_from(rng.below(present.len() as u64)).unwrap();
+                let (leaf, member) = present.swap_remove(at);
+                evicted.push(leaf);
+                gone.push(member);
+            }
             let update = tree.evict(&evicted, &mut rng);
-            let arrays = updates(&update, &rekey_sa(round), CIPHER).unwrap();
-            let arrays: Vec<_> = arrays.iter().map(|a| UpdateArray::exact(a).unwrap()).collect();
-            for member in &mut members {
+            let octets = updates(&update, &rekey_sa(round), CIPHER).unwrap();
+            let arrays: Vec<_> = octets.iter().map(|a| UpdateArray::exact(a).unwrap()).collect();
+            for (_, member) in &mut present {
                 let (after, kek) = member.follow(&arrays, CIPHER).unwrap();
                 assert_eq!(kek.expose(), [round; 32]);
                 assert_eq!(after.leaf().unwrap().expose(), member.leaf().unwrap().expose());
                 *member = after;
             }
-            assert!(gone.follow(&arrays, CIPHER).is_none());
+            assert!(gone.iter().all(|member| member.follow(&arrays, CIPHER).is_none()));
+            pushes.push(octets);
+        }
+        assert!(present.len() > 50 && gone.len() > 50);
+    }
+
+    /// In a large group two nodes may have one LKH ID, but not on one path, and the handle tells which is meant.
+    #[test]
+    fn evictions_of_a_large_group_fit_a_datagram_and_reach_the_right_members() {
+        let mut rng = SeededRandom::new(12);
+        let mut tree = KeyTree::new(100_000, 48);
+        let leaves: Vec<u32> = (0..100_000).map(|_| tree.join(&mut rng).unwrap()).collect();
+        let cipher = BlockCipher::Aes256Cbc;
+        let sa = |n| RekeySa { keymat: Secret::copy_from(&[n; 48]), ..rekey_sa(n) };
+        let mut members: Vec<Tree> = leaves
+            .iter()
+            .step_by(997)
+            .map(|leaf| {
+                let octets = download(&tree.path(*leaf), &sa(1));
+                Tree::learn(&DownloadArray::exact(octets.expose()).unwrap(), cipher).unwrap().0
+            })
+            .collect();
+        for (n, gone) in [(2, 50_001), (3, 2), (4, 99_998)] {
+            let update = tree.evict(&leaves[gone..=gone], &mut rng);
+            let arrays = updates(&update, &sa(n), cipher).unwrap();
+            assert!(arrays.iter().map(Vec::len).sum::<usize>() < 32_768);
+            let arrays: Vec<_> = arrays.iter().map(|a| UpdateArray::exact(a).unwrap()).collect();
+            for member in &mut members {
+                let (after, kek) = member.follow(&arrays, cipher).unwrap();
+                assert_eq!(kek.expose(), [n; 48]);
+                *member = after;
+            }
         }
     }
 

@@ -119,6 +119,6 @@ fn by_leaf(ctx: &Ctx<'_>, ack: &Ack<'_>, asked: AckType, from: SocketAddr) -> Op
     }
     candidates.sort_by_key(|m| m.port != from.port());
     let mut candidates = candidates.iter().take(MAX_CANDIDATES);
-    let proves = |m: &&MemberAt<'_>| m.leaf.as_ref().is_some_and(|l| ack.verify(asked, secret_part(l.key.expose())));
+    let proves = |m: &&MemberAt<'_>| m.leaf.is_some_and(|l| ack.verify(asked, secret_part(l.expose())));
     candidates.find(proves).map(|m| m.identity.clone())
 }

@@ -10,7 +10,7 @@ use super::refuse;
 /// The version of the format (RFC 6407 section 5.6.3.1).
 const VERSION: u8 = 1;
 
-/// The most keys taken in one array: trees have at most 2^15 leaves here, others' may be a little deeper.
+/// The most keys taken in one array: as many as a tree of 2^64 members has above each other.
 const MAX_KEYS: u16 = 64;
 
 /// A key at a node (RFC 6407 section 5.6.3.1).
@@ -55,8 +55,8 @@ impl std::fmt::Debug for LkhKey<'_> {
     }
 }
 
-impl LkhKey<'_> {
-    fn put(&self, out: &mut Vec<u8>) {
+impl Encode for LkhKey<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.to_be_bytes());
         out.extend([self.kind, 0]);
         for n in [self.created, self.expires, self.handle] {
@@ -90,8 +90,8 @@ fn array_head(input: &[u8]) -> Parsed<'_, u16> {
     if version == VERSION { Ok((left, count)) } else { refuse(input) }
 }
 
-fn put_array_head(out: &mut Vec<u8>, keys: &[LkhKey<'_>]) {
-    let count = u16::try_from(keys.len()).unwrap_or(u16::MAX);
+fn put_array_head(out: &mut Vec<u8>, keys: usize) {
+    let count = u16::try_from(keys).unwrap_or(u16::MAX);
     out.push(VERSION);
     out.extend_from_slice(&count.to_be_bytes());
     out.push(0);
@@ -124,8 +124,8 @@ impl<'a> Decode<'a> for DownloadArray<'a> {
 
 impl Encode for DownloadArray<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        put_array_head(out, &self.keys);
-        self.keys.iter().for_each(|k| k.put(out));
+        put_array_head(out, self.keys.len());
+        self.keys.iter().for_each(|k| k.encode(out));
     }
 }
 
@@ -165,12 +165,25 @@ impl<'a> Decode<'a> for UpdateArray<'a> {
 
 impl Encode for UpdateArray<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        put_array_head(out, &self.keys);
-        out.extend_from_slice(&self.id.to_be_bytes());
-        out.extend_from_slice(&[0, 0]);
-        out.extend_from_slice(&self.handle.to_be_bytes());
-        self.keys.iter().for_each(|k| k.put(out));
+        put_update_head(out, self.id, self.handle, self.keys.len());
+        self.keys.iter().for_each(|k| k.encode(out));
     }
+}
+
+fn put_update_head(out: &mut Vec<u8>, id: u16, handle: u32, keys: usize) {
+    put_array_head(out, keys);
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(&handle.to_be_bytes());
+}
+
+/// An LKH_UPDATE_ARRAY of keys that are encoded already.
+#[must_use]
+pub fn encode_update(id: u16, handle: u32, keys: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(12 + keys.iter().map(|k| k.len()).sum::<usize>());
+    put_update_head(&mut out, id, handle, keys.len());
+    keys.iter().for_each(|k| out.extend_from_slice(k));
+    out
 }
 
 #[cfg(test)]
@@ -189,6 +202,7 @@ mod tests {
         round_trip(&update, &mut Vec::new());
         canonical::<UpdateArray<'_>>(&update.to_vec());
         canonical::<DownloadArray<'_>>(&DownloadArray { keys: vec![key(3)] }.to_vec());
+        assert_eq!(encode_update(5, 9, &[&key(2).to_vec(), &key(1).to_vec()]), update.to_vec());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use keyferry_crypto::{Secret, keywrap};
 
 use crate::wire::kd::WrappedKey;
 
-/// Keys from one deeper than the tree of 32,768 members are never needed.
+/// Keys from deeper are never needed: a tree of a million members has paths of half that length.
 const DEEPEST: usize = 40;
 
 /// Keys a member has, the one nearest to the Rekey SA first, its own leaf last.

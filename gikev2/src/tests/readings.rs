@@ -299,17 +299,17 @@ fn a_first_message_id_may_be_told_in_a_rekey() {
 #[test]
 fn a_key_path_may_end_at_the_rekey_sa_itself() {
     let (mut world, at) = world(true);
-    let before = world.hosts[at].member.group_for_test().path.len();
-    assert_ne!(before, 1);
+    assert_ne!(world.hosts[at].member.group_for_test().path.len(), 2);
     let default = to_wire::rekey_wrap_key(&world.policy, &world.rekey_sa()).unwrap();
     let payloads = fresh_rekey(&world, |_, kd| {
-        let node = Secret::new(vec![8; 16]);
-        let wrap = to_wire::wrapped(777, &node, 0, &default).unwrap();
-        kd.member = Some(MemberBag { wrap_keys: vec![wrap], ..MemberBag::default() });
-        kd.groups[0].sa_keys = vec![to_wire::wrapped(0, &Secret::new(vec![3; 36]), 777, &node).unwrap()];
+        let (low, high) = (Secret::new(vec![8; 16]), Secret::new(vec![9; 16]));
+        let low_wrap = to_wire::wrapped(777, &low, 0, &default).unwrap();
+        let high_wrap = to_wire::wrapped(778, &high, 777, &low).unwrap();
+        kd.member = Some(MemberBag { wrap_keys: vec![high_wrap, low_wrap], ..MemberBag::default() });
+        kd.groups[0].sa_keys = vec![to_wire::wrapped(0, &Secret::new(vec![3; 36]), 778, &high).unwrap()];
     });
     take_fresh(&mut world, at, payloads);
-    assert_eq!(world.hosts[at].member.group_for_test().path.len(), 1);
+    assert_eq!(world.hosts[at].member.group_for_test().path.len(), 2);
 }
 
 /// What a registration of member `n` gives, with this GROUP_SENDER.

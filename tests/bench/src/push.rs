@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use keyferry_crypto::{SignatureScheme, SigningKey};
 use keyferry_model::admission::JoinRequest;
 use keyferry_model::id::{GroupId, Protocol};
-use keyferry_model::lkh::MAX_CAPACITY;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{GdoiRekey, GroupPolicy, TrafficPolicy};
 use keyferry_scenarios::policy::{self, Variant};
@@ -68,7 +67,7 @@ pub(crate) fn measure(size: Size) -> Result<Vec<Rekey>> {
         let what = format!("push of {lines} policies");
         rows.push(rekey(Case { what, signature: signer.0, members, lines, evict: false, rounds }, signer)?);
     }
-    let members = size.pick(20, MAX_CAPACITY.min(100_000));
+    let members = size.pick(20, 100_000);
     let signer = signers.last().context("a signer")?;
     let what = "eviction by key tree".to_owned();
     rows.push(rekey(Case { what, signature: signer.0, members, lines: 1, evict: true, rounds }, signer)?);

@@ -97,9 +97,6 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
             format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
         section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
     }
-    if !p.capacity.is_power_of_two() {
-        section.error("capacity", "is no power of two", format!("{} for instance", p.capacity.next_power_of_two()));
-    }
     let room = 1u64 << p.sender_id_bits;
     let wanted = u64::from(p.capacity) * u64::from(p.sender_ids_per_member);
     if p.needs_sender_ids() && room < wanted {

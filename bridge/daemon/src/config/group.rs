@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, SignatureScheme, SigningKey};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
     RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
@@ -158,7 +159,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         deactivation_delay: section.duration("deactivation_delay", SECOND..=60 * MINUTE, 30 * SECOND),
         sender_id_bits: u8::try_from(section.number("sender_id_bits", 8..=32, 16)).unwrap_or(16),
         sender_ids_per_member: section.number("sender_ids_per_member", 1..=1024, 4),
-        capacity: section.number("capacity", 2..=32_768, 1024),
+        capacity: section.number("capacity", 1..=MAX_MEMBERS, 1024),
         retransmit: Retransmit {
             copies: u8::try_from(section.number("retransmit_copies", 0..=10, 2)).unwrap_or(0),
             interval: section.duration("retransmit_interval", Duration::from_millis(10)..=MINUTE, 2 * SECOND),

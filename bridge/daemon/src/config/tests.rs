@@ -169,7 +169,7 @@ fn times_must_go_together() {
 #[test]
 fn sender_ids_must_be_enough() {
     let with = |key: &str, at: &str, words: &[&str]| one_problem("id = 1234", &format!("id = 1234\n{key}"), at, words);
-    with("capacity = 1000", "capacity", &["no power of two", "1024"]);
+    with("capacity = 2000000", "capacity", &["1048576"]);
     with("sender_id_bits = 8", "sender_id_bits", &["256 sender IDs", "4096"]);
     with("sender_id_bits = 4", "sender_id_bits", &["from 8 to 32"]);
     let cbc = GATEWAY.replace("id = 1234", "id = 1234\nsender_id_bits = 8");
@@ -284,7 +284,7 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn all_problems_are_told_at_once_in_their_order() {
     let text =
-        GATEWAY.replace("id = 1234", "id = 1234\ncapacity = 3\nrekey_margin = \"2h\"").replace("unicast", "unicost");
+        GATEWAY.replace("id = 1234", "id = 1234\ncapacity = 0\nrekey_margin = \"2h\"").replace("unicast", "unicost");
     let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.is_sorted_by_key(|p| p.line));

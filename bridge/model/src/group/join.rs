@@ -145,8 +145,8 @@ impl Group {
     }
 
     pub(super) fn make_stale(&mut self, protocol: Protocol, leaf: u32) {
-        if let Some(side) = self.sides.get_mut(&protocol).filter(|s| !s.stale.contains(&leaf)) {
-            side.stale.push(leaf);
+        if let Some(side) = self.sides.get_mut(&protocol) {
+            side.stale.insert(leaf);
         }
         self.store_state();
     }

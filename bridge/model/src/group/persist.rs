@@ -1,6 +1,6 @@
 //! A group in the store and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ struct SideRecord {
     sent: u32,
     replaced: Vec<(RekeySaRecord, u32, Duration)>,
     next_handle: u32,
-    stale: Vec<u32>,
+    fresh_from: u32,
+    stale: BTreeSet<u32>,
 }
 
 /// What all keys of a group's records begin with.
@@ -92,6 +93,7 @@ impl Group {
             sent: s.sent,
             replaced: s.replaced.iter().map(|r| (r.sa.to_record(), r.sent, r.until)).collect(),
             next_handle: s.tree.next_handle(),
+            fresh_from: s.tree.fresh_from(),
             stale: s.stale.clone(),
         };
         let record = StateRecord {
@@ -283,13 +285,14 @@ fn restore_side(
         return Ok(None);
     };
     let prefix = format!("tree/{protocol}/");
-    let mut nodes = Vec::new();
+    let mut nodes = BTreeMap::new();
     for (key, bytes) in with_prefix(records, &prefix) {
         let node = key[prefix.len()..].parse().map_err(|_| RecordError::new(key, "names no node"))?;
-        nodes.push((node, get::<NodeRecord>(key, bytes)?));
+        nodes.insert(node, get::<NodeRecord>(key, bytes)?);
     }
     let next_handle = record.next_handle.max(handles);
-    let tree = KeyTree::restore(policy.capacity, tree_len, next_handle, nodes).ok_or_else(|| misfit(&prefix))?;
+    let tree = KeyTree::restore(policy.capacity, tree_len, next_handle, record.fresh_from, nodes);
+    let tree = tree.ok_or_else(|| misfit(&prefix))?;
     let current = RekeySa::from_record(record.current);
     if current.keymat.len() != len {
         return Err(misfit("state"));

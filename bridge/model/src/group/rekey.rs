@@ -17,6 +17,9 @@ use crate::sender_id::SenderIdAllocator;
 use crate::time::Now;
 use crate::view::MemberState;
 
+/// Octets of tree keys in one message: far less than a datagram holds, for of each fragment of it one loss is enough.
+const MAX_UPDATE: usize = 32 * 1024;
+
 /// What all messages of one plan have in common.
 struct Content {
     epoch: Arc<Epoch>,
@@ -81,11 +84,22 @@ impl Group {
             let listening = self.members.values().any(|m| m.is_active(protocol));
             let Some(side) = self.sides.get_mut(&protocol) else { continue };
             let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2;
-            let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { Vec::new() };
-            let tree = (!leaves.is_empty()).then(|| side.tree.evict(&leaves, rng));
-            let new = if due || tree.is_some() { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
+            let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { BTreeSet::new() };
+            let mut exclusions = Vec::new();
+            for batch in side
+                .tree
+                .batches(&Vec::from_iter(leaves), MAX_UPDATE, |depth| wrap_cost(protocol, &side.current, depth))
+            {
+                let tree = side.tree.evict(&batch, rng);
+                exclusions.extend(RekeySa::generate(protocol, &policy, now.wall, rng).map(|sa| (Arc::new(sa), tree)));
+            }
             let keep = now.wall + policy.deactivation_delay + policy.ack_patience;
-            steps.extend(side.messages(protocol, new.map(Arc::new), tree, listening, keep, &content));
+            if exclusions.is_empty() {
+                let new = if due { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
+                steps.extend(side.announce(protocol, new.map(Arc::new), listening, keep, &content));
+            } else {
+                steps.extend(side.exclude(protocol, exclusions, listening, keep, &content));
+            }
         }
         let id = self.take_rekey_id();
         tracing::info!(group = %policy.name, rekey = id, ?reason, epoch = content.epoch.number, messages = steps.len(),
@@ -116,10 +130,10 @@ impl Group {
                     planned: now.wall,
                 }));
             }
-            let leaves: Vec<u32> = self.members.values().filter(|m| m.is_active(protocol)).map(|m| m.leaf).collect();
+            let active = self.members.values().filter(|m| m.is_active(protocol)).map(|m| m.leaf);
+            let leaves: Vec<u32> = active.chain(side.stale.iter().copied()).collect();
             side.tree.evict(&leaves, rng);
-            let stale = std::mem::take(&mut side.stale);
-            side.tree.evict(&stale, rng);
+            side.stale.clear();
             if let Some(sa) = RekeySa::generate(protocol, &policy, now.wall, rng) {
                 side.replace(Arc::new(sa), now.wall + policy.ack_patience);
             }
@@ -208,44 +222,72 @@ impl Side {
         self.sent = 0;
     }
 
-    fn messages(
+    fn step(
+        &mut self,
+        protocol: Protocol,
+        new_rekey: Option<NewRekeySa>,
+        with_epoch: bool,
+        content: &Content,
+    ) -> Arc<RekeyStep> {
+        Arc::new(RekeyStep {
+            protocol,
+            over: Arc::clone(&self.current),
+            counter: self.take_counter(protocol),
+            new_rekey,
+            new_epoch: with_epoch.then(|| Arc::clone(&content.epoch)),
+            delete: if with_epoch { content.delete.clone() } else { Vec::new() },
+            delete_all: false,
+            activation_delay: content.activation_delay,
+            deactivation_delay: content.deactivation_delay,
+            planned: content.planned,
+        })
+    }
+
+    /// The new epoch, and a new rekey SA if there is one, for all who listen.
+    fn announce(
         &mut self,
         protocol: Protocol,
         new: Option<Arc<RekeySa>>,
-        tree: Option<TreeUpdate>,
         listening: bool,
         keep: Duration,
         content: &Content,
     ) -> Vec<Arc<RekeyStep>> {
-        if !listening {
-            if let Some(new) = new {
-                self.replace(new, keep);
+        let told = new.clone().map(|sa| NewRekeySa { sa, tree: None });
+        let step = listening.then(|| self.step(protocol, told, true, content));
+        new.into_iter().for_each(|sa| self.replace(sa, keep));
+        step.into_iter().collect()
+    }
+
+    /// One rekey SA after the other, each of which excludes some more, and at last the new epoch.
+    fn exclude(
+        &mut self,
+        protocol: Protocol,
+        exclusions: Vec<(Arc<RekeySa>, TreeUpdate)>,
+        listening: bool,
+        keep: Duration,
+        content: &Content,
+    ) -> Vec<Arc<RekeyStep>> {
+        let mut steps = Vec::new();
+        for (sa, tree) in exclusions {
+            if listening {
+                let told = NewRekeySa { sa: Arc::clone(&sa), tree: Some(tree) };
+                steps.push(self.step(protocol, Some(told), false, content));
             }
-            return Vec::new();
+            self.replace(sa, keep);
         }
-        let step = |over: &Arc<RekeySa>, counter, new_rekey, keys: bool| {
-            Arc::new(RekeyStep {
-                protocol,
-                over: Arc::clone(over),
-                counter,
-                new_rekey,
-                new_epoch: keys.then(|| Arc::clone(&content.epoch)),
-                delete: if keys { content.delete.clone() } else { Vec::new() },
-                delete_all: false,
-                activation_delay: content.activation_delay,
-                deactivation_delay: content.deactivation_delay,
-                planned: content.planned,
-            })
-        };
-        let counter = self.take_counter(protocol);
-        let over = Arc::clone(&self.current);
-        let Some(new) = new else { return vec![step(&over, counter, None, true)] };
-        self.replace(Arc::clone(&new), keep);
-        if tree.is_none() {
-            return vec![step(&over, counter, Some(NewRekeySa { sa: new, tree }), true)];
+        if listening {
+            steps.push(self.step(protocol, None, true, content));
         }
-        let first = step(&over, counter, Some(NewRekeySa { sa: Arc::clone(&new), tree }), false);
-        let counter = self.take_counter(protocol);
-        vec![first, step(&new, counter, None, true)]
+        steps
+    }
+}
+
+/// Octets that wrap the key of a node at this depth under one of its children.
+fn wrap_cost(protocol: Protocol, sa: &RekeySa, depth: u32) -> usize {
+    match protocol {
+        // An array up to the KEK: its attribute and head, then for each key a head and the key (RFC 6407 section 5.6.3.2).
+        Protocol::Gdoi => 16 + (depth as usize + 1) * (16 + sa.keymat.len()),
+        // Attribute, IDs, and key wrap's eight octets, for both children (RFC 9838 section 4.5.4).
+        Protocol::Gikev2 => 2 * (24 + sa.keymat.len()),
     }
 }
