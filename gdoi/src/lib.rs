@@ -13,6 +13,9 @@
 //! [`push::render`] turns one step of its rekey plans into a message. `policy` is the only place that knows both the
 //! model's words and the payloads' numbers; [`wire`] knows syntax alone.
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod keylog;
 mod member;

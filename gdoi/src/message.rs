@@ -53,6 +53,12 @@ impl Payloads {
         self
     }
 
+    /// Types and bodies, in order.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn list(&self) -> Vec<(u8, Vec<u8>)> {
+        self.0.iter().map(|(kind, body)| (*kind, body.expose().to_vec())).collect()
+    }
+
     /// Type of the first payload; zero when there is none.
     pub(crate) fn first(&self) -> u8 {
         self.0.first().map_or(0, |p| p.0)

@@ -244,6 +244,18 @@ impl Server {
         &self.counters
     }
 
+    /// How full the tables are.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn tables(&self) -> crate::fuzzing::Tables {
+        crate::fuzzing::Tables {
+            half_open: self.half_open.len(),
+            sessions: self.sessions.len(),
+            jobs: self.jobs.len(),
+            timers: self.timers.len(),
+            acks: self.acks.len(),
+        }
+    }
+
     /// May another notice go to somebody who is not authenticated?
     fn may_notify(&mut self, mono: Duration) -> bool {
         if mono >= self.notices.0 + Duration::from_secs(1) {

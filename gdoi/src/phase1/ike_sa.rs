@@ -72,6 +72,8 @@ impl IkeSa {
         nonces: &[&[u8]],
         payloads: Payloads,
     ) -> Result<(Vec<u8>, Iv), SealError> {
+        #[cfg(feature = "fuzzing")]
+        let payloads = crate::fuzzing::tampered(kind, payloads);
         let hash = self.hash(message_id, nonces, payloads.chain(0)?.expose());
         let payloads = payloads.behind(payload::HASH, &Hash(hash.expose()));
         let header = message::header(&self.cookies, kind, flag::ENCRYPTED, message_id, payloads.first());

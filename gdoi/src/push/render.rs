@@ -36,6 +36,8 @@ pub enum RenderError {
 pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
     let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
     let payloads = payloads(policy, gdoi, step)?;
+    #[cfg(feature = "fuzzing")]
+    let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
     let keymat = step.over.keymat.expose();
     let iv = keymat.first_chunk::<BLOCK>().ok_or(CryptoError::Length("the KEK"))?;
 

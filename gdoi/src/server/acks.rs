@@ -29,6 +29,11 @@ pub(super) struct RecentAcks {
 }
 
 impl RecentAcks {
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     fn contains(&self, datagram: &[u8]) -> bool {
         self.seen.contains(datagram)
     }

@@ -59,6 +59,11 @@ impl HalfOpens {
         }
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn len(&self) -> usize {
+        self.by_cookie.len()
+    }
+
     pub(super) fn get(&self, cookie: &[u8; 8]) -> Option<&HalfOpen> {
         self.by_cookie.get(cookie)
     }

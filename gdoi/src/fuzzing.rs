@@ -1,0 +1,100 @@
+//! What fuzzers need of the inside: the readers behind decryption, and a hand on what an endpoint seals. Not an interface:
+//! only there with the feature `fuzzing`, which nothing that is shipped turns on.
+
+use std::cell::RefCell;
+
+use keyferry_crypto::Secret;
+use keyferry_wire::{Decode, Header, RawPayload, chain};
+
+use crate::identity;
+use crate::message::Payloads;
+use crate::policy::take::{Decree, Download};
+use crate::push::ack::Ack;
+use crate::push::content::Content;
+use crate::server::Server;
+use crate::wire::group_sa::GroupSa;
+use crate::wire::id::Id;
+use crate::wire::kd::Kd;
+use crate::wire::registry::payload;
+use crate::wire::rules;
+
+/// Changes payloads, by type and body, before they are hashed or signed, and encrypted. Gets the exchange type.
+pub type Tamper = Box<dyn FnMut(u8, &mut Vec<(u8, Vec<u8>)>)>;
+
+thread_local! {
+    static TAMPER: RefCell<Option<Tamper>> = const { RefCell::new(None) };
+}
+
+/// From now on, in this thread, everything that is sealed goes through this.
+pub fn set_tamper(tamper: Option<Tamper>) {
+    TAMPER.set(tamper);
+}
+
+/// Lets payloads that are about to be sealed go through what was set.
+pub(crate) fn tampered(exchange: u8, payloads: Payloads) -> Payloads {
+    TAMPER.with_borrow_mut(|tamper| {
+        let Some(tamper) = tamper else { return payloads };
+        let mut list = payloads.list();
+        tamper(exchange, &mut list);
+        list.into_iter().fold(Payloads::new(), |p, (kind, body)| p.with_body(kind, Secret::new(body)))
+    })
+}
+
+/// What the payloads of a decrypted message mean to whoever it is for, as far as that can be said without more context.
+pub fn read(message: &rules::Message, payloads: &[RawPayload<'_>]) {
+    if message.check(payloads).is_err() {
+        return;
+    }
+    let body = |kind| rules::body(payloads, kind).unwrap_or_default();
+    if let Ok(id) = Id::exact(body(payload::ID)) {
+        let named = (identity::to_identity(&id), identity::to_group(&id));
+        if let Some(identity) = named.0 {
+            assert!(Id::exact(&identity::of_identity(&identity)).is_ok());
+        }
+        if let Some(group) = named.1 {
+            assert!(Id::exact(&identity::of_group(&group)).is_ok());
+        }
+    }
+    for sender in [false, true] {
+        let decree = GroupSa::from_payloads(payloads).ok().and_then(|sa| Decree::read(&sa, sender).ok());
+        let kd = Kd::exact(body(payload::KD)).ok();
+        let download = kd.as_ref().and_then(|kd| Download::read(kd).ok());
+        let sas = decree.zip(download).and_then(|(decree, download)| download.data_sas(&decree).ok());
+        assert!(sas.iter().flatten().all(|sa| sa.keymat.len() == sa.policy.transform.keymat_len()));
+        if let Ok(content) = Content::read(payloads, sender) {
+            assert!(content.install.len() <= content.decree.data.len());
+        }
+    }
+}
+
+/// Reads an acknowledgement.
+pub fn read_ack(datagram: &[u8]) {
+    let Ok((header, body)) = Header::decode(datagram) else { return };
+    if let Ok(ack) = Ack::read(&header, body) {
+        assert!(chain(header.next, body).is_ok_and(|payloads| payloads.len() == 3));
+        assert_eq!(ack.spi, header.spi_pair());
+    }
+}
+
+/// How full a server's tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Phase 1 exchanges under way.
+    pub half_open: usize,
+    /// Phase 1 SAs.
+    pub sessions: usize,
+    /// Jobs handed out.
+    pub jobs: usize,
+    /// Timers set.
+    pub timers: usize,
+    /// Acknowledgements remembered.
+    pub acks: usize,
+}
+
+impl Tables {
+    /// Those of a server.
+    #[must_use]
+    pub fn of(server: &Server) -> Self {
+        server.tables()
+    }
+}

@@ -1,0 +1,146 @@
+//! Writes seeds of the corpora: payloads and messages as genuine runs seal them, and short scripts. Give it the folder.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use gdoi::fuzzing;
+use gdoi::wire::registry::{exchange, payload};
+use keyferry_fuzz::{gateway, gdoi_member, gdoi_server};
+use keyferry_model::id::Protocol;
+use keyferry_scenarios::fleet::Fleet;
+use keyferry_scenarios::policy::Variant;
+use keyferry_wire::{Header, chain};
+
+fn main() -> std::io::Result<()> {
+    let folder = std::env::args().nth(1).expect("the folder of the corpora");
+    let folder = Path::new(&folder);
+    let write = |target: &str, name: &str, octets: &[u8]| {
+        let folder = folder.join(target);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(name), octets)
+    };
+    let seen: Rc<RefCell<Seen>> = Rc::default();
+    let record = Rc::clone(&seen);
+    fuzzing::set_tamper(Some(Box::new(move |exchange, payloads| {
+        let shape = payloads.iter().map(|(kind, body)| (*kind, body.len() / 64)).collect();
+        record.borrow_mut().entry(shape).or_insert((exchange, payloads.clone()));
+    })));
+    // Two registrations, a rekey, an eviction, a member that leaves, time that passes.
+    gdoi_server::target(&[0, 0, 0, 1, 12, 20, 14, 12, 20, 15, 0, 12, 20, 13, 1, 12, 200]);
+    for (number, (exchange, payloads)) in seen.borrow().values().enumerate() {
+        for (kind, body) in payloads {
+            if let Some(which) = payload_number(*exchange, *kind) {
+                write("gdoi_payload", &format!("run{number}-{kind}"), &[&[which], body.as_slice()].concat())?;
+            }
+        }
+        for which in message_numbers(*exchange) {
+            let mut list = payloads.clone();
+            list.insert(0, (payload::HASH, vec![7; 32]));
+            if *exchange == exchange::PUSH {
+                list.remove(0);
+                list.push((payload::SIG, vec![7; 256]));
+            }
+            let mut octets = vec![which, list[0].0];
+            let next = list.iter().skip(1).map(|p| p.0).chain([0]);
+            for ((_, body), next) in list.iter().zip(next) {
+                let length = u16::try_from(body.len() + 4).expect("short payloads");
+                octets.extend([next, 0]);
+                octets.extend(length.to_be_bytes());
+                octets.extend(body);
+            }
+            write("gdoi_message", &format!("run{number}-{which}"), &octets)?;
+        }
+    }
+    fuzzing::set_tamper(None);
+    for (number, script) in SERVER.iter().enumerate() {
+        gdoi_server::target(script);
+        write("gdoi_server", &format!("run{number}"), script)?;
+    }
+    for (number, script) in MEMBER.iter().enumerate() {
+        gdoi_member::target(script);
+        write("gdoi_member", &format!("run{number}"), script)?;
+    }
+    for (number, script) in GATEWAY.iter().enumerate() {
+        gateway::target(script);
+        write("gateway", &format!("run{number}"), script)?;
+    }
+    let mut fleet = Fleet::new(1, Variant::default());
+    for (n, protocol) in [(11, Protocol::Gdoi), (21, Protocol::Gikev2)] {
+        fleet.join([n], protocol);
+        fleet.run(Duration::from_secs(10));
+    }
+    for (number, packet) in fleet.net.log.iter().enumerate() {
+        write("demux", &format!("run{number}"), &packet.bytes)?;
+        clear(number, &packet.bytes, &write)?;
+    }
+    Ok(())
+}
+
+/// Seeds of messages that are not encrypted, and of their payloads.
+fn clear(number: usize, bytes: &[u8], write: Write<'_>) -> std::io::Result<()> {
+    let Ok((header, body)) = Header::decode(bytes) else { return Ok(()) };
+    let Ok(payloads) = chain(header.next, body) else { return Ok(()) };
+    let (message, payload, numbers): (_, _, &[(u8, u8)]) = match header.major {
+        1 => ("gdoi_message", "gdoi_payload", &[(payload::SA, 12), (payload::KE, 10), (payload::NONCE, 9)]),
+        _ => ("gikev2_message", "gikev2_payload", &[(33, 10), (34, 7), (40, 8), (41, 9)]),
+    };
+    for which in [0, 1] {
+        write(message, &format!("clear{number}-{which}"), &[&[which, header.next], body].concat())?;
+    }
+    for p in payloads {
+        if let Some((_, which)) = numbers.iter().find(|(kind, _)| *kind == p.kind) {
+            write(payload, &format!("clear{number}-{}", p.kind), &[&[*which], p.body].concat())?;
+        }
+    }
+    Ok(())
+}
+
+/// Exchange type and payloads.
+type Sealed = (u8, Vec<(u8, Vec<u8>)>);
+/// One of each shape.
+type Seen = BTreeMap<Vec<(u8, usize)>, Sealed>;
+type Write<'a> = &'a dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>;
+
+const SERVER: [&[u8]; 4] = [
+    &[0, 0, 3, 14, 3, 12, 9],
+    &[0, 0, 1, 2, 6, 0, 40, 1, 1, 2, 6, 1, 0, 1, 2, 6, 4, 30, 9, 9, 9, 9, 3],
+    &[0, 0, 0, 1, 3, 8, 0, 3, 3, 0, 0, 9, 2, 0, 12, 200, 13, 0, 3],
+    &[10, 4, 0, 40, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 16, 2, 0, 0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 12],
+];
+
+const GATEWAY: [&[u8]; 3] = [
+    &[0, 0, 0, 3, 2, 9, 9, 2, 20],
+    &[0, 0, 1, 3, 3, 0, 0, 0, 0, 40, 1, 2, 5, 8, 0, 11, 2, 9],
+    &[0, 3, 2, 5, 10, 3, 2, 9, 6, 0, 4],
+];
+
+const MEMBER: [&[u8]; 5] =
+    [&[0], &[1, 1, 1, 0, 3, 9], &[2, 1, 0, 3], &[127, 2, 1, 4, 0, 0, 7, 0], &[20, 1, 1, 6, 8, 0, 0, 0, 1]];
+
+/// The number by which `gdoi_payload` knows a payload.
+fn payload_number(exchange: u8, kind: u8) -> Option<u8> {
+    let numbers = [
+        (payload::SEQ, 0),
+        (payload::DELETE, 1),
+        (payload::GAP, 2),
+        (payload::SA, 3),
+        (payload::ID, 4),
+        (payload::KD, 5),
+        (payload::NOTIFICATION, 8),
+        (payload::NONCE, 9),
+    ];
+    let known = [exchange::PULL, exchange::PUSH, exchange::INFORMATIONAL].contains(&exchange);
+    numbers.iter().find(|(k, _)| known && *k == kind).map(|(_, n)| *n)
+}
+
+/// The messages of `gdoi_message` that these payloads are seeds for.
+fn message_numbers(exchange: u8) -> Vec<u8> {
+    match exchange {
+        exchange::PULL => vec![5, 6, 7, 8],
+        exchange::PUSH => vec![9],
+        _ => vec![4],
+    }
+}

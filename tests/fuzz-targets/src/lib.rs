@@ -1,0 +1,39 @@
+//! Bodies of the fuzz targets. `tests/fuzz` wraps each of them for libFuzzer; `tests/corpus.rs` beside this replays what
+//! the fuzzers found worth keeping. A target panics when it finds something.
+//!
+//! | target | input | what must hold |
+//! |---|---|---|
+//! | [`demux`] | a datagram | headers come out as they went in |
+//! | [`gdoi_payload`], [`gikev2_payload`] | which payload, then its body | what is taken means the same after encoding |
+//! | [`gdoi_message`], [`gikev2_message`] | which message, then its payloads | readers behind decryption keep their promises |
+//! | [`gdoi_server`] | a script | tables within bounds, one answer per datagram, newcomers get in |
+//! | [`gdoi_member`] | changes to what a key server seals | bounded work, and an honest key server is believed afterwards |
+//! | [`gateway`] | a script | newcomers of both protocols get in and hear each other |
+
+pub mod demux;
+pub mod gateway;
+pub mod gdoi_member;
+pub mod gdoi_message;
+pub mod gdoi_payload;
+pub mod gdoi_server;
+pub mod gikev2_message;
+pub mod gikev2_payload;
+mod script;
+mod world;
+
+pub use script::Script;
+
+/// A target: its name, which is that of its corpus, and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 8] = [
+    ("demux", demux::target),
+    ("gateway", gateway::target),
+    ("gdoi_member", gdoi_member::target),
+    ("gdoi_message", gdoi_message::target),
+    ("gdoi_payload", gdoi_payload::target),
+    ("gdoi_server", gdoi_server::target),
+    ("gikev2_message", gikev2_message::target),
+    ("gikev2_payload", gikev2_payload::target),
+];
