@@ -47,7 +47,7 @@ impl IvSource {
         block.copy_from_slice(&self.pool[KEY..KEY + BLOCK]);
         // Zeros encrypted in CBC are output feedback: each block is the encryption of the one before.
         self.pool.fill(0);
-        BlockCipher::Aes256Cbc.encrypt(&key[..], &block, &mut self.pool[..])?;
+        BlockCipher::Aes256Cbc.encrypt(&key[..], &block[..], &mut self.pool[..])?;
         self.used = 0;
         Ok(())
     }

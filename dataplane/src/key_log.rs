@@ -28,14 +28,17 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
             ("AES-GCM with 16 octet ICV [RFC4106]", "NULL", keymat.len())
         }
         EspTransform::CbcHmac(cipher, integrity) => {
-            let (BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc) = cipher;
             let mac = match integrity {
                 Integrity::HmacSha1_96 => "HMAC-SHA-1-96 [RFC2404]",
                 Integrity::HmacSha256_128 => "HMAC-SHA-256-128 [RFC4868]",
                 Integrity::HmacSha384_192 => "HMAC-SHA-384-192 [RFC4868]",
                 Integrity::HmacSha512_256 => "HMAC-SHA-512-256 [RFC4868]",
             };
-            ("AES-CBC [RFC3602]", mac, cipher.key_len().min(keymat.len()))
+            let name = match cipher {
+                BlockCipher::TripleDesCbc => "TripleDES-CBC [RFC2451]",
+                BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => "AES-CBC [RFC3602]",
+            };
+            (name, mac, cipher.key_len().min(keymat.len()))
         }
     };
     let (encryption, integrity) = keymat.split_at(split);

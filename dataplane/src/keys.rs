@@ -62,7 +62,13 @@ impl Keys {
                 let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
                 Ok(Keys::Gcm { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
             }
-            EspTransform::CbcHmac(cipher, integrity) => {
+            EspTransform::CbcHmac(BlockCipher::TripleDesCbc, _) => {
+                Err(CryptoError::BadKey("Triple DES is not offered"))
+            }
+            EspTransform::CbcHmac(
+                cipher @ (BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc),
+                integrity,
+            ) => {
                 let (key, mac) = keymat.split_at(cipher.key_len().min(keymat.len()));
                 Ok(Keys::Cbc {
                     cipher,
@@ -137,7 +143,9 @@ impl Keys {
                 if !mac.verify(&[protected], icv) {
                     return Err(CryptoError::Unauthentic);
                 }
-                let Some((iv, body)) = protected.get_mut(HEADER_LEN..).and_then(|b| b.split_first_chunk_mut()) else {
+                let Some((iv, body)) =
+                    protected.get_mut(HEADER_LEN..).and_then(|b| b.split_first_chunk_mut::<CBC_BLOCK>())
+                else {
                     return Err(CryptoError::Unauthentic);
                 };
                 cipher.decrypt(key.expose(), iv, body)

@@ -9,11 +9,35 @@ use crate::wire::registry::flag;
 /// The most octets a UDP datagram over IPv4 carries.
 pub(crate) const MAX_DATAGRAM: usize = 65_507;
 
-/// Octets of a CBC block and IV.
-pub(crate) const BLOCK: usize = BlockCipher::BLOCK;
+/// An IV, or the last block of ciphertext that serves as one: as long as a block of the cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Iv {
+    octets: [u8; BlockCipher::MAX_BLOCK],
+    len: usize,
+}
 
-/// An IV, or the last block of ciphertext that serves as one.
-pub(crate) type Iv = [u8; BLOCK];
+impl Iv {
+    /// The block in front of the octets; `None` if they are fewer.
+    pub(crate) fn front(cipher: BlockCipher, octets: &[u8]) -> Option<Self> {
+        octets.get(..cipher.block_len()).map(Self::copy)
+    }
+
+    /// The last block of the octets; `None` if they are fewer.
+    fn back(cipher: BlockCipher, octets: &[u8]) -> Option<Self> {
+        octets.get(octets.len().checked_sub(cipher.block_len())?..).map(Self::copy)
+    }
+
+    fn copy(block: &[u8]) -> Self {
+        let mut octets = [0; BlockCipher::MAX_BLOCK];
+        octets[..block.len()].copy_from_slice(block);
+        Self { octets, len: block.len() }
+    }
+
+    /// The octets.
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+}
 
 /// A message that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +95,7 @@ impl Payloads {
             return Err(SealError::TooLong);
         }
         // Room for the padding, so that keys are not left behind by a reallocation.
-        let mut out = Vec::with_capacity(total + BLOCK);
+        let mut out = Vec::with_capacity(total + BlockCipher::MAX_BLOCK);
         let next = self.0.iter().skip(1).map(|p| p.0).chain(std::iter::once(last_next));
         for ((_, body), next) in self.0.iter().zip(next) {
             let length = u16::try_from(4 + body.len()).map_err(|_| SealError::TooLong)?;
@@ -113,8 +137,8 @@ pub(crate) fn clear(header: &Header, payloads: &Payloads) -> Result<Vec<u8>, Sea
 
 /// Octets of an encrypted message with this much plaintext: padded with zeros to whole blocks (RFC 2409 appendix B),
 /// not at all where it is aligned.
-pub(crate) fn sealed_len(plain: usize) -> usize {
-    Header::LEN + plain.next_multiple_of(BLOCK)
+pub(crate) fn sealed_len(cipher: BlockCipher, plain: usize) -> usize {
+    Header::LEN + plain.next_multiple_of(cipher.block_len())
 }
 
 /// Encrypts a chain of payloads behind a header. Returns the datagram and its last block.
@@ -125,15 +149,15 @@ pub(crate) fn seal(
     header: &Header,
     chain: &Secret,
 ) -> Result<(Vec<u8>, Iv), SealError> {
-    let total = sealed_len(chain.len());
+    let total = sealed_len(cipher, chain.len());
     let len = u32::try_from(total).ok().filter(|_| total <= MAX_DATAGRAM).ok_or(SealError::TooLong)?;
     let mut datagram = Vec::with_capacity(total);
     datagram.extend_from_slice(&header.octets(len));
     datagram.extend_from_slice(chain.expose());
     datagram.resize(total, 0);
     let body = &mut datagram[Header::LEN..];
-    cipher.encrypt(key, iv, body)?;
-    let last = last_block(body).unwrap_or(*iv);
+    cipher.encrypt(key, iv.octets(), body)?;
+    let last = Iv::back(cipher, body).unwrap_or(*iv);
     Ok((datagram, last))
 }
 
@@ -158,7 +182,7 @@ impl Plain {
         let octets = self.octets.expose();
         let (payloads, tail) = chain_with_tail(self.first, octets)?;
         let end = octets.len() - tail.len();
-        if tail.len() > BLOCK {
+        if tail.len() > self.last_block.len {
             return Err(DecodeError { at: end, what: "more padding than a block" });
         }
         Ok(Parts { payloads, octets: &octets[..end] })
@@ -177,14 +201,10 @@ pub(crate) fn open(
     if header.flags & flag::ENCRYPTED == 0 {
         return Err(error("not encrypted"));
     }
-    let last_block = last_block(body).ok_or(error("no ciphertext"))?;
+    let last_block = Iv::back(cipher, body).ok_or(error("no ciphertext"))?;
     let mut octets = body.to_vec();
-    cipher.decrypt(key, iv, &mut octets).map_err(|_| error("not whole blocks"))?;
+    cipher.decrypt(key, iv.octets(), &mut octets).map_err(|_| error("not whole blocks"))?;
     Ok(Plain { first: header.next, octets: Secret::new(octets), last_block })
-}
-
-fn last_block(ciphertext: &[u8]) -> Option<Iv> {
-    ciphertext.last_chunk::<BLOCK>().copied()
 }
 
 #[cfg(test)]
@@ -194,11 +214,15 @@ mod tests {
     use crate::wire::registry::{exchange, payload};
     use crate::wire::seq::Seq;
 
+    fn iv() -> Iv {
+        Iv::copy(&[2; 16])
+    }
+
     fn sealed() -> (Header, Vec<u8>) {
         let payloads = Payloads::new().with(payload::SEQ, &Seq(1)).with(payload::SEQ, &Seq(2));
         let header = header(&[7; 16], exchange::PULL, flag::ENCRYPTED, 9, payloads.first());
         let chain = payloads.chain(0).unwrap();
-        let (datagram, _) = seal(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], &header, &chain).unwrap();
+        let (datagram, _) = seal(BlockCipher::Aes128Cbc, &[1; 16], &iv(), &header, &chain).unwrap();
         (header, datagram)
     }
 
@@ -208,7 +232,7 @@ mod tests {
         assert_eq!(datagram.len(), 28 + 16);
         let (back, body) = Header::decode(&datagram).unwrap();
         assert_eq!(back, header);
-        let plain = open(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], &back, body).unwrap();
+        let plain = open(BlockCipher::Aes128Cbc, &[1; 16], &iv(), &back, body).unwrap();
         let parts = plain.parts().unwrap();
         assert_eq!((parts.payloads.len(), parts.octets.len()), (2, 16));
     }
@@ -216,7 +240,7 @@ mod tests {
     #[test]
     fn half_blocks_no_blocks_and_clear_text_are_refused() {
         let (header, datagram) = sealed();
-        let open = |h: &Header, b: &[u8]| open(BlockCipher::Aes128Cbc, &[1; 16], &[2; 16], h, b).is_err();
+        let open = |h: &Header, b: &[u8]| open(BlockCipher::Aes128Cbc, &[1; 16], &iv(), h, b).is_err();
         assert!(open(&header, &datagram[28..43]));
         assert!(open(&header, &[]));
         assert!(open(&Header { flags: 0, ..header }, &datagram[28..]));
@@ -229,9 +253,28 @@ mod tests {
             let mut padded = chain.expose().to_vec();
             padded.resize(chain.len() + pad, 0);
             let header = header(&[7; 16], exchange::PULL, flag::ENCRYPTED, 9, payload::SEQ);
-            let (d, _) = seal(BlockCipher::Aes256Cbc, &[1; 32], &[2; 16], &header, &Secret::new(padded)).unwrap();
-            let plain = open(BlockCipher::Aes256Cbc, &[1; 32], &[2; 16], &header, &d[28..]).unwrap();
+            let (d, _) = seal(BlockCipher::Aes256Cbc, &[1; 32], &iv(), &header, &Secret::new(padded)).unwrap();
+            let plain = open(BlockCipher::Aes256Cbc, &[1; 32], &iv(), &header, &d[28..]).unwrap();
             assert_eq!(plain.parts().is_ok(), fits);
+        }
+    }
+
+    /// Blocks of 8 octets: 12 and 24 octets of payloads become 16 and 24, each chained to the block before.
+    #[test]
+    fn triple_des_pads_to_its_own_block() {
+        let (cipher, key) = (BlockCipher::TripleDesCbc, [1; 24]);
+        let iv = Iv::front(cipher, &[2; 32]).unwrap();
+        assert_eq!(iv.octets(), [2; 8]);
+        for (body, len) in [(&[0; 8][..], 16), (&[0; 20][..], 24), (&[0; 21][..], 32)] {
+            let chain = Payloads::new().with_body(payload::SEQ, Secret::copy_from(body)).chain(0).unwrap();
+            let header = header(&[7; 16], exchange::PULL, flag::ENCRYPTED, 9, payload::SEQ);
+            let (datagram, last) = seal(cipher, &key, &iv, &header, &chain).unwrap();
+            assert_eq!((datagram.len(), sealed_len(cipher, chain.len())), (28 + len, 28 + len));
+            assert_eq!(datagram[datagram.len() - 8..], *last.octets());
+            let plain = open(cipher, &key, &iv, &header, &datagram[28..]).unwrap();
+            assert_eq!(plain.last_block, last);
+            assert_eq!(plain.parts().unwrap().octets, chain.expose());
+            assert!(open(cipher, &key, &iv, &header, &datagram[28..datagram.len() - 1]).is_err());
         }
     }
 }

@@ -68,9 +68,15 @@ impl KeyWrap {
 #[must_use]
 pub fn ke_number(group: KeGroup) -> u16 {
     match group {
+        KeGroup::Modp1024 => ke::MODP_1024,
+        KeGroup::Modp1536 => ke::MODP_1536,
         KeGroup::Modp2048 => ke::MODP_2048,
+        KeGroup::Modp3072 => ke::MODP_3072,
+        KeGroup::Modp4096 => ke::MODP_4096,
         KeGroup::Ecp256 => ke::ECP_256,
         KeGroup::Ecp384 => ke::ECP_384,
+        KeGroup::Ecp521 => ke::ECP_521,
+        KeGroup::Modp2048s256 => ke::MODP_2048_256,
         KeGroup::X25519 => ke::CURVE25519,
     }
 }
@@ -96,7 +102,13 @@ pub fn aead_transform(a: Aead) -> Transform<'static> {
 /// Transform of a block cipher in CBC mode.
 #[must_use]
 pub fn cbc_transform(c: BlockCipher) -> Transform<'static> {
-    Transform::with_key(TransformType::ENCR, encr::AES_CBC, bits(c.key_len()))
+    match c {
+        // Has a number, but is neither offered nor taken (RFC 8247 section 2.1).
+        BlockCipher::TripleDesCbc => Transform::new(TransformType::ENCR, encr::TRIPLE_DES),
+        BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => {
+            Transform::with_key(TransformType::ENCR, encr::AES_CBC, bits(c.key_len()))
+        }
+    }
 }
 
 /// Transform of an integrity algorithm.
@@ -191,15 +203,16 @@ mod tests {
     #[test]
     fn combinations_that_mean_nothing_are_refused() {
         let gcm = aead_transform(Aead::Aes128Gcm16);
-        let mac = integ_transform(Integrity::HmacSha256_128);
+        let mac = || integ_transform(Integrity::HmacSha256_128);
         let none = Transform::new(TransformType::INTEG, integ::NONE);
-        assert_eq!(protection_from([gcm.clone(), mac.clone()].iter()), None);
+        assert_eq!(protection_from([gcm.clone(), mac()].iter()), None);
         assert!(protection_from([gcm.clone(), none].iter()).is_some());
         assert_eq!(protection_from([gcm.clone(), gcm.clone()].iter()), None);
         assert_eq!(protection_from([cbc_transform(BlockCipher::Aes128Cbc)].iter()), None);
-        assert_eq!(protection_from([mac].iter()), None);
+        assert_eq!(protection_from([mac()].iter()), None);
         let odd = Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, 129);
         assert_eq!(protection_from([odd].iter()), None);
+        assert_eq!(protection_from([cbc_transform(BlockCipher::TripleDesCbc), mac()].iter()), None);
         let bare = Transform::new(TransformType::ENCR, encr::AES_GCM_16);
         assert_eq!(protection_from([bare].iter()), None);
     }

@@ -34,6 +34,7 @@ pub(crate) fn protected_line(
         }
         Protection::CbcHmac(c, i) => {
             let cipher = match c {
+                BlockCipher::TripleDesCbc => "3DES [RFC2451]",
                 BlockCipher::Aes128Cbc => "AES-CBC-128 [RFC3602]",
                 BlockCipher::Aes192Cbc => "AES-CBC-192 [RFC3602]",
                 BlockCipher::Aes256Cbc => "AES-CBC-256 [RFC3602]",

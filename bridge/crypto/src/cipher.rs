@@ -1,4 +1,4 @@
-//! AES in CBC mode, without padding (RFC 3602).
+//! Block ciphers in CBC mode, without padding: AES (RFC 3602) and Triple DES (RFC 2451).
 
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
@@ -9,6 +9,9 @@ use crate::error::CryptoError;
 /// A block cipher in CBC mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockCipher {
+    /// Triple DES with three keys. Only for peers that know nothing better: its block of 8 octets gives plaintext away
+    /// after some gigabytes under one key.
+    TripleDesCbc,
     /// AES-128-CBC.
     Aes128Cbc,
     /// AES-192-CBC.
@@ -18,15 +21,30 @@ pub enum BlockCipher {
 }
 
 impl BlockCipher {
+    /// Octets of the longest block.
+    pub const MAX_BLOCK: usize = 16;
+
     /// Octets of a block, and of an IV.
-    pub const BLOCK: usize = 16;
+    #[must_use]
+    pub fn block_len(self) -> usize {
+        match self {
+            BlockCipher::TripleDesCbc => 8,
+            BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => 16,
+        }
+    }
+
+    /// Is it so weak that only a configuration which says so may allow it?
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        matches!(self, BlockCipher::TripleDesCbc)
+    }
 
     /// Octets of key.
     #[must_use]
     pub fn key_len(self) -> usize {
         match self {
             BlockCipher::Aes128Cbc => 16,
-            BlockCipher::Aes192Cbc => 24,
+            BlockCipher::Aes192Cbc | BlockCipher::TripleDesCbc => 24,
             BlockCipher::Aes256Cbc => 32,
         }
     }
@@ -34,24 +52,27 @@ impl BlockCipher {
     /// Encrypts in place.
     ///
     /// # Errors
-    /// A wrong key length, or data that is not whole blocks.
-    pub fn encrypt(self, key: &[u8], iv: &[u8; Self::BLOCK], data: &mut [u8]) -> Result<(), CryptoError> {
+    /// A wrong length of the key or IV, or data that is not whole blocks.
+    pub fn encrypt(self, key: &[u8], iv: &[u8], data: &mut [u8]) -> Result<(), CryptoError> {
         self.run(key, iv, data, true)
     }
 
     /// Decrypts in place.
     ///
     /// # Errors
-    /// A wrong key length, or data that is not whole blocks.
-    pub fn decrypt(self, key: &[u8], iv: &[u8; Self::BLOCK], data: &mut [u8]) -> Result<(), CryptoError> {
+    /// A wrong length of the key or IV, or data that is not whole blocks.
+    pub fn decrypt(self, key: &[u8], iv: &[u8], data: &mut [u8]) -> Result<(), CryptoError> {
         self.run(key, iv, data, false)
     }
 
-    fn run(self, key: &[u8], iv: &[u8; Self::BLOCK], data: &mut [u8], encrypt: bool) -> Result<(), CryptoError> {
+    fn run(self, key: &[u8], iv: &[u8], data: &mut [u8], encrypt: bool) -> Result<(), CryptoError> {
         if key.len() != self.key_len() {
             return Err(CryptoError::Length("key"));
         }
-        if !data.len().is_multiple_of(Self::BLOCK) {
+        if iv.len() != self.block_len() {
+            return Err(CryptoError::Length("IV"));
+        }
+        if !data.len().is_multiple_of(self.block_len()) {
             return Err(CryptoError::Length("data"));
         }
         let mut ctx = CipherCtx::new()?;
@@ -62,7 +83,7 @@ impl BlockCipher {
         }
         ctx.set_padding(false);
         // OpenSSL wants room for a block more than it is given; chunks keep that off the heap.
-        let mut out = Zeroizing::new([0u8; CHUNK + 2 * Self::BLOCK]);
+        let mut out = Zeroizing::new([0u8; CHUNK + 2 * Self::MAX_BLOCK]);
         for chunk in data.chunks_mut(CHUNK) {
             let written = ctx.cipher_update(chunk, Some(&mut out[..]))?;
             if written != chunk.len() {
@@ -75,6 +96,7 @@ impl BlockCipher {
 
     fn openssl(self) -> &'static CipherRef {
         match self {
+            BlockCipher::TripleDesCbc => Cipher::des_ede3_cbc(),
             BlockCipher::Aes128Cbc => Cipher::aes_128_cbc(),
             BlockCipher::Aes192Cbc => Cipher::aes_192_cbc(),
             BlockCipher::Aes256Cbc => Cipher::aes_256_cbc(),
@@ -94,7 +116,7 @@ mod tests {
     #[test]
     fn rfc_3602_case_2() {
         let key = hex::decode("c286696d887c9aa0611bbb3e2025a45a").unwrap();
-        let iv = hex::decode("562e17996d093d28ddb3ba695a2e6f58").unwrap().try_into().unwrap();
+        let iv = hex::decode("562e17996d093d28ddb3ba695a2e6f58").unwrap();
         let plain: Vec<u8> = (0..32).collect();
         let mut data = plain.clone();
         BlockCipher::Aes128Cbc.encrypt(&key, &iv, &mut data).unwrap();
@@ -105,17 +127,22 @@ mod tests {
 
     #[test]
     fn long_data_and_every_key_length() {
-        for cipher in [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc] {
-            let key = vec![3; cipher.key_len()];
+        for cipher in
+            [BlockCipher::TripleDesCbc, BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc]
+        {
+            let key: Vec<u8> = (0..24u8).chain(0..8).take(cipher.key_len()).collect();
+            let iv = vec![1; cipher.block_len()];
             let plain: Vec<u8> = (0..9008u32).map(|i| (i % 251) as u8).collect();
             let mut data = plain.clone();
-            cipher.encrypt(&key, &[1; 16], &mut data).unwrap();
+            cipher.encrypt(&key, &iv, &mut data).unwrap();
             assert_ne!(data, plain);
-            cipher.decrypt(&key, &[1; 16], &mut data).unwrap();
+            cipher.decrypt(&key, &iv, &mut data).unwrap();
             assert_eq!(data, plain);
-            assert!(cipher.encrypt(&key[1..], &[1; 16], &mut data).is_err());
-            assert!(cipher.decrypt(&key, &[1; 16], &mut data[1..]).is_err());
-            cipher.encrypt(&key, &[1; 16], &mut []).unwrap();
+            assert!(cipher.encrypt(&key[1..], &iv, &mut data).is_err());
+            assert!(cipher.encrypt(&key, &iv[1..], &mut data).is_err());
+            assert!(cipher.encrypt(&key, &[1; 24], &mut data).is_err());
+            assert!(cipher.decrypt(&key, &iv, &mut data[1..]).is_err());
+            cipher.encrypt(&key, &iv, &mut []).unwrap();
         }
     }
 }

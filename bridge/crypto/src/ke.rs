@@ -1,9 +1,10 @@
-//! Key exchange: MODP (RFC 3526), ECP (RFC 5903) and X25519 (RFC 8031).
+//! Key exchange: MODP (RFC 2409, RFC 3526, RFC 5114), ECP (RFC 5903) and X25519 (RFC 8031).
 
-use openssl::bn::{BigNum, BigNumContext};
+mod ecp;
+mod modp;
+
+use openssl::bn::{BigNum, BigNumContext, BigNumRef};
 use openssl::derive::Deriver;
-use openssl::ec::{EcGroup, EcKey, EcPoint};
-use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Private};
 
 use crate::error::CryptoError;
@@ -13,12 +14,24 @@ use crate::secret::{Secret, ct_eq};
 /// A key exchange group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KeGroup {
+    /// 1024-bit MODP, group 2. Within reach of whoever has the means of a state.
+    Modp1024,
+    /// 1536-bit MODP, group 5.
+    Modp1536,
     /// 2048-bit MODP, group 14.
     Modp2048,
+    /// 3072-bit MODP, group 15.
+    Modp3072,
+    /// 4096-bit MODP, group 16.
+    Modp4096,
     /// NIST P-256, group 19.
     Ecp256,
     /// NIST P-384, group 20.
     Ecp384,
+    /// NIST P-521, group 21.
+    Ecp521,
+    /// 2048-bit MODP with a subgroup of 256 bits, group 24. Where its numbers come from was never published.
+    Modp2048s256,
     /// Curve25519, group 31.
     X25519,
 }
@@ -28,9 +41,14 @@ impl KeGroup {
     #[must_use]
     pub fn public_len(self) -> usize {
         match self {
-            KeGroup::Modp2048 => 256,
+            KeGroup::Modp1024 => 128,
+            KeGroup::Modp1536 => 192,
+            KeGroup::Modp2048 | KeGroup::Modp2048s256 => 256,
+            KeGroup::Modp3072 => 384,
+            KeGroup::Modp4096 => 512,
             KeGroup::Ecp256 => 64,
             KeGroup::Ecp384 => 96,
+            KeGroup::Ecp521 => 132,
             KeGroup::X25519 => 32,
         }
     }
@@ -39,21 +57,40 @@ impl KeGroup {
     #[must_use]
     pub fn seed_len(self) -> usize {
         match self {
-            // Twice the strength of the group, and some.
-            KeGroup::Modp2048 => 40,
-            KeGroup::Ecp256 => 48,
+            // Twice the strength of the group, and some: the exponents of RFC 7919 appendix A, in whole octets; below
+            // 2048 bits in the same proportion (RFC 3526 section 8).
+            KeGroup::Modp1024 => 21,
+            KeGroup::Modp1536 => 25,
+            KeGroup::Modp2048 => 29,
+            KeGroup::Modp3072 => 35,
+            KeGroup::Modp4096 => 41,
+            // The order of the subgroup, and 128 bits.
+            KeGroup::Ecp256 | KeGroup::Modp2048s256 => 48,
             KeGroup::Ecp384 => 64,
+            KeGroup::Ecp521 => 82,
             KeGroup::X25519 => 32,
         }
     }
 
-    fn curve(self) -> Option<Nid> {
-        match self {
-            KeGroup::Modp2048 | KeGroup::X25519 => None,
-            KeGroup::Ecp256 => Some(Nid::X9_62_PRIME256V1),
-            KeGroup::Ecp384 => Some(Nid::SECP384R1),
-        }
+    /// Is it so weak that only a configuration which says so may allow it? RFC 8247 section 2.4 wants none of these.
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        matches!(self, KeGroup::Modp1024 | KeGroup::Modp1536 | KeGroup::Modp2048s256)
     }
+
+    fn kind(self) -> Result<Kind, CryptoError> {
+        if let Some(group) = modp::group(self)? {
+            return Ok(Kind::Modp(group));
+        }
+        Ok(ecp::curve(self)?.map_or(Kind::X25519, Kind::Ecp))
+    }
+}
+
+/// What a group computes with.
+enum Kind {
+    Modp(&'static modp::Group),
+    Ecp(&'static ecp::Curve),
+    X25519,
 }
 
 /// An ephemeral key pair.
@@ -64,10 +101,12 @@ pub struct KeyPair {
 }
 
 enum PrivateValue {
-    /// The exponent.
-    Modp(Secret),
-    /// An EC or X25519 key.
-    Key(PKey<Private>),
+    /// An exponent.
+    Modp(&'static modp::Group, BigNum),
+    /// A scalar.
+    Ecp(&'static ecp::Curve, BigNum),
+    /// An X25519 key.
+    X25519(PKey<Private>),
 }
 
 impl KeyPair {
@@ -88,23 +127,19 @@ impl KeyPair {
         if seed.len() != group.seed_len() {
             return Err(CryptoError::Length("seed"));
         }
-        let Some(curve) = group.curve() else { return Self::from_private(group, seed) };
-        // A scalar from 1 to n - 1: the seed is so much longer than n that the bias is below 2^-128.
-        let order = {
-            let mut n = BigNum::new()?;
-            EcGroup::from_curve_name(curve)?.order(&mut n, &mut *BigNumContext::new_secure()?)?;
-            n.sub_word(1)?;
-            n
+        let largest = match group.kind()? {
+            Kind::Modp(modp) => modp.largest_private(),
+            Kind::Ecp(curve) => Some(curve.largest_private()),
+            Kind::X25519 => None,
         };
+        let Some(largest) = largest else { return Self::from_private(group, seed) };
+        // From 1 to the order less one: the seed is so much longer than the order that the bias is below 2^-128.
         let mut wide = BigNum::new_secure()?;
         wide.copy_from_slice(seed)?;
-        let mut scalar = BigNum::new_secure()?;
-        scalar.nnmod(&wide, &order, &mut *BigNumContext::new_secure()?)?;
-        scalar.add_word(1)?;
-        wide.clear();
-        let bytes = Secret::new(scalar.to_vec());
-        scalar.clear();
-        Self::from_private(group, bytes.expose())
+        let mut value = BigNum::new_secure()?;
+        value.nnmod(&wide, largest, &mut *BigNumContext::new_secure()?)?;
+        value.add_word(1)?;
+        Self::from_number(group, value)
     }
 
     /// Makes a key pair of a private value: an exponent, a scalar, or the octets of an X25519 key.
@@ -112,19 +147,23 @@ impl KeyPair {
     /// # Errors
     /// A value that is none.
     pub fn from_private(group: KeGroup, value: &[u8]) -> Result<Self, CryptoError> {
-        match group {
-            KeGroup::Modp2048 => {
-                let mut generator = BigNum::new()?;
-                generator.add_word(2)?;
-                let public = power(&generator, value)?;
-                Ok(Self { group, public, private: PrivateValue::Modp(Secret::copy_from(value)) })
-            }
-            KeGroup::Ecp256 | KeGroup::Ecp384 => ec_pair(group, value),
-            KeGroup::X25519 => {
-                let key = PKey::private_key_from_raw_bytes(value, Id::X25519)?;
-                Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::Key(key) })
-            }
+        if matches!(group.kind()?, Kind::X25519) {
+            let key = PKey::private_key_from_raw_bytes(value, Id::X25519)?;
+            return Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::X25519(key) });
         }
+        let mut number = BigNum::new_secure()?;
+        number.copy_from_slice(value)?;
+        Self::from_number(group, number)
+    }
+
+    fn from_number(group: KeGroup, mut value: BigNum) -> Result<Self, CryptoError> {
+        value.set_const_time();
+        let (public, private) = match group.kind()? {
+            Kind::Modp(modp) => (modp.public(&value)?, PrivateValue::Modp(modp, value)),
+            Kind::Ecp(curve) => (curve.public(&value)?, PrivateValue::Ecp(curve, value)),
+            Kind::X25519 => return Err(CryptoError::BadKey("no number")),
+        };
+        Ok(Self { group, public, private })
     }
 
     /// The group.
@@ -149,80 +188,35 @@ impl KeyPair {
             return Err(CryptoError::BadPublicValue);
         }
         match &self.private {
-            PrivateValue::Modp(exponent) => {
-                let value = BigNum::from_slice(peer)?;
-                let mut largest = BigNum::get_rfc3526_prime_2048()?;
-                largest.sub_word(2)?;
-                if value.num_bits() < 2 || value > largest {
-                    return Err(CryptoError::BadPublicValue);
-                }
-                power(&value, exponent.expose()).map(Secret::new)
-            }
-            PrivateValue::Key(key) => {
-                let peer = self.peer_key(peer).map_err(|_| CryptoError::BadPublicValue)?;
-                let mut deriver = Deriver::new(key)?;
-                deriver.set_peer(&peer).map_err(|_| CryptoError::BadPublicValue)?;
-                let shared = Secret::new(deriver.derive_to_vec().map_err(|_| CryptoError::BadPublicValue)?);
-                // RFC 7748 section 6.1: a point of small order gives zeros.
-                if ct_eq(shared.expose(), &vec![0; shared.len()]) {
-                    return Err(CryptoError::BadPublicValue);
-                }
-                Ok(shared)
-            }
+            PrivateValue::Modp(group, exponent) => group.agree(exponent, peer),
+            PrivateValue::Ecp(curve, scalar) => curve.agree(scalar, peer),
+            PrivateValue::X25519(key) => x25519(key, peer),
         }
     }
+}
 
-    fn peer_key(&self, peer: &[u8]) -> Result<PKey<openssl::pkey::Public>, CryptoError> {
-        let Some(curve) = self.group.curve() else {
-            return Ok(PKey::public_key_from_raw_bytes(peer, Id::X25519)?);
-        };
-        let group = EcGroup::from_curve_name(curve)?;
-        let (x, y) = peer.split_at(peer.len() / 2);
-        let (x, y) = (BigNum::from_slice(x)?, BigNum::from_slice(y)?);
-        // Fails for a point that is not on the curve; cofactor 1 makes that the whole check.
-        let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y)?;
-        key.check_key()?;
-        Ok(PKey::from_ec_key(key)?)
+fn x25519(key: &PKey<Private>, peer: &[u8]) -> Result<Secret, CryptoError> {
+    let peer = PKey::public_key_from_raw_bytes(peer, Id::X25519).map_err(|_| CryptoError::BadPublicValue)?;
+    let mut deriver = Deriver::new(key)?;
+    deriver.set_peer(&peer).map_err(|_| CryptoError::BadPublicValue)?;
+    let shared = Secret::new(deriver.derive_to_vec().map_err(|_| CryptoError::BadPublicValue)?);
+    // RFC 7748 section 6.1: a point of small order gives zeros.
+    if ct_eq(shared.expose(), &[0; 32]) {
+        return Err(CryptoError::BadPublicValue);
     }
+    Ok(shared)
+}
+
+/// A number as octets of a fixed length.
+fn padded(number: &BigNumRef, len: usize) -> Result<Vec<u8>, CryptoError> {
+    let len = i32::try_from(len).map_err(|_| CryptoError::Length("number"))?;
+    Ok(number.to_vec_padded(len)?)
 }
 
 impl std::fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "KeyPair({:?})", self.group)
     }
-}
-
-/// base ^ exponent modulo the prime of group 14, padded to its length.
-fn power(base: &BigNum, exponent: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    let prime = BigNum::get_rfc3526_prime_2048()?;
-    let mut e = BigNum::new_secure()?;
-    e.copy_from_slice(exponent)?;
-    e.set_const_time();
-    let mut result = BigNum::new()?;
-    result.mod_exp(base, &e, &prime, &mut *BigNumContext::new_secure()?)?;
-    e.clear();
-    let out = result.to_vec_padded(prime.num_bytes())?;
-    result.clear();
-    Ok(out)
-}
-
-fn ec_pair(group: KeGroup, scalar: &[u8]) -> Result<KeyPair, CryptoError> {
-    let curve = group.curve().ok_or(CryptoError::BadKey("no curve"))?;
-    let ec = EcGroup::from_curve_name(curve)?;
-    let mut ctx = BigNumContext::new_secure()?;
-    let mut k = BigNum::new_secure()?;
-    k.copy_from_slice(scalar)?;
-    let mut point = EcPoint::new(&ec)?;
-    point.mul_generator2(&ec, &k, &mut ctx)?;
-    let key = EcKey::from_private_components(&ec, &k, &point)?;
-    key.check_key().map_err(|_| CryptoError::BadKey("not a scalar of the curve"))?;
-    k.clear();
-    let (mut x, mut y) = (BigNum::new()?, BigNum::new()?);
-    point.affine_coordinates(&ec, &mut x, &mut y, &mut ctx)?;
-    let half = i32::try_from(group.public_len() / 2).map_err(|_| CryptoError::Length("coordinate"))?;
-    let mut public = x.to_vec_padded(half)?;
-    public.extend(y.to_vec_padded(half)?);
-    Ok(KeyPair { group, public, private: PrivateValue::Key(PKey::from_ec_key(key)?) })
 }
 
 #[cfg(test)]

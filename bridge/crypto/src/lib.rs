@@ -1,8 +1,8 @@
 //! Secrets and the cryptographic primitives that Keyferry names, over OpenSSL.
 //!
 //! Algorithms have names here, not numbers: AES-CBC is 7 in IKEv1 phase 1, 3 as a GDOI KEK and 12 in IKEv2, and each
-//! protocol crate keeps its own registry. Randomness is passed in as [`Random`]; the one exception is
-//! [`SigningKey::generate_rsa`], which uses OpenSSL's generator.
+//! protocol crate keeps its own registry. Randomness is passed in as [`Random`]; the exceptions are
+//! [`SigningKey::generate_rsa`], [`SigningKey::generate_ec`] and ECDSA signatures, which use OpenSSL's generator.
 
 mod aead;
 mod cipher;
@@ -27,4 +27,6 @@ pub use ke::{KeGroup, KeyPair};
 pub use prf::Prf;
 pub use random::{Random, SeededRandom};
 pub use secret::{Secret, ct_eq};
-pub use signature::{SignatureScheme, SigningKey, VerifyingKey};
+pub use signature::{
+    DigestSignature, KeyKind, SignatureScheme, SigningKey, VerifyingKey, ecdsa_from_der, ecdsa_to_der,
+};

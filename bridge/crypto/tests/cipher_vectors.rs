@@ -72,11 +72,24 @@ const CBC: [(BlockCipher, &str, &str, &str, &str); 6] = [
 #[test]
 fn aes_cbc() {
     for (cipher, key, iv, plain, encrypted) in CBC {
-        let (key, iv, plain) = (hex(key), hex(iv).try_into().unwrap(), hex(plain));
+        let (key, iv, plain) = (hex(key), hex(iv), hex(plain));
         let mut data = plain.clone();
         cipher.encrypt(&key, &iv, &mut data).unwrap();
         assert_eq!(data, hex(encrypted));
         cipher.decrypt(&key, &iv, &mut data).unwrap();
+        assert_eq!(data, plain);
+    }
+}
+
+/// Known answers of vectors/triple_des.py.
+#[test]
+fn triple_des_cbc() {
+    for line in include_str!("vectors/triple_des.txt").lines() {
+        let [key, iv, plain, encrypted] = line.split(' ').map(hex).collect::<Vec<_>>().try_into().unwrap();
+        let mut data = plain.clone();
+        BlockCipher::TripleDesCbc.encrypt(&key, &iv, &mut data).unwrap();
+        assert_eq!(data, encrypted);
+        BlockCipher::TripleDesCbc.decrypt(&key, &iv, &mut data).unwrap();
         assert_eq!(data, plain);
     }
 }
@@ -149,15 +162,16 @@ fn an_aead_key_is_shared_by_threads() {
 proptest! {
     #[test]
     fn cbc_takes_any_whole_blocks(plain in prop::collection::vec(any::<u8>(), 0..5000), key: [u8; 32], iv: [u8; 16]) {
-        for cipher in [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc] {
+        for cipher in [BlockCipher::TripleDesCbc, BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc] {
             let key = &key[..cipher.key_len()];
             let mut data = plain.clone();
-            if plain.len() % BlockCipher::BLOCK == 0 {
-                cipher.encrypt(key, &iv, &mut data).unwrap();
-                cipher.decrypt(key, &iv, &mut data).unwrap();
+            let iv = &iv[..cipher.block_len()];
+            if plain.len() % cipher.block_len() == 0 {
+                cipher.encrypt(key, iv, &mut data).unwrap();
+                cipher.decrypt(key, iv, &mut data).unwrap();
             } else {
-                prop_assert!(cipher.encrypt(key, &iv, &mut data).is_err());
-                prop_assert!(cipher.decrypt(key, &iv, &mut data).is_err());
+                prop_assert!(cipher.encrypt(key, iv, &mut data).is_err());
+                prop_assert!(cipher.decrypt(key, iv, &mut data).is_err());
             }
             prop_assert_eq!(&data, &plain);
         }

@@ -6,7 +6,20 @@ use keyferry_crypto::{
 };
 use openssl::bn::{BigNum, BigNumContext};
 
-const ALL: [KeGroup; 4] = [KeGroup::Modp2048, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::X25519];
+const MODP: [KeGroup; 6] = [
+    KeGroup::Modp1024,
+    KeGroup::Modp1536,
+    KeGroup::Modp2048,
+    KeGroup::Modp3072,
+    KeGroup::Modp4096,
+    KeGroup::Modp2048s256,
+];
+
+const ECP: [KeGroup; 3] = [KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Ecp521];
+
+fn all() -> impl Iterator<Item = KeGroup> {
+    MODP.into_iter().chain(ECP).chain([KeGroup::X25519])
+}
 
 fn hex(s: &str) -> Vec<u8> {
     hex::decode(s.split_whitespace().collect::<String>()).unwrap()
@@ -65,6 +78,53 @@ fn rfc_7748_x25519() {
     assert_eq!(bob.agree(alice.public()).unwrap().expose(), shared);
 }
 
+/// Known answers of vectors/modp.py, which computes the primes from pi, and of RFC 5114 appendix A.3 (group 24).
+#[test]
+fn modp_known_answers() {
+    let vectors = [include_str!("vectors/modp.txt"), include_str!("vectors/rfc5114_a3.txt")].concat();
+    let mut seen = 0;
+    for line in vectors.lines() {
+        let (number, values) = line.split_once(' ').unwrap();
+        let group = match number {
+            "2" => KeGroup::Modp1024,
+            "5" => KeGroup::Modp1536,
+            "14" => KeGroup::Modp2048,
+            "15" => KeGroup::Modp3072,
+            "16" => KeGroup::Modp4096,
+            "24" => KeGroup::Modp2048s256,
+            other => panic!("group {other}"),
+        };
+        let [a, b, public_a, public_b, shared] = values.split(' ').map(hex).collect::<Vec<_>>().try_into().unwrap();
+        let (a, b) = (KeyPair::from_private(group, &a).unwrap(), KeyPair::from_private(group, &b).unwrap());
+        assert_eq!((a.public(), b.public()), (&public_a[..], &public_b[..]));
+        assert_eq!(a.agree(&public_b).unwrap().expose(), shared);
+        assert_eq!(b.agree(&public_a).unwrap().expose(), shared);
+        seen += 1;
+    }
+    assert_eq!(seen, MODP.len());
+}
+
+/// RFC 6989, section 2.2: group 24 has subgroups whose members would tell bits of an exponent, and 2 is in none that is ours.
+#[test]
+fn values_outside_the_subgroup_of_group_24_are_refused() {
+    let pair = KeyPair::generate(KeGroup::Modp2048s256, &mut SeededRandom::new(8)).unwrap();
+    let peer = KeyPair::generate(KeGroup::Modp2048s256, &mut SeededRandom::new(9)).unwrap();
+    assert!(pair.agree(peer.public()).is_ok());
+    let mut two = vec![0; 256];
+    two[255] = 2;
+    assert!(refused(&pair, &two));
+    // A member times -1, the member of order 2.
+    let prime = openssl::dh::Dh::get_2048_256().unwrap().prime_p().to_owned().unwrap();
+    let negative = &prime - &BigNum::from_slice(peer.public()).unwrap();
+    assert!(refused(&pair, &negative.to_vec_padded(256).unwrap()));
+}
+
+#[test]
+fn weak_groups_say_so() {
+    let weak: Vec<KeGroup> = all().filter(|g| g.is_weak()).collect();
+    assert_eq!(weak, [KeGroup::Modp1024, KeGroup::Modp1536, KeGroup::Modp2048s256]);
+}
+
 /// MODP against plain exponentiation (RFC 3526, section 3: generator 2), padded on both the way out and in.
 #[test]
 fn modp_is_exponentiation_padded() {
@@ -106,7 +166,7 @@ fn modp_values_out_of_range_are_refused() {
 #[test]
 fn ecp_values_off_the_curve_are_refused() {
     let mut rng = SeededRandom::new(2);
-    for group in [KeGroup::Ecp256, KeGroup::Ecp384] {
+    for group in ECP {
         let pair = KeyPair::generate(group, &mut rng).unwrap();
         let good = KeyPair::generate(group, &mut rng).unwrap().public().to_vec();
         assert!(pair.agree(&good).is_ok());
@@ -148,7 +208,7 @@ fn x25519_values_of_small_order_are_refused() {
 #[test]
 fn values_of_a_wrong_length_are_refused() {
     let mut rng = SeededRandom::new(4);
-    for group in ALL {
+    for group in all() {
         let pair = KeyPair::generate(group, &mut rng).unwrap();
         let good = KeyPair::generate(group, &mut rng).unwrap().public().to_vec();
         assert!(refused(&pair, &good[1..]));
@@ -161,7 +221,7 @@ fn values_of_a_wrong_length_are_refused() {
 
 #[test]
 fn generation_draws_from_the_generator_alone() {
-    for group in ALL {
+    for group in all() {
         let draw = |seed| KeyPair::generate(group, &mut SeededRandom::new(seed)).unwrap().public().to_vec();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -176,7 +236,7 @@ fn generation_draws_from_the_generator_alone() {
 
 #[test]
 fn a_job_does_both_halves() {
-    for group in ALL {
+    for group in all() {
         let peer = KeyPair::generate(group, &mut SeededRandom::new(6)).unwrap();
         let private = Secret::random(group.seed_len(), &mut SeededRandom::new(7));
         let own = KeyPair::from_seed(group, private.expose()).unwrap();

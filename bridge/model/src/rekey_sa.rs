@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyferry_crypto::{BlockCipher, Random, Secret};
+use keyferry_crypto::{Random, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Protocol;
@@ -11,7 +11,7 @@ use crate::store::SecretRecord;
 
 /// A rekey SA of one protocol. Immutable; its counter lives in the group.
 ///
-/// GDOI keying material: IV (16 octets), then the KEK. G-IKEv2: GSK_e (with salt), GSK_a, GSK_w (RFC 9838 section 3.4).
+/// GDOI keying material: IV (a block of the cipher, RFC 6407 section 5.6.2.1), then the KEK. G-IKEv2: GSK_e (with salt), GSK_a, GSK_w (RFC 9838 section 3.4).
 /// It is also the root of that protocol's key tree.
 #[derive(Debug)]
 pub struct RekeySa {
@@ -24,9 +24,6 @@ pub struct RekeySa {
     /// When it must not be used any more, wall clock.
     pub expires: Duration,
 }
-
-/// Octets of a GDOI KEK's IV, which stands in front of the key (RFC 6407 section 5.6.2.1).
-pub const GDOI_IV_LEN: usize = BlockCipher::BLOCK;
 
 impl RekeySa {
     /// Draws an SPI and keys as the policy of the protocol wants them; `None` if the group does not serve it.
@@ -64,7 +61,7 @@ impl RekeySa {
 #[must_use]
 pub fn keymat_len(protocol: Protocol, policy: &GroupPolicy) -> Option<usize> {
     match protocol {
-        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| GDOI_IV_LEN + g.cipher.key_len()),
+        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| g.cipher.block_len() + g.cipher.key_len()),
         Protocol::Gikev2 => policy.gikev2.as_ref().map(|g| {
             let (e, a) = g.protection.key_lens();
             e + a + g.wrap_key_len
@@ -76,7 +73,7 @@ pub fn keymat_len(protocol: Protocol, policy: &GroupPolicy) -> Option<usize> {
 #[must_use]
 pub fn tree_key_len(protocol: Protocol, policy: &GroupPolicy) -> Option<usize> {
     match protocol {
-        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| GDOI_IV_LEN + g.cipher.key_len()),
+        Protocol::Gdoi => policy.gdoi.as_ref().map(|g| g.cipher.block_len() + g.cipher.key_len()),
         Protocol::Gikev2 => policy.gikev2.as_ref().map(|g| g.wrap_key_len),
     }
 }

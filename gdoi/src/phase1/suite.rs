@@ -50,11 +50,32 @@ impl Accepted {
     }
 }
 
+const CIPHERS: [BlockCipher; 4] =
+    [BlockCipher::TripleDesCbc, BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+
+const GROUPS: [KeGroup; 9] = [
+    KeGroup::Modp1024,
+    KeGroup::Modp1536,
+    KeGroup::Modp2048,
+    KeGroup::Modp3072,
+    KeGroup::Modp4096,
+    KeGroup::Ecp256,
+    KeGroup::Ecp384,
+    KeGroup::Ecp521,
+    KeGroup::Modp2048s256,
+];
+
 fn group_number(group: KeGroup) -> Option<u16> {
     match group {
+        KeGroup::Modp1024 => Some(2),
+        KeGroup::Modp1536 => Some(5),
         KeGroup::Modp2048 => Some(14),
+        KeGroup::Modp3072 => Some(15),
+        KeGroup::Modp4096 => Some(16),
         KeGroup::Ecp256 => Some(19),
         KeGroup::Ecp384 => Some(20),
+        KeGroup::Ecp521 => Some(21),
+        KeGroup::Modp2048s256 => Some(24),
         KeGroup::X25519 => None,
     }
 }
@@ -68,11 +89,13 @@ fn hash_number(hash: Hash) -> u16 {
     }
 }
 
-fn key_bits(cipher: BlockCipher) -> u16 {
+/// Encryption Algorithm, and Key Length where it is not fixed (RFC 2409 appendix A).
+fn cipher_numbers(cipher: BlockCipher) -> (u16, Option<u16>) {
     match cipher {
-        BlockCipher::Aes128Cbc => 128,
-        BlockCipher::Aes192Cbc => 192,
-        BlockCipher::Aes256Cbc => 256,
+        BlockCipher::TripleDesCbc => (phase1::TRIPLE_DES_CBC, None),
+        BlockCipher::Aes128Cbc => (phase1::AES_CBC, Some(128)),
+        BlockCipher::Aes192Cbc => (phase1::AES_CBC, Some(192)),
+        BlockCipher::Aes256Cbc => (phase1::AES_CBC, Some(256)),
     }
 }
 
@@ -100,19 +123,19 @@ impl Phase1Doi {
 pub(crate) fn offer(suites: &[Suite], lifetime: Duration, doi: Phase1Doi) -> Vec<u8> {
     let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).to_be_bytes();
     let short = |kind, v| Attribute { kind, value: AttributeValue::Short(v) };
-    let transforms = (1u8..).zip(suites).map(|(number, suite)| Transform {
-        number,
-        id: phase1::KEY_IKE,
-        attributes: vec![
-            short(attribute::ENCRYPTION, phase1::AES_CBC),
-            short(attribute::KEY_LENGTH, key_bits(suite.cipher)),
+    let transforms = (1u8..).zip(suites).map(|(number, suite)| {
+        let (encryption, key_bits) = cipher_numbers(suite.cipher);
+        let mut attributes = vec![short(attribute::ENCRYPTION, encryption)];
+        attributes.extend(key_bits.map(|bits| short(attribute::KEY_LENGTH, bits)));
+        attributes.extend([
             short(attribute::HASH, hash_number(suite.hash)),
             short(attribute::GROUP, group_number(suite.group).unwrap_or(0)),
             short(attribute::AUTHENTICATION, phase1::PRE_SHARED_KEY),
             short(attribute::LIFE_TYPE, phase1::SECONDS),
             // A TLV of four octets, which all peers take (RFC 2409 appendix A).
             Attribute { kind: attribute::LIFE_DURATION, value: AttributeValue::Long(&seconds) },
-        ],
+        ]);
+        Transform { number, id: phase1::KEY_IKE, attributes }
     });
     let proposal = Proposal { number: 1, protocol: phase1::PROTO_ISAKMP, spi: &[], transforms: transforms.collect() };
     let (doi, situation) = doi.numbers();
@@ -188,18 +211,16 @@ fn read(transform: &Transform<'_>) -> Option<(Suite, Option<Duration>)> {
         }
     }
     let known = transform.id == phase1::KEY_IKE
-        && encryption == Some(u32::from(phase1::AES_CBC))
         && authentication == Some(u32::from(phase1::PRE_SHARED_KEY))
         && lifetime != Some(Duration::ZERO);
-    let cipher = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc]
-        .into_iter()
-        .find(|c| key_length == Some(u32::from(key_bits(*c))))?;
+    let cipher = CIPHERS.into_iter().find(|c| {
+        let (number, bits) = cipher_numbers(*c);
+        encryption == Some(u32::from(number)) && key_length == bits.map(u32::from)
+    })?;
     let hash = [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512]
         .into_iter()
         .find(|h| hash == Some(u32::from(hash_number(*h))))?;
-    let group = [KeGroup::Modp2048, KeGroup::Ecp256, KeGroup::Ecp384]
-        .into_iter()
-        .find(|g| group_number(*g).map(u32::from) == group)?;
+    let group = GROUPS.into_iter().find(|g| group.is_some() && group_number(*g).map(u32::from) == group)?;
     known.then_some((Suite { cipher, hash, group }, lifetime))
 }
 

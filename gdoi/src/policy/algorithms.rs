@@ -5,12 +5,22 @@ use keyferry_model::policy::{AckType, EspTransform};
 
 use crate::wire::registry::{esp, kek};
 
-/// Bits of a cipher's key, for KEK_KEY_LENGTH and ESP's Key Length.
-pub(crate) fn cipher_bits(cipher: BlockCipher) -> u16 {
+/// Bits of a cipher's key, for KEK_KEY_LENGTH and ESP's Key Length; `None` where its length is fixed, so that the attribute
+/// is absent (RFC 6407 section 5.3.3, RFC 2407 section 4.5).
+pub(crate) fn cipher_bits(cipher: BlockCipher) -> Option<u16> {
     match cipher {
-        BlockCipher::Aes128Cbc => 128,
-        BlockCipher::Aes192Cbc => 192,
-        BlockCipher::Aes256Cbc => 256,
+        BlockCipher::TripleDesCbc => None,
+        BlockCipher::Aes128Cbc => Some(128),
+        BlockCipher::Aes192Cbc => Some(192),
+        BlockCipher::Aes256Cbc => Some(256),
+    }
+}
+
+/// KEK_ALGORITHM.
+pub(crate) fn kek_algorithm(cipher: BlockCipher) -> u16 {
+    match cipher {
+        BlockCipher::TripleDesCbc => kek::TRIPLE_DES,
+        BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => kek::AES,
     }
 }
 
@@ -18,7 +28,7 @@ pub(crate) fn cipher_bits(cipher: BlockCipher) -> u16 {
 pub(crate) fn cipher_of_bits(bits: u32) -> Option<BlockCipher> {
     [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc]
         .into_iter()
-        .find(|c| u32::from(cipher_bits(*c)) == bits)
+        .find(|c| cipher_bits(*c).map(u32::from) == Some(bits))
 }
 
 fn aead_bits(aead: Aead) -> u16 {
@@ -42,17 +52,20 @@ fn integrity_number(integrity: Integrity) -> u16 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EspNumbers {
     pub(crate) transform: u8,
-    pub(crate) key_bits: u16,
+    pub(crate) key_bits: Option<u16>,
     pub(crate) authentication: Option<u16>,
 }
 
 pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
     match transform {
         EspTransform::Aead(aead) => {
-            EspNumbers { transform: esp::AES_GCM_16, key_bits: aead_bits(aead), authentication: None }
+            EspNumbers { transform: esp::AES_GCM_16, key_bits: Some(aead_bits(aead)), authentication: None }
         }
         EspTransform::CbcHmac(cipher, integrity) => EspNumbers {
-            transform: esp::AES_CBC,
+            transform: match cipher {
+                BlockCipher::TripleDesCbc => esp::TRIPLE_DES,
+                BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => esp::AES_CBC,
+            },
             key_bits: cipher_bits(cipher),
             authentication: Some(integrity_number(integrity)),
         },
@@ -81,12 +94,16 @@ pub(crate) fn esp_transform(transform: u8, bits: Option<u32>, authentication: Op
     }
 }
 
-/// SIG_HASH_ALGORITHM of a signature with SIG_ALG_RSA.
-pub(crate) fn signature_hash(scheme: SignatureScheme) -> u16 {
+/// SIG_ALGORITHM, and SIG_HASH_ALGORITHM where the algorithm does not imply it (RFC 6407 section 5.3.6).
+pub(crate) fn signature_numbers(scheme: SignatureScheme) -> (u16, Option<u16>) {
     match scheme {
-        SignatureScheme::RsaPkcs1Sha256 => kek::SHA256,
-        SignatureScheme::RsaPkcs1Sha384 => kek::SHA384,
-        SignatureScheme::RsaPkcs1Sha512 => kek::SHA512,
+        SignatureScheme::RsaPkcs1Sha1 => (kek::RSA, Some(kek::SHA1)),
+        SignatureScheme::RsaPkcs1Sha256 => (kek::RSA, Some(kek::SHA256)),
+        SignatureScheme::RsaPkcs1Sha384 => (kek::RSA, Some(kek::SHA384)),
+        SignatureScheme::RsaPkcs1Sha512 => (kek::RSA, Some(kek::SHA512)),
+        SignatureScheme::EcdsaP256Sha256 => (kek::ECDSA_256, None),
+        SignatureScheme::EcdsaP384Sha384 => (kek::ECDSA_384, None),
+        SignatureScheme::EcdsaP521Sha512 => (kek::ECDSA_521, None),
     }
 }
 
@@ -94,7 +111,10 @@ pub(crate) fn signature_hash(scheme: SignatureScheme) -> u16 {
 pub(crate) fn signature_scheme(algorithm: u32, hash: u32) -> Option<SignatureScheme> {
     [SignatureScheme::RsaPkcs1Sha256, SignatureScheme::RsaPkcs1Sha384, SignatureScheme::RsaPkcs1Sha512]
         .into_iter()
-        .find(|s| algorithm == u32::from(kek::RSA) && u32::from(signature_hash(*s)) == hash)
+        .find(|s| {
+            let (a, h) = signature_numbers(*s);
+            u32::from(a) == algorithm && h.map(u32::from) == Some(hash)
+        })
 }
 
 const ACK_TYPES: [(AckType, u16); 4] = [
@@ -127,7 +147,7 @@ mod tests {
             EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96),
         ] {
             let n = esp_numbers(transform);
-            let back = esp_transform(n.transform, Some(n.key_bits.into()), n.authentication.map(u32::from));
+            let back = esp_transform(n.transform, n.key_bits.map(u32::from), n.authentication.map(u32::from));
             assert_eq!(back, Some(transform));
         }
         assert_eq!(esp_transform(esp::AES_GCM_16, None, None), None);

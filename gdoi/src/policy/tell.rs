@@ -111,13 +111,14 @@ impl SaParts {
         let sig_bits = u16::try_from(gdoi.signer.signature_len() * 8).unwrap_or(u16::MAX);
         let mut attributes = vec![
             short(kek_attribute::MANAGEMENT, kek::LKH),
-            short(kek_attribute::ALGORITHM, kek::AES),
-            short(kek_attribute::KEY_LENGTH, algorithms::cipher_bits(gdoi.cipher)),
-            long(kek_attribute::LIFETIME, &left),
-            short(kek_attribute::SIG_HASH, algorithms::signature_hash(gdoi.scheme)),
-            short(kek_attribute::SIG_ALGORITHM, kek::RSA),
-            short(kek_attribute::SIG_KEY_LENGTH, sig_bits),
+            short(kek_attribute::ALGORITHM, algorithms::kek_algorithm(gdoi.cipher)),
         ];
+        attributes.extend(algorithms::cipher_bits(gdoi.cipher).map(|bits| short(kek_attribute::KEY_LENGTH, bits)));
+        attributes.push(long(kek_attribute::LIFETIME, &left));
+        let (algorithm, hash) = algorithms::signature_numbers(gdoi.scheme);
+        attributes.extend(hash.map(|hash| short(kek_attribute::SIG_HASH, hash)));
+        attributes.push(short(kek_attribute::SIG_ALGORITHM, algorithm));
+        attributes.push(short(kek_attribute::SIG_KEY_LENGTH, sig_bits));
         if let Some(ack) = gdoi.ack {
             let number = algorithms::ack_number(ack).ok_or(TellError::AckType)?;
             attributes.push(short(kek_attribute::ACK_REQUESTED, number));
@@ -181,7 +182,7 @@ fn sat(sa: &DataSa, left: &[u8; 4]) -> SatOctets {
         }
     }
     attributes.extend(numbers.authentication.map(|n| short(esp_attribute::AUTHENTICATION, n)));
-    attributes.push(short(esp_attribute::KEY_LENGTH, numbers.key_bits));
+    attributes.extend(numbers.key_bits.map(|bits| short(esp_attribute::KEY_LENGTH, bits)));
     attributes.push(short(esp_attribute::DIRECTION, esp::SYMMETRIC));
     let (source, destination) = (Named::selector(&policy.source), Named::selector(&policy.destination));
     let tek = EspTek {
@@ -208,7 +209,7 @@ impl KdParts {
         if admission.path.is_empty() {
             parts.rekey(&offer.rekey, gdoi)?;
         } else {
-            let array = tree::download(&admission.path, &offer.rekey);
+            let array = tree::download(&admission.path, &offer.rekey, gdoi.cipher);
             let keys = vec![long(key_attribute::LKH_DOWNLOAD_ARRAY, array.expose())];
             parts.lkh(&offer.rekey, gdoi, keys)?;
         }

@@ -10,9 +10,8 @@ use keyferry_model::lkh::{NodeKey, TreeUpdate};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::Encode;
 
-use crate::message::BLOCK;
+use crate::policy::algorithms::kek_algorithm;
 use crate::wire::lkh::{DownloadArray, LkhKey, UpdateArray, encode_update};
-use crate::wire::registry::kek;
 
 /// LKH ID of the root, whose key is the KEK.
 const ROOT: u16 = 1;
@@ -29,8 +28,10 @@ fn lkh_id(key: &NodeKey) -> u16 {
     u16::try_from(id).expect("numbers below 2^16 either way")
 }
 
-/// KEK_ALG_AES as a key's type.
-const AES: u8 = kek::AES as u8;
+/// Type of the keys of a tree: KEK_ALGORITHM of the cipher.
+fn kind(cipher: BlockCipher) -> u8 {
+    u8::try_from(kek_algorithm(cipher)).expect("the registry has few")
+}
 
 /// A key on its way into an array.
 struct Entry<'a> {
@@ -51,15 +52,15 @@ impl<'a> Entry<'a> {
         Self { id: ROOT, handle: u32::from_be_bytes(handle), key: sa.keymat.expose() }
     }
 
-    fn with_data<'d>(&self, data: &'d [u8]) -> LkhKey<'d> {
-        LkhKey { id: self.id, kind: AES, created: 0, expires: 0, handle: self.handle, data }
+    fn with_data<'d>(&self, cipher: BlockCipher, data: &'d [u8]) -> LkhKey<'d> {
+        LkhKey { id: self.id, kind: kind(cipher), created: 0, expires: 0, handle: self.handle, data }
     }
 }
 
 /// LKH_DOWNLOAD_ARRAY: the member's path, leaf first, then the KEK.
-pub(crate) fn download(path: &[NodeKey], sa: &RekeySa) -> Secret {
+pub(crate) fn download(path: &[NodeKey], sa: &RekeySa, cipher: BlockCipher) -> Secret {
     let entries: Vec<Entry<'_>> = path.iter().map(Entry::node).chain(std::iter::once(Entry::root(sa))).collect();
-    let array = DownloadArray { keys: entries.iter().map(|e| e.with_data(e.key)).collect() };
+    let array = DownloadArray { keys: entries.iter().map(|e| e.with_data(cipher, e.key)).collect() };
     let mut out = Vec::with_capacity(4 + entries.iter().map(|e| 16 + e.key.len()).sum::<usize>());
     array.encode(&mut out);
     Secret::new(out)
@@ -86,9 +87,9 @@ pub(crate) fn updates(tree: &TreeUpdate, sa: &RekeySa, cipher: BlockCipher) -> R
 /// The entry of a key in an update array, behind the entry of `under`.
 fn wrapped(entry: &Entry<'_>, under: &NodeKey, cipher: BlockCipher) -> Result<Vec<u8>, CryptoError> {
     let mut data = entry.key.to_vec();
-    let (iv, key) = split_mut(&mut data)?;
-    cipher.encrypt(secret_part(under.key.expose()), &iv, key)?;
-    Ok(entry.with_data(&data).to_vec())
+    let (iv, key) = split_mut(cipher, &mut data)?;
+    cipher.encrypt(secret_part(cipher, under.key.expose()), iv, key)?;
+    Ok(entry.with_data(cipher, &data).to_vec())
 }
 
 fn update(start: &NodeKey, steps: &BTreeMap<u32, (Vec<u8>, u32)>, ends: &BTreeMap<u32, Vec<u8>>) -> Vec<u8> {
@@ -102,16 +103,18 @@ fn update(start: &NodeKey, steps: &BTreeMap<u32, (Vec<u8>, u32)>, ends: &BTreeMa
     encode_update(lkh_id(start), start.handle, &entries)
 }
 
-fn split_mut(data: &mut [u8]) -> Result<([u8; BLOCK], &mut [u8]), CryptoError> {
-    match data.split_first_chunk_mut::<BLOCK>() {
-        Some((iv, key)) => Ok((*iv, key)),
-        None => Err(CryptoError::Length("a key of the tree")),
-    }
+fn split_mut(cipher: BlockCipher, data: &mut [u8]) -> Result<(&mut [u8], &mut [u8]), CryptoError> {
+    data.split_at_mut_checked(cipher.block_len()).ok_or(CryptoError::Length("a key of the tree"))
 }
 
 /// A key without the IV in front.
-pub(crate) fn secret_part(key: &[u8]) -> &[u8] {
-    key.get(BLOCK..).unwrap_or_default()
+pub(crate) fn secret_part(cipher: BlockCipher, key: &[u8]) -> &[u8] {
+    key.get(cipher.block_len()..).unwrap_or_default()
+}
+
+/// Octets of a key with the IV in front.
+pub(crate) fn keymat_len(cipher: BlockCipher) -> usize {
+    cipher.block_len() + cipher.key_len()
 }
 
 /// A key of the tree as a member has it.
@@ -135,7 +138,7 @@ pub(crate) struct Tree(Vec<TreeKey>);
 impl Tree {
     /// Reads what a registration brought; also returns the KEK with its IV. `None` if keys do not fit the KEK's cipher.
     pub(crate) fn learn(array: &DownloadArray<'_>, cipher: BlockCipher) -> Option<(Self, Secret)> {
-        let fits = |k: &LkhKey<'_>| k.kind == AES && k.data.len() == BLOCK + cipher.key_len();
+        let fits = |k: &LkhKey<'_>| k.kind == kind(cipher) && k.data.len() == keymat_len(cipher);
         let (kek, _) = array.keys.split_last().filter(|_| array.keys.iter().all(fits))?;
         let own = |k: &LkhKey<'_>| TreeKey { id: k.id, handle: k.handle, key: Secret::copy_from(k.data) };
         Some((Self(array.keys.iter().map(own).collect()), Secret::copy_from(kek.data)))
@@ -154,12 +157,12 @@ impl Tree {
         let mut tree = Self(self.0.iter().map(TreeKey::duplicate).collect());
         let mut under = start.key.duplicate();
         for entry in &array.keys {
-            if entry.kind != AES || entry.data.len() != BLOCK + cipher.key_len() {
+            if entry.kind != kind(cipher) || entry.data.len() != keymat_len(cipher) {
                 return None;
             }
             let mut data = entry.data.to_vec();
-            let (iv, key) = split_mut(&mut data).ok()?;
-            cipher.decrypt(secret_part(under.expose()), &iv, key).ok()?;
+            let (iv, key) = split_mut(cipher, &mut data).ok()?;
+            cipher.decrypt(secret_part(cipher, under.expose()), iv, key).ok()?;
             under = Secret::new(data);
             tree.0.retain(|k| k.id != entry.id);
             tree.0.push(TreeKey { id: entry.id, handle: entry.handle, key: under.duplicate() });
@@ -192,7 +195,7 @@ mod tests {
 
     /// A member as its registration makes it.
     fn registered(tree: &KeyTree, leaf: u32, kek: u8) -> Tree {
-        let octets = download(&tree.path(leaf), &rekey_sa(kek));
+        let octets = download(&tree.path(leaf), &rekey_sa(kek), CIPHER);
         let (member, keymat) = Tree::learn(&DownloadArray::exact(octets.expose()).unwrap(), CIPHER).unwrap();
         assert_eq!(keymat.expose(), [kek; 32]);
         let ids: BTreeSet<u16> = member.0.iter().map(|k| k.id).collect();
@@ -253,7 +256,7 @@ mod tests {
             .iter()
             .step_by(997)
             .map(|leaf| {
-                let octets = download(&tree.path(*leaf), &sa(1));
+                let octets = download(&tree.path(*leaf), &sa(1), cipher);
                 Tree::learn(&DownloadArray::exact(octets.expose()).unwrap(), cipher).unwrap().0
             })
             .collect();
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn keys_of_a_wrong_size_are_refused() {
-        let octets = download(&[], &rekey_sa(1));
+        let octets = download(&[], &rekey_sa(1), CIPHER);
         let array = DownloadArray::exact(octets.expose()).unwrap();
         assert!(Tree::learn(&array, BlockCipher::Aes256Cbc).is_none());
         assert!(Tree::learn(&array, CIPHER).unwrap().0.leaf().is_none());

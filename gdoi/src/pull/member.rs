@@ -19,7 +19,7 @@ use crate::identity;
 use crate::message::{Iv, Payloads, SealError};
 use crate::phase1::ike_sa::IkeSa;
 use crate::policy::take::{Decree, Download, KekSource, RekeyKeys, RekeyPolicy, signature_key};
-use crate::policy::tree::Tree;
+use crate::policy::tree::{Tree, keymat_len};
 use crate::reject::Reject;
 use crate::wire::gap::Gap;
 use crate::wire::group_sa::GroupSa;
@@ -216,9 +216,7 @@ fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: u32) -> Result<(NewRek
         return Err(refused("keys of another KEK"));
     }
     let (keymat, tree) = match &keys.kek {
-        KekSource::Key(key) if key.len() == crate::message::BLOCK + policy.cipher.key_len() => {
-            (Secret::copy_from(key), Tree::default())
-        }
+        KekSource::Key(key) if key.len() == keymat_len(policy.cipher) => (Secret::copy_from(key), Tree::default()),
         KekSource::Key(_) => return Err(refused("length of the KEK")),
         KekSource::Path(path) => {
             let (tree, kek) = Tree::learn(path, policy.cipher).ok_or(refused("keys of the tree"))?;

@@ -9,6 +9,7 @@ use keyferry_wire::Header;
 
 use super::member::{Pull, Registration, Step};
 use super::server::Request;
+use crate::message::Iv;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::keymat::Transcript;
 use crate::phase1::suite::Suite;
@@ -41,7 +42,7 @@ fn ike_sa() -> IkeSa {
     };
     let keys = transcript.keys(&Secret::copy_from(b"preshared"), &Secret::copy_from(&[5; 32]));
     let mut sa = IkeSa::new(cookies, keys);
-    sa.chain_to([0x23; 16]);
+    sa.chain_to(Iv::front(BlockCipher::Aes128Cbc, &[0x23; 16]).unwrap());
     sa
 }
 

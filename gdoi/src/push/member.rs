@@ -16,9 +16,9 @@ use keyferry_wire::{Decode, Header};
 use super::ack;
 use super::content::{Content, Deletes};
 use super::render::SIGNED_PREFIX;
-use crate::message::{self, BLOCK, Plain};
+use crate::message::{self, Iv, Plain};
 use crate::policy::take::{KekSource, RekeyPolicy, signature_key};
-use crate::policy::tree::{Tree, secret_part};
+use crate::policy::tree::{Tree, keymat_len, secret_part};
 use crate::pull::member::{NewRekey, Registration};
 use crate::reject::Reject;
 use crate::wire::registry::{NotifyType, flag, payload};
@@ -228,9 +228,10 @@ impl Group {
         }
         let noise = Reject::Unauthenticated("push does not decrypt");
         let keymat = sa.rekey.keymat.expose();
-        let iv = keymat.first_chunk::<BLOCK>().ok_or(noise)?;
+        let cipher = sa.rekey.policy.cipher;
+        let iv = Iv::front(cipher, keymat).ok_or(noise)?;
         let body = &datagram[Header::LEN..];
-        let plain = message::open(sa.rekey.policy.cipher, secret_part(keymat), iv, header, body).map_err(|_| noise)?;
+        let plain = message::open(cipher, secret_part(cipher, keymat), &iv, header, body).map_err(|_| noise)?;
         let seq = {
             let parts = plain.parts().map_err(|_| noise)?;
             PUSH.check(&parts.payloads).map_err(|_| noise)?;
@@ -322,7 +323,7 @@ impl Group {
             return Err(refused("SPI of a new KEK"));
         }
         let (keymat, tree) = match &keys.kek {
-            KekSource::Key(key) if key.len() == BLOCK + policy.cipher.key_len() => {
+            KekSource::Key(key) if key.len() == keymat_len(policy.cipher) => {
                 (keyferry_crypto::Secret::copy_from(key), None)
             }
             KekSource::Key(_) => return Err(refused("length of the KEK")),
@@ -383,7 +384,7 @@ impl Group {
             AckType::Kek(_) => &sa.rekey.keymat,
             AckType::Lkh(_) => self.tree.leaf()?,
         };
-        ack::build(ack, secret_part(base.expose()), sa.spi(), sa.rekey.seq, own)
+        ack::build(ack, secret_part(sa.rekey.policy.cipher, base.expose()), sa.spi(), sa.rekey.seq, own)
     }
 
     fn update(&mut self, content: Content<'_>) -> Option<GroupUpdate> {

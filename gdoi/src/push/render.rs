@@ -4,7 +4,7 @@ use keyferry_crypto::{CryptoError, Random, Secret};
 use keyferry_model::plan::RekeyStep;
 use keyferry_model::policy::{GdoiRekey, GroupPolicy};
 
-use crate::message::{self, BLOCK, Payloads, SealError};
+use crate::message::{self, Iv, Payloads, SealError};
 use crate::policy::tell::{KdParts, SaParts, TellError};
 use crate::policy::tree::secret_part;
 use crate::wire::delete::Delete;
@@ -39,11 +39,11 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> 
     #[cfg(feature = "fuzzing")]
     let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
     let keymat = step.over.keymat.expose();
-    let iv = keymat.first_chunk::<BLOCK>().ok_or(CryptoError::Length("the KEK"))?;
+    let iv = Iv::front(gdoi.cipher, keymat).ok_or(CryptoError::Length("the KEK"))?;
 
     let chain = payloads.chain(payload::SIG)?;
     let signature_len = gdoi.signer.signature_len();
-    let total = message::sealed_len(chain.len() + 4 + signature_len);
+    let total = message::sealed_len(gdoi.cipher, chain.len() + 4 + signature_len);
     let header = message::header(&step.over.spi, exchange::PUSH, flag::ENCRYPTED, 0, payloads.first());
     let octets = header.octets(u32::try_from(total).map_err(|_| SealError::TooLong)?);
     let signature = gdoi.signer.sign(gdoi.scheme, &[SIGNED_PREFIX, &octets, chain.expose()])?;
@@ -53,7 +53,8 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> 
     signed.extend([0, 0]);
     signed.extend_from_slice(&length.to_be_bytes());
     signed.extend_from_slice(&signature);
-    let (datagram, _) = message::seal(gdoi.cipher, secret_part(keymat), iv, &header, &Secret::new(signed))?;
+    let (datagram, _) =
+        message::seal(gdoi.cipher, secret_part(gdoi.cipher, keymat), &iv, &header, &Secret::new(signed))?;
     Ok(datagram)
 }
 

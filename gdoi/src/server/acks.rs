@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+use keyferry_crypto::BlockCipher;
 use keyferry_model::MemberAt;
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::{Identity, Protocol};
@@ -84,17 +85,17 @@ fn verify<'a>(
 ) -> Result<(Ack<'a>, Identity), Reject> {
     let ack = Ack::read(header, body)?;
     let info = ctx.model.rekey_sa(Protocol::Gdoi, &ack.spi).ok_or(Reject::Unauthenticated("no such rekey SA"))?;
-    let asked = info.policy.gdoi.as_ref().and_then(|g| g.ack);
-    let asked = asked.ok_or(Reject::Unauthenticated("no acknowledgement was asked for"))?;
+    let policy = info.policy.gdoi.as_ref().and_then(|g| g.ack.map(|ack| (g.cipher, ack)));
+    let (cipher, asked) = policy.ok_or(Reject::Unauthenticated("no acknowledgement was asked for"))?;
     if ack.seq == 0 || ack.seq > info.highest {
         return Err(Reject::Unauthenticated("acknowledgement of a push that was not sent"));
     }
     let identity = match asked {
         AckType::Kek(_) => {
-            let good = ack.verify(asked, secret_part(info.sa.keymat.expose()));
+            let good = ack.verify(asked, secret_part(cipher, info.sa.keymat.expose()));
             good.then(|| by_address(ctx, &ack, dgram.from)).ok_or(WRONG)?
         }
-        AckType::Lkh(_) => by_leaf(ctx, &ack, asked, dgram.from),
+        AckType::Lkh(_) => by_leaf(ctx, &ack, asked, cipher, dgram.from),
     };
     identity.map(|identity| (ack, identity)).ok_or(WRONG)
 }
@@ -116,7 +117,7 @@ fn by_address(ctx: &Ctx<'_>, ack: &Ack<'_>, from: SocketAddr) -> Option<Identity
 
 /// The member whose leaf key proves an acknowledgement: of those at the address named or the datagram's, the ones with the
 /// datagram's port first.
-fn by_leaf(ctx: &Ctx<'_>, ack: &Ack<'_>, asked: AckType, from: SocketAddr) -> Option<Identity> {
+fn by_leaf(ctx: &Ctx<'_>, ack: &Ack<'_>, asked: AckType, cipher: BlockCipher, from: SocketAddr) -> Option<Identity> {
     let at = |ip| ctx.model.members_at(Protocol::Gdoi, &ack.spi, ip);
     let mut candidates = at(ack.ip);
     if ack.ip != from.ip() {
@@ -124,6 +125,6 @@ fn by_leaf(ctx: &Ctx<'_>, ack: &Ack<'_>, asked: AckType, from: SocketAddr) -> Op
     }
     candidates.sort_by_key(|m| m.port != from.port());
     let mut candidates = candidates.iter().take(MAX_CANDIDATES);
-    let proves = |m: &&MemberAt<'_>| m.leaf.is_some_and(|l| ack.verify(asked, secret_part(l.expose())));
+    let proves = |m: &&MemberAt<'_>| m.leaf.is_some_and(|l| ack.verify(asked, secret_part(cipher, l.expose())));
     candidates.find(proves).map(|m| m.identity.clone())
 }

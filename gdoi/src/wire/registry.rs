@@ -84,6 +84,8 @@ pub mod phase1_attribute {
 
 /// Values of the phase 1 attributes.
 pub mod phase1 {
+    /// 3DES-CBC as encryption algorithm (RFC 2409 appendix A).
+    pub const TRIPLE_DES_CBC: u16 = 5;
     /// AES-CBC as encryption algorithm (RFC 3602 section 5.3).
     pub const AES_CBC: u16 = 7;
     /// Pre-shared key as authentication method.
@@ -120,6 +122,8 @@ pub mod esp_attribute {
 
 /// Values of the ESP attributes, and transform IDs.
 pub mod esp {
+    /// ESP_3DES (RFC 2407 section 4.4.4).
+    pub const TRIPLE_DES: u8 = 3;
     /// AES-CBC as transform (RFC 3602 section 5.1).
     pub const AES_CBC: u8 = 12;
     /// AES-GCM with an ICV of 16 octets as transform (RFC 4106 section 8.2).
@@ -178,8 +182,12 @@ pub mod kek_attribute {
 pub mod kek {
     /// LKH as management algorithm.
     pub const LKH: u16 = 1;
+    /// KEK_ALG_3DES.
+    pub const TRIPLE_DES: u16 = 2;
     /// KEK_ALG_AES.
     pub const AES: u16 = 3;
+    /// SIG_HASH_SHA1.
+    pub const SHA1: u16 = 2;
     /// SIG_HASH_SHA256.
     pub const SHA256: u16 = 3;
     /// SIG_HASH_SHA384.
@@ -188,6 +196,12 @@ pub mod kek {
     pub const SHA512: u16 = 5;
     /// SIG_ALG_RSA.
     pub const RSA: u16 = 1;
+    /// SIG_ALG_ECDSA-256.
+    pub const ECDSA_256: u16 = 4;
+    /// SIG_ALG_ECDSA-384.
+    pub const ECDSA_384: u16 = 5;
+    /// SIG_ALG_ECDSA-521.
+    pub const ECDSA_521: u16 = 6;
     /// REKEY_ACK_KEK_SHA256.
     pub const ACK_KEK_SHA256: u16 = 1;
     /// REKEY_ACK_LKH_SHA256.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::SignatureScheme;
+use keyferry_crypto::{KeyKind, SignatureScheme};
 use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers, TrafficPolicy};
 
 use super::{UDP, from_ranges};
@@ -70,9 +70,10 @@ pub(crate) fn rekey_policy(p: &SaPolicy<'_>) -> Result<RekeyPolicy, Reject> {
 fn group_authentication(t: &Transform<'_>) -> Result<GroupAuthentication, Reject> {
     match (t.id, &t.algorithm) {
         (gcauth::IMPLICIT, None) => Ok(GroupAuthentication::Implicit),
-        (gcauth::DIGITAL_SIGNATURE, Some(der)) => {
-            SignatureScheme::from_algorithm_identifier(der).map(GroupAuthentication::Signature).ok_or(UNACCEPTABLE)
-        }
+        (gcauth::DIGITAL_SIGNATURE, Some(der)) => SignatureScheme::from_algorithm_identifier(der)
+            .filter(|scheme| scheme.kind() == KeyKind::Rsa && !scheme.is_weak())
+            .map(GroupAuthentication::Signature)
+            .ok_or(UNACCEPTABLE),
         _ => Err(UNACCEPTABLE),
     }
 }

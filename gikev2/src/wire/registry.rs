@@ -152,6 +152,8 @@ numbers! {
 
 /// Encryption algorithms (transform type 1).
 pub mod encr {
+    /// ENCR_3DES (RFC 2451).
+    pub const TRIPLE_DES: u16 = 3;
     /// ENCR_AES_CBC (RFC 3602).
     pub const AES_CBC: u16 = 12;
     /// AES-GCM with an ICV of 16 octets (RFC 4106, RFC 5282).
@@ -186,12 +188,24 @@ pub mod integ {
 
 /// Key exchange methods (transform type 4).
 pub mod ke {
+    /// 1024-bit MODP.
+    pub const MODP_1024: u16 = 2;
+    /// 1536-bit MODP.
+    pub const MODP_1536: u16 = 5;
     /// 2048-bit MODP.
     pub const MODP_2048: u16 = 14;
+    /// 3072-bit MODP.
+    pub const MODP_3072: u16 = 15;
+    /// 4096-bit MODP.
+    pub const MODP_4096: u16 = 16;
     /// 256-bit random ECP.
     pub const ECP_256: u16 = 19;
     /// 384-bit random ECP.
     pub const ECP_384: u16 = 20;
+    /// 521-bit random ECP.
+    pub const ECP_521: u16 = 21;
+    /// 2048-bit MODP with a subgroup of 256 bits.
+    pub const MODP_2048_256: u16 = 24;
     /// Curve25519.
     pub const CURVE25519: u16 = 31;
 }

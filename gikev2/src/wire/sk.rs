@@ -115,15 +115,16 @@ impl SkKeys {
                 Ok(message)
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
-                let block = BlockCipher::BLOCK;
+                let block = cipher.block_len();
                 let whole = (inner.len() + 1).next_multiple_of(block);
                 let total = Header::LEN + PAYLOAD_HEADER + block + whole + integrity.icv_len();
                 let mut message = start(header, first, total)?;
-                let mut iv = [0; BlockCipher::BLOCK];
-                rng.fill(&mut iv);
+                let mut iv = [0; BlockCipher::MAX_BLOCK];
+                let iv = &mut iv[..block];
+                rng.fill(iv);
                 let mut plain = padded(inner, whole);
-                cipher.encrypt(key.expose(), &iv, &mut plain)?;
-                message.extend(iv);
+                cipher.encrypt(key.expose(), iv, &mut plain)?;
+                message.extend_from_slice(iv);
                 message.append(&mut plain);
                 let mut icv = vec![0; integrity.icv_len()];
                 mac.compute_into(&[&message], &mut icv);
@@ -163,8 +164,8 @@ impl SkKeys {
                 if !mac.verify(&[covered], icv) {
                     return Err(Reject::Unauthenticated("wrong ICV"));
                 }
-                let (iv, sealed) = sealed.split_first_chunk::<{ BlockCipher::BLOCK }>().ok_or(SHORT)?;
-                if sealed.is_empty() || !sealed.len().is_multiple_of(BlockCipher::BLOCK) {
+                let (iv, sealed) = sealed.split_at_checked(cipher.block_len()).ok_or(SHORT)?;
+                if sealed.is_empty() || !sealed.len().is_multiple_of(cipher.block_len()) {
                     return Err(Reject::Malformed("not whole blocks"));
                 }
                 let mut plain = sealed.to_vec();
@@ -223,6 +224,8 @@ mod tests {
 
     use super::*;
 
+    const BLOCK: usize = 16;
+
     fn header() -> Header {
         Header { spi_i: [1; 8], spi_r: [2; 8], next: 0, major: 2, minor: 0, exchange: 37, flags: 8, message_id: 5 }
     }
@@ -279,9 +282,9 @@ mod tests {
                 message
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
-                let mut message = start(&header(), 41, total(BlockCipher::BLOCK + integrity.icv_len())).unwrap();
-                cipher.encrypt(key.expose(), &[1; BlockCipher::BLOCK], &mut plain).unwrap();
-                message.extend([1; BlockCipher::BLOCK]);
+                let mut message = start(&header(), 41, total(cipher.block_len() + integrity.icv_len())).unwrap();
+                cipher.encrypt(key.expose(), &[1; BLOCK], &mut plain).unwrap();
+                message.extend([1; BLOCK]);
                 message.append(&mut plain);
                 let mut icv = vec![0; integrity.icv_len()];
                 mac.compute_into(&[&message], &mut icv);
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn padding_of_any_length_is_taken_off() {
         for keys in suites() {
-            let block = if matches!(keys.0, Keys::Aead { .. }) { 1 } else { BlockCipher::BLOCK };
+            let block = if matches!(keys.0, Keys::Aead { .. }) { 1 } else { BLOCK };
             for pad in 0..=255_u8 {
                 // As many payload octets as make whole blocks.
                 let len = block * 3 - (usize::from(pad) + 1) % block;

@@ -1,7 +1,18 @@
 use super::*;
 use crate::random::SeededRandom;
 
-const ALL: [KeGroup; 4] = [KeGroup::Modp2048, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::X25519];
+const ALL: [KeGroup; 10] = [
+    KeGroup::Modp1024,
+    KeGroup::Modp1536,
+    KeGroup::Modp2048,
+    KeGroup::Modp3072,
+    KeGroup::Modp4096,
+    KeGroup::Ecp256,
+    KeGroup::Ecp384,
+    KeGroup::Ecp521,
+    KeGroup::Modp2048s256,
+    KeGroup::X25519,
+];
 
 fn hex(s: &str) -> Vec<u8> {
     hex::decode(s.replace([' ', '\n'], "")).unwrap()
@@ -15,7 +26,8 @@ fn both_sides_agree() {
         assert_eq!(a.public().len(), group.public_len());
         let shared = a.agree(b.public()).unwrap();
         assert!(shared.ct_eq(b.agree(a.public()).unwrap().expose()));
-        assert_eq!(shared.len(), if group == KeGroup::Modp2048 { 256 } else { group.public_len().div_ceil(2).max(32) });
+        let half = matches!(group, KeGroup::Ecp256 | KeGroup::Ecp384 | KeGroup::Ecp521);
+        assert_eq!(shared.len(), if half { group.public_len() / 2 } else { group.public_len() });
     }
 }
 
@@ -42,6 +54,26 @@ fn rfc_5903_ecp_384() {
     let r = KeyPair::from_private(KeGroup::Ecp384, &r).unwrap();
     let shared =
         hex("11187331C279962D93D604243FD592CB9D0A926F422E47187521287E7156C5C4D603135569B9E9D09CF5D4A270F59746");
+    assert_eq!(i.agree(r.public()).unwrap().expose(), shared);
+}
+
+/// RFC 5903 section 8.3.
+#[test]
+fn rfc_5903_ecp_521() {
+    let i =
+        hex("0037ADE9319A89F4DABDB3EF411AACCCA5123C61ACAB57B5393DCE47608172A095AA85A30FE1C2952C6771D937BA9777F5957B26
+                 39BAB072462F68C27A57382D4A52");
+    let r =
+        hex("0145BA99A847AF43793FDD0E872E7CDFA16BE30FDC780F97BCCC3F078380201E9C677D600B343757A3BDBF2A3163E4C2F869CCA7
+                 458AA4A4EFFC311F5CB151685EB9");
+    let i = KeyPair::from_private(KeGroup::Ecp521, &i).unwrap();
+    let r = KeyPair::from_private(KeGroup::Ecp521, &r).unwrap();
+    let gr = "00D0B3975AC4B799F5BEA16D5E13E9AF971D5E9B984C9F39728B5E5739735A219B97C356436ADC6E95BB0352F6BE64A6C2912D4E
+              F2D0433CED2B6171640012D9460F015C68226383956E3BD066E797B623C27CE0EAC2F551A10C2C724D9852077B87220B6536C5C4
+              08A1D2AEBB8E86D678AE49CB57091F4732296579AB44FCD17F0FC56A";
+    assert_eq!(r.public(), hex(gr));
+    let shared = hex("01144C7D79AE6956BC8EDB8E7C787C4521CB086FA64407F97894E5E6B2D79B04D1427E73CA4BAA240A34786859810C06
+                      B3C715A3A8CC3151F2BEE417996D19F3DDEA");
     assert_eq!(i.agree(r.public()).unwrap().expose(), shared);
 }
 
@@ -78,7 +110,7 @@ fn bad_public_values_are_refused() {
         assert!(modp.agree(&v.to_vec_padded(p.num_bytes()).unwrap()).is_err(), "p - {less}");
     }
     assert!(modp.agree(&[0xff; 256]).is_err(), "beyond p");
-    for group in [KeGroup::Ecp256, KeGroup::Ecp384] {
+    for group in [KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Ecp521] {
         let pair = KeyPair::generate(group, &mut rng).unwrap();
         let mut off = KeyPair::generate(group, &mut rng).unwrap().public().to_vec();
         *off.last_mut().unwrap() ^= 1;

@@ -1,0 +1,163 @@
+//! Public keys.
+
+use std::fmt;
+
+use openssl::ec::EcKey;
+use openssl::pkey::{PKey, Public};
+use openssl::pkey_ctx::PkeyCtx;
+use openssl::rsa::{Padding, Rsa};
+use openssl::sign::Verifier;
+
+use super::{
+    DigestSignature, EXPONENT_BITS, KeyKind, SignatureScheme, check_rsa, ecdsa, ecdsa_digest, md, message_digest,
+    rsa_digest_info,
+};
+use crate::CryptoError;
+
+/// A public key with which signatures are checked.
+pub struct VerifyingKey {
+    key: Key,
+    spki: Vec<u8>,
+}
+
+enum Key {
+    Rsa(PKey<Public>),
+    Ec(KeyKind, EcKey<Public>),
+}
+
+impl VerifyingKey {
+    /// Reads a DER SubjectPublicKeyInfo (RFC 5280, section 4.1), as a peer sent it.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] unless it is exactly one key in DER: RSA of 2048 to 8192 bits with an odd exponent of
+    /// 2 to 64 bits, or an uncompressed point of P-256, P-384 or P-521 (RFC 5480).
+    pub fn from_spki(spki: &[u8]) -> Result<Self, CryptoError> {
+        if let Some((kind, coordinates)) = ecdsa::coordinates(spki) {
+            let key = Key::Ec(kind, ecdsa::public(kind, coordinates)?);
+            return Ok(Self { key, spki: spki.to_vec() });
+        }
+        let key = PKey::public_key_from_der(spki)
+            .map_err(|_| CryptoError::SignatureKey("no SubjectPublicKeyInfo of a known algorithm"))?;
+        let key = Self::from_rsa(key)?;
+        if key.spki != spki {
+            return Err(CryptoError::SignatureKey("the SubjectPublicKeyInfo is not plain DER"));
+        }
+        Ok(key)
+    }
+
+    /// Reads a DER RSAPublicKey (RFC 8017, appendix A.1.1), as some key servers send it.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] unless it is exactly one, with the bounds of [`from_spki`](Self::from_spki).
+    pub fn from_pkcs1_der(der: &[u8]) -> Result<Self, CryptoError> {
+        let rsa = Rsa::public_key_from_der_pkcs1(der).map_err(|_| CryptoError::SignatureKey("no RSAPublicKey"))?;
+        if rsa.public_key_to_der_pkcs1()? != der {
+            return Err(CryptoError::SignatureKey("the RSAPublicKey is not plain DER"));
+        }
+        Self::from_rsa(PKey::from_rsa(rsa)?)
+    }
+
+    /// Makes a key of a point of a curve: x and y, with the octet 4 in front or without it.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] if it is no such point, or for [`KeyKind::Rsa`].
+    pub fn from_ec_point(kind: KeyKind, point: &[u8]) -> Result<Self, CryptoError> {
+        let coordinates = match point {
+            [4, rest @ ..] if rest.len() == 2 * kind.half() => rest,
+            all => all,
+        };
+        let key = ecdsa::public(kind, coordinates)?;
+        let spki = ecdsa::spki(kind, &key)?;
+        Ok(Self { key: Key::Ec(kind, key), spki })
+    }
+
+    fn from_rsa(key: PKey<Public>) -> Result<Self, CryptoError> {
+        check_rsa(&key)?;
+        let rsa = key.rsa()?;
+        if !rsa.e().is_odd() || !(2..=EXPONENT_BITS).contains(&rsa.e().num_bits()) {
+            return Err(CryptoError::SignatureKey("the RSA exponent is unreasonable"));
+        }
+        if !rsa.n().is_odd() {
+            return Err(CryptoError::SignatureKey("the RSA modulus is even"));
+        }
+        let spki = key.public_key_to_der()?;
+        Ok(Self { key: Key::Rsa(key), spki })
+    }
+
+    /// The key as SubjectPublicKeyInfo.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> KeyKind {
+        match &self.key {
+            Key::Rsa(_) => KeyKind::Rsa,
+            Key::Ec(kind, _) => *kind,
+        }
+    }
+
+    /// Octets of a signature: those of the RSA modulus, or of r and s.
+    pub fn signature_len(&self) -> usize {
+        match &self.key {
+            Key::Rsa(key) => key.size(),
+            Key::Ec(kind, _) => 2 * kind.half(),
+        }
+    }
+
+    /// Whether `sig` is a signature of the parts, one after the other. Whatever goes wrong means no.
+    pub fn verify(&self, scheme: SignatureScheme, parts: &[&[u8]], sig: &[u8]) -> bool {
+        if sig.len() != self.signature_len() || scheme.kind() != self.kind() {
+            return false;
+        }
+        match &self.key {
+            Key::Rsa(key) => {
+                let check = || {
+                    let mut verifier = Verifier::new(message_digest(scheme.hash()), key)?;
+                    for part in parts {
+                        verifier.update(part)?;
+                    }
+                    verifier.verify(sig)
+                };
+                check().unwrap_or(false)
+            }
+            Key::Ec(kind, key) => ecdsa::verify(*kind, key, &scheme.hash().digest(parts), sig),
+        }
+    }
+
+    /// Whether `sig` is a signature of a hash, made the way IKEv1 does. Whatever goes wrong means no.
+    pub fn verify_digest(&self, how: DigestSignature, octets: &[u8], sig: &[u8]) -> bool {
+        if sig.len() != self.signature_len() {
+            return false;
+        }
+        match &self.key {
+            Key::Rsa(key) => rsa_digest_info(how).is_some_and(|info| {
+                let check = || {
+                    let mut ctx = PkeyCtx::new(key)?;
+                    ctx.verify_init()?;
+                    ctx.set_rsa_padding(Padding::PKCS1)?;
+                    if let Some(hash) = info {
+                        ctx.set_signature_md(md(hash))?;
+                    }
+                    ctx.verify(octets, sig)
+                };
+                check().unwrap_or(false)
+            }),
+            Key::Ec(kind, key) => {
+                ecdsa_digest(how, octets).is_some_and(|digest| ecdsa::verify(*kind, key, &digest, sig))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Key::Rsa(key) => write!(f, "VerifyingKey(RSA, {} bits)", key.bits()),
+            Key::Ec(kind, _) => write!(f, "VerifyingKey({kind:?})"),
+        }
+    }
+}
