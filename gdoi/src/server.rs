@@ -30,7 +30,7 @@ use crate::message;
 use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
 use crate::wire::registry::exchange;
-use acks::RecentAcks;
+use acks::Acks;
 use half_open::HalfOpens;
 use sessions::Session;
 
@@ -146,7 +146,7 @@ pub struct Server {
     /// no later than its own time; entries of things gone or put off are looked at and dropped.
     timers: BTreeSet<(Duration, Timer)>,
     jobs: BTreeMap<JobId, [u8; 8]>,
-    acks: RecentAcks,
+    acks: Acks,
     notices: (Duration, u32),
     counters: Counters,
     key_log: Option<Box<dyn KeyLog + Send>>,
@@ -163,7 +163,7 @@ impl Server {
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
             jobs: BTreeMap::new(),
-            acks: RecentAcks::default(),
+            acks: Acks::default(),
             notices: (Duration::ZERO, 0),
             counters: Counters::default(),
             key_log: None,

@@ -24,7 +24,7 @@ pub use hash::Hash;
 pub use integrity::{Integrity, IntegrityKey};
 pub use job::{Job, JobDone};
 pub use ke::{KeGroup, KeyPair};
-pub use prf::Prf;
+pub use prf::{Prf, PrfKey};
 pub use random::{Random, SeededRandom};
 pub use secret::{Secret, ct_eq};
 pub use signature::{

@@ -3,7 +3,7 @@
 use zeroize::Zeroize;
 
 use crate::hash::{Hash, Hmac, MAX_HASH};
-use crate::secret::Secret;
+use crate::secret::{Secret, ct_eq};
 
 /// HMAC as a PRF (RFC 2104, RFC 4868).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +78,33 @@ impl Prf {
     }
 }
 
+/// A PRF with its key, prepared once for many computations.
+pub struct PrfKey(Hmac);
+
+impl PrfKey {
+    /// Prepares a key.
+    #[must_use]
+    pub fn new(prf: Prf, key: &[u8]) -> Self {
+        Self(Hmac::new(prf.hash(), key))
+    }
+
+    /// Is this prf(key, parts one after the other)? Compared in constant time.
+    #[must_use]
+    pub fn verify(&self, parts: &[&[u8]], output: &[u8]) -> bool {
+        let mut expected = [0; MAX_HASH];
+        let len = self.0.compute(parts, &mut expected);
+        let good = ct_eq(&expected[..len], output);
+        expected.zeroize();
+        good
+    }
+}
+
+impl std::fmt::Debug for PrfKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrfKey")
+    }
+}
+
 fn run(hmac: &Hmac, parts: &[&[u8]]) -> Secret {
     let mut out = [0; MAX_HASH];
     let len = hmac.compute(parts, &mut out);
@@ -111,6 +138,17 @@ mod tests {
         let data = b"Test Using Larger Than Block-Size Key - Hash Key First";
         let sha256 = "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54";
         assert_eq!(Prf::HmacSha256.compute(&[0xaa; 131], &[data]).expose(), hex(sha256));
+    }
+
+    #[test]
+    fn a_prepared_key_gives_the_same() {
+        for prf in [Prf::HmacSha1, Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512] {
+            let output = prf.compute(b"key", &[b"data"]);
+            let key = PrfKey::new(prf, b"key");
+            assert!(key.verify(&[b"da", b"ta"], output.expose()));
+            assert!(!key.verify(&[b"date"], output.expose()));
+            assert!(!key.verify(&[b"data"], &output.expose()[1..]));
+        }
     }
 
     #[test]

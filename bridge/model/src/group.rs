@@ -5,6 +5,7 @@ mod persist;
 mod rekey;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::id::{Identity, Protocol};
 use crate::ledger::{Acknowledged, Ledger};
 use crate::lkh::KeyTree;
 use crate::member::Member;
+use crate::members::Members;
 use crate::plan::RekeyReason;
 use crate::policy::GroupPolicy;
 use crate::rekey_sa::{RekeySa, tree_key_len};
@@ -41,6 +43,13 @@ pub(crate) struct Side {
     pub(crate) stale: BTreeSet<u32>,
 }
 
+impl Side {
+    /// The rekey SAs whose messages may be acknowledged, with the messages sent under each.
+    pub(crate) fn sas(&self) -> impl Iterator<Item = (&Arc<RekeySa>, u32)> {
+        std::iter::once((&self.current, self.sent)).chain(self.replaced.iter().map(|r| (&r.sa, r.sent)))
+    }
+}
+
 /// A rekey SA that has been replaced.
 #[derive(Debug)]
 pub(crate) struct ReplacedSa {
@@ -61,7 +70,7 @@ pub struct Group {
     next_rekey: u64,
     sides: BTreeMap<Protocol, Side>,
     sender_ids: SenderIdAllocator,
-    members: BTreeMap<Identity, Member>,
+    members: Members,
     ledger: Ledger,
     exhausted: bool,
     leavers_due: Option<Duration>,
@@ -80,7 +89,7 @@ impl Group {
             next_rekey: 1,
             sides: BTreeMap::new(),
             sender_ids: SenderIdAllocator::new(policy.sender_id_bits, 0),
-            members: BTreeMap::new(),
+            members: Members::default(),
             ledger: Ledger::default(),
             exhausted: false,
             leavers_due: None,
@@ -126,12 +135,23 @@ impl Group {
         self.sides.get(&protocol)
     }
 
+    /// SPIs of all rekey SAs.
+    pub(crate) fn spis(&self) -> impl Iterator<Item = (Protocol, [u8; 16])> {
+        self.sides.iter().flat_map(|(protocol, side)| side.sas().map(|(sa, _)| (*protocol, sa.spi)))
+    }
+
     pub(crate) fn member(&self, identity: &Identity) -> Option<&Member> {
         self.members.get(identity)
     }
 
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+    /// Active members of a protocol.
+    pub(crate) fn active(&self, protocol: Protocol) -> impl Iterator<Item = &Member> {
+        self.members.active(protocol)
+    }
+
+    /// Active members of a protocol that registered from this address.
+    pub(crate) fn members_at(&self, protocol: Protocol, ip: IpAddr) -> impl Iterator<Item = &Member> {
+        self.members.at(protocol, ip)
     }
 
     /// Notes a verified acknowledgement; `false` if it is a repeat or none was awaited.
@@ -143,17 +163,17 @@ impl Group {
         identity: &Identity,
         now: Now,
     ) -> bool {
-        let Acknowledged::Rekey(id, ack) = self.ledger.acknowledge(protocol, spi, counter, identity, now.wall) else {
+        let Some(member) = self.members.get(identity).filter(|m| m.is_active(protocol)) else { return false };
+        let Acknowledged::Rekey(id, ack) = self.ledger.acknowledge(protocol, spi, counter, member, now.wall) else {
             return false;
         };
         self.store_ack(id, identity, ack);
-        if let Some(member) = self.members.get_mut(identity) {
-            member.acknowledged += 1;
-            member.missed = 0;
-            member.latency = Some(ack.latency);
-            let member = member.clone();
-            self.store_member(&member);
-        }
+        self.members.note(identity, |m| {
+            m.acknowledged += 1;
+            m.missed = 0;
+            m.latency = Some(ack.latency);
+        });
+        self.store_member(identity);
         true
     }
 
@@ -212,9 +232,9 @@ impl Group {
     /// The time to acknowledge a rekey has passed: whoever is missing has missed it.
     fn close(&mut self, id: u64) {
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
-        entry.closed = true;
-        let missing: Vec<Identity> = entry.missing().cloned().collect();
-        let expected = entry.expected.len();
+        let missing: Vec<Identity> = entry.missing(&self.members).cloned().collect();
+        entry.missing = Some(missing.iter().cloned().collect());
+        let expected = entry.expected;
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(Identity::to_string).collect();
             tracing::warn!(group = %self.policy.name, rekey = id, expected, missing = %names.join(" "),
@@ -222,25 +242,21 @@ impl Group {
         }
         self.store_entry(id);
         for identity in missing {
-            if let Some(member) = self.members.get_mut(&identity) {
-                member.missed += 1;
-                let member = member.clone();
-                self.store_member(&member);
-            }
+            self.members.note(&identity, |m| m.missed += 1);
+            self.store_member(&identity);
         }
     }
 
     /// The group at a glance.
     #[must_use]
     pub fn view(&self, now: Now) -> GroupView {
-        let count = |p| self.members.values().filter(|m| m.is_active(p)).count();
         let newest = self.epochs.last().map_or(0, |e| e.number);
         let active = self.epochs.iter().rev().find(|e| e.activates <= now.wall).map_or(0, |e| e.number);
         GroupView {
             name: self.policy.name.clone(),
             ids: self.policy.ids.clone(),
-            gdoi_members: count(Protocol::Gdoi),
-            gikev2_members: count(Protocol::Gikev2),
+            gdoi_members: self.members.count(Protocol::Gdoi),
+            gikev2_members: self.members.count(Protocol::Gikev2),
             epochs: self
                 .epochs
                 .iter()
@@ -272,23 +288,22 @@ impl Group {
     /// The members, present and past.
     #[must_use]
     pub fn member_views(&self) -> Vec<MemberView> {
-        self.members.values().map(Member::view).collect()
+        self.members.iter().map(Member::view).collect()
     }
 
     /// The last rekeys, oldest first.
     #[must_use]
     pub fn rekey_views(&self) -> Vec<RekeyView> {
-        self.ledger.views()
+        self.ledger.views(&self.members)
     }
 
     /// Lets an evicted member register again; `false` if it is not an evicted member.
     pub(crate) fn readmit(&mut self, identity: &Identity) -> bool {
-        let Some(member) = self.members.get_mut(identity).filter(|m| m.state == MemberState::Evicted) else {
+        if !self.members.get(identity).is_some_and(|m| m.state == MemberState::Evicted) {
             return false;
-        };
-        member.state = MemberState::Left;
-        let member = member.clone();
-        self.store_member(&member);
+        }
+        self.members.set_state(identity, MemberState::Left);
+        self.store_member(identity);
         true
     }
 }

@@ -19,6 +19,8 @@ use crate::time::{Deadline, Now};
 #[derive(Debug, Default)]
 pub struct Model {
     groups: BTreeMap<String, Group>,
+    /// Names of the groups that rekey SAs belong to.
+    spis: BTreeMap<(Protocol, [u8; 16]), String>,
 }
 
 /// A rekey SA that an acknowledgement names.
@@ -75,7 +77,17 @@ impl Model {
             };
             groups.insert(name, group);
         }
-        Ok(Self { groups })
+        let mut model = Self { groups, spis: BTreeMap::new() };
+        model.index_spis();
+        Ok(model)
+    }
+
+    /// Notes where the rekey SAs of all groups are.
+    fn index_spis(&mut self) {
+        self.spis.clear();
+        for (name, group) in &self.groups {
+            self.spis.extend(group.spis().map(|spi| (spi, name.clone())));
+        }
     }
 
     /// A group by name.
@@ -131,8 +143,8 @@ impl Model {
     pub fn members_at(&self, protocol: Protocol, spi: &[u8; 16], ip: IpAddr) -> Vec<MemberAt<'_>> {
         let Some((group, _)) = self.with_spi(protocol, spi) else { return Vec::new() };
         let Some(side) = group.side(protocol) else { return Vec::new() };
-        let members = group.members().filter(|m| m.is_active(protocol) && m.address.ip() == ip);
-        members
+        group
+            .members_at(protocol, ip)
             .map(|m| MemberAt { identity: &m.identity, leaf: side.tree.leaf(m.leaf), port: m.address.port() })
             .collect()
     }
@@ -147,8 +159,8 @@ impl Model {
         identity: &Identity,
         now: Now,
     ) -> bool {
-        let Some(name) = self.with_spi(protocol, spi).map(|(g, _)| g.policy().name.clone()) else { return false };
-        self.groups.get_mut(&name).is_some_and(|g| g.acknowledge(protocol, spi, counter, identity, now))
+        let group = self.spis.get(&(protocol, *spi)).and_then(|name| self.groups.get_mut(name));
+        group.is_some_and(|g| g.acknowledge(protocol, spi, counter, identity, now))
     }
 
     /// Decides a rekey of a group, excluding `evict`; `None` if there is no such group.
@@ -160,7 +172,9 @@ impl Model {
         now: Now,
         rng: &mut dyn Random,
     ) -> Option<Arc<RekeyPlan>> {
-        self.groups.get_mut(group).map(|g| g.rekey(reason, evict, now, rng))
+        let plan = self.groups.get_mut(group)?.rekey(reason, evict, now, rng);
+        self.index_spis();
+        Some(plan)
     }
 
     /// Lets an evicted member register again; `false` if it is not an evicted member of that group.
@@ -170,7 +184,12 @@ impl Model {
 
     /// Drops what has run its time; returns the groups that are due for a rekey, and why.
     pub fn expire(&mut self, now: Now) -> Vec<(String, RekeyReason)> {
-        self.groups.iter_mut().filter_map(|(name, g)| g.expire(now).map(|reason| (name.clone(), reason))).collect()
+        let due = |(name, g): (&String, &mut Group)| g.expire(now).map(|reason| (name.clone(), reason));
+        let due = self.groups.iter_mut().filter_map(due).collect();
+        if self.groups.values().map(|g| g.spis().count()).sum::<usize>() != self.spis.len() {
+            self.index_spis();
+        }
+        due
     }
 
     /// When [`expire`](Self::expire) is wanted next.
@@ -183,8 +202,7 @@ impl Model {
     /// Addresses of the active members of a group and protocol, for unicast rekeys.
     #[must_use]
     pub fn addresses(&self, group: &str, protocol: Protocol) -> Vec<std::net::SocketAddr> {
-        let members = self.groups.get(group).into_iter().flat_map(Group::members);
-        members.filter(|m| m.is_active(protocol)).map(|m| m.address).collect()
+        self.groups.get(group).into_iter().flat_map(|g| g.active(protocol)).map(|m| m.address).collect()
     }
 
     /// Is this identity known to the group, present or past?
@@ -203,12 +221,9 @@ impl Model {
     }
 
     fn with_spi(&self, protocol: Protocol, spi: &[u8; 16]) -> Option<(&Group, RekeySaInfo<'_>)> {
-        self.groups.values().find_map(|group| {
-            let side = group.side(protocol)?;
-            let current = (&side.current, side.sent);
-            let replaced = side.replaced.iter().map(|r| (&r.sa, r.sent));
-            let (sa, highest) = std::iter::once(current).chain(replaced).find(|(sa, _)| sa.spi == *spi)?;
-            Some((group, RekeySaInfo { sa, policy: group.policy(), highest }))
-        })
+        let group = self.groups.get(self.spis.get(&(protocol, *spi))?)?;
+        let side = group.side(protocol)?;
+        let (sa, highest) = side.sas().find(|(sa, _)| sa.spi == *spi)?;
+        Some((group, RekeySaInfo { sa, policy: group.policy(), highest }))
     }
 }

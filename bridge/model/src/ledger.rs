@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Identity, Protocol};
-use crate::member::millis;
+use crate::member::{Member, millis};
+use crate::members::Members;
 use crate::plan::RekeyReason;
 use crate::view::{AckView, RekeyView};
 
@@ -22,9 +23,10 @@ pub(crate) struct Entry {
     pub(crate) epoch: Option<u64>,
     /// The message whose acknowledgement counts: the last one of each protocol.
     pub(crate) awaited: Vec<(Protocol, [u8; 16], u32)>,
-    pub(crate) expected: BTreeSet<Identity>,
-    /// Has everybody's time to answer passed?
-    pub(crate) closed: bool,
+    /// How many are to acknowledge: all who were members of that protocol then.
+    pub(crate) expected: usize,
+    /// Who was missing when the time to answer had passed, and is still.
+    pub(crate) missing: Option<BTreeSet<Identity>>,
     #[serde(skip)]
     pub(crate) acks: BTreeMap<Identity, Ack>,
 }
@@ -37,11 +39,22 @@ pub(crate) struct Ack {
 }
 
 impl Entry {
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &Identity> {
-        self.expected.iter().filter(|m| !self.acks.contains_key(*m))
+    /// Is the member to acknowledge this? Not if it has registered since, or learned of it when it registered.
+    fn expects(&self, member: &Member) -> bool {
+        self.awaited.iter().any(|(protocol, ..)| member.is_active(*protocol)) && member.since <= self.id
     }
 
-    fn view(&self) -> RekeyView {
+    /// Members that are to acknowledge this and have not.
+    pub(crate) fn missing<'a>(&'a self, members: &'a Members) -> impl Iterator<Item = &'a Identity> {
+        let open = members.iter().filter(|m| self.expects(m)).map(|m| &m.identity);
+        open.filter(|m| !self.acks.contains_key(*m))
+    }
+
+    fn view(&self, members: &Members) -> RekeyView {
+        let missing = match &self.missing {
+            Some(missing) => missing.iter().cloned().collect(),
+            None => self.missing(members).cloned().collect(),
+        };
         let mut acks: Vec<AckView> = self
             .acks
             .iter()
@@ -57,9 +70,9 @@ impl Entry {
             reason: self.reason,
             at: self.at.as_secs(),
             epoch: self.epoch,
-            expected: self.expected.len(),
-            acknowledged: self.expected.len() - self.missing().count(),
-            missing: self.missing().cloned().collect(),
+            expected: self.expected,
+            acknowledged: self.acks.len(),
+            missing,
             acks,
         }
     }
@@ -97,26 +110,30 @@ impl Ledger {
         protocol: Protocol,
         spi: &[u8; 16],
         counter: u32,
-        identity: &Identity,
+        member: &Member,
         wall: Duration,
     ) -> Acknowledged {
         let message = (protocol, *spi, counter);
         let entry = self.entries.values_mut().rev().find(|e| e.awaited.contains(&message));
-        let Some(entry) = entry.filter(|e| e.expected.contains(identity)) else { return Acknowledged::Nothing };
-        if entry.acks.contains_key(identity) {
+        let Some(entry) = entry.filter(|e| e.expects(member)) else { return Acknowledged::Nothing };
+        if entry.acks.contains_key(&member.identity) {
             return Acknowledged::Nothing;
         }
         let ack = Ack { protocol, latency: wall.saturating_sub(entry.at) };
-        entry.acks.insert(identity.clone(), ack);
+        entry.acks.insert(member.identity.clone(), ack);
+        // Late is better than never.
+        if let Some(missing) = &mut entry.missing {
+            missing.remove(&member.identity);
+        }
         Acknowledged::Rekey(entry.id, ack)
     }
 
     /// The entry whose time to answer passes next, and when.
     pub(crate) fn closes(&self, patience: Duration) -> Option<(u64, Duration)> {
-        self.entries.values().find(|e| !e.closed).map(|e| (e.id, e.at + patience))
+        self.entries.values().find(|e| e.missing.is_none()).map(|e| (e.id, e.at + patience))
     }
 
-    pub(crate) fn views(&self) -> Vec<RekeyView> {
-        self.entries.values().map(Entry::view).collect()
+    pub(crate) fn views(&self, members: &Members) -> Vec<RekeyView> {
+        self.entries.values().map(|e| e.view(members)).collect()
     }
 }

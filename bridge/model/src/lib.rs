@@ -22,6 +22,7 @@ pub mod id;
 pub mod ledger;
 pub mod lkh;
 pub mod member;
+mod members;
 pub mod plan;
 pub mod policy;
 pub mod rekey_sa;

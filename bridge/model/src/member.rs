@@ -23,6 +23,8 @@ pub(crate) struct Member {
     /// Its leaf in the key tree of `protocol`.
     pub(crate) leaf: u32,
     pub(crate) registrations: u64,
+    /// The rekey that comes after its registration: this and later ones it is to acknowledge.
+    pub(crate) since: u64,
     /// Registrations since `burst_since`, see [`Member::too_often`].
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,

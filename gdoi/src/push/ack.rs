@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keyferry_crypto::{Prf, Secret, ct_eq};
+use keyferry_crypto::{Prf, PrfKey, Secret};
 use keyferry_model::id::Identity;
 use keyferry_model::policy::AckType;
 use keyferry_wire::{Decode, Header, chain};
@@ -24,25 +24,63 @@ fn prf(ack: AckType) -> Prf {
     Prf::from_hash(hash)
 }
 
-/// L: bits of the PRF's block (RFC 8263 section 3.2 says 512 for SHA-256, so 1024 for SHA-512).
+fn bits(octets: usize) -> u16 {
+    u16::try_from(octets * 8).unwrap_or(u16::MAX)
+}
+
+/// L as it is sent: bits of the PRF's block (RFC 8263 section 3.2 says 512 for SHA-256, so 1024 for SHA-512).
 fn length(prf: Prf) -> u16 {
-    match prf {
-        Prf::HmacSha1 | Prf::HmacSha256 => 512,
-        Prf::HmacSha384 | Prf::HmacSha512 => 1024,
+    bits(prf.hash().block_len())
+}
+
+/// What L may be for a base key of so many octets, the likeliest first: the text wants bits of the ack_key, which are those of the
+/// PRF's output, and those of the base key, and says that both are the PRF's block.
+pub(crate) fn lengths(ack: AckType, base: usize) -> Vec<u16> {
+    let prf = prf(ack);
+    let mut all = vec![length(prf)];
+    for other in [bits(prf.output_len()), bits(base)] {
+        if !all.contains(&other) {
+            all.push(other);
+        }
     }
+    all
 }
 
 /// ack_key. `base` is the KEK or the leaf key, without IV.
-fn ack_key(ack: AckType, base: &[u8], spi: &[u8; 16]) -> Secret {
-    let prf = prf(ack);
-    prf.compute(base, &[LABEL, spi, &length(prf).to_be_bytes()])
+fn ack_key(prf: Prf, base: &[u8], spi: &[u8; 16], length: u16) -> Secret {
+    prf.compute(base, &[LABEL, spi, &length.to_be_bytes()])
+}
+
+/// An ack_key of one rekey SA, ready for many acknowledgements.
+#[derive(Debug)]
+pub(crate) struct AckKey(PrfKey);
+
+impl AckKey {
+    /// `base` is the KEK or the leaf key, without IV.
+    pub(crate) fn derive(ack: AckType, base: &[u8], spi: &[u8; 16], length: u16) -> Self {
+        let prf = prf(ack);
+        Self(PrfKey::new(prf, ack_key(prf, base, spi, length).expose()))
+    }
 }
 
 /// The acknowledgement of the push with this SEQ under this rekey SA, from the member at this address.
 pub(crate) fn build(ack: AckType, base: &[u8], spi: &[u8; 16], seq: u32, ip: IpAddr) -> Option<Vec<u8>> {
+    build_with(ack, base, spi, seq, ip, length(prf(ack)))
+}
+
+/// The same with any L.
+pub(crate) fn build_with(
+    ack: AckType,
+    base: &[u8],
+    spi: &[u8; 16],
+    seq: u32,
+    ip: IpAddr,
+    length: u16,
+) -> Option<Vec<u8>> {
     let id = Secret::new(identity::of_identity(&Identity::from_ip(ip)));
     let payloads = Payloads::new().with(payload::SEQ, &Seq(seq)).with_body(payload::ID, id);
-    let hash = prf(ack).compute(ack_key(ack, base, spi).expose(), &[payloads.chain(0).ok()?.expose()]);
+    let prf = prf(ack);
+    let hash = prf.compute(ack_key(prf, base, spi, length).expose(), &[payloads.chain(0).ok()?.expose()]);
     let payloads = payloads.behind(payload::HASH, &opaque::Hash(hash.expose()));
     message::clear(&message::header(spi, exchange::PUSH_ACK, 0, 0, payload::HASH), &payloads).ok()
 }
@@ -73,10 +111,9 @@ impl<'a> Ack<'a> {
         Ok(Self { spi: header.spi_pair(), seq: seq.0, ip, hash, hashed: &body[4 + hash.len()..] })
     }
 
-    /// Is it authentic, by the KEK or leaf key `base` (without IV)?
-    pub(crate) fn verify(&self, ack: AckType, base: &[u8]) -> bool {
-        let expected = prf(ack).compute(ack_key(ack, base, &self.spi).expose(), &[self.hashed]);
-        ct_eq(expected.expose(), self.hash)
+    /// Is it authentic by this key?
+    pub(crate) fn verify(&self, key: &AckKey) -> bool {
+        key.0.verify(&[self.hashed], self.hash)
     }
 }
 
@@ -114,8 +151,12 @@ mod tests {
                 let (header, body) = Header::decode(&built).unwrap();
                 let read = Ack::read(&header, body).unwrap();
                 assert_eq!((read.seq, read.ip.to_string().as_str()), (9, ip));
-                assert!(read.verify(ack, &[1; 32]));
-                assert!(!read.verify(ack, &[3; 32]));
+                let lengths = lengths(ack, 16);
+                assert_eq!(lengths.len(), 3);
+                let key = |base| AckKey::derive(ack, &[base; 32], &[2; 16], lengths[0]);
+                assert!(read.verify(&key(1)));
+                assert!(!read.verify(&key(3)));
+                assert!(!read.verify(&AckKey::derive(ack, &[1; 32], &[2; 16], lengths[1])));
                 assert!(Ack::read(&Header { flags: 1, ..header }, body).is_err());
             }
         }
@@ -124,11 +165,12 @@ mod tests {
     #[test]
     fn every_change_of_what_is_hashed_is_noticed() {
         let built = build(TYPES[0], &[1; 32], &[2; 16], 9, "10.0.0.1".parse().unwrap()).unwrap();
+        let key = AckKey::derive(TYPES[0], &[1; 32], &[2; 16], 512);
         for at in 32..built.len() {
             let mut changed = built.clone();
             changed[at] ^= 1;
             let (header, body) = Header::decode(&changed).unwrap();
-            assert!(!Ack::read(&header, body).is_ok_and(|a| a.verify(TYPES[0], &[1; 32])), "octet {at}");
+            assert!(!Ack::read(&header, body).is_ok_and(|a| a.verify(&key)), "octet {at}");
         }
     }
 }

@@ -77,7 +77,7 @@ impl Group {
         if let Some(ids) = self.sender_ids.take(count) {
             return Ok(ids);
         }
-        let others = self.members.values().filter(|m| m.is_active(m.protocol) && m.identity != *request.identity);
+        let others = self.members.iter().filter(|m| m.is_active(m.protocol) && m.identity != *request.identity);
         let in_use: u64 = others.map(|m| m.sender_ids.len() as u64).sum();
         if in_use + u64::from(count) > self.sender_ids.limit() {
             // A reset would not make room, only cut everybody off, again and again.
@@ -98,6 +98,7 @@ impl Group {
             address: request.address,
             leaf,
             registrations: 0,
+            since: 0,
             burst: 0,
             burst_since: now.wall,
             sender_ids: Vec::new(),
@@ -124,20 +125,20 @@ impl Group {
         member.leaf = leaf;
         member.registered_at(now.wall);
         member.missed = 0;
+        member.since = self.next_rekey;
         member.sender_ids = sender_ids.to_vec();
-        self.store_member(&member);
         tracing::info!(group = %self.policy.name, member = %member.identity, protocol = %member.protocol,
             address = %member.address, sender_ids = ?member.sender_ids, "member registered");
-        self.members.insert(member.identity.clone(), member);
+        self.members.put(member);
+        self.store_member(request.identity);
     }
 
     /// A member leaves. What it knew is changed by a rekey soon, together with others that leave.
     pub(crate) fn leave(&mut self, identity: &Identity, protocol: Protocol, now: Now) -> bool {
-        let Some(member) = self.members.get_mut(identity).filter(|m| m.is_active(protocol)) else { return false };
-        member.state = MemberState::Left;
-        let member = member.clone();
+        let Some(member) = self.members.get(identity).filter(|m| m.is_active(protocol)) else { return false };
         self.make_stale(protocol, member.leaf);
-        self.store_member(&member);
+        self.members.set_state(identity, MemberState::Left);
+        self.store_member(identity);
         self.leavers_due.get_or_insert(now.wall + LEAVE_BATCH);
         self.store_state();
         tracing::info!(group = %self.policy.name, member = %identity, %protocol, "member left");

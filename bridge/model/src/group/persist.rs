@@ -13,6 +13,7 @@ use crate::id::{Identity, Protocol};
 use crate::ledger::{Ack, Entry, Ledger};
 use crate::lkh::{KeyTree, NodeRecord};
 use crate::member::Member;
+use crate::members::Members;
 use crate::policy::{Gikev2Rekey, GroupPolicy, RekeyAuthentication};
 use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
@@ -115,8 +116,10 @@ impl Group {
         self.ops.push(put(self.key("handles"), &handles));
     }
 
-    pub(super) fn store_member(&mut self, member: &Member) {
-        self.ops.push(put(self.key(&format!("member/{}", member.identity)), member));
+    pub(super) fn store_member(&mut self, identity: &Identity) {
+        if let Some(member) = self.members.get(identity) {
+            self.ops.push(put(self.key(&format!("member/{identity}")), member));
+        }
     }
 
     pub(super) fn store_entry(&mut self, id: u64) {
@@ -173,8 +176,8 @@ impl Group {
         let epochs = state.epochs.into_iter().map(|e| Epoch::from_record(e, &policy).map(Arc::new));
         let epochs = epochs.collect::<Option<Vec<_>>>().filter(|e| !e.is_empty()).ok_or_else(|| misfit("state"))?;
         let members = with_prefix(records, "member/")
-            .map(|(key, bytes)| get::<Member>(key, bytes).map(|m| (m.identity.clone(), m)))
-            .collect::<Result<BTreeMap<_, _>, _>>()?;
+            .map(|(key, bytes)| get::<Member>(key, bytes))
+            .collect::<Result<Members, _>>()?;
         Ok(Some(Self {
             generation: state.generation,
             epochs,
@@ -213,15 +216,22 @@ impl Group {
             if !self.sides.contains_key(&protocol) {
                 continue;
             }
-            let mut gone = Vec::new();
-            for member in self.members.values_mut().filter(|m| m.is_active(protocol)) {
-                member.state = MemberState::Left;
-                gone.push(member.clone());
-            }
-            gone.iter().for_each(|m| self.store_member(m));
+            self.dismiss(protocol);
             self.store_sender_ids();
             self.store_state();
         }
+    }
+}
+
+impl Group {
+    /// Members of a protocol whose keys are worth nothing any more have left; how many they were.
+    pub(super) fn dismiss(&mut self, protocol: Protocol) -> usize {
+        let gone: Vec<Identity> = self.members.active(protocol).map(|m| m.identity.clone()).collect();
+        for identity in &gone {
+            self.members.set_state(identity, MemberState::Left);
+            self.store_member(identity);
+        }
+        gone.len()
     }
 }
 

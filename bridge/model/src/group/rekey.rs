@@ -57,14 +57,11 @@ impl Group {
     }
 
     fn mark_evicted(&mut self, identity: &Identity) {
-        let Some(member) = self.members.get_mut(identity) else { return };
-        let was_active = member.state == MemberState::Active;
-        member.state = MemberState::Evicted;
-        let member = member.clone();
-        if was_active {
+        if let Some(member) = self.members.get(identity).filter(|m| m.state == MemberState::Active) {
             self.make_stale(member.protocol, member.leaf);
         }
-        self.store_member(&member);
+        self.members.set_state(identity, MemberState::Evicted);
+        self.store_member(identity);
     }
 
     fn replace_keys(&mut self, reason: RekeyReason, exclude: bool, now: Now, rng: &mut dyn Random) -> RekeyPlan {
@@ -81,7 +78,7 @@ impl Group {
         };
         let mut steps = Vec::new();
         for protocol in Protocol::ALL {
-            let listening = self.members.values().any(|m| m.is_active(protocol));
+            let listening = self.members.count(protocol) > 0;
             let Some(side) = self.sides.get_mut(&protocol) else { continue };
             let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2;
             let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { BTreeSet::new() };
@@ -113,7 +110,7 @@ impl Group {
         let policy = Arc::clone(&self.policy);
         let mut steps = Vec::new();
         for protocol in Protocol::ALL {
-            let listening = self.members.values().any(|m| m.is_active(protocol));
+            let listening = self.members.count(protocol) > 0;
             let Some(side) = self.sides.get_mut(&protocol) else { continue };
             if listening {
                 let counter = side.take_counter(protocol);
@@ -130,7 +127,7 @@ impl Group {
                     planned: now.wall,
                 }));
             }
-            let active = self.members.values().filter(|m| m.is_active(protocol)).map(|m| m.leaf);
+            let active = self.members.active(protocol).map(|m| m.leaf);
             let leaves: Vec<u32> = active.chain(side.stale.iter().copied()).collect();
             side.tree.evict(&leaves, rng);
             side.stale.clear();
@@ -138,19 +135,14 @@ impl Group {
                 side.replace(Arc::new(sa), now.wall + policy.ack_patience);
             }
         }
-        let mut gone = Vec::new();
-        for member in self.members.values_mut().filter(|m| m.state == MemberState::Active) {
-            member.state = MemberState::Left;
-            gone.push(member.clone());
-        }
-        gone.iter().for_each(|m| self.store_member(m));
+        let members: usize = Protocol::ALL.map(|p| self.dismiss(p)).into_iter().sum();
         self.epochs.clear();
         self.start_epoch(now.wall, now.wall, rng);
         self.sender_ids = SenderIdAllocator::new(policy.sender_id_bits, 0);
         self.exhausted = false;
         self.store_sender_ids();
         let id = self.take_rekey_id();
-        tracing::warn!(group = %policy.name, rekey = id, members = gone.len(), "group reset: all members register anew");
+        tracing::warn!(group = %policy.name, rekey = id, members, "group reset: all members register anew");
         RekeyPlan { id, reason: RekeyReason::Reset, policy, steps }
     }
 
@@ -182,12 +174,7 @@ impl Group {
         if let Some(last) = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi && asks) {
             awaited.push((Protocol::Gdoi, last.over.spi, last.counter));
         }
-        let expected: BTreeSet<Identity> = self
-            .members
-            .values()
-            .filter(|m| awaited.iter().any(|(p, ..)| m.is_active(*p)))
-            .map(|m| m.identity.clone())
-            .collect();
+        let expected = awaited.iter().map(|(p, ..)| self.members.count(*p)).sum();
         let entry = Entry {
             id: plan.id,
             reason: plan.reason,
@@ -195,7 +182,7 @@ impl Group {
             epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
             awaited,
             expected,
-            closed: false,
+            missing: None,
             acks: std::collections::BTreeMap::new(),
         };
         for forgotten in self.ledger.add(entry) {

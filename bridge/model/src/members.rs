@@ -1,0 +1,89 @@
+//! The members of a group, present and past, found by identity and by address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::id::{Identity, Protocol};
+use crate::member::Member;
+use crate::view::MemberState;
+
+/// All members that a group has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    all: BTreeMap<Identity, Member>,
+    /// Active members; several where they share an address behind a translator.
+    at: BTreeMap<(Protocol, IpAddr), BTreeSet<Identity>>,
+    active: BTreeMap<Protocol, usize>,
+}
+
+impl Members {
+    pub(crate) fn get(&self, identity: &Identity) -> Option<&Member> {
+        self.all.get(identity)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.all.values()
+    }
+
+    /// Active members of a protocol.
+    pub(crate) fn active(&self, protocol: Protocol) -> impl Iterator<Item = &Member> {
+        self.all.values().filter(move |m| m.is_active(protocol))
+    }
+
+    /// How many there are of them.
+    pub(crate) fn count(&self, protocol: Protocol) -> usize {
+        self.active.get(&protocol).copied().unwrap_or(0)
+    }
+
+    /// Active members of a protocol that registered from this address.
+    pub(crate) fn at(&self, protocol: Protocol, ip: IpAddr) -> impl Iterator<Item = &Member> {
+        self.at.get(&(protocol, ip)).into_iter().flatten().filter_map(|identity| self.all.get(identity))
+    }
+
+    /// Enters a member, in place of what was known of it.
+    pub(crate) fn put(&mut self, member: Member) {
+        self.unlist(&member.identity);
+        if member.state == MemberState::Active {
+            let key = (member.protocol, member.address.ip());
+            self.at.entry(key).or_default().insert(member.identity.clone());
+            *self.active.entry(member.protocol).or_default() += 1;
+        }
+        self.all.insert(member.identity.clone(), member);
+    }
+
+    /// Notes something that changes neither state nor address of a member.
+    pub(crate) fn note(&mut self, identity: &Identity, change: impl FnOnce(&mut Member)) {
+        if let Some(member) = self.all.get_mut(identity) {
+            change(member);
+        }
+    }
+
+    /// Changes the state of a member.
+    pub(crate) fn set_state(&mut self, identity: &Identity, state: MemberState) {
+        if let Some(member) = self.all.get(identity) {
+            self.put(Member { state, ..member.clone() });
+        }
+    }
+
+    fn unlist(&mut self, identity: &Identity) {
+        let Some(member) = self.all.get(identity).filter(|m| m.state == MemberState::Active) else { return };
+        let key = (member.protocol, member.address.ip());
+        if let Some(list) = self.at.get_mut(&key) {
+            list.remove(identity);
+            if list.is_empty() {
+                self.at.remove(&key);
+            }
+        }
+        if let Some(count) = self.active.get_mut(&member.protocol) {
+            *count -= 1;
+        }
+    }
+}
+
+impl FromIterator<Member> for Members {
+    fn from_iter<T: IntoIterator<Item = Member>>(members: T) -> Self {
+        let mut list = Self::default();
+        members.into_iter().for_each(|m| list.put(m));
+        list
+    }
+}
