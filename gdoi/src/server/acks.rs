@@ -163,20 +163,21 @@ impl Server {
 const WRONG: Reject = Reject::Unauthenticated("hash of an acknowledgement, or its member");
 
 /// The member that an acknowledgement proved by the KEK comes from: the hash does not say which. It is the one that
-/// registered from that address and port; where ports differ, the only one at the address named, or at the datagram's.
+/// registered from the address named and the datagram's port, lest an acknowledgement that is sent on from elsewhere count for
+/// another; else from the datagram's address and port; else the only one at either.
 fn by_address(model: &Model, ack: &Ack<'_>, from: SocketAddr) -> Option<Identity> {
     let at = |ip| model.members_at(Protocol::Gdoi, &ack.spi, ip);
-    let sending = at(from.ip());
+    let named = at(ack.ip);
     let exact = |list: &[MemberAt<'_>]| list.iter().find(|m| m.port == from.port()).map(|m| m.identity.clone());
-    if let Some(found) = exact(&sending) {
+    if let Some(found) = exact(&named) {
         return Some(found);
     }
-    let named = at(ack.ip);
     let only = |list: &[MemberAt<'_>]| match list {
         [one] => Some(one.identity.clone()),
         _ => None,
     };
-    exact(&named).or_else(|| only(&named)).or_else(|| only(&sending))
+    let sending = if ack.ip == from.ip() { Vec::new() } else { at(from.ip()) };
+    exact(&sending).or_else(|| only(&named)).or_else(|| only(&sending))
 }
 
 #[cfg(test)]
