@@ -62,6 +62,16 @@ impl Family {
         SocketAddr::new(ip, 848)
     }
 
+    /// A large network from where one peer may come: whoever forges these addresses gets as far as an exchange.
+    #[must_use]
+    pub fn elsewhere(self) -> Selector {
+        let (address, prefix) = match self {
+            Family::V4 => (IpAddr::from([10, 128, 0, 0]), 9),
+            Family::V6 => (IpAddr::from([0xfd85, 0, 0, 0, 0, 0, 0, 0]), 16),
+        };
+        Selector { address, prefix, protocol: 0, port: 0 }
+    }
+
     fn any(self) -> Selector {
         let address = match self {
             Family::V4 => IpAddr::from([0; 4]),
@@ -191,11 +201,13 @@ pub fn psk(n: u8) -> Arc<Secret> {
     Arc::new(Secret::new(format!("pre-shared key of host {n}").into_bytes()))
 }
 
-/// Credentials of hosts 2 to 250.
+/// Credentials of hosts 2 to 250, and of one that may come from anywhere in [`Family::elsewhere`].
 #[must_use]
 pub fn credentials(family: Family) -> Arc<Credentials> {
     let peer = |n| Peer { identity: Identity::from_ip(family.host(n)), address: None, psk: psk(n) };
-    Arc::new(Credentials::new((2..=250).map(peer).collect()))
+    let wanderer =
+        Peer { identity: Identity::Fqdn("wanderer.example".into()), address: Some(family.elsewhere()), psk: psk(251) };
+    Arc::new(Credentials::new((2..=250).map(peer).chain([wanderer]).collect()))
 }
 
 /// Settings of member `n`.
