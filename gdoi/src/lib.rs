@@ -13,6 +13,7 @@
 //! [`push::render`] turns one step of its rekey plans into a message. `policy` is the only place that knows both the
 //! model's words and the payloads' numbers; [`wire`] knows syntax alone.
 
+mod dpd;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -20,6 +21,7 @@ mod identity;
 mod keylog;
 mod member;
 mod message;
+mod notice;
 mod phase1;
 mod policy;
 mod pull;
@@ -28,8 +30,9 @@ mod reject;
 mod server;
 pub mod wire;
 
+pub use dpd::Dpd;
 pub use keylog::KeyLog;
-pub use member::{Member, MemberStatus};
+pub use member::{Member, MemberStatus, Phase1Options};
 pub use message::SealError;
 pub use phase1::suite::Phase1Doi;
 pub use policy::tell::TellError;

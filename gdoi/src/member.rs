@@ -11,9 +11,12 @@
 //! Pushes are taken in every state once the member is registered. What the key server sends is checked as if it were an
 //! attacker's: a forged datagram changes nothing, a genuine one never more than it may.
 
+mod keeping;
+mod options;
 mod pushes;
 mod session;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,30 +28,34 @@ use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
 use serde::Serialize;
 
+use crate::dpd::Liveness;
 use crate::keylog::KeyLog;
 use crate::message;
+use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::initiator::Initiator;
-use crate::phase1::suite::Phase1Doi;
 use crate::pull::member::Pull;
 use crate::push::member::Group;
 use crate::reject::Reject;
 use crate::wire::registry::exchange;
 
-/// Lifetime offered for phase 1.
-const PHASE1_LIFETIME: Duration = Duration::from_secs(86_400);
+pub use options::Phase1Options;
 
 /// A member's endpoint. It does no I/O: drive it with datagrams and time, and carry out what it puts out.
 pub struct Member {
     settings: MemberSettings,
     goal: Goal,
     phase: Phase,
+    /// The phase 1 that is to take the place of the present one.
+    successor: Option<(Box<Initiator>, Repeats)>,
     group: Option<Group>,
     /// Our address as the key server reaches it.
     own: IpAddr,
+    /// Has there been a phase 1 SA with the key server since we exist?
+    contacted: bool,
     acks: Vec<PendingAck>,
     status: MemberStatus,
-    phase1_doi: Phase1Doi,
+    options: Phase1Options,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -75,8 +82,13 @@ enum Phase {
 struct Session {
     sa: IkeSa,
     expires: Duration,
-    /// Message IDs of notices that were taken.
-    notices: Vec<u32>,
+    /// When a successor is begun, if it is kept.
+    renew: Duration,
+    /// What both sides can do.
+    extensions: Extensions,
+    liveness: Liveness,
+    /// Message IDs of notices that did something.
+    notices: BTreeSet<u32>,
 }
 
 struct Registering {
@@ -156,10 +168,12 @@ impl Member {
             own: settings.local.ip(),
             settings,
             phase: Phase::Idle,
+            successor: None,
             group: None,
+            contacted: false,
             acks: Vec::new(),
             status: MemberStatus::default(),
-            phase1_doi: Phase1Doi::default(),
+            options: Phase1Options::default(),
             key_log: None,
         }
     }
@@ -169,9 +183,9 @@ impl Member {
         self.key_log = Some(log);
     }
 
-    /// Proposes phase 1 under another domain of interpretation from the next time on.
-    pub fn set_phase1_doi(&mut self, doi: Phase1Doi) {
-        self.phase1_doi = doi;
+    /// Makes phase 1 otherwise than by default from the next time on.
+    pub fn set_phase1(&mut self, options: Phase1Options) {
+        self.options = options;
     }
 
     /// Connects to the key server and registers.
@@ -240,7 +254,7 @@ impl Member {
         };
         let acks = deadline(self.acks.iter().map(|a| a.at).min(), "acknowledgement");
         let group = deadline(self.group.as_ref().and_then(Group::due), "rekey SA expires");
-        [acks, group].into_iter().fold(phase, Deadline::earlier)
+        [acks, group, self.kept_due()].into_iter().fold(phase, Deadline::earlier)
     }
 
     /// Leaves the group: tells the key server, as far as GDOI allows, by deleting the rekey SA and phase 1. The data SAs

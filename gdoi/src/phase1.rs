@@ -16,6 +16,7 @@
 //! the true message still gets its turn.
 
 pub(crate) mod auth;
+pub(crate) mod extensions;
 pub(crate) mod ike_sa;
 pub(crate) mod initiator;
 pub(crate) mod keymat;

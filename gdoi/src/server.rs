@@ -4,14 +4,16 @@
 //!  main mode  -> half-open table -> (job) -> SA table
 //!  PULL       -> SA table -> Model::offer, Model::admit
 //!  PUSH-ACK   -> Model::rekey_sa, Model::members_at, Model::acknowledge
-//!  notices    -> SA table, Model::leave
+//!  notices    -> SA table (Delete, INITIAL-CONTACT, DPD), Model::leave
 //! ```
 //!
 //! Pushes are not sent from here: the gateway renders them with [`push::render`](crate::push::render).
 
 mod acks;
 mod half_open;
+mod notices;
 mod sessions;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,6 +27,7 @@ use keyferry_model::id::Identity;
 use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
 
+use crate::dpd::Dpd;
 use crate::keylog::KeyLog;
 use crate::message;
 use crate::phase1::suite::Accepted;
@@ -32,7 +35,7 @@ use crate::reject::Reject;
 use crate::wire::registry::exchange;
 use acks::Acks;
 use half_open::HalfOpens;
-use sessions::Session;
+use table::Sessions;
 
 /// What a key server takes and how much of it.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub struct ServerConfig {
     pub sa_lifetime: Duration,
     /// A phase 1 SA that is not used for so long is deleted.
     pub idle: Duration,
+    /// When a silent member that speaks DPD is asked whether it is alive; `None` never asks.
+    pub dpd: Option<Dpd>,
     /// Notices to unauthenticated peers per second, at most.
     pub notices_per_second: u32,
 }
@@ -83,6 +88,7 @@ impl ServerConfig {
             exchange_timeout: Duration::from_secs(30),
             sa_lifetime: Duration::from_secs(86_400),
             idle: Duration::from_secs(300),
+            dpd: None,
             notices_per_second: 10,
         }
     }
@@ -113,6 +119,8 @@ pub struct Counters {
     pub established: u64,
     /// Phase 1 SAs dropped: idle, expired, deleted by the peer, or for want of room.
     pub closed: u64,
+    /// Of those closed, the ones whose member no longer answered.
+    pub dead: u64,
     /// Registrations.
     pub registered: u64,
     /// Registrations refused.
@@ -141,7 +149,7 @@ pub struct Server {
     config: ServerConfig,
     accepted: Accepted,
     half_open: HalfOpens,
-    sessions: BTreeMap<[u8; 16], Session>,
+    sessions: Sessions,
     /// When something is due, and for what. Each half-open exchange and each session has at least one entry that comes
     /// no later than its own time; entries of things gone or put off are looked at and dropped.
     timers: BTreeSet<(Duration, Timer)>,
@@ -160,7 +168,7 @@ impl Server {
             accepted: config.accepted(),
             half_open: HalfOpens::new(config.half_open, config.half_open_per_source),
             config,
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             timers: BTreeSet::new(),
             jobs: BTreeMap::new(),
             acks: Acks::default(),

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gdoi::Phase1Doi;
+use gdoi::{Phase1Doi, Phase1Options};
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::id::{GroupId, Identity, Protocol};
@@ -28,7 +28,7 @@ fn members_register_with_every_group_and_hash() {
             bench.add(10);
             bench.settle();
             assert_eq!(bench.nodes[&10].events, REGISTERED);
-            assert_eq!(bench.log.len(), 10, "six messages of main mode, four of the registration");
+            assert_eq!(bench.log.len(), 11, "six messages of main mode, INITIAL-CONTACT, four of the registration");
             assert_eq!(bench.server.counters().registered, 1);
         }
     }
@@ -330,7 +330,7 @@ fn phase_1_may_be_proposed_under_the_ipsec_doi() {
     bench.add(10);
     bench.wire.clear();
     bench.member(10, |m, ctx| {
-        m.set_phase1_doi(Phase1Doi::Ipsec);
+        m.set_phase1(Phase1Options { doi: Phase1Doi::Ipsec, ..Phase1Options::default() });
         m.start(ctx);
     });
     bench.settle();

@@ -1,13 +1,18 @@
 //! A member's dealings with its key server: phase 1, registration, notices.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keyferry_crypto::Random;
 use keyferry_model::drive::Datagram;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal};
 use keyferry_wire::Header;
 
-use super::{Goal, Member, PHASE1_LIFETIME, Phase, Registering, Repeats, Session, below};
+use super::{Goal, Member, Phase, Registering, Repeats, Session, below};
+use crate::dpd::{Liveness, Question};
 use crate::keylog;
+use crate::message::Payloads;
+use crate::notice::Notice;
 use crate::phase1::initiator::{Config, Initiator};
 use crate::pull::member::{Pull, Registration, Step};
 use crate::push::member::Group;
@@ -21,12 +26,47 @@ const MAX_RESTARTS: u8 = 3;
 /// Repeats over an SA that may be gone on the other side.
 const STALE_TRIES: u8 = 2;
 
-/// Notices remembered against replay.
-const MAX_NOTICES: usize = 64;
+/// Notices remembered against replay: more than a key server gives that refuses to no end.
+const MAX_NOTICES: usize = 512;
+
+impl Session {
+    /// A notice that does something must not come twice. Where too many would have to be remembered, the SA is not used for
+    /// another registration. Questions and answers of DPD have numbers of their own.
+    fn replayed(&mut self, header: &Header, notice: &Notice) -> Result<(), Reject> {
+        if notice.error.is_none() && notice.lifetime.is_none() && notice.phase1.is_empty() {
+            return Ok(());
+        }
+        if self.notices.len() == MAX_NOTICES {
+            self.expires = Duration::ZERO;
+            return Err(Reject::Replayed);
+        }
+        if self.notices.insert(header.message_id) { Ok(()) } else { Err(Reject::Replayed) }
+    }
+
+    /// What DPD wants to be sent (RFC 3706).
+    fn asked(&mut self, ctx: &mut MemberCtx<'_>, notice: &Notice) -> Result<Option<Vec<u8>>, Reject> {
+        if let Some(number) = notice.here {
+            self.liveness.answered(number, ctx.now.mono);
+        }
+        let Some(number) = notice.are_you_there else { return Ok(None) };
+        match self.liveness.asked(number) {
+            Question::New => self.liveness.hear(ctx.now.mono),
+            Question::Again => {}
+            Question::Stale => return Err(Reject::Replayed),
+        }
+        Ok(self.status(NotifyType::R_U_THERE_ACK, &number.to_be_bytes(), ctx.rng))
+    }
+
+    /// A status notification protected by this SA.
+    pub(super) fn status(&self, kind: NotifyType, data: &[u8], rng: &mut dyn Random) -> Option<Vec<u8>> {
+        self.sa.notice(Payloads::new().with(payload::NOTIFICATION, &self.sa.status(kind, data)), rng).ok()
+    }
+}
 
 impl Member {
     /// Goes on towards the goal, over the phase 1 SA if there is one.
     pub(super) fn pursue(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.successor = None;
         let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Resting(session, _) => session.map(|s| *s),
             Phase::Registering(r) => Some(r.session),
@@ -42,17 +82,21 @@ impl Member {
         }
     }
 
-    fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
+    pub(super) fn initiator(&self, rng: &mut dyn Random) -> Option<Initiator> {
         let config = Config {
             groups: &self.settings.ke_groups,
             hashes: &self.settings.hashes,
             identity: &self.settings.identity,
             peer: self.settings.gateway_identity.as_ref(),
             psk: &self.settings.psk,
-            lifetime: PHASE1_LIFETIME,
-            doi: self.phase1_doi,
+            lifetime: self.options.lifetime,
+            doi: self.options.doi,
         };
-        let Some(initiator) = Initiator::new(&config, ctx.rng) else {
+        Initiator::new(&config, rng)
+    }
+
+    fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Some(initiator) = self.initiator(ctx.rng) else {
             return self.failed(ctx, None, MemberEvent::Refused("no key exchange group of IKEv1 configured".into()));
         };
         let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
@@ -70,7 +114,10 @@ impl Member {
         body: &[u8],
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
-        let Phase::Connecting(initiator, repeats) = &mut self.phase else { return Err(Reject::Replayed) };
+        let (initiator, repeats) = match (&mut self.phase, &mut self.successor) {
+            (Phase::Connecting(initiator, repeats), _) | (_, Some((initiator, repeats))) => (initiator, repeats),
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return Err(Reject::Replayed),
+        };
         if header.spi_i != *initiator.cookie() || header.message_id != 0 {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
@@ -82,10 +129,16 @@ impl Member {
             return Ok(());
         }
         let peer = initiator.verify(header, body)?;
-        let Phase::Connecting(initiator, _) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            unreachable!("it was just looked at")
+        let renewed = self.successor.take();
+        let succeeds = renewed.is_some();
+        let initiator = match renewed {
+            Some((initiator, _)) => initiator,
+            None => match std::mem::replace(&mut self.phase, Phase::Idle) {
+                Phase::Connecting(initiator, _) => initiator,
+                Phase::Idle | Phase::Registering(_) | Phase::Resting(..) => unreachable!("it was just looked at"),
+            },
         };
-        let (sa, lifetime) = initiator.advance(&peer);
+        let (sa, lifetime, extensions) = initiator.advance(&peer);
         if !dgram.to.ip().is_unspecified() && !dgram.to.ip().is_multicast() {
             self.own = dgram.to.ip();
         }
@@ -93,8 +146,19 @@ impl Member {
             log.log(keylog::TABLE, &sa.key_log_line());
         }
         tracing::info!(gateway = %self.settings.gateway, identity = %peer.identity, "phase 1 stands");
+        let liveness = Liveness::new(ctx.now.mono, ctx.rng);
+        let expires = ctx.now.mono + lifetime;
+        let mut session = Session { sa, expires, renew: expires, extensions, liveness, notices: BTreeSet::new() };
+        session.plan_successor(ctx);
+        if succeeds {
+            self.succeed(ctx, session);
+            return Ok(());
+        }
         ctx.event(MemberEvent::Connected);
-        let session = Session { sa, expires: ctx.now.mono + lifetime, notices: Vec::new() };
+        if !std::mem::replace(&mut self.contacted, true) {
+            let first = session.status(NotifyType::INITIAL_CONTACT, &[], ctx.rng);
+            first.into_iter().for_each(|n| ctx.send(self.transmit(n)));
+        }
         match self.goal {
             Goal::Register => self.register(ctx, session, 0, false),
             Goal::Connect => self.phase = Phase::Resting(Some(Box::new(session)), None),
@@ -180,7 +244,7 @@ impl Member {
     }
 
     /// Rests, and tries again later.
-    fn failed(&mut self, ctx: &mut MemberCtx<'_>, session: Option<Session>, event: MemberEvent) {
+    pub(super) fn failed(&mut self, ctx: &mut MemberCtx<'_>, session: Option<Session>, event: MemberEvent) {
         if self.goal == Goal::Leave {
             return self.gone(ctx);
         }
@@ -191,6 +255,12 @@ impl Member {
     }
 
     pub(super) fn notice(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
+        if let Some((initiator, _)) = self.successor.as_mut().filter(|(i, _)| header.spi_i == *i.cookie()) {
+            if initiator.notice(header, body)?.is_some() {
+                self.successor_failed(ctx);
+            }
+            return Ok(());
+        }
         let session = match &mut self.phase {
             Phase::Connecting(initiator, _) => {
                 if header.spi_i != *initiator.cookie() {
@@ -208,18 +278,21 @@ impl Member {
         if header.spi_pair() != *session.sa.cookies() {
             return Err(Reject::Unauthenticated("no such SA"));
         }
-        let notice = session.sa.read_notice(header, body)?;
-        if session.notices.contains(&header.message_id) {
-            return Err(Reject::Replayed);
+        let notice = Notice::open(&session.sa, header, body)?;
+        session.replayed(header, &notice)?;
+        let answer = session.asked(ctx, &notice)?;
+        // Never longer than what we have agreed to.
+        let lifetime = notice.lifetime.map(|l| ctx.now.mono + l);
+        if let Some(at) = lifetime.filter(|at| *at < session.expires) {
+            session.expires = at;
+            session.plan_successor(ctx);
         }
-        if session.notices.len() == MAX_NOTICES {
-            session.notices.remove(0);
-        }
-        session.notices.push(header.message_id);
-        if notice.closes {
+        let closes = notice.phase1.contains(session.sa.cookies());
+        answer.into_iter().for_each(|a| ctx.send(self.transmit(a)));
+        if closes {
             self.closed(ctx);
-        } else if let Some(error) = notice.notifications.iter().find(|n| n.is_error()) {
-            self.refused(ctx, *error);
+        } else if let Some(error) = notice.error {
+            self.refused(ctx, error);
         }
         Ok(())
     }
@@ -241,13 +314,16 @@ impl Member {
     fn closed(&mut self, ctx: &mut MemberCtx<'_>) {
         ctx.event(MemberEvent::Disconnected);
         let wake = match &self.phase {
-            Phase::Resting(_, wake) => *wake,
-            Phase::Registering(_) | Phase::Connecting(..) | Phase::Idle => Some(self.retry_at(ctx)),
+            Phase::Resting(_, wake) if !self.options.keep => *wake,
+            Phase::Resting(..) | Phase::Registering(_) | Phase::Connecting(..) | Phase::Idle => {
+                Some(self.retry_at(ctx))
+            }
         };
         self.phase = Phase::Resting(None, wake);
     }
 
     pub(super) fn expire_session(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.expire_kept(ctx);
         let mono = ctx.now.mono;
         let tries = self.settings.tries;
         match &mut self.phase {
@@ -291,6 +367,7 @@ impl Member {
     /// that wait for their time go at once.
     pub fn disconnect(&mut self, ctx: &mut MemberCtx<'_>) {
         self.send_acks_until(ctx, Duration::MAX);
+        self.successor = None;
         let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Resting(session, _) => session.map(|s| *s),
             Phase::Registering(r) => Some(r.session),

@@ -8,6 +8,7 @@ use crate::identity;
 use crate::message::{Payloads, Plain};
 use crate::reject::Reject;
 use crate::wire::id::Id;
+use crate::wire::notification::Notification;
 use crate::wire::opaque::Hash;
 use crate::wire::registry::{NotifyType, payload};
 use crate::wire::rules::{self, MAIN_AUTH};
@@ -17,6 +18,8 @@ pub(crate) struct Claim<'a> {
     /// Body of the ID payload, which the hash covers.
     pub(crate) id: &'a [u8],
     pub(crate) hash: &'a [u8],
+    /// Is there an INITIAL-CONTACT beside it? The hash does not cover it, the encryption hides it.
+    pub(crate) initial_contact: bool,
 }
 
 impl<'a> Claim<'a> {
@@ -27,7 +30,10 @@ impl<'a> Claim<'a> {
         MAIN_AUTH.check(&parts.payloads).map_err(|_| noise)?;
         let id = rules::body(&parts.payloads, payload::ID).ok_or(noise)?;
         let hash = rules::body(&parts.payloads, payload::HASH).ok_or(noise)?;
-        Ok(Self { id, hash })
+        let notifications = rules::bodies(&parts.payloads, payload::NOTIFICATION);
+        let kinds = notifications.filter_map(|n| Notification::exact(n).ok()).map(|n| n.kind);
+        let initial_contact = kinds.into_iter().any(|kind| kind == NotifyType::INITIAL_CONTACT);
+        Ok(Self { id, hash, initial_contact })
     }
 
     /// The identity, once the hash has proved the claim.

@@ -1,7 +1,7 @@
 //! The SA that phase 1 makes: what is sent under it is encrypted and begins with a hash.
 
 use keyferry_crypto::{Random, Secret, ct_eq};
-use keyferry_wire::{Decode, Header};
+use keyferry_wire::Header;
 
 use super::keymat::{Keys, phase2_iv};
 use crate::message::{self, Iv, Payloads, Plain, SealError};
@@ -9,7 +9,7 @@ use crate::reject::Reject;
 use crate::wire::delete::Delete;
 use crate::wire::notification::Notification;
 use crate::wire::opaque::Hash;
-use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1, protocol};
+use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1};
 use crate::wire::rules::{self, Message};
 
 /// A phase 1 SA, and during main mode what is about to become one.
@@ -127,6 +127,11 @@ impl IkeSa {
         self.seal(exchange::INFORMATIONAL, id, &iv, &[], payloads).map(|(datagram, _)| datagram)
     }
 
+    /// A status notification about this SA.
+    pub(crate) fn status<'a>(&'a self, kind: NotifyType, data: &'a [u8]) -> Notification<'a> {
+        Notification { doi: Doi::IPSEC, protocol: phase1::PROTO_ISAKMP, kind, spi: &self.cookies, data }
+    }
+
     /// A notification about this SA.
     pub(crate) fn notification(&self, kind: NotifyType, doi: Doi) -> Payloads {
         let n = Notification { doi, protocol: phase1::PROTO_ISAKMP, kind, spi: &self.cookies, data: &[] };
@@ -137,37 +142,4 @@ impl IkeSa {
     pub(crate) fn delete(&self) -> Payloads {
         Payloads::new().with(payload::DELETE, &Delete::new(Doi::ISAKMP, phase1::PROTO_ISAKMP, 16, &self.cookies))
     }
-
-    /// Reads a message of the Informational exchange.
-    pub(crate) fn read_notice(&self, header: &Header, body: &[u8]) -> Result<Notice, Reject> {
-        let plain = self.open(header, body, &self.iv(header.message_id), &[], &rules::NOTICE)?;
-        let parts = plain.parts()?;
-        let mut notice = Notice::default();
-        for body in rules::bodies(&parts.payloads, payload::NOTIFICATION) {
-            notice.notifications.push(Notification::exact(body)?.kind);
-        }
-        for body in rules::bodies(&parts.payloads, payload::DELETE) {
-            let delete = Delete::exact(body)?;
-            for spi in delete.spis() {
-                match <[u8; 16]>::try_from(spi) {
-                    // Whatever the DOI: no TEK has an SPI of 16 octets.
-                    Ok(spi) if delete.protocol == phase1::PROTO_ISAKMP && spi == self.cookies => notice.closes = true,
-                    Ok(spi) if delete.protocol == protocol::KEK && delete.doi == Doi::GDOI => notice.keks.push(spi),
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        }
-        Ok(notice)
-    }
-}
-
-/// What an authentic message of the Informational exchange says.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Notice {
-    /// Types of its notifications.
-    pub(crate) notifications: Vec<NotifyType>,
-    /// Does it delete the SA it came under?
-    pub(crate) closes: bool,
-    /// Rekey SAs it deletes.
-    pub(crate) keks: Vec<[u8; 16]>,
 }

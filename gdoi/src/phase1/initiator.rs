@@ -18,6 +18,7 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
 use super::auth::{self, Claim};
+use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::responder::read_ke;
@@ -25,6 +26,7 @@ use super::suite::{self, Accepted, Phase1Doi, Suite};
 use super::{HOLD, MAX_RIVALS};
 use crate::identity;
 use crate::message::{self, Iv, Payloads, SealError};
+use crate::notice::Notice;
 use crate::reject::Reject;
 use crate::wire::nonce::Nonce;
 use crate::wire::notification::Notification;
@@ -73,6 +75,7 @@ struct Branch {
     cookies: [u8; 16],
     suite: Suite,
     lifetime: Option<Duration>,
+    extensions: Extensions,
     pair: Arc<KeyPair>,
     message3: Vec<u8>,
     auths: Vec<ExpectAuth>,
@@ -118,7 +121,7 @@ impl Initiator {
         let sa_i = suite::offer(&offered, config.lifetime, config.doi);
         let mut nonce_i = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_i);
-        let payloads = Payloads::new().with_body(payload::SA, Secret::copy_from(&sa_i));
+        let payloads = Extensions::OURS.announce(Payloads::new().with_body(payload::SA, Secret::copy_from(&sa_i)));
         let mut cookies = [0; 16];
         cookies[..8].copy_from_slice(&cookie);
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::SA);
@@ -190,6 +193,7 @@ impl Initiator {
         if self.branches.iter().any(|b| b.cookies == cookies && b.suite == suite) {
             return Err(Reject::Replayed);
         }
+        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
         let pair = self.pair(suite.group, rng).ok_or(refused("the key exchange failed"))?;
         if self.branches.len() == MAX_RIVALS {
             let oldest = self.branches.iter().position(|b| b.auths.is_empty()).unwrap_or(0);
@@ -199,8 +203,9 @@ impl Initiator {
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i));
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| refused("the key exchange failed"))?;
-        self.branches.push(Branch { cookies, suite, lifetime, pair, message3: message3.clone(), auths: Vec::new() });
-        Ok(Some(message3))
+        let (message3, sent) = (message3.clone(), message3);
+        self.branches.push(Branch { cookies, suite, lifetime, extensions, pair, message3, auths: Vec::new() });
+        Ok(Some(sent))
     }
 
     /// Our key pair of a group: one for all branches.
@@ -321,12 +326,12 @@ impl Initiator {
         Ok((plain.last_block, identity))
     }
 
-    /// Ends main mode: the SA and its lifetime.
-    pub(crate) fn advance(mut self, peer: &Verified) -> (IkeSa, Duration) {
+    /// Ends main mode: the SA, its lifetime, and what both sides can do.
+    pub(crate) fn advance(mut self, peer: &Verified) -> (IkeSa, Duration, Extensions) {
         let mut branch = self.branches.swap_remove(peer.branch);
         let mut sa = branch.auths.swap_remove(peer.auth).sa;
         sa.chain_to(peer.last_block);
-        (sa, branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)))
+        (sa, branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)), branch.extensions)
     }
 
     /// A notice instead of message 6. In clear it leaves only a hint; with a valid hash it is the peer's refusal.
@@ -345,8 +350,8 @@ impl Initiator {
         let mut why = Reject::Unauthenticated("no such exchange");
         for branch in self.branches.iter().filter(|b| b.cookies == header.spi_pair()) {
             for auth in &branch.auths {
-                match auth.sa.read_notice(header, body) {
-                    Ok(notice) => return Ok(notice.notifications.into_iter().find(|n| n.is_error())),
+                match Notice::open(&auth.sa, header, body) {
+                    Ok(notice) => return Ok(notice.error),
                     Err(e) => why = e,
                 }
             }

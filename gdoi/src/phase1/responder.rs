@@ -22,6 +22,7 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, Header, chain};
 
 use super::auth::{self, Claim};
+use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::suite::{self, Accepted, Suite};
@@ -58,6 +59,7 @@ pub(crate) struct HalfOpen {
     cookies: [u8; 16],
     suite: Suite,
     lifetime: Option<Duration>,
+    extensions: Extensions,
     sa_i: Vec<u8>,
     psk: Arc<Secret>,
     peer: IpAddr,
@@ -122,6 +124,7 @@ pub(crate) struct Verified {
     rival: usize,
     last_block: Iv,
     identity: Identity,
+    initial_contact: bool,
 }
 
 /// A peer that proved itself, but may not be what it says it is.
@@ -138,6 +141,10 @@ pub(crate) struct Completed {
     pub(crate) sa: IkeSa,
     pub(crate) identity: Identity,
     pub(crate) lifetime: Option<Duration>,
+    /// What both sides can do.
+    pub(crate) extensions: Extensions,
+    /// Does the peer say that it has no other SA with us (RFC 2407 section 4.6.3.3)?
+    pub(crate) initial_contact: bool,
     /// Message 6.
     pub(crate) answer: Vec<u8>,
 }
@@ -165,13 +172,15 @@ impl HalfOpen {
         let mut cookies = header.spi_pair();
         cookies[8..].copy_from_slice(&cookie(rng));
         tracing::debug!(doi = sa.doi.0, situation = sa.situation, peer = %dgram.from, "phase 1 proposed");
-        let answer = Payloads::new().with_body(payload::SA, Secret::new(choice.answer));
+        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
+        let answer = extensions.announce(Payloads::new().with_body(payload::SA, Secret::new(choice.answer)));
         let answer = message::clear(&message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::SA), &answer)
             .map_err(|_| refused("the chosen transform is too long"))?;
         Ok(Self {
             cookies,
             suite: choice.suite,
             lifetime: choice.lifetime,
+            extensions,
             sa_i: sa_i.to_vec(),
             psk: Arc::clone(psk),
             peer: dgram.from.ip(),
@@ -297,12 +306,13 @@ impl HalfOpen {
         let mut why = Reject::Unauthenticated("message 5 before message 3");
         for (rival, expect) in self.expecting() {
             match self.check(rival, expect, header, body) {
-                Ok((last_block, claimed)) => {
+                Ok((last_block, initial_contact, claimed)) => {
                     let allowed = claimed.and_then(|identity| {
                         let refused = Reject::Unacceptable("identity", NotifyType::INVALID_ID_INFORMATION);
                         if credentials.allows(self.peer, &identity) { Ok(identity) } else { Err(refused) }
                     });
-                    return allowed.map(|identity| Verified { rival, last_block, identity }).map_err(|why| {
+                    let verified = |identity| Verified { rival, last_block, identity, initial_contact };
+                    return allowed.map(verified).map_err(|why| {
                         let payloads = expect
                             .sa
                             .notification(NotifyType::INVALID_ID_INFORMATION, crate::wire::registry::Doi::GDOI);
@@ -329,14 +339,14 @@ impl HalfOpen {
         expect: &ExpectAuth,
         header: &Header,
         body: &[u8],
-    ) -> Result<(Iv, Result<Identity, Reject>), Reject> {
+    ) -> Result<(Iv, bool, Result<Identity, Reject>), Reject> {
         let plain = expect.sa.open_main(header, body)?;
         let claim = Claim::read(&plain)?;
         let hash = self.transcript(rival, expect).hash_i(expect.sa.keys(), claim.id);
         if !ct_eq(hash.expose(), claim.hash) {
             return Err(Reject::Unauthenticated("HASH_I"));
         }
-        Ok((plain.last_block, claim.identity()))
+        Ok((plain.last_block, claim.initial_contact, claim.identity()))
     }
 
     fn transcript<'a>(&'a self, rival: usize, expect: &'a ExpectAuth) -> Transcript<'a> {
@@ -364,7 +374,9 @@ impl HalfOpen {
         let mut sa = expect.sa;
         let (answer, last_block) = sa.seal_main(&peer.last_block, &auth::payloads(id, &hash))?;
         sa.chain_to(last_block);
-        Ok(Completed { sa, identity: peer.identity, lifetime: self.lifetime, answer })
+        let Verified { identity, initial_contact, .. } = peer;
+        let (lifetime, extensions) = (self.lifetime, self.extensions);
+        Ok(Completed { sa, identity, lifetime, extensions, initial_contact, answer })
     }
 }
 

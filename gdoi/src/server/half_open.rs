@@ -244,9 +244,18 @@ impl Server {
         }
         ctx.out.send(dgram.reply(completed.answer.clone()));
         let lifetime = completed.lifetime.map_or(self.config.sa_lifetime, |l| l.min(self.config.sa_lifetime));
+        let shorter = completed.lifetime.is_none_or(|l| l > lifetime);
+        let initial_contact = completed.initial_contact;
         tracing::info!(peer = %dgram.from, identity = %completed.identity, "phase 1 stands");
         self.counters.established += 1;
-        self.enter(Session::new(completed, dgram, ctx.now.mono, lifetime));
+        let cookies = header.spi_pair();
+        self.enter(Session::new(completed, dgram, lifetime, ctx));
+        if initial_contact {
+            self.initial_contact(&cookies);
+        }
+        if shorter {
+            self.tell_lifetime(ctx, &cookies);
+        }
         Ok(())
     }
 

@@ -1,20 +1,24 @@
-//! Phase 1 SAs of authenticated members: registrations and notices under them, and their end.
+//! Phase 1 SAs of authenticated members: registrations under them, and their end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use keyferry_crypto::Hash;
+use keyferry_crypto::{Hash, Random};
 use keyferry_model::admission::{JoinRequest, Refusal};
-use keyferry_model::drive::{Ctx, Datagram};
+use keyferry_model::drive::{Ctx, Datagram, Transmit};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_wire::Header;
 
 use super::{Server, Timer};
+use crate::dpd::{Dpd, Liveness};
+use crate::message::Payloads;
+use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::responder::{Completed, Path};
 use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, Told};
 use crate::reject::Reject;
-use crate::wire::registry::{Doi, NotifyType};
+use crate::wire::registry::{Doi, NotifyType, payload};
 
 /// Registrations and Deletes at most under one SA. Each uses up a message ID for the SA's life, lest it be replayed;
 /// a member that needs more begins a new SA.
@@ -25,8 +29,10 @@ const MAX_IDS: usize = 256;
 pub(super) struct Session {
     sa: IkeSa,
     identity: Identity,
-    /// How the member talks to us. Its address is that of phase 1, its port that of the last registration.
+    /// How the member talks to us: its address is that of phase 1, its port that of the newest message that is no copy.
     path: Path,
+    extensions: Extensions,
+    liveness: Liveness,
     /// Hash of message 5, and message 6.
     auth: (Vec<u8>, Vec<u8>),
     pulls: BTreeMap<u32, Exchange>,
@@ -37,17 +43,53 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(completed: Completed, dgram: &Datagram<'_>, mono: Duration, lifetime: Duration) -> Self {
+    pub(super) fn new(completed: Completed, dgram: &Datagram<'_>, lifetime: Duration, ctx: &mut Ctx<'_>) -> Self {
+        let mono = ctx.now.mono;
         Self {
             sa: completed.sa,
             identity: completed.identity,
             path: Path::of(dgram),
+            extensions: completed.extensions,
+            liveness: Liveness::new(mono, ctx.rng),
             auth: (Hash::Sha256.digest(&[dgram.bytes]), completed.answer),
             pulls: BTreeMap::new(),
             ids: BTreeSet::new(),
             used: mono,
             expires: mono + lifetime,
         }
+    }
+
+    pub(super) fn sa(&self) -> &IkeSa {
+        &self.sa
+    }
+
+    pub(super) fn cookies(&self) -> &[u8; 16] {
+        self.sa.cookies()
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.path.from.ip()
+    }
+
+    pub(super) fn extensions(&self) -> Extensions {
+        self.extensions
+    }
+
+    pub(super) fn liveness(&mut self) -> &mut Liveness {
+        &mut self.liveness
+    }
+
+    /// When it was used last.
+    pub(super) fn used(&self) -> Duration {
+        self.used
     }
 
     /// Message 6, if this is message 5 again.
@@ -58,7 +100,7 @@ impl Session {
 
     /// Is this from the address with which phase 1 was made? The hashes do not cover it, so a copy of what the member sent
     /// may come from anywhere. The port may change behind a translator.
-    fn comes_from(&self, dgram: &Datagram<'_>) -> bool {
+    pub(super) fn comes_from(&self, dgram: &Datagram<'_>) -> bool {
         self.path.from.ip() == dgram.from.ip()
     }
 
@@ -73,39 +115,66 @@ impl Session {
         Ok(())
     }
 
+    /// Uses a message ID up.
+    pub(super) fn use_id(&mut self, message_id: u32) -> Result<(), Reject> {
+        self.is_fresh(message_id)?;
+        self.ids.insert(message_id);
+        Ok(())
+    }
+
+    /// The member has used the SA with a message that is no copy: that is where it is now.
+    pub(super) fn note_use(&mut self, dgram: &Datagram<'_>, mono: Duration) {
+        self.used = mono;
+        self.path = Path::of(dgram);
+        self.liveness.hear(mono);
+    }
+
     fn ends(&self, idle: Duration) -> Duration {
         self.expires.min(self.used + idle)
     }
 
+    /// When something is to be done about it next.
+    fn due(&self, idle: Duration, dpd: Option<Dpd>) -> Duration {
+        let pulls = self.pulls.values().map(|p| p.expires);
+        let probe = dpd.filter(|_| self.extensions.dpd).map(|dpd| self.liveness.due(&dpd));
+        pulls.chain(probe).fold(self.ends(idle), Duration::min)
+    }
+
+    /// A status notification protected by this SA, on its way to the member.
+    pub(super) fn status(&self, kind: NotifyType, data: &[u8], rng: &mut dyn Random) -> Option<Transmit> {
+        let payloads = Payloads::new().with(payload::NOTIFICATION, &self.sa.status(kind, data));
+        self.sa.notice(payloads, rng).ok().map(|bytes| self.path.reply(bytes))
+    }
+
     /// A notification protected by this SA.
-    fn refusal(&self, kind: NotifyType, rng: &mut dyn keyferry_crypto::Random) -> Option<Vec<u8>> {
+    fn refusal(&self, kind: NotifyType, rng: &mut dyn Random) -> Option<Vec<u8>> {
         self.sa.notice(self.sa.notification(kind, Doi::GDOI), rng).ok()
     }
 }
 
 impl Server {
-    /// Enters an SA. Where there are too many, the one that was idle for longest goes.
+    /// Enters an SA. Where there are too many, an old one goes.
     pub(super) fn enter(&mut self, session: Session) {
-        let cookies = *session.sa.cookies();
-        if self.sessions.len() >= self.config.sas {
-            let idlest = self.sessions.iter().min_by_key(|(_, s)| s.used).map(|(cookies, _)| *cookies);
-            if idlest.and_then(|cookies| self.sessions.remove(&cookies)).is_some() {
-                self.counters.closed += 1;
-            }
+        let displaced = self.sessions.displaced_by(&session.identity, self.config.sas);
+        if displaced.and_then(|cookies| self.sessions.remove(&cookies)).is_some() {
+            self.counters.closed += 1;
         }
-        self.timers.insert((session.ends(self.config.idle), Timer::Session(cookies)));
-        self.sessions.insert(cookies, session);
+        let due = session.due(self.config.idle, self.config.dpd);
+        self.timers.insert((due, Timer::Session(*session.cookies())));
+        self.sessions.insert(session);
     }
 
     pub(super) fn expire_session(&mut self, ctx: &mut Ctx<'_>, cookies: [u8; 16]) {
         let mono = ctx.now.mono;
+        if !self.probe(ctx, &cookies) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&cookies) else { return };
         let pending = |p: &&Exchange| p.expires <= mono && matches!(p.state, State::ExpectConfirm(_));
         self.counters.timed_out += u64::try_from(session.pulls.values().filter(pending).count()).unwrap_or(0);
         session.pulls.retain(|_, p| p.expires > mono);
         if session.ends(self.config.idle) > mono {
-            let pulls = session.pulls.values().map(|p| p.expires);
-            let due = pulls.fold(session.ends(self.config.idle), Duration::min);
+            let due = session.due(self.config.idle, self.config.dpd);
             self.timers.insert((due, Timer::Session(cookies)));
         } else if let Some(session) = self.sessions.remove(&cookies) {
             tracing::debug!(member = %session.identity, "phase 1 ends");
@@ -204,7 +273,6 @@ impl Server {
         confirmed: &Confirmed,
     ) -> Result<(), Reject> {
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return Ok(()) };
-        session.path = Path::of(dgram);
         let Some(expect) = session.pulls.get(&header.message_id).and_then(expected) else { return Ok(()) };
         let request = JoinRequest {
             identity: &session.identity,
@@ -251,7 +319,7 @@ impl Server {
     fn remember(&mut self, ctx: &Ctx<'_>, header: &Header, dgram: &Datagram<'_>, answer: &[u8], state: Option<State>) {
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return };
         let expires = ctx.now.mono + self.config.exchange_timeout;
-        session.used = ctx.now.mono;
+        session.note_use(dgram, ctx.now.mono);
         session.ids.insert(header.message_id);
         match session.pulls.get_mut(&header.message_id) {
             Some(exchange) => {
@@ -269,45 +337,6 @@ impl Server {
             oldest.and_then(|id| session.pulls.remove(&id));
         }
         self.timers.insert((expires, Timer::Session(header.spi_pair())));
-    }
-
-    /// Informational exchange: the member deletes phase 1, or its rekey SA, by which it leaves the group.
-    pub(super) fn notice(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        header: &Header,
-        body: &[u8],
-        dgram: &Datagram<'_>,
-    ) -> Result<(), Reject> {
-        let cookies = header.spi_pair();
-        let session = self.sessions.get_mut(&cookies).filter(|s| s.comes_from(dgram));
-        let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
-        let notice = session.sa.read_notice(header, body)?;
-        if notice.keks.is_empty() && !notice.closes {
-            // Whatever else it says, we do nothing about it, so its repeats do no harm.
-            tracing::debug!(member = %session.identity, ?notice, "notice");
-            return Ok(());
-        }
-        if !notice.closes {
-            session.is_fresh(header.message_id)?;
-            session.ids.insert(header.message_id);
-        }
-        session.used = ctx.now.mono;
-        let identity = session.identity.clone();
-        tracing::debug!(member = %identity, from = %dgram.from, ?notice, "notice");
-        for spi in &notice.keks {
-            let group = ctx.model.rekey_sa(Protocol::Gdoi, spi).and_then(|sa| sa.policy.ids.first().cloned());
-            // Only a member by this protocol leaves; one that has moved on is not disturbed.
-            if group.is_some_and(|g| ctx.model.leave(&g, &identity, Protocol::Gdoi, ctx.now)) {
-                self.counters.left += 1;
-                ctx.flush();
-            }
-        }
-        if notice.closes {
-            self.counters.closed += 1;
-            self.sessions.remove(&cookies);
-        }
-        Ok(())
     }
 }
 

@@ -309,6 +309,14 @@ impl NotifyType {
     pub const INVALID_ID_INFORMATION: NotifyType = NotifyType(18);
     /// AUTHENTICATION-FAILED.
     pub const AUTHENTICATION_FAILED: NotifyType = NotifyType(24);
+    /// RESPONDER-LIFETIME (RFC 2407 section 4.6.3.1).
+    pub const RESPONDER_LIFETIME: NotifyType = NotifyType(24_576);
+    /// INITIAL-CONTACT (RFC 2407 section 4.6.3.3).
+    pub const INITIAL_CONTACT: NotifyType = NotifyType(24_578);
+    /// R-U-THERE (RFC 3706 section 5.2).
+    pub const R_U_THERE: NotifyType = NotifyType(36_136);
+    /// R-U-THERE-ACK (RFC 3706 section 5.2).
+    pub const R_U_THERE_ACK: NotifyType = NotifyType(36_137);
 
     /// Does it report an error rather than a status?
     #[must_use]

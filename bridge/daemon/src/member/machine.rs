@@ -36,7 +36,7 @@ impl Machine {
         let mut machine = match protocol {
             Protocol::Gdoi => {
                 let mut member = gdoi::Member::new(settings);
-                member.set_phase1_doi(doi);
+                member.set_phase1(gdoi::Phase1Options { doi, ..gdoi::Phase1Options::default() });
                 Machine::Gdoi(Box::new(member))
             }
             Protocol::Gikev2 => Machine::Gikev2(Box::new(gikev2::Member::new(settings))),

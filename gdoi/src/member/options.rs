@@ -1,0 +1,31 @@
+//! How a member makes phase 1, and what it does with it afterwards.
+
+use std::time::Duration;
+
+use crate::dpd::Dpd;
+use crate::phase1::suite::Phase1Doi;
+
+/// How a member makes and keeps phase 1.
+#[derive(Clone, Debug)]
+pub struct Phase1Options {
+    /// Under which domain of interpretation it is proposed.
+    pub doi: Phase1Doi,
+    /// The lifetime that is proposed.
+    pub lifetime: Duration,
+    /// Keep it after the registration: watch whether the key server is alive, and renew it before it ends. Otherwise it is
+    /// left to end by itself, and the next registration makes another.
+    pub keep: bool,
+    /// When a silent key server that speaks DPD is asked whether it is alive, while phase 1 is kept; `None` never asks.
+    pub dpd: Option<Dpd>,
+}
+
+impl Default for Phase1Options {
+    fn default() -> Self {
+        Self {
+            doi: Phase1Doi::default(),
+            lifetime: Duration::from_secs(86_400),
+            keep: false,
+            dpd: Some(Dpd::every(Duration::from_secs(30))),
+        }
+    }
+}
