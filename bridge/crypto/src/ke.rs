@@ -1,6 +1,6 @@
 //! Key exchange: MODP (RFC 2409, RFC 3526, RFC 5114), ECP (RFC 5903) and X25519 (RFC 8031).
 
-mod ecp;
+pub(crate) mod ecp;
 mod modp;
 
 use openssl::bn::{BigNum, BigNumContext, BigNumRef};

@@ -6,6 +6,7 @@
 
 mod aead;
 mod cipher;
+mod der;
 mod error;
 mod hash;
 mod integrity;
@@ -16,6 +17,7 @@ mod prf;
 mod random;
 mod secret;
 mod signature;
+pub mod x509;
 
 pub use aead::{Aead, AeadKey};
 pub use cipher::BlockCipher;

@@ -10,7 +10,7 @@ pub use verifying::VerifyingKey;
 
 use openssl::hash::MessageDigest;
 use openssl::md::{Md, MdRef};
-use openssl::pkey::{HasPublic, Id, PKey};
+use openssl::pkey::{Id, PKey, Private};
 
 use crate::{CryptoError, Hash};
 
@@ -163,7 +163,7 @@ fn md(hash: Hash) -> &'static MdRef {
     }
 }
 
-fn check_rsa<T: HasPublic>(key: &PKey<T>) -> Result<(), CryptoError> {
+fn check_rsa(key: &PKey<Private>) -> Result<(), CryptoError> {
     if key.id() != Id::RSA {
         return Err(CryptoError::SignatureKey("neither an RSA nor an ECDSA key"));
     }

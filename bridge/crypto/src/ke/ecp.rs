@@ -15,7 +15,7 @@ use crate::error::CryptoError;
 use crate::secret::Secret;
 
 /// A curve, made once.
-pub(super) struct Curve {
+pub(crate) struct Curve {
     group: EcGroup,
     largest_private: BigNum,
     /// Octets of a coordinate.
@@ -23,7 +23,7 @@ pub(super) struct Curve {
 }
 
 /// The curve of this name; `None` if it is none.
-pub(super) fn curve(group: KeGroup) -> Result<Option<&'static Curve>, CryptoError> {
+pub(crate) fn curve(group: KeGroup) -> Result<Option<&'static Curve>, CryptoError> {
     macro_rules! curve {
         ($half:expr, $nid:expr) => {{
             static CURVE: LazyLock<Result<Curve, ErrorStack>> = LazyLock::new(|| Curve::new($half, $nid));
@@ -52,6 +52,10 @@ impl Curve {
         group.order(&mut largest_private, &mut *BigNumContext::new()?)?;
         largest_private.sub_word(1)?;
         Ok(Self { group, largest_private, half })
+    }
+
+    pub(crate) fn group(&self) -> &EcGroup {
+        &self.group
     }
 
     /// The order less one.

@@ -1,13 +1,14 @@
 //! ECDSA keys and values as octets.
 
 use openssl::bn::{BigNum, BigNumContext, BigNumRef};
-use openssl::ec::{Asn1Flag, EcGroup, EcKey, EcKeyRef, PointConversionForm};
+use openssl::ec::{Asn1Flag, EcGroup, EcKey, EcKeyRef, EcPoint, PointConversionForm};
 use openssl::ecdsa::{EcdsaSig, EcdsaSigRef};
 use openssl::nid::Nid;
 use openssl::pkey::{HasPrivate, HasPublic, Public};
 
 use super::KeyKind;
 use crate::CryptoError;
+use crate::ke::{KeGroup, ecp::curve};
 
 const NOT_EC: CryptoError = CryptoError::SignatureKey("neither an RSA nor an ECDSA key");
 
@@ -60,9 +61,15 @@ pub(super) fn kind<T: HasPublic>(key: &EcKeyRef<T>) -> Result<KeyKind, CryptoErr
         .ok_or(CryptoError::SignatureKey("an ECDSA key must be on the curve P-256, P-384 or P-521"))
 }
 
-/// The group of a kind of key.
-pub(super) fn group(kind: KeyKind) -> Result<EcGroup, CryptoError> {
-    Ok(EcGroup::from_curve_name(kind.curve()?)?)
+/// The group of a kind of key, made once.
+pub(super) fn group(kind: KeyKind) -> Result<&'static EcGroup, CryptoError> {
+    let name = match kind {
+        KeyKind::Rsa => return Err(NOT_EC),
+        KeyKind::EcP256 => KeGroup::Ecp256,
+        KeyKind::EcP384 => KeGroup::Ecp384,
+        KeyKind::EcP521 => KeGroup::Ecp521,
+    };
+    Ok(curve(name)?.ok_or(NOT_EC)?.group())
 }
 
 /// The SubjectPublicKeyInfo of a key.
@@ -84,10 +91,10 @@ pub(super) fn public(kind: KeyKind, coordinates: &[u8]) -> Result<EcKey<Public>,
         return Err(CryptoError::SignatureKey("not a point of the curve"));
     }
     let group = group(kind)?;
-    let (x, y) = coordinates.split_at(kind.half());
     // Fails for a point that is not on the curve; cofactor 1 makes that the whole check.
-    EcKey::from_public_key_affine_coordinates(&group, &*BigNum::from_slice(x)?, &*BigNum::from_slice(y)?)
-        .map_err(|_| CryptoError::SignatureKey("not a point of the curve"))
+    let point = EcPoint::from_bytes(group, &[&[4], coordinates].concat(), &mut *BigNumContext::new()?)
+        .map_err(|_| CryptoError::SignatureKey("not a point of the curve"))?;
+    Ok(EcKey::from_public_key(group, &point)?)
 }
 
 /// r and s of fixed length, one after the other (RFC 4754 section 7).

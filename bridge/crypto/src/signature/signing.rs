@@ -45,7 +45,7 @@ impl SigningKey {
     ///
     /// [`CryptoError::SignatureKey`] for [`KeyKind::Rsa`]; [`CryptoError::OpenSsl`].
     pub fn generate_ec(kind: KeyKind) -> Result<Self, CryptoError> {
-        Self::new(PKey::from_ec_key(EcKey::generate(&*ecdsa::group(kind)?)?)?)
+        Self::new(PKey::from_ec_key(EcKey::generate(ecdsa::group(kind)?)?)?)
     }
 
     /// Reads an unencrypted PEM: PKCS #8, PKCS #1, or an EC key by itself (RFC 5915).

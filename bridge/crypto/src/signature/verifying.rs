@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use openssl::bn::BigNum;
 use openssl::ec::EcKey;
 use openssl::pkey::{PKey, Public};
 use openssl::pkey_ctx::PkeyCtx;
@@ -9,10 +10,11 @@ use openssl::rsa::{Padding, Rsa};
 use openssl::sign::Verifier;
 
 use super::{
-    DigestSignature, EXPONENT_BITS, KeyKind, SignatureScheme, check_rsa, ecdsa, ecdsa_digest, md, message_digest,
-    rsa_digest_info,
+    DigestSignature, EXPONENT_BITS, KeyKind, RSA_BITS, SignatureScheme, ecdsa, ecdsa_digest, ecdsa_from_der, md,
+    message_digest, rsa_digest_info,
 };
 use crate::CryptoError;
+use crate::der::{self, tag};
 
 /// A public key with which signatures are checked.
 pub struct VerifyingKey {
@@ -37,13 +39,13 @@ impl VerifyingKey {
             let key = Key::Ec(kind, ecdsa::public(kind, coordinates)?);
             return Ok(Self { key, spki: spki.to_vec() });
         }
-        let key = PKey::public_key_from_der(spki)
-            .map_err(|_| CryptoError::SignatureKey("no SubjectPublicKeyInfo of a known algorithm"))?;
-        let key = Self::from_rsa(key)?;
-        if key.spki != spki {
-            return Err(CryptoError::SignatureKey("the SubjectPublicKeyInfo is not plain DER"));
+        let mut fields = der::only_sequence(spki)?;
+        if fields.whole_sequence()? != RSA_ENCRYPTION {
+            return Err(CryptoError::SignatureKey("neither an RSA key nor an ECDSA key on P-256, P-384 or P-521"));
         }
-        Ok(key)
+        let key = rsa(fields.octet_bits()?)?;
+        fields.end()?;
+        Ok(Self { key: Key::Rsa(key), spki: spki.to_vec() })
     }
 
     /// Reads a DER RSAPublicKey (RFC 8017, appendix A.1.1), as some key servers send it.
@@ -51,12 +53,10 @@ impl VerifyingKey {
     /// # Errors
     ///
     /// [`CryptoError::SignatureKey`] unless it is exactly one, with the bounds of [`from_spki`](Self::from_spki).
-    pub fn from_pkcs1_der(der: &[u8]) -> Result<Self, CryptoError> {
-        let rsa = Rsa::public_key_from_der_pkcs1(der).map_err(|_| CryptoError::SignatureKey("no RSAPublicKey"))?;
-        if rsa.public_key_to_der_pkcs1()? != der {
-            return Err(CryptoError::SignatureKey("the RSAPublicKey is not plain DER"));
-        }
-        Self::from_rsa(PKey::from_rsa(rsa)?)
+    pub fn from_pkcs1_der(octets: &[u8]) -> Result<Self, CryptoError> {
+        let key = Key::Rsa(rsa(octets)?);
+        let bits = der::encode(tag::BIT_STRING, &[&[0], octets]);
+        Ok(Self { key, spki: der::encode(tag::SEQUENCE, &[RSA_ENCRYPTION, &bits]) })
     }
 
     /// Makes a key of a point of a curve: x and y, with the octet 4 in front or without it.
@@ -72,19 +72,6 @@ impl VerifyingKey {
         let key = ecdsa::public(kind, coordinates)?;
         let spki = ecdsa::spki(kind, &key)?;
         Ok(Self { key: Key::Ec(kind, key), spki })
-    }
-
-    fn from_rsa(key: PKey<Public>) -> Result<Self, CryptoError> {
-        check_rsa(&key)?;
-        let rsa = key.rsa()?;
-        if !rsa.e().is_odd() || !(2..=EXPONENT_BITS).contains(&rsa.e().num_bits()) {
-            return Err(CryptoError::SignatureKey("the RSA exponent is unreasonable"));
-        }
-        if !rsa.n().is_odd() {
-            return Err(CryptoError::SignatureKey("the RSA modulus is even"));
-        }
-        let spki = key.public_key_to_der()?;
-        Ok(Self { key: Key::Rsa(key), spki })
     }
 
     /// The key as SubjectPublicKeyInfo.
@@ -128,6 +115,18 @@ impl VerifyingKey {
         }
     }
 
+    /// Whether `sig` is a signature as X.509 has it: ECDSA values are DER, and any curve goes with any hash. Whatever goes
+    /// wrong means no.
+    pub(crate) fn verify_x509(&self, scheme: SignatureScheme, content: &[u8], sig: &[u8]) -> bool {
+        match &self.key {
+            Key::Rsa(_) => self.verify(scheme, &[content], sig),
+            Key::Ec(kind, key) => {
+                let value = ecdsa_from_der(*kind, sig).unwrap_or_default();
+                scheme.kind() != KeyKind::Rsa && ecdsa::verify(*kind, key, &scheme.hash().digest(&[content]), &value)
+            }
+        }
+    }
+
     /// Whether `sig` is a signature of a hash, made the way IKEv1 does. Whatever goes wrong means no.
     pub fn verify_digest(&self, how: DigestSignature, octets: &[u8], sig: &[u8]) -> bool {
         if sig.len() != self.signature_len() {
@@ -151,6 +150,26 @@ impl VerifyingKey {
             }
         }
     }
+}
+
+/// AlgorithmIdentifier of RSA keys: SEQUENCE { OID 1.2.840.113549.1.1.1, NULL }.
+const RSA_ENCRYPTION: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+
+/// RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }
+fn rsa(octets: &[u8]) -> Result<PKey<Public>, CryptoError> {
+    let mut fields = der::only_sequence(octets)?;
+    let (n, e) = (BigNum::from_slice(fields.unsigned()?)?, BigNum::from_slice(fields.unsigned()?)?);
+    fields.end()?;
+    if !u32::try_from(n.num_bits()).is_ok_and(|bits| RSA_BITS.contains(&bits)) {
+        return Err(CryptoError::SignatureKey("an RSA key must have 2048 to 8192 bits"));
+    }
+    if !e.is_odd() || !(2..=EXPONENT_BITS).contains(&e.num_bits()) {
+        return Err(CryptoError::SignatureKey("the RSA exponent is unreasonable"));
+    }
+    if !n.is_odd() {
+        return Err(CryptoError::SignatureKey("the RSA modulus is even"));
+    }
+    Ok(PKey::from_rsa(Rsa::from_public_components(n, e)?)?)
 }
 
 impl fmt::Debug for VerifyingKey {
