@@ -8,11 +8,10 @@ use keyferry_wire::{Decode, Header, RawPayload, chain};
 
 use crate::identity;
 use crate::message::Payloads;
-use crate::policy::take::{Decree, Download};
+use crate::policy::take::{Decree, Download, Taking};
 use crate::push::ack::Ack;
 use crate::push::content::Content;
 use crate::server::Server;
-use crate::wire::group_sa::GroupSa;
 use crate::wire::id::Id;
 use crate::wire::kd::Kd;
 use crate::wire::registry::payload;
@@ -56,12 +55,13 @@ pub fn read(message: &rules::Message, payloads: &[RawPayload<'_>]) {
         }
     }
     for sender in [false, true] {
-        let decree = GroupSa::from_payloads(payloads).ok().and_then(|sa| Decree::read(&sa, sender).ok());
+        let taking = Taking { sender, weak: true, unknown_kek_attributes: true, registering: false };
+        let decree = Decree::of_message(payloads, taking).ok();
         let kd = Kd::exact(body(payload::KD)).ok();
         let download = kd.as_ref().and_then(|kd| Download::read(kd).ok());
         let sas = decree.zip(download).and_then(|(decree, download)| download.data_sas(&decree).ok());
         assert!(sas.iter().flatten().all(|sa| sa.keymat.len() == sa.policy.transform.keymat_len()));
-        if let Ok(content) = Content::read(payloads, sender) {
+        if let Ok(content) = Content::read(payloads, taking) {
             assert!(content.install.len() <= content.decree.data.len());
         }
     }

@@ -40,6 +40,7 @@ pub(crate) fn of_group(group: &GroupId) -> Vec<u8> {
         GroupId::Ipv4(a) => Id::new(IdType::IPV4_ADDR, &a.octets()).to_vec(),
         GroupId::Ipv6(a) => Id::new(IdType::IPV6_ADDR, &a.octets()).to_vec(),
         GroupId::Fqdn(n) => Id::new(IdType::FQDN, n.as_bytes()).to_vec(),
+        GroupId::UserFqdn(n) => Id::new(IdType::USER_FQDN, n.as_bytes()).to_vec(),
         GroupId::KeyId(k) => Id::new(IdType::KEY_ID, k).to_vec(),
     }
 }
@@ -52,6 +53,7 @@ pub(crate) fn to_group(id: &Id<'_>) -> Option<GroupId> {
             IpAddr::V6(a) => GroupId::Ipv6(a),
         }),
         IdType::FQDN => name(id.data).map(GroupId::Fqdn),
+        IdType::USER_FQDN => name(id.data).filter(|n| n.contains('@')).map(GroupId::UserFqdn),
         IdType::KEY_ID if (1..=MAX_NAME).contains(&id.data.len()) => Some(GroupId::from_key_id(id.data)),
         _ => None,
     }
@@ -86,7 +88,7 @@ mod tests {
             let body = of_identity(&identity);
             assert_eq!(to_identity(&Id::exact(&body).unwrap()), Some(identity));
         }
-        for text in ["1234", "239.192.0.1", "ff15::1", "fqdn:group.example", "key-id:0102"] {
+        for text in ["1234", "239.192.0.1", "ff15::1", "fqdn:group.example", "user:floor@example", "key-id:0102"] {
             let group: GroupId = text.parse().unwrap();
             let body = of_group(&group);
             assert_eq!(to_group(&Id::exact(&body).unwrap()), Some(group));

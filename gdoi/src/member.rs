@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Random;
 use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::reading::Reading;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
@@ -34,6 +35,7 @@ use crate::message;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::initiator::Initiator;
+use crate::policy::take::Taking;
 use crate::pull::member::Pull;
 use crate::push::member::Group;
 use crate::reject::Reject;
@@ -157,6 +159,8 @@ pub struct MemberStatus {
     pub acks_sent: u64,
     /// Datagrams that were not taken.
     pub rejected: u64,
+    /// In which ways the key server was seen to read RFC 6407 other than we do.
+    pub readings: Vec<Reading>,
 }
 
 impl Member {
@@ -281,6 +285,7 @@ impl Member {
             state,
             rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: newest.map_or(0, |(_, seq)| seq),
+            readings: self.group.as_ref().map(|g| g.readings().iter().collect()).unwrap_or_default(),
             ..self.status.clone()
         }
     }
@@ -294,8 +299,14 @@ impl Member {
         ctx.now.mono + self.settings.retry + below(self.settings.retry, ctx.rng)
     }
 
-    fn sender(&self) -> bool {
-        self.settings.sender_ids > 0
+    /// What is taken from the key server.
+    fn taking(&self, registering: bool) -> Taking {
+        Taking {
+            sender: self.settings.sender_ids > 0,
+            weak: self.settings.gdoi.danger_weak_rekey,
+            unknown_kek_attributes: self.settings.gdoi.accept_unknown_kek_attributes,
+            registering,
+        }
     }
 
     /// The group's keys are gone.

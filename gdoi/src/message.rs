@@ -23,7 +23,7 @@ impl Iv {
     }
 
     /// The last block of the octets; `None` if they are fewer.
-    fn back(cipher: BlockCipher, octets: &[u8]) -> Option<Self> {
+    pub(crate) fn back(cipher: BlockCipher, octets: &[u8]) -> Option<Self> {
         octets.get(octets.len().checked_sub(cipher.block_len())?..).map(Self::copy)
     }
 
@@ -177,6 +177,19 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Plain {
+    /// The same ciphertext, decrypted with another IV: it changes the first block alone.
+    pub(crate) fn under_iv(&self, was: &Iv, is: &[u8]) -> Self {
+        let mut octets = self.octets.expose().to_vec();
+        octets.iter_mut().zip(was.octets()).zip(is).for_each(|((octet, was), is)| *octet ^= was ^ is);
+        Self { first: self.first, octets: Secret::new(octets), last_block: self.last_block }
+    }
+
+    /// The same ciphertext where its first block is the IV; `None` if there is no other.
+    pub(crate) fn behind_iv(&self) -> Option<Self> {
+        let octets = self.octets.expose().get(self.last_block.len..).filter(|rest| !rest.is_empty())?;
+        Some(Self { first: self.first, octets: Secret::copy_from(octets), last_block: self.last_block })
+    }
+
     /// Takes the chain apart. At most one block may be padding.
     pub(crate) fn parts(&self) -> Result<Parts<'_>, DecodeError> {
         let octets = self.octets.expose();

@@ -10,6 +10,7 @@
 
 pub(crate) mod ack;
 pub(crate) mod content;
+mod envelope;
 pub(crate) mod member;
 mod render;
 

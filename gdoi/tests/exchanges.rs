@@ -65,7 +65,16 @@ fn a_member_gets_policy_keys_and_sender_ids() {
 fn groups_are_found_by_every_kind_of_identity() {
     let setup = Setup::default();
     let mut bench = Bench::new(setup);
-    for (n, group) in (10u8..).zip(["1234", "239.192.0.1", "ff15::1", "fqdn:floor.example", "key-id:0102030405"]) {
+    let names = [
+        "1234",
+        "239.192.0.1",
+        "ff15::1",
+        "fqdn:floor.example",
+        "user:floor@example",
+        "key-id:0102030405",
+        "key-id:01",
+    ];
+    for (n, group) in (10u8..).zip(names) {
         bench.add_with(n, support_with_group(setup, n, group));
         bench.settle();
         assert_eq!(bench.nodes[&n].events, REGISTERED, "{group}");

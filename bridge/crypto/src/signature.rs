@@ -53,7 +53,8 @@ pub enum SignatureScheme {
 }
 
 impl SignatureScheme {
-    const ALL: [Self; 7] = [
+    /// All there are.
+    pub const ALL: [Self; 7] = [
         Self::RsaPkcs1Sha1,
         Self::RsaPkcs1Sha256,
         Self::RsaPkcs1Sha384,

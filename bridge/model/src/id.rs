@@ -141,7 +141,8 @@ impl FromStr for Identity {
 
 /// What a member asks for when it wants to join a group (RFC 6407 section 5.1, RFC 9838 section 4.2).
 ///
-/// Text form: decimal digits are a number (ID_KEY_ID of four octets), an address is itself, `fqdn:NAME`, `key-id:HEX`.
+/// Text form: decimal digits are a number (ID_KEY_ID of four octets), an address is itself, `fqdn:NAME`,
+/// `user:NAME@HOST`, `key-id:HEX`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum GroupId {
@@ -153,6 +154,8 @@ pub enum GroupId {
     Ipv6(Ipv6Addr),
     /// ID_FQDN.
     Fqdn(String),
+    /// ID_USER_FQDN, ID_RFC822_ADDR.
+    UserFqdn(String),
     /// ID_KEY_ID of any other length.
     KeyId(Vec<u8>),
 }
@@ -175,6 +178,7 @@ impl fmt::Display for GroupId {
             GroupId::Ipv4(a) => write!(f, "{a}"),
             GroupId::Ipv6(a) => write!(f, "{a}"),
             GroupId::Fqdn(n) => write!(f, "fqdn:{}", n.escape_default()),
+            GroupId::UserFqdn(n) => write!(f, "user:{}", n.escape_default()),
             GroupId::KeyId(k) => write_hex(f, k),
         }
     }
@@ -198,7 +202,8 @@ impl FromStr for GroupId {
     type Err = IdError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        const HELP: IdError = IdError("a group identity is a number, an address, fqdn:NAME or key-id:HEX");
+        const HELP: IdError =
+            IdError("a group identity is a number, an address, fqdn:NAME, user:NAME@HOST or key-id:HEX");
         if let Ok(n) = s.parse::<u32>() {
             return Ok(GroupId::Number(n));
         }
@@ -209,6 +214,7 @@ impl FromStr for GroupId {
         }
         match s.split_once(':') {
             Some(("fqdn", n)) if !n.is_empty() => Ok(GroupId::Fqdn(n.to_owned())),
+            Some(("user", n)) if n.contains('@') => Ok(GroupId::UserFqdn(n.to_owned())),
             Some(("key-id", h)) => parse_hex(h).filter(|k| !k.is_empty()).map(|k| GroupId::from_key_id(&k)).ok_or(HELP),
             _ => Err(HELP),
         }
@@ -247,5 +253,7 @@ mod tests {
         assert_eq!("1234".parse::<GroupId>().unwrap(), GroupId::Number(1234));
         assert_eq!("key-id:000004d2".parse::<GroupId>().unwrap(), GroupId::Number(1234));
         assert_eq!("key-id:04d2".parse::<GroupId>().unwrap(), GroupId::KeyId(vec![4, 0xd2]));
+        assert_eq!("user:floor@example".parse::<GroupId>().unwrap(), GroupId::UserFqdn("floor@example".into()));
+        assert!("user:floor".parse::<GroupId>().is_err());
     }
 }

@@ -25,6 +25,7 @@ pub mod member;
 mod members;
 pub mod plan;
 pub mod policy;
+pub mod reading;
 pub mod rekey_sa;
 pub mod sender_id;
 pub mod settings;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme, SigningKey};
 
 use crate::id::{GroupId, Identity};
+use crate::reading::Readings;
 
 /// How ESP protects packets (RFC 4106; RFC 3602 with RFC 4868).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +131,8 @@ pub struct GdoiRekey {
     pub scheme: SignatureScheme,
     /// Acknowledgement asked for, if any.
     pub ack: Option<AckType>,
+    /// Readings of RFC 6407 that are sent in place of the usual ones, for devices that need them.
+    pub sends: Readings,
 }
 
 /// How G-IKEv2 rekeys: Rekey SA and authentication (RFC 9838 sections 2.4.1 and 4.4.2.1).

@@ -41,4 +41,15 @@ pub struct MemberSettings {
     pub ack_jitter: Duration,
     /// Establish the phase 1 or IKE SA only (IKEv2: by IKE_AUTH without a child), and do not register.
     pub connect_only: bool,
+    /// What is taken from a key server of GDOI beyond the usual.
+    pub gdoi: GdoiSettings,
+}
+
+/// What a member takes from a key server of GDOI beyond the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GdoiSettings {
+    /// Rekey SAs with 3DES or SHA-1.
+    pub danger_weak_rekey: bool,
+    /// SA KEKs with attributes that are not known; they are ignored.
+    pub accept_unknown_kek_attributes: bool,
 }

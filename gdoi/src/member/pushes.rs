@@ -24,7 +24,7 @@ impl Member {
         header: &Header,
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
-        let sender = self.sender();
+        let taking = self.taking(false);
         let group = self.group.as_mut().ok_or(Reject::Unauthenticated("no such rekey SA"))?;
         let push = match group.verify(header, dgram.bytes)? {
             Verdict::Push(push) => push,
@@ -33,7 +33,7 @@ impl Member {
                 return Ok(());
             }
         };
-        match group.apply(&push, dgram.bytes, sender, self.own, ctx.now) {
+        match group.apply(&push, dgram.bytes, taking, self.own, ctx.now) {
             Ok(applied) => self.applied(ctx, dgram, applied),
             Err(Reject::Replayed) => return Err(Reject::Replayed),
             Err(reject) => {

@@ -178,13 +178,13 @@ impl Member {
     }
 
     pub(super) fn pull(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
-        let sender = self.sender();
+        let taking = self.taking(true);
         let Phase::Registering(r) = &mut self.phase else { return Err(Reject::Replayed) };
         if header.spi_pair() != *r.session.sa.cookies() {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
         let last_seq = |spi: &[u8; 16]| self.group.as_ref().and_then(|g| g.last_seq(spi));
-        match r.pull.verify(&r.session.sa, header, body, sender, &last_seq)? {
+        match r.pull.verify(&r.session.sa, header, body, taking, &last_seq)? {
             Ok(Step::Policy(policy)) => {
                 let confirmed = r.pull.confirm(&r.session.sa, policy, self.settings.sender_ids);
                 if confirmed.is_err() {

@@ -107,14 +107,37 @@ pub(crate) fn signature_numbers(scheme: SignatureScheme) -> (u16, Option<u16>) {
     }
 }
 
-/// The signature scheme of SIG_ALGORITHM and SIG_HASH_ALGORITHM.
-pub(crate) fn signature_scheme(algorithm: u32, hash: u32) -> Option<SignatureScheme> {
-    [SignatureScheme::RsaPkcs1Sha256, SignatureScheme::RsaPkcs1Sha384, SignatureScheme::RsaPkcs1Sha512]
-        .into_iter()
-        .find(|s| {
-            let (a, h) = signature_numbers(*s);
-            u32::from(a) == algorithm && h.map(u32::from) == Some(hash)
-        })
+/// The signature scheme of SIG_ALGORITHM and SIG_HASH_ALGORITHM. With ECDSA the hash may be absent, but not another one
+/// than the curve's. DSS and the older ECDSS have no hash that is sound.
+pub(crate) fn signature_scheme(algorithm: u32, hash: Option<u32>) -> Option<SignatureScheme> {
+    SignatureScheme::ALL.into_iter().find(|s| {
+        let (number, told) = signature_numbers(*s);
+        let fits = match (told, hash) {
+            (Some(_), _) => told.map(u32::from) == hash,
+            (None, None) => true,
+            (None, Some(hash)) => hash == u32::from(hash_number(s.hash())),
+        };
+        u32::from(number) == algorithm && fits
+    })
+}
+
+/// SIG_HASH_ALGORITHM of a hash.
+fn hash_number(hash: Hash) -> u16 {
+    match hash {
+        Hash::Sha1 => kek::SHA1,
+        Hash::Sha256 => kek::SHA256,
+        Hash::Sha384 => kek::SHA384,
+        Hash::Sha512 => kek::SHA512,
+    }
+}
+
+/// The cipher of KEK_ALGORITHM and KEK_KEY_LENGTH. The length of 3DES is fixed; it may be told, with or without parity.
+pub(crate) fn kek_cipher(algorithm: u32, bits: Option<u32>) -> Option<BlockCipher> {
+    match (u16::try_from(algorithm).ok()?, bits) {
+        (kek::TRIPLE_DES, None | Some(168 | 192)) => Some(BlockCipher::TripleDesCbc),
+        (kek::AES, Some(bits)) => cipher_of_bits(bits),
+        _ => None,
+    }
 }
 
 const ACK_TYPES: [(AckType, u16); 4] = [
@@ -156,6 +179,31 @@ mod tests {
             assert_eq!((ack_number(ack), ack_type(number.into())), (Some(number), Some(ack)));
         }
         assert_eq!(ack_number(AckType::Kek(Hash::Sha1)), None);
-        assert_eq!(signature_scheme(1, 2), None, "SHA-1 is not taken");
+    }
+
+    #[test]
+    fn signatures_and_keks_have_their_numbers() {
+        for scheme in SignatureScheme::ALL {
+            let (number, hash) = signature_numbers(scheme);
+            assert_eq!(signature_scheme(number.into(), hash.map(u32::from)), Some(scheme));
+        }
+        // The hash of ECDSA may be told, if it is the curve's (RFC 6407 section 5.3.5).
+        for (number, hash, scheme) in
+            [(4, 3, SignatureScheme::EcdsaP256Sha256), (6, 5, SignatureScheme::EcdsaP521Sha512)]
+        {
+            assert_eq!(signature_scheme(number, Some(hash)), Some(scheme));
+            assert_eq!(signature_scheme(number, Some(4)), None);
+        }
+        assert_eq!(signature_scheme(1, None), None);
+        assert_eq!(signature_scheme(1, Some(1)), None, "MD5");
+        for other in [0, 2, 3, 7] {
+            assert_eq!(signature_scheme(other, Some(3)), None);
+        }
+        assert_eq!(kek_cipher(2, None), Some(BlockCipher::TripleDesCbc));
+        assert_eq!(kek_cipher(2, Some(192)), Some(BlockCipher::TripleDesCbc));
+        assert_eq!(kek_cipher(3, Some(192)), Some(BlockCipher::Aes192Cbc));
+        for (algorithm, bits) in [(1, None), (2, Some(128)), (3, None), (3, Some(64)), (4, Some(128))] {
+            assert_eq!(kek_cipher(algorithm, bits), None);
+        }
     }
 }

@@ -16,6 +16,19 @@ pub(crate) use download::{Download, KekSource, RekeyKeys, signature_key};
 use crate::reject::Reject;
 use crate::wire::registry::NotifyType;
 
+/// What a member takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taking {
+    /// It wants to send: an SA for receivers only is none for it.
+    pub(crate) sender: bool,
+    /// Rekey SAs with 3DES or SHA-1.
+    pub(crate) weak: bool,
+    /// Unknown attributes of an SA KEK.
+    pub(crate) unknown_kek_attributes: bool,
+    /// From a GROUPKEY-PULL, not from a push.
+    pub(crate) registering: bool,
+}
+
 fn refused(what: &'static str) -> Reject {
     Reject::Unacceptable(what, NotifyType(13))
 }

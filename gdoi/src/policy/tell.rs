@@ -1,6 +1,7 @@
 //! From the model to payloads: what the key server tells.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, CryptoError, Secret};
@@ -8,11 +9,14 @@ use keyferry_model::admission::{Admission, Offer};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::lkh::TreeUpdate;
 use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport};
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::{Attribute, AttributeValue, Encode};
 
 use super::selectors::{Named, unspecified};
 use super::{algorithms, tree};
+use crate::message::Payloads;
+use crate::wire::endpoint::Endpoint;
 use crate::wire::gap::Gap;
 use crate::wire::group_sa::encode_parts;
 use crate::wire::kd::{KeyPacket, encode_packets};
@@ -21,6 +25,15 @@ use crate::wire::registry::{
 };
 use crate::wire::sak::Sak;
 use crate::wire::sat::{EspTek, Sat};
+
+/// UDP, which carries pushes.
+const UDP: u8 = 17;
+
+/// Data SAs told at a registration, unless two epochs are more.
+const MAX_TOLD_SAS: usize = 300;
+
+/// Epochs told at a registration in any case.
+const MIN_TOLD_EPOCHS: usize = 2;
 
 /// A policy that GDOI cannot tell.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +67,31 @@ fn lifetime(d: Duration) -> [u8; 4] {
     u32::try_from(d.as_secs()).unwrap_or(u32::MAX).max(1).to_be_bytes()
 }
 
+/// A lifetime: TLV of four octets, or TV where that is what devices want and it fits.
+fn life(kind: u16, left: &[u8; 4], sends: Readings) -> Attribute<'_> {
+    match left {
+        [0, 0, hi, lo] if sends.has(Reading::ShortLifetimes) => short(kind, u16::from_be_bytes([*hi, *lo])),
+        _ => long(kind, left),
+    }
+}
+
+/// A destination with or without the octet that only the text of RFC 6407 has.
+fn destination(named: &Named, protocol: u8, sends: Readings) -> Endpoint<'_> {
+    Endpoint { protocol: sends.has(Reading::DstIdProt).then_some(protocol), ..named.endpoint() }
+}
+
 /// Parts of an SA payload: attribute payloads by type and body.
-#[derive(Debug, Default)]
-pub(crate) struct SaParts(Vec<(u8, Vec<u8>)>);
+#[derive(Debug)]
+pub(crate) struct SaParts {
+    parts: Vec<(u8, Vec<u8>)>,
+    sends: Readings,
+}
 
 impl SaParts {
+    pub(crate) fn new(sends: Readings) -> Self {
+        Self { parts: Vec::new(), sends }
+    }
+
     /// The SA payload of GROUPKEY-PULL message 2: the whole policy.
     pub(crate) fn of_offer(
         offer: &Offer,
@@ -71,10 +104,11 @@ impl SaParts {
             RekeyTransport::Multicast(group) => group,
             RekeyTransport::Unicast => member,
         };
-        let mut parts = Self::default();
-        parts.rekey(&offer.rekey, gdoi, server, destination, wall)?;
+        let mut parts = Self::new(gdoi.sends);
+        let management = !gdoi.sends.has(Reading::NoKekManagement);
+        parts.rekey(&offer.rekey, gdoi, (server, destination), management, wall)?;
         parts.delays(offer.activation_delay, offer.deactivation_delay);
-        for epoch in &offer.epochs {
+        for epoch in told(&offer.epochs) {
             parts.epoch(epoch, wall);
         }
         Ok(parts)
@@ -89,33 +123,34 @@ impl SaParts {
     ) -> Result<(), TellError> {
         let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
         let none = |like| SocketAddr::new(unspecified(like), 0);
-        let (server, destination) = match gdoi.transport {
+        let addresses = match gdoi.transport {
             RekeyTransport::Multicast(group) => (none(group.ip()), group),
             RekeyTransport::Unicast => {
                 let any = none(policy.traffic.first().map_or([0; 4].into(), |t| t.destination.address));
                 (any, any)
             }
         };
-        self.rekey(sa, gdoi, server, destination, wall)
+        self.rekey(sa, gdoi, addresses, true, wall)
     }
 
     fn rekey(
         &mut self,
         sa: &RekeySa,
         gdoi: &GdoiRekey,
-        server: SocketAddr,
-        destination: SocketAddr,
+        (from, to): (SocketAddr, SocketAddr),
+        management: bool,
         wall: Duration,
     ) -> Result<(), TellError> {
         let left = lifetime(sa.remaining(wall));
         let sig_bits = u16::try_from(gdoi.signer.signature_len() * 8).unwrap_or(u16::MAX);
-        let mut attributes = vec![
-            short(kek_attribute::MANAGEMENT, kek::LKH),
-            short(kek_attribute::ALGORITHM, algorithms::kek_algorithm(gdoi.cipher)),
-        ];
-        attributes.extend(algorithms::cipher_bits(gdoi.cipher).map(|bits| short(kek_attribute::KEY_LENGTH, bits)));
-        attributes.push(long(kek_attribute::LIFETIME, &left));
         let (algorithm, hash) = algorithms::signature_numbers(gdoi.scheme);
+        let mut attributes = Vec::with_capacity(8);
+        if management {
+            attributes.push(short(kek_attribute::MANAGEMENT, kek::LKH));
+        }
+        attributes.push(short(kek_attribute::ALGORITHM, algorithms::kek_algorithm(gdoi.cipher)));
+        attributes.extend(algorithms::cipher_bits(gdoi.cipher).map(|bits| short(kek_attribute::KEY_LENGTH, bits)));
+        attributes.push(life(kek_attribute::LIFETIME, &left, self.sends));
         attributes.extend(hash.map(|hash| short(kek_attribute::SIG_HASH, hash)));
         attributes.push(short(kek_attribute::SIG_ALGORITHM, algorithm));
         attributes.push(short(kek_attribute::SIG_KEY_LENGTH, sig_bits));
@@ -123,15 +158,15 @@ impl SaParts {
             let number = algorithms::ack_number(ack).ok_or(TellError::AckType)?;
             attributes.push(short(kek_attribute::ACK_REQUESTED, number));
         }
-        let (source, destination) = (Named::host(server), Named::host(destination));
+        let (source, to) = (Named::host(from), Named::host(to));
         let sak = Sak {
-            protocol: 17,
+            protocol: UDP,
             source: source.endpoint(),
-            destination: destination.endpoint(),
+            destination: destination(&to, UDP, self.sends),
             spi: sa.spi,
             attributes,
         };
-        self.0.push((payload::SAK, sak.to_vec()));
+        self.parts.push((payload::SAK, sak.to_vec()));
         Ok(())
     }
 
@@ -139,61 +174,65 @@ impl SaParts {
     pub(crate) fn delays(&mut self, activation: Duration, deactivation: Duration) {
         let attributes =
             vec![short(gap_attribute::ATD, delay(activation)), short(gap_attribute::DTD, delay(deactivation))];
-        self.0.push((payload::GAP, Gap { attributes }.to_vec()));
+        self.parts.push((payload::GAP, Gap { attributes }.to_vec()));
     }
 
     /// An SA TEK for each SA of an epoch, with what remains of its life.
     pub(crate) fn epoch(&mut self, epoch: &Epoch, wall: Duration) {
         let left = lifetime(epoch.remaining(wall));
-        self.0.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left).to_vec())));
+        let sends = self.sends;
+        self.parts.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left, sends))));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The body of the SA payload.
-    pub(crate) fn body(&self) -> Secret {
-        let mut out = Vec::new();
-        encode_parts(Doi::GDOI, 0, &self.0, &mut out);
-        Secret::new(out)
-    }
-}
-
-/// A [`Sat`] ready to be encoded; identities are encoded at once because they borrow.
-struct SatOctets(Vec<u8>);
-
-impl SatOctets {
-    fn to_vec(&self) -> Vec<u8> {
-        self.0.clone()
+    /// Appends the SA payload, unless it says nothing.
+    pub(crate) fn append_to(self, payloads: Payloads) -> Payloads {
+        if self.parts.is_empty() {
+            return payloads;
+        }
+        let behind = self.sends.has(Reading::AttributesBehindSa);
+        let body = Secret::new(encode_parts(Doi::GDOI, 0, &self.parts, !behind));
+        let payloads = payloads.with_body(payload::SA, body);
+        if !behind {
+            return payloads;
+        }
+        self.parts.into_iter().fold(payloads, |payloads, (kind, body)| payloads.with_body(kind, Secret::new(body)))
     }
 }
 
-fn sat(sa: &DataSa, left: &[u8; 4]) -> SatOctets {
+/// The epochs told at a registration: all that live, but no more than one message holds. The newest is the one that will
+/// be used, the one before it is the one in use; older ones have been replaced for a while.
+pub(crate) fn told(epochs: &[Arc<Epoch>]) -> &[Arc<Epoch>] {
+    let lines = epochs.last().map_or(1, |e| e.sas.len().max(1));
+    let count = (MAX_TOLD_SAS / lines).max(MIN_TOLD_EPOCHS);
+    &epochs[epochs.len().saturating_sub(count)..]
+}
+
+fn sat(sa: &DataSa, left: &[u8; 4], sends: Readings) -> Vec<u8> {
     let policy = &sa.policy;
     let numbers = algorithms::esp_numbers(policy.transform);
-    let mut attributes =
-        vec![short(esp_attribute::LIFE_TYPE, phase1::SECONDS), long(esp_attribute::LIFE_DURATION, left)];
+    let mut attributes = Vec::with_capacity(7);
+    attributes
+        .extend([short(esp_attribute::LIFE_TYPE, phase1::SECONDS), life(esp_attribute::LIFE_DURATION, left, sends)]);
     match policy.mode {
         EspMode::Transport => attributes.push(short(esp_attribute::ENCAPSULATION, esp::TRANSPORT)),
-        EspMode::Tunnel => {
-            attributes.push(short(esp_attribute::ENCAPSULATION, esp::TUNNEL));
-            attributes.push(short(esp_attribute::ADDRESS_PRESERVATION, esp::SOURCE_AND_DESTINATION));
-        }
+        EspMode::Tunnel => attributes.extend([
+            short(esp_attribute::ENCAPSULATION, esp::TUNNEL),
+            short(esp_attribute::ADDRESS_PRESERVATION, esp::SOURCE_AND_DESTINATION),
+        ]),
     }
     attributes.extend(numbers.authentication.map(|n| short(esp_attribute::AUTHENTICATION, n)));
     attributes.extend(numbers.key_bits.map(|bits| short(esp_attribute::KEY_LENGTH, bits)));
     attributes.push(short(esp_attribute::DIRECTION, esp::SYMMETRIC));
-    let (source, destination) = (Named::selector(&policy.source), Named::selector(&policy.destination));
+    let (source, to) = (Named::selector(&policy.source), Named::selector(&policy.destination));
     let tek = EspTek {
         protocol: policy.destination.protocol.max(policy.source.protocol),
         source: source.endpoint(),
-        destination: destination.endpoint(),
+        destination: destination(&to, policy.destination.protocol, sends),
         transform: numbers.transform,
         spi: sa.spi,
         attributes,
     };
-    SatOctets(Sat::Esp(tek).to_vec())
+    Sat::Esp(tek).to_vec()
 }
 
 /// Key packets of a KD payload.
@@ -213,7 +252,7 @@ impl KdParts {
             let keys = vec![long(key_attribute::LKH_DOWNLOAD_ARRAY, array.expose())];
             parts.lkh(&offer.rekey, gdoi, keys)?;
         }
-        for epoch in &offer.epochs {
+        for epoch in told(&offer.epochs) {
             parts.epoch(epoch);
         }
         parts.sender_ids(offer.policy.sender_id_bits, &admission.sender_ids);
@@ -284,14 +323,13 @@ impl KdParts {
         self.packet(KeyPacketType::SID, &[], attributes);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The body of the KD payload.
-    pub(crate) fn body(&self) -> Secret {
+    /// Appends the KD payload, unless it brings nothing.
+    pub(crate) fn append_to(self, payloads: Payloads) -> Payloads {
+        if self.0.is_empty() {
+            return payloads;
+        }
         let mut out = Vec::new();
         encode_packets(&self.0, &mut out);
-        Secret::new(out)
+        payloads.with_body(payload::KD, Secret::new(out))
     }
 }

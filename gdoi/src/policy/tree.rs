@@ -87,6 +87,8 @@ pub(crate) fn updates(tree: &TreeUpdate, sa: &RekeySa, cipher: BlockCipher) -> R
 /// The entry of a key in an update array, behind the entry of `under`.
 fn wrapped(entry: &Entry<'_>, under: &NodeKey, cipher: BlockCipher) -> Result<Vec<u8>, CryptoError> {
     let mut data = entry.key.to_vec();
+    // A key that is no whole number of blocks (AES-192) is filled up with zeros.
+    data.resize(wrapped_len(cipher), 0);
     let (iv, key) = split_mut(cipher, &mut data)?;
     cipher.encrypt(secret_part(cipher, under.key.expose()), iv, key)?;
     Ok(entry.with_data(cipher, &data).to_vec())
@@ -115,6 +117,11 @@ pub(crate) fn secret_part(cipher: BlockCipher, key: &[u8]) -> &[u8] {
 /// Octets of a key with the IV in front.
 pub(crate) fn keymat_len(cipher: BlockCipher) -> usize {
     cipher.block_len() + cipher.key_len()
+}
+
+/// The same in an update array, where the key is encrypted in whole blocks.
+fn wrapped_len(cipher: BlockCipher) -> usize {
+    cipher.block_len() + cipher.key_len().next_multiple_of(cipher.block_len())
 }
 
 /// A key of the tree as a member has it.
@@ -157,13 +164,14 @@ impl Tree {
         let mut tree = Self(self.0.iter().map(TreeKey::duplicate).collect());
         let mut under = start.key.duplicate();
         for entry in &array.keys {
-            if entry.kind != kind(cipher) || entry.data.len() != keymat_len(cipher) {
+            if entry.kind != kind(cipher) || entry.data.len() != wrapped_len(cipher) {
                 return None;
             }
             let mut data = entry.data.to_vec();
             let (iv, key) = split_mut(cipher, &mut data).ok()?;
             cipher.decrypt(secret_part(cipher, under.expose()), iv, key).ok()?;
-            under = Secret::new(data);
+            let data = Secret::new(data);
+            under = Secret::copy_from(data.expose().get(..keymat_len(cipher))?);
             tree.0.retain(|k| k.id != entry.id);
             tree.0.push(TreeKey { id: entry.id, handle: entry.handle, key: under.duplicate() });
         }

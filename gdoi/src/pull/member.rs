@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use keyferry_crypto::{Random, Secret, VerifyingKey};
 use keyferry_model::id::GroupId;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::update::{NewSa, SenderIds};
 use keyferry_wire::{Attribute, AttributeValue, Decode, Header};
 
 use crate::identity;
 use crate::message::{Iv, Payloads, SealError};
 use crate::phase1::ike_sa::IkeSa;
-use crate::policy::take::{Decree, Download, KekSource, RekeyKeys, RekeyPolicy, signature_key};
+use crate::policy::take::{Decree, Download, KekSource, RekeyKeys, RekeyPolicy, Taking, signature_key};
 use crate::policy::tree::{Tree, keymat_len};
 use crate::reject::Reject;
 use crate::wire::gap::Gap;
-use crate::wire::group_sa::GroupSa;
 use crate::wire::kd::Kd;
 use crate::wire::nonce::Nonce;
 use crate::wire::registry::{NotifyType, exchange, gap_attribute, payload};
@@ -85,6 +85,8 @@ pub(crate) struct Registration {
     pub(crate) sender_ids: Option<SenderIds>,
     pub(crate) activation_delay: Duration,
     pub(crate) deactivation_delay: Duration,
+    /// In which readings it came.
+    pub(crate) readings: Readings,
 }
 
 /// The last SEQ under a rekey SA that a member has already.
@@ -121,7 +123,7 @@ impl Pull {
         sa: &IkeSa,
         header: &Header,
         body: &[u8],
-        sender: bool,
+        taking: Taking,
         last_seq: LastSeq<'_>,
     ) -> Result<Result<Step, Reject>, Reject> {
         if header.message_id != self.message_id {
@@ -136,9 +138,10 @@ impl Pull {
                     if !nonce.fits_gdoi() {
                         return Err(refused("length of the nonce"));
                     }
-                    let decree = Decree::read(&GroupSa::from_payloads(&parts.payloads)?, sender)?;
+                    let mut decree = Decree::of_message(&parts.payloads, taking)?;
                     let seq = rules::body(&parts.payloads, payload::SEQ).map(Seq::exact).transpose()?;
                     let seq = seq.map(|s| s.0);
+                    decree.readings.add_if(seq.is_some(), Reading::SeqInMessage2);
                     Ok(Step::Policy(Policy { nonce_r: nonce.0.to_vec(), decree, seq, iv: plain.last_block }))
                 })())
             }
@@ -148,7 +151,7 @@ impl Pull {
                 Ok((|| {
                     let seq = rules::body(&parts.payloads, payload::SEQ).map(Seq::exact).transpose()?;
                     let kd = Kd::exact(rules::body(&parts.payloads, payload::KD).unwrap_or_default())?;
-                    expect.register(&kd, seq.map(|s| s.0), sender, last_seq).map(Box::new).map(Step::Keys)
+                    expect.register(&kd, seq.map(|s| s.0), taking.sender, last_seq).map(Box::new).map(Step::Keys)
                 })())
             }
         }
@@ -182,11 +185,12 @@ impl ExpectKeys {
     ) -> Result<Registration, Reject> {
         let download = Download::read(kd)?;
         let data = download.data_sas(&self.decree)?;
+        let mut readings = self.decree.readings.union(download.readings);
         let (rekey, tree) = match (&self.decree.rekey, &download.rekey) {
             (Some(policy), Some(keys)) => {
                 // Without a number every push that was ever sent under the KEK could come again.
                 let seq = seq.or(self.seq).or_else(|| last_seq(&policy.spi)).ok_or(refused("a KEK without SEQ"))?;
-                let (rekey, tree) = rekey(policy, keys, seq)?;
+                let (rekey, tree) = rekey(policy, keys, seq, &mut readings)?;
                 (Some(rekey), tree)
             }
             (None, None) => (None, Tree::default()),
@@ -207,11 +211,17 @@ impl ExpectKeys {
             sender_ids,
             activation_delay: self.decree.activation_delay,
             deactivation_delay: self.decree.deactivation_delay,
+            readings,
         })
     }
 }
 
-fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: u32) -> Result<(NewRekey, Tree), Reject> {
+fn rekey(
+    policy: &RekeyPolicy,
+    keys: &RekeyKeys<'_>,
+    seq: u32,
+    readings: &mut Readings,
+) -> Result<(NewRekey, Tree), Reject> {
     if keys.spi != policy.spi {
         return Err(refused("keys of another KEK"));
     }
@@ -224,7 +234,8 @@ fn rekey(policy: &RekeyPolicy, keys: &RekeyKeys<'_>, seq: u32) -> Result<(NewRek
         }
         KekSource::Changes(_) => return Err(refused("changes of a tree at registration")),
     };
-    let verifier = signature_key(keys.signature_key.ok_or(refused("no signature key"))?)?;
+    let (verifier, form) = signature_key(keys.signature_key.ok_or(refused("no signature key"))?, policy.scheme)?;
+    *readings = readings.union(form);
     let rekey = NewRekey { policy: policy.clone(), keymat, verifier, seq };
     Ok((rekey, tree))
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use keyferry_crypto::{Hash, Random};
 use keyferry_model::admission::{Admission, Offer};
 use keyferry_model::id::GroupId;
+use keyferry_model::reading::Reading;
 use keyferry_wire::{Decode, Header};
 
 use crate::identity;
@@ -105,12 +106,20 @@ impl Request {
         rng.fill(&mut nonce_r);
         let policy =
             SaParts::of_offer(told.offer, told.wall, told.path.to, told.path.from).map_err(|e| e.to_string())?;
-        let payloads = Payloads::new().with(payload::NONCE, &Nonce(&nonce_r)).with_body(payload::SA, policy.body());
+        let mut payloads = policy.append_to(Payloads::new().with(payload::NONCE, &Nonce(&nonce_r)));
+        if seq_in_message_2(told.offer) {
+            payloads = payloads.with(payload::SEQ, &Seq(told.offer.last_seq()));
+        }
         let sealed = sa.seal(exchange::PULL, message_id, &self.iv, &[&self.nonce_i], payloads);
         let (answer, iv) = sealed.map_err(|e| e.to_string())?;
         let generation = told.offer.generation;
         Ok((answer, ExpectConfirm { group: told.group, nonce_i: self.nonce_i, nonce_r, iv, generation }))
     }
+}
+
+/// Does SEQ stand in message 2 rather than in message 4? The number is the same: a rekey in between begins anew.
+fn seq_in_message_2(offer: &Offer) -> bool {
+    offer.policy.gdoi.as_ref().is_some_and(|g| g.sends.has(Reading::SeqInMessage2))
 }
 
 /// What message 2 tells, and to whom.
@@ -160,8 +169,11 @@ impl ExpectConfirm {
         admission: &Admission,
     ) -> Result<Vec<u8>, String> {
         let keys = KdParts::of_admission(admission).map_err(|e| e.to_string())?;
-        let payloads =
-            Payloads::new().with(payload::SEQ, &Seq(admission.offer.last_seq())).with_body(payload::KD, keys.body());
+        let mut payloads = Payloads::new();
+        if !seq_in_message_2(&admission.offer) {
+            payloads = payloads.with(payload::SEQ, &Seq(admission.offer.last_seq()));
+        }
+        let payloads = keys.append_to(payloads);
         let nonces: [&[u8]; 2] = [&self.nonce_i, &self.nonce_r];
         let sealed = sa.seal(exchange::PULL, message_id, &confirmed.iv, &nonces, payloads);
         sealed.map(|(answer, _)| answer).map_err(|e| e.to_string())

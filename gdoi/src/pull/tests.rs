@@ -13,6 +13,7 @@ use crate::message::Iv;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::keymat::Transcript;
 use crate::phase1::suite::Suite;
+use crate::policy::take::Taking;
 use crate::reject::Reject;
 
 /// Messages 1 to 4, then 2 and 4 with SEQ in message 2, then 4 without any: tests/vectors/groupkey.py.
@@ -46,11 +47,13 @@ fn ike_sa() -> IkeSa {
     sa
 }
 
+const TAKING: Taking = Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: true };
+
 type Outcome = Result<Result<Step, Reject>, Reject>;
 
 fn verify(pull: &Pull, sa: &IkeSa, datagram: &[u8], held: Option<u32>) -> Outcome {
     let (header, body) = Header::decode(datagram).unwrap();
-    pull.verify(sa, &header, body, true, &|_| held)
+    pull.verify(sa, &header, body, TAKING, &|_| held)
 }
 
 /// A member's registration, with these messages 2 and 4 and the SEQ of a rekey SA that it has already.

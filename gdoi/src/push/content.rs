@@ -1,12 +1,12 @@
 //! What a verified push says, before anything is done about it.
 
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::update::NewSa;
 use keyferry_wire::{Decode, RawPayload};
 
-use crate::policy::take::{Decree, Download};
+use crate::policy::take::{Decree, Download, Taking};
 use crate::reject::Reject;
 use crate::wire::delete::Delete;
-use crate::wire::group_sa::GroupSa;
 use crate::wire::kd::Kd;
 use crate::wire::registry::{Doi, NotifyType, payload, protocol};
 use crate::wire::rules;
@@ -22,6 +22,8 @@ pub(crate) struct Deletes {
     pub(crate) keks: Vec<[u8; 16]>,
     /// All rekey SAs.
     pub(crate) all_keks: bool,
+    /// In which readings that was said.
+    pub(crate) readings: Readings,
 }
 
 impl Deletes {
@@ -40,6 +42,7 @@ impl Deletes {
     fn add(&mut self, delete: &Delete<'_>, spi: &[u8]) {
         let zero = spi.iter().all(|b| *b == 0);
         let is_kek = delete.protocol == protocol::KEK || (spi.len() == 16 && delete.doi != Doi::GDOI);
+        self.readings.add_if(delete.protocol == protocol::IPSEC_ESP || delete.doi != Doi::GDOI, Reading::IpsecDeletes);
         let is_esp = matches!(delete.protocol, protocol::ESP | protocol::IPSEC_ESP);
         match (<[u8; 16]>::try_from(spi), <[u8; 4]>::try_from(spi)) {
             _ if is_kek && zero => self.all_keks = true,
@@ -65,10 +68,10 @@ pub(crate) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(crate) fn read(payloads: &[RawPayload<'a>], sender: bool) -> Result<Self, Reject> {
+    pub(crate) fn read(payloads: &[RawPayload<'a>], taking: Taking) -> Result<Self, Reject> {
         let deletes = Deletes::read(payloads)?;
         let decree = match rules::body(payloads, payload::SA) {
-            Some(_) => Decree::read(&GroupSa::from_payloads(payloads)?, sender)?,
+            Some(_) => Decree::of_message(payloads, taking)?,
             None => Decree::default(),
         };
         let download = match rules::body(payloads, payload::KD) {

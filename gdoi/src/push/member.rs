@@ -7,23 +7,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::VerifyingKey;
 use keyferry_model::policy::AckType;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal};
-use keyferry_wire::{Decode, Header};
+use keyferry_wire::{Header, RawPayload};
 
 use super::ack;
 use super::content::{Content, Deletes};
-use super::render::SIGNED_PREFIX;
-use crate::message::{self, Iv, Plain};
-use crate::policy::take::{KekSource, RekeyPolicy, signature_key};
+use super::envelope::Opening;
+use crate::message::{Iv, Plain};
+use crate::policy::take::{KekSource, Taking, signature_key};
 use crate::policy::tree::{Tree, keymat_len, secret_part};
 use crate::pull::member::{NewRekey, Registration};
 use crate::reject::Reject;
-use crate::wire::registry::{NotifyType, flag, payload};
-use crate::wire::rules::{self, PUSH};
-use crate::wire::seq::Seq;
+use crate::wire::group_sa::GroupSa;
+use crate::wire::registry::{NotifyType, flag};
 
 /// Acknowledgements of one push at most, the first included (RFC 8263 wants lost ones made good by repeats).
 const MAX_ACKS: u8 = 4;
@@ -77,6 +76,7 @@ pub(crate) struct Verified {
     sa: usize,
     seq: u32,
     plain: Plain,
+    readings: Readings,
 }
 
 /// What a datagram with one of our cookie pairs is.
@@ -112,6 +112,8 @@ pub(crate) struct Group {
     data_expires: Duration,
     data_lifetime: Duration,
     spis: Vec<u32>,
+    /// How the key server reads RFC 6407, as far as it was seen to differ from us.
+    readings: Readings,
 }
 
 impl Group {
@@ -123,6 +125,26 @@ impl Group {
         }
     }
 
+    /// How many rekey SAs there are, replaced ones included.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.sas.len()
+    }
+
+    /// How the key server reads RFC 6407, as far as it was seen to differ from us.
+    pub(crate) fn readings(&self) -> Readings {
+        self.readings
+    }
+
+    /// Remembers readings, and logs those that are new.
+    fn note(&mut self, seen: Readings) {
+        let new = seen.without(self.readings);
+        if !new.is_empty() {
+            tracing::debug!(readings = %new, "the key server reads RFC 6407 in another way");
+        }
+        self.readings = self.readings.union(seen);
+    }
+
     /// Has a push come meanwhile that is newer than what the registration tells?
     fn has_overtaken(&self, registration: &Registration) -> bool {
         let told = registration.rekey.as_ref();
@@ -131,6 +153,7 @@ impl Group {
 
     /// The number told is stale (RFC 6407 section 3.3), and so is the rest: what the push brought stays.
     fn keep(mut self, registration: &mut Registration) -> Self {
+        self.note(registration.readings);
         let told = registration.rekey.as_ref().map(|rekey| rekey.policy.spi);
         // A new KEK may have come with changes of the tree, which the registration does not know.
         if self.newest().map(|(spi, _)| *spi) == told {
@@ -140,7 +163,7 @@ impl Group {
     }
 
     fn begin(registration: &mut Registration, former: Option<Self>, now: Now) -> Self {
-        let mut sas = former.map(|f| f.sas).unwrap_or_default();
+        let (mut sas, readings) = former.map(|f| (f.sas, f.readings)).unwrap_or_default();
         let retires = now.mono + registration.deactivation_delay.max(MIN_RETIREMENT);
         sas.iter_mut().for_each(|sa| {
             sa.retires.get_or_insert(retires);
@@ -166,7 +189,9 @@ impl Group {
             data_expires: Duration::MAX,
             data_lifetime: Duration::MAX,
             spis: Vec::new(),
+            readings,
         };
+        group.note(registration.readings);
         group.note_data(&registration.data, now);
         group
     }
@@ -222,32 +247,32 @@ impl Group {
             newest.acks += 1;
             return Ok(Verdict::Repeat(newest.ack.clone()));
         }
-        let sa = &self.sas[at];
         if header.flags != flag::ENCRYPTED || header.message_id != 0 {
             return Err(Reject::Unauthenticated("flags or message ID of a push"));
         }
-        let noise = Reject::Unauthenticated("push does not decrypt");
-        let keymat = sa.rekey.keymat.expose();
-        let cipher = sa.rekey.policy.cipher;
-        let iv = Iv::front(cipher, keymat).ok_or(noise)?;
-        let body = &datagram[Header::LEN..];
-        let plain = message::open(cipher, secret_part(cipher, keymat), &iv, header, body).map_err(|_| noise)?;
-        let seq = {
-            let parts = plain.parts().map_err(|_| noise)?;
-            PUSH.check(&parts.payloads).map_err(|_| noise)?;
-            let seq = Seq::exact(rules::body(&parts.payloads, payload::SEQ).unwrap_or_default())?.0;
-            if seq < sa.rekey.seq || (seq == sa.rekey.seq && sa.told != Some(seq)) {
-                return Err(Reject::Replayed);
-            }
-            let signature = rules::body(&parts.payloads, payload::SIG).unwrap_or_default();
-            let signed = &parts.octets[..parts.octets.len() - 4 - signature.len()];
-            let verifier = &sa.rekey.verifier;
-            if !is_signed(&sa.rekey.policy, verifier, header, datagram.len(), parts.octets.len(), signed, signature) {
-                return Err(Reject::Unauthenticated("signature of a push"));
-            }
-            seq
+        let sa = &self.sas[at];
+        let policy = &sa.rekey.policy;
+        let opening = Opening {
+            cipher: policy.cipher,
+            keymat: &sa.rekey.keymat,
+            last_block: sa.newest.as_ref().and_then(|n| Iv::back(policy.cipher, &n.datagram)),
+            verifier: &sa.rekey.verifier,
+            scheme: policy.scheme,
+            known: self.readings,
         };
-        Ok(Verdict::Push(Verified { sa: at, seq, plain }))
+        let opened = opening.open(header, datagram, |seq, payloads| {
+            let counts_on = seq > sa.rekey.seq || (seq == sa.rekey.seq && sa.told == Some(seq));
+            counts_on || (seq == 1 && self.is_replaced_by(at, payloads))
+        })?;
+        Ok(Verdict::Push(Verified { sa: at, seq: opened.seq, plain: opened.plain, readings: opened.readings }))
+    }
+
+    /// Does a push replace the present KEK? In one reading its number is 1, as if it stood under the new KEK. It cannot come
+    /// again: once it has been followed, or its key server has told of it at a registration, another KEK is the present one.
+    fn is_replaced_by(&self, at: usize, payloads: &[RawPayload<'_>]) -> bool {
+        let present = at + 1 == self.sas.len() && self.sas[at].retires.is_none() && !self.sas[at].superseded;
+        let brought = || GroupSa::from_payloads(payloads).ok().and_then(|sa| sa.sak);
+        present && brought().is_some_and(|sak| !self.knows(&sak.spi))
     }
 
     /// Does what a verified push says. The inner error is that of a push we cannot follow: its number counts, and it
@@ -256,30 +281,42 @@ impl Group {
         &mut self,
         push: &Verified,
         datagram: &[u8],
-        sender: bool,
+        taking: Taking,
         own: IpAddr,
         now: Now,
     ) -> Result<Applied, Reject> {
         let parts = push.plain.parts()?;
-        let content = Content::read(&parts.payloads, sender);
-        let repeated_number = self.sas[push.sa].rekey.seq == push.seq;
-        let superseded = self.sas[push.sa].superseded;
+        let content = Content::read(&parts.payloads, taking);
+        let (last, superseded) = (self.sas[push.sa].rekey.seq, self.sas[push.sa].superseded);
+        let repeated_number = last == push.seq && self.sas[push.sa].told == Some(last);
         if (repeated_number && !content.as_ref().is_ok_and(|c| self.brings_news(c))) || (superseded && content.is_err())
         {
             return Err(Reject::Replayed);
         }
         let change = content.and_then(|c| self.change(&c, push.sa).map(|change| (c, change)));
+        let begins_anew = push.seq <= last && !repeated_number;
+        if begins_anew && !matches!(change, Ok((_, Change::New(..) | Change::Excluded))) {
+            // Its number says nothing, so it may come again.
+            return Err(Reject::Replayed);
+        }
         let over = &mut self.sas[push.sa];
-        over.rekey.seq = push.seq;
+        over.rekey.seq = last.max(push.seq);
         over.told = None;
         over.newest = Some(Newest { datagram: datagram.to_vec(), ack: None, acks: 0 });
         let (content, change) = change?;
+        let parts = [push.readings, content.deletes.readings, content.decree.readings, content.download.readings];
+        let mut seen = parts.into_iter().fold(Readings::NONE, Readings::union);
+        seen.add_if(begins_anew, Reading::SeqOneWithKek);
+        if let Change::New(_, _, form) = &change {
+            seen = seen.union(*form);
+        }
+        self.note(seen);
         let asks = match &content.decree.rekey {
             Some(newest) => newest.ack,
             None => self.sas.last().and_then(|sa| sa.rekey.policy.ack),
         };
         let excluded = matches!(change, Change::Excluded);
-        let ack = asks.filter(|_| !excluded).and_then(|ack| self.acknowledge(ack, push.sa, own));
+        let ack = asks.filter(|_| !excluded).and_then(|ack| self.acknowledge(ack, push, own));
         let newest = self.sas[push.sa].newest.as_mut();
         if let (Some(newest), Some(ack)) = (newest, &ack) {
             (newest.ack, newest.acks) = (Some(ack.clone()), 1);
@@ -287,8 +324,11 @@ impl Group {
         if superseded {
             return Ok(Applied { seq: push.seq, ack, listen: None, excluded: false, superseded, update: None });
         }
+        let replaced = matches!(change, Change::New(..));
         let listen = self.carry_out(change, &content, now);
-        self.delete_rekey_sas(&content);
+        if !replaced {
+            self.delete_rekey_sas(&content);
+        }
         self.forget_data(&content.deletes);
         self.note_data(&content.install, now);
         let lost = self.sas.iter().all(|sa| sa.retires.is_some());
@@ -336,13 +376,16 @@ impl Group {
                 None => return Ok(Change::Excluded),
             },
         };
-        let verifier: Arc<VerifyingKey> = match keys.signature_key {
-            Some(key) => signature_key(key)?,
-            None => Arc::clone(&self.sas[over].rekey.verifier),
+        let (verifier, form) = match (keys.signature_key, &self.sas[over].rekey.verifier) {
+            (Some(key), _) => signature_key(key, policy.scheme)?,
+            (None, kept) if kept.kind() == policy.scheme.kind() => {
+                (Arc::clone(kept), Readings::from_iter([Reading::SigKeyKept]))
+            }
+            (None, _) => return Err(refused("a new signature algorithm without a key")),
         };
         // SEQ starts at 1 under a new KEK (RFC 6407 section 4.3).
         let rekey = NewRekey { policy: policy.clone(), keymat, verifier, seq: 0 };
-        Ok(Change::New(Box::new(rekey), tree))
+        Ok(Change::New(Box::new(rekey), tree, form))
     }
 
     fn carry_out(&mut self, change: Change, content: &Content<'_>, now: Now) -> Option<SocketAddr> {
@@ -352,7 +395,7 @@ impl Group {
                 self.sas.iter_mut().filter(|sa| *sa.spi() == spi).for_each(|sa| sa.rekey.policy.ack = ack);
                 None
             }
-            Change::New(mut rekey, tree) => {
+            Change::New(mut rekey, tree, _) => {
                 let before = self.destination();
                 // A push to many may leave open where the next one comes.
                 rekey.policy.destination = rekey.policy.destination.or(before);
@@ -371,20 +414,23 @@ impl Group {
         }
     }
 
+    /// Without a new KEK there is nothing to wait for. Deletes stand in front of the SA payload, so a rekey SA that it tells
+    /// again stays. (With a new KEK all that were there before go after DTD, deleted or not.)
     fn delete_rekey_sas(&mut self, content: &Content<'_>) {
-        if content.deletes.all_keks {
-            self.sas.clear();
-        }
-        self.sas.retain(|sa| !content.deletes.keks.contains(sa.spi()));
+        let (deletes, told) = (&content.deletes, content.decree.rekey.as_ref().map(|r| r.spi));
+        self.sas.retain(|sa| {
+            let deleted = deletes.all_keks || deletes.keks.contains(sa.spi());
+            !deleted || told.as_ref() == Some(sa.spi())
+        });
     }
 
-    fn acknowledge(&self, ack: AckType, over: usize, own: IpAddr) -> Option<Vec<u8>> {
-        let sa = &self.sas[over];
+    fn acknowledge(&self, ack: AckType, push: &Verified, own: IpAddr) -> Option<Vec<u8>> {
+        let sa = &self.sas[push.sa];
         let base = match ack {
             AckType::Kek(_) => &sa.rekey.keymat,
             AckType::Lkh(_) => self.tree.leaf()?,
         };
-        ack::build(ack, secret_part(sa.rekey.policy.cipher, base.expose()), sa.spi(), sa.rekey.seq, own)
+        ack::build(ack, secret_part(sa.rekey.policy.cipher, base.expose()), sa.spi(), push.seq, own)
     }
 
     fn update(&mut self, content: Content<'_>) -> Option<GroupUpdate> {
@@ -425,30 +471,8 @@ enum Change {
     None,
     /// A rekey SA that we have is told again, with its keys or without them.
     Ack([u8; 16], Option<AckType>),
-    New(Box<NewRekey>, Option<Tree>),
+    /// With the tree as it is then, and the form of the signature key.
+    New(Box<NewRekey>, Option<Tree>, Readings),
     /// The new KEK is wrapped for others only.
     Excluded,
-}
-
-/// Is the signature right in any way in which RFC 6407 section 4 can be read? It covers "rekey", with or without a NUL,
-/// the header with the length as on the wire or without padding, and the payloads in front of it.
-fn is_signed(
-    policy: &RekeyPolicy,
-    verifier: &VerifyingKey,
-    header: &Header,
-    wire_len: usize,
-    plain_len: usize,
-    signed: &[u8],
-    signature: &[u8],
-) -> bool {
-    let as_on_wire = u32::try_from(wire_len).unwrap_or(u32::MAX);
-    let unpadded = u32::try_from(Header::LEN + plain_len).unwrap_or(u32::MAX);
-    let readings: [(u32, &[u8]); 4] = [(as_on_wire, b""), (as_on_wire, b"\0"), (unpadded, b""), (unpadded, b"\0")];
-    let found = readings.iter().position(|(len, nul)| {
-        verifier.verify(policy.scheme, &[SIGNED_PREFIX, nul, &header.octets(*len), signed], signature)
-    });
-    if let Some(reading @ 1..) = found {
-        tracing::debug!(reading, "key server signs pushes in another reading");
-    }
-    found.is_some()
 }

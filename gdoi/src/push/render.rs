@@ -1,18 +1,16 @@
 //! One step of a rekey plan as one GROUPKEY-PUSH message.
 
-use keyferry_crypto::{CryptoError, Random, Secret};
+use keyferry_crypto::{CryptoError, Random};
 use keyferry_model::plan::RekeyStep;
 use keyferry_model::policy::{GdoiRekey, GroupPolicy};
+use keyferry_model::reading::Reading;
 
-use crate::message::{self, Iv, Payloads, SealError};
+use super::envelope::Sealing;
+use crate::message::{self, Payloads, SealError};
 use crate::policy::tell::{KdParts, SaParts, TellError};
-use crate::policy::tree::secret_part;
 use crate::wire::delete::Delete;
 use crate::wire::registry::{Doi, exchange, flag, payload, protocol};
 use crate::wire::seq::Seq;
-
-/// What stands in front of everything that is signed (RFC 6407 section 4).
-pub(crate) const SIGNED_PREFIX: &[u8] = b"rekey";
 
 /// A message that cannot be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +27,8 @@ pub enum RenderError {
 }
 
 /// Renders one step into one GROUPKEY-PUSH: encrypted under the step's rekey SA and signed, without a non-ESP marker.
-/// GDOI's encryption and signature draw no randomness here, so the same step always gives the same octets.
+/// RSA draws no randomness, so the same step always gives the same octets; with ECDSA each rendering is another message, and
+/// copies are those of one.
 ///
 /// # Errors
 /// [`RenderError`]; nothing but an unfit policy or a message longer than a datagram brings one about.
@@ -38,38 +37,30 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> 
     let payloads = payloads(policy, gdoi, step)?;
     #[cfg(feature = "fuzzing")]
     let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
-    let keymat = step.over.keymat.expose();
-    let iv = Iv::front(gdoi.cipher, keymat).ok_or(CryptoError::Length("the KEK"))?;
-
-    let chain = payloads.chain(payload::SIG)?;
-    let signature_len = gdoi.signer.signature_len();
-    let total = message::sealed_len(gdoi.cipher, chain.len() + 4 + signature_len);
     let header = message::header(&step.over.spi, exchange::PUSH, flag::ENCRYPTED, 0, payloads.first());
-    let octets = header.octets(u32::try_from(total).map_err(|_| SealError::TooLong)?);
-    let signature = gdoi.signer.sign(gdoi.scheme, &[SIGNED_PREFIX, &octets, chain.expose()])?;
-    let length = u16::try_from(4 + signature.len()).map_err(|_| SealError::TooLong)?;
-    let mut signed = Vec::with_capacity(chain.len() + 4 + signature.len());
-    signed.extend_from_slice(chain.expose());
-    signed.extend([0, 0]);
-    signed.extend_from_slice(&length.to_be_bytes());
-    signed.extend_from_slice(&signature);
-    let (datagram, _) =
-        message::seal(gdoi.cipher, secret_part(gdoi.cipher, keymat), &iv, &header, &Secret::new(signed))?;
-    Ok(datagram)
+    let sealing = Sealing {
+        cipher: gdoi.cipher,
+        keymat: &step.over.keymat,
+        signer: &gdoi.signer,
+        scheme: gdoi.scheme,
+        sends: gdoi.sends,
+    };
+    Ok(sealing.seal(&header, &payloads.chain(payload::SIG)?)?)
 }
 
 fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<Payloads, RenderError> {
     let mut payloads = Payloads::new().with(payload::SEQ, &Seq(step.counter));
+    let esp = if gdoi.sends.has(Reading::IpsecDeletes) { protocol::IPSEC_ESP } else { protocol::ESP };
     if step.delete_all {
         // Zeros of full size stand for all (RFC 6407 section 5.9); the KEK's Delete comes last.
         payloads = payloads
-            .with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::ESP, 4, &[0; 4]))
+            .with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &[0; 4]))
             .with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, &[0; 16]));
     } else if !step.delete.is_empty() {
         let spis: Vec<u8> = step.delete.iter().flat_map(|spi| spi.to_be_bytes()).collect();
-        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::ESP, 4, &spis));
+        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &spis));
     }
-    let (mut sa, mut kd) = (SaParts::default(), KdParts::default());
+    let (mut sa, mut kd) = (SaParts::new(gdoi.sends), KdParts::default());
     if let Some(new) = &step.new_rekey {
         sa.rekey_in_push(&new.sa, policy, step.planned)?;
         match &new.tree {
@@ -85,11 +76,5 @@ fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<
         kd.epoch(epoch);
     }
     // A message that only deletes has neither (RFC 6407 section 5.9).
-    if !sa.is_empty() {
-        payloads = payloads.with_body(payload::SA, sa.body());
-    }
-    if !kd.is_empty() {
-        payloads = payloads.with_body(payload::KD, kd.body());
-    }
-    Ok(payloads)
+    Ok(kd.append_to(sa.append_to(payloads)))
 }

@@ -1,16 +1,22 @@
 //! A push with known keys, from an independent computation.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
+mod key_server;
+mod order;
+mod readings;
+
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Secret, SignatureScheme};
 use keyferry_model::policy::AckType;
+use keyferry_model::reading::Readings;
 use keyferry_model::time::Now;
 use keyferry_model::update::Removal;
 use keyferry_wire::Header;
 
 use super::member::{Group, Verdict};
-use crate::policy::take::{RekeyPolicy, signature_key};
+use crate::policy::take::{RekeyPolicy, Taking, signature_key};
 use crate::policy::tree::Tree;
 use crate::pull::member::{NewRekey, Registration};
 use crate::reject::Reject;
@@ -33,7 +39,12 @@ fn group(seq: u32) -> Group {
         destination: None,
     };
     let keymat = Secret::new([[0x41; 16], [0x42; 16]].concat());
-    let rekey = NewRekey { policy, keymat, verifier: signature_key(&vector().0).unwrap(), seq };
+    let rekey = NewRekey {
+        policy,
+        keymat,
+        verifier: signature_key(&vector().0, SignatureScheme::RsaPkcs1Sha256).unwrap().0,
+        seq,
+    };
     let mut registration = Registration {
         rekey: Some(rekey),
         tree: Tree::default(),
@@ -41,6 +52,7 @@ fn group(seq: u32) -> Group {
         sender_ids: None,
         activation_delay: Duration::ZERO,
         deactivation_delay: Duration::ZERO,
+        readings: Readings::NONE,
     };
     Group::register(&mut registration, None, NOW).0
 }
@@ -54,7 +66,9 @@ fn a_push_of_an_independent_computation_is_taken() {
     let (_, message) = vector();
     let mut group = group(4);
     let Verdict::Push(push) = verify(&mut group, &message).unwrap() else { panic!("no new push") };
-    let applied = group.apply(&push, &message, true, "10.84.0.11".parse().unwrap(), NOW).unwrap();
+    let applied = group
+        .apply(&push, &message, Taking { sender: true, ..Taking::default() }, "10.84.0.11".parse().unwrap(), NOW)
+        .unwrap();
     assert_eq!((applied.seq, applied.excluded), (5, false));
     let update = applied.update.unwrap();
     let [data] = update.install.as_slice() else { panic!("one data SA") };

@@ -1,6 +1,6 @@
 //! Security Association payload of GDOI.
 
-use keyferry_wire::{ChainWriter, Decode, DecodeError, Encode, Parsed, RawPayload, chain};
+use keyferry_wire::{Decode, DecodeError, Encode, Parsed, RawPayload, chain};
 use nom::Parser;
 use nom::number::complete::{be_u16, be_u32};
 
@@ -11,7 +11,7 @@ use super::sak::Sak;
 use super::sat::Sat;
 
 /// The most SA TEKs taken in one SA payload.
-const MAX_SATS: usize = 256;
+const MAX_SATS: usize = 1000;
 
 /// Security Association payload of GDOI (RFC 6407 section 5.2): what the key server decrees.
 ///
@@ -69,6 +69,12 @@ impl<'a> GroupSa<'a> {
         Self::assemble(doi, situation, behind).ok_or(error)
     }
 
+    /// Do the attribute payloads stand behind the SA payload?
+    #[must_use]
+    pub fn stands_apart(payloads: &[RawPayload<'_>]) -> bool {
+        payloads.iter().any(|p| matches!(p.kind, payload::SAK | payload::GAP | payload::SAT))
+    }
+
     /// Sorts attribute payloads, which must come as SAK, GAP, SATs (RFC 6407 section 5.2.1).
     fn assemble(doi: Doi, situation: u32, payloads: impl IntoIterator<Item = (u8, &'a [u8])>) -> Option<Self> {
         let mut sa = Self { doi, situation, sak: None, gap: None, sats: Vec::new() };
@@ -113,22 +119,28 @@ impl Encode for GroupSa<'_> {
         let gap = self.gap.iter().map(|p| (payload::GAP, p.to_vec()));
         let sats = self.sats.iter().map(|p| (payload::SAT, p.to_vec()));
         let parts: Vec<(u8, Vec<u8>)> = sak.chain(gap).chain(sats).collect();
-        encode_parts(self.doi, self.situation, &parts, out);
+        out.extend(encode_parts(self.doi, self.situation, &parts, true));
     }
 }
 
-/// Appends the body of an SA payload with these attribute payloads, given by type and body, in their order.
-pub fn encode_parts(doi: Doi, situation: u32, parts: &[(u8, Vec<u8>)], out: &mut Vec<u8>) {
-    let mut inside = ChainWriter::new();
-    for (kind, body) in parts {
-        inside.push(*kind, body);
-    }
-    // Attribute payloads are far below the limit of a payload: names of at most 255 octets and a few attributes.
-    let (first, body) = inside.finish().unwrap_or_default();
+/// The body of an SA payload with these attribute payloads, given by type and body, in their order: inside, or only named
+/// because they stand behind.
+#[must_use]
+pub fn encode_parts(doi: Doi, situation: u32, parts: &[(u8, Vec<u8>)], inside: bool) -> Vec<u8> {
+    let inner = if inside { parts } else { &[] };
+    let mut out = Vec::with_capacity(12 + inner.iter().map(|(_, body)| 4 + body.len()).sum::<usize>());
     out.extend_from_slice(&doi.0.to_be_bytes());
     out.extend_from_slice(&situation.to_be_bytes());
-    out.extend_from_slice(&[0, first, 0, 0]);
-    out.extend_from_slice(&body);
+    out.extend_from_slice(&[0, parts.first().map_or(0, |p| p.0), 0, 0]);
+    let next = inner.iter().skip(1).map(|p| p.0).chain(std::iter::once(0));
+    for ((_, body), next) in inner.iter().zip(next) {
+        // Attribute payloads are far below the limit of a payload: names of at most 255 octets and a few attributes.
+        let length = u16::try_from(4 + body.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&[next, 0]);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(body);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -146,7 +158,7 @@ mod tests {
             situation: 0,
             sak: Some(Sak { protocol: 17, source: any, destination: any, spi: [1; 16], attributes: Vec::new() }),
             gap: Some(Gap { attributes: Vec::new() }),
-            sats: vec![Sat::Other { protocol: 2, body: &[1] }, Sat::Other { protocol: 3, body: &[2] }],
+            sats: vec![Sat::Other { protocol: 8, body: &[1] }, Sat::Other { protocol: 9, body: &[2] }],
         }
     }
 

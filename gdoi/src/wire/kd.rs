@@ -1,7 +1,7 @@
 //! Key Download payload.
 
 use keyferry_crypto::Secret;
-use keyferry_wire::{Attribute, Decode, Encode, Parsed, attributes};
+use keyferry_wire::{Attribute, AttributeValue, Decode, Encode, Parsed, attributes};
 use nom::Parser;
 use nom::bytes::complete::take;
 use nom::number::complete::{be_u8, be_u16};
@@ -97,7 +97,11 @@ impl Encode for KeyPacket<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let spi = &self.spi[..self.spi.len().min(255)];
         // Room for keys, so that they are not left behind by a reallocation.
-        out.reserve(2048);
+        let room = |a: &Attribute<'_>| match a.value {
+            AttributeValue::Short(_) => 4,
+            AttributeValue::Long(v) => 4 + v.len(),
+        };
+        out.reserve(5 + spi.len() + self.attributes.iter().map(room).sum::<usize>());
         with_length(out, 2, |out| {
             out.extend([self.kind.0, 0, 0, 0, u8::try_from(spi.len()).unwrap_or(u8::MAX)]);
             out.extend_from_slice(spi);
@@ -125,8 +129,6 @@ pub fn encode_packets(packets: &[Secret], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use keyferry_wire::AttributeValue;
-
     use super::*;
     use crate::wire::check::{canonical, round_trip};
 

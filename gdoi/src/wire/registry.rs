@@ -114,6 +114,10 @@ pub mod esp_attribute {
     pub const AUTHENTICATION: u16 = 5;
     /// Key length in bits.
     pub const KEY_LENGTH: u16 = 6;
+    /// ECN tunnel (RFC 3168 section 9.2.1.2).
+    pub const ECN_TUNNEL: u16 = 10;
+    /// Extended sequence numbers (RFC 4304).
+    pub const EXTENDED_SEQUENCE: u16 = 11;
     /// Address preservation.
     pub const ADDRESS_PRESERVATION: u16 = 14;
     /// SA direction.
@@ -142,6 +146,8 @@ pub mod esp {
     pub const TRANSPORT: u16 = 2;
     /// Both addresses are preserved.
     pub const SOURCE_AND_DESTINATION: u16 = 4;
+    /// ECN is allowed in the tunnel.
+    pub const ECN_ALLOWED: u16 = 1;
     /// For receivers only.
     pub const RECEIVER_ONLY: u16 = 2;
     /// In both directions.
@@ -154,6 +160,8 @@ pub mod protocol {
     pub const KEK: u8 = 0;
     /// GDOI_PROTO_IPSEC_ESP.
     pub const ESP: u8 = 1;
+    /// GDOI_PROTO_IPSEC_AH.
+    pub const AH: u8 = 2;
     /// PROTO_IPSEC_ESP of RFC 2407, seen in Deletes.
     pub const IPSEC_ESP: u8 = 3;
 }

@@ -23,6 +23,8 @@ use super::{all_attributes, put_attributes};
 pub enum Sat<'a> {
     /// GDOI_PROTO_IPSEC_ESP.
     Esp(EspTek<'a>),
+    /// GDOI_PROTO_IPSEC_AH, whose policy has the same form.
+    Ah(EspTek<'a>),
     /// Any other protocol.
     Other {
         /// Its number.
@@ -32,7 +34,7 @@ pub enum Sat<'a> {
     },
 }
 
-/// Policy of an ESP SA (RFC 6407 section 5.5.1).
+/// Policy of an ESP or AH SA (RFC 6407 section 5.5.1).
 ///
 /// ```text
 ///  0                   1                   2                   3
@@ -59,7 +61,7 @@ pub struct EspTek<'a> {
     pub source: Endpoint<'a>,
     /// Receivers.
     pub destination: Endpoint<'a>,
-    /// ESP transform.
+    /// ESP or AH transform.
     pub transform: u8,
     /// SPI.
     pub spi: u32,
@@ -79,9 +81,11 @@ impl<'a> EspTek<'a> {
 impl<'a> Decode<'a> for Sat<'a> {
     fn decode(input: &'a [u8]) -> Parsed<'a, Self> {
         let (left, number) = be_u8(input)?;
-        if number == protocol::ESP {
-            let (left, tek) = alt((|i| EspTek::parse(i, false), |i| EspTek::parse(i, true))).parse(left)?;
-            return Ok((left, Sat::Esp(tek)));
+        let tek = |left| alt((|i| EspTek::parse(i, false), |i| EspTek::parse(i, true))).parse(left);
+        match number {
+            protocol::ESP => return tek(left).map(|(left, tek)| (left, Sat::Esp(tek))),
+            protocol::AH => return tek(left).map(|(left, tek)| (left, Sat::Ah(tek))),
+            _ => {}
         }
         let (left, body) = rest(left)?;
         Ok((left, Sat::Other { protocol: number, body }))
@@ -91,8 +95,8 @@ impl<'a> Decode<'a> for Sat<'a> {
 impl Encode for Sat<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Sat::Esp(tek) => {
-                out.extend([protocol::ESP, tek.protocol]);
+            Sat::Esp(tek) | Sat::Ah(tek) => {
+                out.extend([if matches!(self, Sat::Esp(_)) { protocol::ESP } else { protocol::AH }, tek.protocol]);
                 tek.source.put(out);
                 tek.destination.put(out);
                 out.push(tek.transform);
@@ -132,7 +136,8 @@ mod tests {
     #[test]
     fn sa_tek_payloads_round_trip() {
         round_trip(&Sat::Esp(sample()), &mut Vec::new());
-        round_trip(&Sat::Other { protocol: 2, body: &[1, 2, 3] }, &mut Vec::new());
+        round_trip(&Sat::Ah(sample()), &mut Vec::new());
+        round_trip(&Sat::Other { protocol: 9, body: &[1, 2, 3] }, &mut Vec::new());
         let destination = Endpoint { protocol: Some(17), ..sample().destination };
         round_trip(&Sat::Esp(EspTek { destination, ..sample() }), &mut Vec::new());
         let octets = Sat::Esp(sample()).to_vec();

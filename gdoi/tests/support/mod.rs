@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gdoi::{Member, Server, ServerConfig};
-use keyferry_crypto::{Aead, BlockCipher, Hash, KeGroup, Secret, SeededRandom, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, KeGroup, KeyKind, Secret, SeededRandom, SignatureScheme, SigningKey};
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
@@ -17,7 +17,8 @@ use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport, Retransmit, Selector,
     SequenceNumbers, TrafficPolicy,
 };
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::reading::Readings;
+use keyferry_model::settings::{GdoiSettings, MemberSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput};
 
@@ -27,9 +28,12 @@ pub fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-pub fn signer() -> Arc<SigningKey> {
-    static KEY: OnceLock<Arc<SigningKey>> = OnceLock::new();
-    Arc::clone(KEY.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).unwrap())))
+pub fn signer(kind: KeyKind) -> Arc<SigningKey> {
+    static RSA: OnceLock<Arc<SigningKey>> = OnceLock::new();
+    match kind {
+        KeyKind::Rsa => Arc::clone(RSA.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).unwrap()))),
+        KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::EcP521 => Arc::new(SigningKey::generate_ec(kind).unwrap()),
+    }
 }
 
 /// Addresses: the server is host 1, members are 10 and up.
@@ -48,6 +52,8 @@ pub struct Setup {
     pub unicast: bool,
     pub ack: Option<AckType>,
     pub kek: BlockCipher,
+    pub sends: Readings,
+    pub scheme: SignatureScheme,
 }
 
 impl Default for Setup {
@@ -61,6 +67,8 @@ impl Default for Setup {
             unicast: false,
             ack: Some(AckType::Kek(Hash::Sha256)),
             kek: BlockCipher::Aes128Cbc,
+            sends: Readings::NONE,
+            scheme: SignatureScheme::RsaPkcs1Sha256,
         }
     }
 }
@@ -85,6 +93,8 @@ pub fn policy(setup: Setup) -> GroupPolicy {
             "ff15::1".parse().unwrap(),
             "fqdn:floor.example".parse().unwrap(),
             "key-id:0102030405".parse().unwrap(),
+            "key-id:01".parse().unwrap(),
+            "user:floor@example".parse().unwrap(),
         ],
         traffic: vec![Arc::new(line)],
         tek_lifetime: secs(3600),
@@ -101,9 +111,10 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         gdoi: Some(GdoiRekey {
             cipher: setup.kek,
             transport: if setup.unicast { RekeyTransport::Unicast } else { RekeyTransport::Multicast(rekey) },
-            signer: signer(),
-            scheme: SignatureScheme::RsaPkcs1Sha256,
+            signer: signer(setup.scheme.kind()),
+            scheme: setup.scheme,
             ack: setup.ack,
+            sends: setup.sends,
         }),
         gikev2: None,
     }
@@ -130,6 +141,10 @@ pub fn settings(setup: Setup, n: u8) -> MemberSettings {
         retry: secs(10),
         ack_jitter: Duration::from_millis(300),
         connect_only: false,
+        gdoi: GdoiSettings {
+            danger_weak_rekey: setup.kek.is_weak() || setup.scheme.is_weak(),
+            ..GdoiSettings::default()
+        },
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn group_to_wire(group: &GroupId) -> Id<'_> {
         GroupId::Ipv4(a) => (IdType::IPV4_ADDR, Cow::Owned(a.octets().to_vec())),
         GroupId::Ipv6(a) => (IdType::IPV6_ADDR, Cow::Owned(a.octets().to_vec())),
         GroupId::Fqdn(n) => (IdType::FQDN, Cow::Borrowed(n.as_bytes())),
+        GroupId::UserFqdn(n) => (IdType::RFC822_ADDR, Cow::Borrowed(n.as_bytes())),
         GroupId::KeyId(k) => (IdType::KEY_ID, Cow::Borrowed(k)),
     };
     Id { kind, data }
@@ -51,8 +52,14 @@ pub(crate) fn group_from_wire(id: &Id<'_>) -> Option<GroupId> {
         IdType::IPV4_ADDR => <[u8; 4]>::try_from(id.data.as_ref()).ok().map(|a| GroupId::Ipv4(Ipv4Addr::from(a))),
         IdType::IPV6_ADDR => <[u8; 16]>::try_from(id.data.as_ref()).ok().map(|a| GroupId::Ipv6(Ipv6Addr::from(a))),
         IdType::FQDN => name(&id.data).map(GroupId::Fqdn),
+        IdType::RFC822_ADDR => user(&id.data).map(GroupId::UserFqdn),
         _ => None,
     }
+}
+
+/// A user at a host.
+fn user(data: &[u8]) -> Option<String> {
+    name(data).filter(|n| n.contains('@'))
 }
 
 /// A name: text of at most 255 octets without control characters.
@@ -73,7 +80,7 @@ mod tests {
             let identity: Identity = text.parse().unwrap();
             assert_eq!(identity_from_wire(&identity_to_wire(&identity)), Some(identity));
         }
-        for text in ["1234", "10.0.0.1", "2001:db8::1", "fqdn:g.example", "key-id:010203"] {
+        for text in ["1234", "10.0.0.1", "2001:db8::1", "fqdn:g.example", "user:g@b.example", "key-id:010203"] {
             let group: GroupId = text.parse().unwrap();
             assert_eq!(group_from_wire(&group_to_wire(&group)), Some(group));
         }
@@ -86,6 +93,6 @@ mod tests {
         assert_eq!(identity_from_wire(&id(IdType::FQDN, b"a\nb")), None);
         assert_eq!(identity_from_wire(&id(IdType::FQDN, &[0xff])), None);
         assert_eq!(identity_from_wire(&id(IdType(9), b"x")), None);
-        assert_eq!(group_from_wire(&id(IdType::RFC822_ADDR, b"a@b")), None);
+        assert_eq!(group_from_wire(&id(IdType::RFC822_ADDR, b"nobody")), None);
     }
 }

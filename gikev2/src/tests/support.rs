@@ -15,7 +15,7 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
 use keyferry_model::rekey_sa::RekeySa;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{GdoiSettings, MemberSettings};
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
@@ -198,6 +198,7 @@ impl World {
             retry: Duration::from_secs(5),
             ack_jitter: Duration::ZERO,
             connect_only: false,
+            gdoi: GdoiSettings::default(),
         }
     }
 

@@ -11,7 +11,8 @@ use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
     RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::reading::Readings;
+use keyferry_model::settings::{GdoiSettings, MemberSettings};
 
 /// The group's number.
 pub const GROUP: u32 = 1234;
@@ -181,6 +182,7 @@ pub fn group(v: Variant) -> GroupPolicy {
             signer: signer(),
             scheme: SignatureScheme::RsaPkcs1Sha256,
             ack: Some(v.ack),
+            sends: Readings::NONE,
         }),
         gikev2: Some(Gikev2Rekey {
             protection: v.protection,
@@ -229,5 +231,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         retry: Duration::from_secs(3),
         ack_jitter: Duration::from_secs(2),
         connect_only: false,
+        gdoi: GdoiSettings::default(),
     }
 }

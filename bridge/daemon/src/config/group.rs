@@ -12,6 +12,7 @@ use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
     RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
+use keyferry_model::reading::{Reading, Readings};
 
 use super::checks;
 use super::section::Section;
@@ -36,6 +37,8 @@ pub struct GdoiPlan {
     pub transport: RekeyTransport,
     /// Acknowledgement asked for.
     pub ack: Option<AckType>,
+    /// Readings of RFC 6407 to send in place of the usual ones.
+    pub sends: Readings,
 }
 
 /// G-IKEv2 side of a group.
@@ -85,6 +88,7 @@ impl GroupPlan {
                 signer: signer(Protocol::Gdoi)?,
                 scheme: SignatureScheme::RsaPkcs1Sha256,
                 ack: g.ack,
+                sends: g.sends,
             });
         }
         if let Some(g) = &self.gikev2 {
@@ -257,9 +261,21 @@ fn gdoi(mut section: Section<'_>) -> GdoiPlan {
         cipher: section.choice("cipher", KEK_CIPHERS, BlockCipher::Aes256Cbc),
         transport: target(&mut section),
         ack: section.choice("ack", ACKS, Some(AckType::Kek(Hash::Sha256))),
+        sends: sends(&mut section),
     };
     section.finish();
     plan
+}
+
+/// Readings by name.
+fn sends(section: &mut Section<'_>) -> Readings {
+    let names = Reading::SENT.map(|r| (r.name(), r));
+    let texts = section.texts("sends").unwrap_or_default();
+    let sends: Readings = texts.iter().filter_map(|t| section.named("sends", t, &names)).collect();
+    if sends.has(Reading::SigRaw) && sends.has(Reading::SigHashedTwice) {
+        section.error("sends", "sig-raw and sig-hashed-twice exclude each other", "remove one of the two");
+    }
+    sends
 }
 
 fn gikev2(mut section: Section<'_>) -> Gikev2Plan {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::settings::GdoiSettings;
 
 use super::section::Section;
 use super::values::{Endpoint, HASHES, KE_GROUPS, Network, PORT};
@@ -55,6 +56,8 @@ pub struct MemberConfig {
     pub phase1_doi: gdoi::Phase1Doi,
     /// Put a non-ESP marker in front of what is sent.
     pub marker: bool,
+    /// What is taken from a key server of GDOI beyond the usual.
+    pub gdoi: GdoiSettings,
     /// Establish the phase 1 or IKE SA and stop there.
     pub connect_only: bool,
     /// First retransmission after this long.
@@ -117,6 +120,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             &[("gdoi", gdoi::Phase1Doi::Gdoi), ("ipsec", gdoi::Phase1Doi::Ipsec)],
             gdoi::Phase1Doi::Gdoi,
         ),
+        gdoi: GdoiSettings {
+            danger_weak_rekey: section.flag("danger_weak_rekey", false),
+            accept_unknown_kek_attributes: section.flag("accept_unknown_kek_attributes", false),
+        },
         marker: section.flag("marker", false),
         connect_only: section.flag("connect_only", false),
         retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),

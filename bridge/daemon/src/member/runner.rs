@@ -396,6 +396,7 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         retry: config.retry,
         ack_jitter: config.ack_jitter,
         connect_only: config.connect_only,
+        gdoi: config.gdoi,
     };
     Machine::new(protocol, settings, config.phase1_doi, parts.key_log.as_ref())
 }

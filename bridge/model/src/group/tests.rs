@@ -51,6 +51,7 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
             signer: signer(),
             scheme: SignatureScheme::RsaPkcs1Sha256,
             ack: Some(AckType::Kek(Hash::Sha256)),
+            sends: crate::reading::Readings::NONE,
         }),
         gikev2: Some(Gikev2Rekey {
             protection: RekeyProtection::Aead(Aead::Aes128Gcm16),

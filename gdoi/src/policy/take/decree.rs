@@ -1,14 +1,16 @@
 //! The SA payload: policies that a key server decrees.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, SignatureScheme};
 use keyferry_model::policy::{AckType, EspMode, EspTransform, SequenceNumbers, TrafficPolicy};
-use keyferry_wire::Attribute;
+use keyferry_model::reading::{Reading, Readings};
+use keyferry_wire::{Attribute, AttributeValue, RawPayload};
 
-use super::{refused, take_u32, values};
+use super::{Taking, refused, take_u32, values};
 use crate::policy::{algorithms, selectors};
 use crate::reject::Reject;
 use crate::wire::gap::Gap;
@@ -53,11 +55,20 @@ pub(crate) struct Decree {
     pub(crate) activation_delay: Duration,
     pub(crate) deactivation_delay: Duration,
     pub(crate) data: Vec<DataPolicy>,
+    /// In which readings it was told.
+    pub(crate) readings: Readings,
 }
 
 impl Decree {
-    /// Reads an SA payload. `sender` says whether we want to send: an SA for receivers only is none for us then.
-    pub(crate) fn read(sa: &GroupSa<'_>, sender: bool) -> Result<Self, Reject> {
+    /// Reads the SA payload of a message, with its attribute payloads inside or behind.
+    pub(crate) fn of_message(payloads: &[RawPayload<'_>], taking: Taking) -> Result<Self, Reject> {
+        let mut decree = Self::read(&GroupSa::from_payloads(payloads)?, taking)?;
+        decree.readings.add_if(GroupSa::stands_apart(payloads), Reading::AttributesBehindSa);
+        Ok(decree)
+    }
+
+    /// Reads an SA payload.
+    pub(super) fn read(sa: &GroupSa<'_>, taking: Taking) -> Result<Self, Reject> {
         if !matches!(sa.doi, Doi::GDOI | Doi::IPSEC) {
             return Err(refused("DOI of the SA payload"));
         }
@@ -69,14 +80,16 @@ impl Decree {
             Some(gap) => delays(gap)?,
             None => (Duration::ZERO, Duration::ZERO),
         };
-        let rekey = sa.sak.as_ref().map(rekey_policy).transpose()?;
-        let data = sa.sats.iter().map(|s| data_policy(s, sender)).collect::<Result<Vec<_>, _>>()?;
-        let mixed = data.windows(2).any(|w| w[0].policy.mode != w[1].policy.mode);
-        let repeated = (1..data.len()).any(|i| data[..i].iter().any(|d| d.spi == data[i].spi));
-        if mixed || repeated {
-            return Err(refused(if mixed { "transport and tunnel mode mixed" } else { "an SPI twice" }));
+        let mut readings = Readings::NONE;
+        let rekey = sa.sak.as_ref().map(|sak| rekey_policy(sak, taking, &mut readings)).transpose()?;
+        let data = sa.sats.iter().map(|s| data_policy(s, taking, &mut readings)).collect::<Result<Vec<_>, _>>()?;
+        if data.windows(2).any(|w| w[0].policy.mode != w[1].policy.mode) {
+            return Err(refused("transport and tunnel mode mixed"));
         }
-        Ok(Self { rekey, activation_delay, deactivation_delay, data })
+        if data.iter().map(|d| d.spi).collect::<BTreeSet<_>>().len() != data.len() {
+            return Err(refused("an SPI twice"));
+        }
+        Ok(Self { rekey, activation_delay, deactivation_delay, data, readings })
     }
 
     /// Does any data SA need sender IDs?
@@ -85,26 +98,31 @@ impl Decree {
     }
 }
 
-fn rekey_policy(sak: &Sak<'_>) -> Result<RekeyPolicy, Reject> {
+fn rekey_policy(sak: &Sak<'_>, taking: Taking, readings: &mut Readings) -> Result<RekeyPolicy, Reject> {
+    readings.add_if(sak.destination.protocol.is_some(), Reading::DstIdProt);
+    readings.add_if(is_short(&sak.attributes, kek_attribute::LIFETIME), Reading::ShortLifetimes);
     let mut map = values(&sak.attributes)?;
-    let management = take_u32(&mut map, kek_attribute::MANAGEMENT)?;
-    if management.is_some_and(|m| m != u32::from(kek::LKH)) {
+    // In a GROUPKEY-PULL it is ignored (RFC 6407 section 5.3): what KD brings says whether there is a tree.
+    let management = map.remove(&kek_attribute::MANAGEMENT);
+    readings.add_if(taking.registering && management.is_none(), Reading::NoKekManagement);
+    if !taking.registering && management.is_some_and(|m| m.as_u32() != Some(kek::LKH.into())) {
         return Err(refused("KEK management algorithm"));
     }
-    if take_u32(&mut map, kek_attribute::ALGORITHM)? != Some(u32::from(kek::AES)) {
-        return Err(refused("KEK algorithm"));
-    }
-    let bits = take_u32(&mut map, kek_attribute::KEY_LENGTH)?.ok_or(refused("no KEK key length"))?;
-    let cipher = algorithms::cipher_of_bits(bits).ok_or(refused("KEK key length"))?;
+    let algorithm = take_u32(&mut map, kek_attribute::ALGORITHM)?.ok_or(refused("no KEK algorithm"))?;
+    let bits = take_u32(&mut map, kek_attribute::KEY_LENGTH)?;
+    let cipher = algorithms::kek_cipher(algorithm, bits).ok_or(refused("KEK algorithm or its key length"))?;
     let lifetime = take_u32(&mut map, kek_attribute::LIFETIME)?.map(|s| sane(u64::from(s))).transpose()?;
     let algorithm = take_u32(&mut map, kek_attribute::SIG_ALGORITHM)?.ok_or(refused("no signature algorithm"))?;
-    let hash = take_u32(&mut map, kek_attribute::SIG_HASH)?.ok_or(refused("no signature hash"))?;
-    let scheme = algorithms::signature_scheme(algorithm, hash).ok_or(refused("signature algorithm"))?;
-    // The key itself says how long it is.
+    let hash = take_u32(&mut map, kek_attribute::SIG_HASH)?;
+    let scheme = algorithms::signature_scheme(algorithm, hash).ok_or(refused("signature algorithm or its hash"))?;
+    if (cipher.is_weak() || scheme.is_weak()) && !taking.weak {
+        return Err(refused("3DES or SHA-1 for rekeys, which are not allowed here"));
+    }
+    // The key itself says how long it is, and is checked for that.
     take_u32(&mut map, kek_attribute::SIG_KEY_LENGTH)?;
     // A type that we cannot answer with is no reason to stay away (RFC 8263 section 4).
     let ack = take_u32(&mut map, kek_attribute::ACK_REQUESTED)?.and_then(algorithms::ack_type);
-    if !map.is_empty() {
+    if !map.is_empty() && !taking.unknown_kek_attributes {
         return Err(refused("an unknown attribute of the KEK"));
     }
     if sak.spi[..8] == [0; 8] || sak.spi[8..] == [0; 8] {
@@ -137,14 +155,22 @@ fn delays(gap: &Gap<'_>) -> Result<(Duration, Duration), Reject> {
     Ok((Duration::from_secs(atd.into()), Duration::from_secs(dtd.into())))
 }
 
-fn data_policy(sat: &Sat<'_>, sender: bool) -> Result<DataPolicy, Reject> {
+/// Does an attribute come as TV?
+fn is_short(attributes: &[Attribute<'_>], kind: u16) -> bool {
+    attributes.iter().any(|a| a.kind == kind && matches!(a.value, AttributeValue::Short(_)))
+}
+
+fn data_policy(sat: &Sat<'_>, taking: Taking, readings: &mut Readings) -> Result<DataPolicy, Reject> {
     let tek = match sat {
         Sat::Esp(tek) => tek,
+        Sat::Ah(_) => return Err(refused("AH protects no group here, ESP does")),
         Sat::Other { .. } => return Err(refused("protocol of a data SA")),
     };
     if tek.spi < 256 {
         return Err(refused("SPI of a data SA"));
     }
+    readings.add_if(tek.destination.protocol.is_some(), Reading::DstIdProt);
+    readings.add_if(is_short(&tek.attributes, esp_attribute::LIFE_DURATION), Reading::ShortLifetimes);
     let lifetime = data_lifetime(&tek.attributes)?;
     let life = |a: &&Attribute<'_>| !matches!(a.kind, esp_attribute::LIFE_TYPE | esp_attribute::LIFE_DURATION);
     let others: Vec<Attribute<'_>> = tek.attributes.iter().filter(life).copied().collect();
@@ -160,16 +186,25 @@ fn data_policy(sat: &Sat<'_>, sender: bool) -> Result<DataPolicy, Reject> {
             Some(p) if p == u32::from(esp::SOURCE_AND_DESTINATION) => EspMode::Tunnel,
             Some(_) => return Err(refused("tunnel mode without address preservation")),
         },
+        // RFC 3947 section 5.1, and the numbers of its drafts.
+        Some(3 | 4 | 61_443 | 61_444) => return Err(refused("ESP within UDP, which has no place in a group")),
         Some(_) | None => return Err(refused("encapsulation mode")),
     };
     match take_u32(&mut map, esp_attribute::DIRECTION)?.unwrap_or(esp::SYMMETRIC.into()) {
         d if d == u32::from(esp::SYMMETRIC) => {}
-        d if d == u32::from(esp::RECEIVER_ONLY) && !sender => {}
+        d if d == u32::from(esp::RECEIVER_ONLY) && !taking.sender => {}
         _ => return Err(refused("SA direction")),
     }
     let authentication = take_u32(&mut map, esp_attribute::AUTHENTICATION)?;
     let bits = take_u32(&mut map, esp_attribute::KEY_LENGTH)?;
     let transform = algorithms::esp_transform(tek.transform, bits, authentication).ok_or(refused("ESP transform"))?;
+    // Congestion is told on either way (RFC 3168 section 9.2), so a tunnel that allows it is as good.
+    if take_u32(&mut map, esp_attribute::ECN_TUNNEL)?.is_some_and(|v| v != u32::from(esp::ECN_ALLOWED)) {
+        return Err(refused("a tunnel without ECN"));
+    }
+    if map.contains_key(&esp_attribute::EXTENDED_SEQUENCE) {
+        return Err(refused("extended sequence numbers, which several senders cannot share"));
+    }
     if !map.is_empty() {
         return Err(refused("an unknown attribute of a data SA"));
     }

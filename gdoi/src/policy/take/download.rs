@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keyferry_crypto::{Secret, VerifyingKey};
+use keyferry_crypto::{Secret, SignatureScheme, VerifyingKey};
 use keyferry_model::policy::EspTransform;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::update::{NewSa, SenderIds};
 use keyferry_wire::{Attribute, AttributeValue, Decode};
 
@@ -52,6 +53,8 @@ pub(crate) struct Download<'a> {
     teks: BTreeMap<u32, Tek<'a>>,
     pub(crate) rekey: Option<RekeyKeys<'a>>,
     pub(crate) sender_ids: Option<SenderIds>,
+    /// In which readings it came.
+    pub(crate) readings: Readings,
 }
 
 struct Tek<'a> {
@@ -177,7 +180,20 @@ fn sender_ids(packet: &KeyPacket<'_>) -> Result<SenderIds, Reject> {
     Ok(SenderIds { bits, ids })
 }
 
-/// The key that checks pushes, in any form that is safe to take.
-pub(crate) fn signature_key(octets: &[u8]) -> Result<Arc<VerifyingKey>, Reject> {
-    VerifyingKey::from_spki(octets).map(Arc::new).map_err(|_| refused("signature key"))
+/// The key that checks pushes, in any form that is safe to take, for this scheme alone; and the form, if it is not ours.
+pub(crate) fn signature_key(octets: &[u8], scheme: SignatureScheme) -> Result<(Arc<VerifyingKey>, Readings), Reject> {
+    let kind = scheme.kind();
+    let (key, form) = if let Ok(key) = VerifyingKey::from_spki(octets) {
+        (Arc::new(key), Readings::NONE)
+    } else if let Ok(key) = VerifyingKey::from_pkcs1_der(octets) {
+        (Arc::new(key), Readings::from_iter([Reading::SigKeyPkcs1]))
+    } else if let Ok(key) = VerifyingKey::from_ec_point(kind, octets) {
+        (Arc::new(key), Readings::from_iter([Reading::SigKeyPoint]))
+    } else {
+        return Err(refused("signature key"));
+    };
+    if key.kind() != kind {
+        return Err(refused("a signature key of another kind than the algorithm"));
+    }
+    Ok((key, form))
 }

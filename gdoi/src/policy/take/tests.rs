@@ -1,7 +1,8 @@
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, SignatureScheme, SigningKey};
 use keyferry_model::policy::{AckType, EspTransform, SequenceNumbers};
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::update::SenderIds;
 use keyferry_wire::AttributeValue;
 
@@ -67,8 +68,10 @@ fn sa(sak: Option<Sak<'static>>, teks: Vec<EspTek<'static>>) -> GroupSa<'static>
     GroupSa { doi: Doi::GDOI, situation: 0, sak, gap: None, sats }
 }
 
+const TAKING: Taking = Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: false };
+
 fn read(sa: &GroupSa<'_>) -> Result<Decree, Reject> {
-    Decree::read(sa, true)
+    Decree::read(sa, TAKING)
 }
 
 fn with<'a>(list: &[Attribute<'a>], more: Attribute<'a>) -> Vec<Attribute<'a>> {
@@ -119,14 +122,14 @@ fn what_is_not_known_of_a_kek_is_refused() {
         long(kek_attribute::LIFETIME, &[0, 0, 0, 0]),
         long(kek_attribute::LIFETIME, &[0; 9]),
         short(kek_attribute::SIG_HASH, 2),
-        short(kek_attribute::SIG_ALGORITHM, 4),
+        short(kek_attribute::SIG_ALGORITHM, 2),
         short(77, 1),
     ];
     for attribute in bad {
         let sak = Sak { attributes: with(&sak().attributes, attribute), ..sak() };
         assert!(read(&sa(Some(sak), vec![])).is_err(), "{attribute:?}");
     }
-    for missing in 0..2 {
+    for missing in [0, 1, 3, 4] {
         let mut sak = sak();
         sak.attributes.remove(missing);
         assert!(read(&sa(Some(sak), vec![])).is_err());
@@ -178,7 +181,7 @@ fn what_is_not_known_of_a_data_sa_is_refused() {
 #[test]
 fn receivers_take_what_is_for_receivers_only() {
     let attributes = with(&tek().attributes, short(esp_attribute::DIRECTION, esp::RECEIVER_ONLY));
-    assert!(Decree::read(&sa(None, vec![EspTek { attributes, ..tek() }]), false).is_ok());
+    assert!(Decree::read(&sa(None, vec![EspTek { attributes, ..tek() }]), Taking { sender: false, ..TAKING }).is_ok());
 }
 
 #[test]
@@ -264,8 +267,89 @@ fn a_kek_comes_by_one_way_only() {
 }
 
 #[test]
-fn signature_keys_are_subject_public_keys_of_sound_size() {
-    let key = SigningKey::generate_rsa(2048).unwrap();
-    assert!(signature_key(&key.public_spki()).is_ok());
-    assert!(signature_key(&[0x30, 0]).is_err());
+fn signature_keys_are_of_sound_size_and_of_the_algorithms_kind() {
+    let key = SigningKey::generate_rsa(2048).unwrap().public_spki();
+    assert!(signature_key(&key, SignatureScheme::RsaPkcs1Sha256).is_ok());
+    assert!(signature_key(&key, SignatureScheme::EcdsaP256Sha256).is_err());
+    assert!(signature_key(&[0x30, 0], SignatureScheme::RsaPkcs1Sha256).is_err());
+    // No points of the curve.
+    for len in [64, 65, 96, 132] {
+        assert!(signature_key(&vec![4; len], SignatureScheme::EcdsaP256Sha256).is_err());
+    }
+}
+
+#[test]
+fn weak_keks_are_taken_only_where_that_is_allowed() {
+    let weak = Taking { weak: true, ..TAKING };
+    let triple = Sak {
+        attributes: with(&sak().attributes, short(kek_attribute::ALGORITHM, kek::TRIPLE_DES))
+            .into_iter()
+            .filter(|a| a.kind != kek_attribute::KEY_LENGTH)
+            .collect(),
+        ..sak()
+    };
+    let sha1 = Sak { attributes: with(&sak().attributes, short(kek_attribute::SIG_HASH, kek::SHA1)), ..sak() };
+    for sak in [triple, sha1] {
+        let sa = sa(Some(sak), vec![]);
+        assert!(Decree::read(&sa, TAKING).is_err());
+        assert!(Decree::read(&sa, weak).is_ok());
+    }
+}
+
+#[test]
+fn unknown_attributes_of_a_kek_are_taken_where_that_is_wanted() {
+    let odd = Sak { attributes: with(&sak().attributes, short(200, 1)), ..sak() };
+    let sa = sa(Some(odd), vec![]);
+    assert!(Decree::read(&sa, TAKING).is_err());
+    assert!(Decree::read(&sa, Taking { unknown_kek_attributes: true, ..TAKING }).is_ok());
+}
+
+/// RFC 6407 section 5.3: it must not be in a GROUPKEY-PULL, and is ignored there.
+#[test]
+fn the_management_algorithm_counts_in_a_push_only() {
+    let odd = Sak { attributes: with(&sak().attributes, short(kek_attribute::MANAGEMENT, 7)), ..sak() };
+    assert!(read(&sa(Some(odd.clone()), vec![])).is_err());
+    let pulling = Taking { registering: true, ..TAKING };
+    assert_eq!(Decree::read(&sa(Some(odd), vec![]), pulling).unwrap().readings, Readings::NONE);
+    let absent = Decree::read(&sa(Some(sak()), vec![]), pulling).unwrap();
+    assert_eq!(absent.readings, Readings::from_iter([Reading::NoKekManagement]));
+    assert_eq!(read(&sa(Some(sak()), vec![])).unwrap().readings, Readings::NONE);
+}
+
+#[test]
+fn the_readings_of_a_policy_are_noticed() {
+    let seen = |sa: &GroupSa<'_>| read(sa).unwrap().readings.iter().collect::<Vec<_>>();
+    let long_life = |tek: EspTek<'static>| EspTek {
+        attributes: with(&tek.attributes, long(esp_attribute::LIFE_TYPE, &[1]))
+            .into_iter()
+            .filter(|a| a.kind != esp_attribute::LIFE_TYPE && a.kind != esp_attribute::LIFE_DURATION)
+            .collect(),
+        ..tek
+    };
+    assert_eq!(seen(&sa(None, vec![long_life(tek())])), []);
+    assert_eq!(seen(&sa(None, vec![tek()])), [Reading::ShortLifetimes]);
+    let destination = Endpoint { protocol: Some(17), ..GROUP };
+    let tek = EspTek { destination, ..long_life(tek()) };
+    assert_eq!(seen(&sa(None, vec![tek])), [Reading::DstIdProt]);
+    assert_eq!(seen(&sa(Some(Sak { destination, ..sak() }), vec![])), [Reading::DstIdProt]);
+}
+
+#[test]
+fn what_has_no_place_in_a_group_is_refused_by_name() {
+    let why = |attribute| {
+        let attributes = with(&tek().attributes, attribute);
+        match read(&sa(None, vec![EspTek { attributes, ..tek() }])) {
+            Err(Reject::Unacceptable(what, _)) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    for mode in [3, 4, 61_443, 61_444] {
+        assert!(why(short(esp_attribute::ENCAPSULATION, mode)).contains("UDP"));
+    }
+    assert!(why(short(esp_attribute::EXTENDED_SEQUENCE, 1)).contains("extended"));
+    assert!(why(short(esp_attribute::ECN_TUNNEL, 2)).contains("ECN"));
+    let ecn = EspTek { attributes: with(&tek().attributes, short(esp_attribute::ECN_TUNNEL, 1)), ..tek() };
+    assert!(read(&sa(None, vec![ecn])).is_ok());
+    let ah = GroupSa { sats: vec![Sat::Ah(tek())], ..sa(None, vec![]) };
+    assert!(matches!(read(&ah), Err(Reject::Unacceptable(what, _)) if what.contains("AH")));
 }

@@ -51,6 +51,7 @@ fn policy(ack: AckType) -> GroupPolicy {
             signer: Arc::new(SigningKey::generate_rsa(2048).unwrap()),
             scheme: SignatureScheme::RsaPkcs1Sha256,
             ack: Some(ack),
+            sends: keyferry_model::reading::Readings::NONE,
         }),
         gikev2: None,
     }
