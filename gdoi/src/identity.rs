@@ -6,6 +6,7 @@ use keyferry_model::id::{GroupId, Identity};
 use keyferry_wire::Encode;
 
 use crate::wire::id::Id;
+use crate::wire::oid::{oid_name, put_oid_name};
 use crate::wire::registry::IdType;
 
 /// The longest name taken.
@@ -42,6 +43,11 @@ pub(crate) fn of_group(group: &GroupId) -> Vec<u8> {
         GroupId::Fqdn(n) => Id::new(IdType::FQDN, n.as_bytes()).to_vec(),
         GroupId::UserFqdn(n) => Id::new(IdType::USER_FQDN, n.as_bytes()).to_vec(),
         GroupId::KeyId(k) => Id::new(IdType::KEY_ID, k).to_vec(),
+        GroupId::Oid(name) => {
+            let mut data = Vec::new();
+            put_oid_name(&mut data, name);
+            Id::new(IdType::OID, &data).to_vec()
+        }
     }
 }
 
@@ -55,6 +61,10 @@ pub(crate) fn to_group(id: &Id<'_>) -> Option<GroupId> {
         IdType::FQDN => name(id.data).map(GroupId::Fqdn),
         IdType::USER_FQDN => name(id.data).filter(|n| n.contains('@')).map(GroupId::UserFqdn),
         IdType::KEY_ID if (1..=MAX_NAME).contains(&id.data.len()) => Some(GroupId::from_key_id(id.data)),
+        IdType::OID => match oid_name(id.data) {
+            Ok(([], name)) => Some(GroupId::Oid(name)),
+            Ok(_) | Err(_) => None,
+        },
         _ => None,
     }
 }
@@ -88,11 +98,32 @@ mod tests {
             let body = of_identity(&identity);
             assert_eq!(to_identity(&Id::exact(&body).unwrap()), Some(identity));
         }
-        for text in ["1234", "239.192.0.1", "ff15::1", "fqdn:group.example", "user:floor@example", "key-id:0102"] {
+        for text in [
+            "1234",
+            "239.192.0.1",
+            "ff15::1",
+            "fqdn:group.example",
+            "user:floor@example",
+            "key-id:0102",
+            "oid:1.2.3",
+            "oid:1.2.3#0500",
+        ] {
             let group: GroupId = text.parse().unwrap();
             let body = of_group(&group);
             assert_eq!(to_group(&Id::exact(&body).unwrap()), Some(group));
         }
+    }
+
+    #[test]
+    fn the_group_of_rfc_8052_appendix_a() {
+        let body = of_group(&"oid:1.2.840.10070.61850.8.1.2#0404e9fc0001".parse().unwrap());
+        let expected = hex::decode("0d0000000d060b2a8648ce5683e31a08010200060404e9fc0001").unwrap();
+        assert_eq!(body, expected);
+        for end in 4..expected.len() {
+            assert_eq!(to_group(&Id::exact(&expected[..end]).unwrap()), None, "{end} octets");
+        }
+        let more = [&expected[..], &[0]].concat();
+        assert_eq!(to_group(&Id::exact(&more).unwrap()), None);
     }
 
     #[test]

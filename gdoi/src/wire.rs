@@ -12,6 +12,7 @@ pub mod id;
 pub mod kd;
 pub mod lkh;
 pub mod nonce;
+pub(crate) mod oid;
 pub mod notification;
 pub mod opaque;
 pub mod proposal;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::oid::OidName;
+
 /// Which of the two protocols a member speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,7 +144,7 @@ impl FromStr for Identity {
 /// What a member asks for when it wants to join a group (RFC 6407 section 5.1, RFC 9838 section 4.2).
 ///
 /// Text form: decimal digits are a number (ID_KEY_ID of four octets), an address is itself, `fqdn:NAME`,
-/// `user:NAME@HOST`, `key-id:HEX`.
+/// `user:NAME@HOST`, `key-id:HEX`, `oid:1.2.3` or `oid:1.2.3#HEX`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum GroupId {
@@ -158,6 +160,8 @@ pub enum GroupId {
     UserFqdn(String),
     /// ID_KEY_ID of any other length.
     KeyId(Vec<u8>),
+    /// ID_OID (RFC 8052 section 2.1), which GDOI alone has.
+    Oid(OidName),
 }
 
 impl GroupId {
@@ -180,6 +184,7 @@ impl fmt::Display for GroupId {
             GroupId::Fqdn(n) => write!(f, "fqdn:{}", n.escape_default()),
             GroupId::UserFqdn(n) => write!(f, "user:{}", n.escape_default()),
             GroupId::KeyId(k) => write_hex(f, k),
+            GroupId::Oid(name) => write!(f, "oid:{name}"),
         }
     }
 }
@@ -203,7 +208,7 @@ impl FromStr for GroupId {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         const HELP: IdError =
-            IdError("a group identity is a number, an address, fqdn:NAME, user:NAME@HOST or key-id:HEX");
+            IdError("a group identity is a number, an address, fqdn:NAME, user:NAME@HOST, key-id:HEX or oid:OID#HEX");
         if let Ok(n) = s.parse::<u32>() {
             return Ok(GroupId::Number(n));
         }
@@ -216,6 +221,7 @@ impl FromStr for GroupId {
             Some(("fqdn", n)) if !n.is_empty() => Ok(GroupId::Fqdn(n.to_owned())),
             Some(("user", n)) if n.contains('@') => Ok(GroupId::UserFqdn(n.to_owned())),
             Some(("key-id", h)) => parse_hex(h).filter(|k| !k.is_empty()).map(|k| GroupId::from_key_id(&k)).ok_or(HELP),
+            Some(("oid", name)) => name.parse().map(GroupId::Oid),
             _ => Err(HELP),
         }
     }
@@ -226,7 +232,7 @@ fn write_hex(f: &mut fmt::Formatter<'_>, octets: &[u8]) -> fmt::Result {
     octets.iter().try_for_each(|b| write!(f, "{b:02x}"))
 }
 
-fn parse_hex(s: &str) -> Option<Vec<u8>> {
+pub(crate) fn parse_hex(s: &str) -> Option<Vec<u8>> {
     if !s.len().is_multiple_of(2) || !s.is_ascii() {
         return None;
     }
@@ -255,5 +261,15 @@ mod tests {
         assert_eq!("key-id:04d2".parse::<GroupId>().unwrap(), GroupId::KeyId(vec![4, 0xd2]));
         assert_eq!("user:floor@example".parse::<GroupId>().unwrap(), GroupId::UserFqdn("floor@example".into()));
         assert!("user:floor".parse::<GroupId>().is_err());
+    }
+
+    #[test]
+    fn groups_named_by_oid_survive_their_text_form() {
+        for text in ["oid:1.2.840.10070.61850.8.1.2", "oid:1.2.840.10070.61850.8.1.2#0404e9fc0001"] {
+            assert_eq!(text.parse::<GroupId>().unwrap().to_string(), text);
+        }
+        for text in ["oid:", "oid:1", "oid:1.2#", "oid:3.1", "OID:1.2"] {
+            assert!(text.parse::<GroupId>().is_err(), "{text}");
+        }
     }
 }

@@ -22,6 +22,7 @@ pub mod id;
 pub mod ledger;
 pub mod lkh;
 pub mod member;
+pub mod oid;
 mod members;
 pub mod plan;
 pub mod policy;

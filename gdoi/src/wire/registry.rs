@@ -288,6 +288,8 @@ impl IdType {
     pub const IPV6_ADDR_RANGE: IdType = IdType(8);
     /// ID_KEY_ID.
     pub const KEY_ID: IdType = IdType(11);
+    /// ID_OID (RFC 8052 section 4).
+    pub const OID: IdType = IdType(13);
 
     /// Octets of identification data, where the type fixes them.
     #[must_use]

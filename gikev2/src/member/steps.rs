@@ -10,6 +10,7 @@ use super::link::{Purpose, Up};
 use super::{Goal, Link, Member, Step};
 use crate::ike_sa::sa::Direction;
 use crate::ike_sa::window::{Backoff, Incoming};
+use crate::policy::identity::group_to_wire;
 use crate::registration::grant::{Grant, evaluate};
 use crate::registration::request::{join, leave};
 use crate::reject::Reject;
@@ -48,6 +49,9 @@ impl Member {
 
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
         self.outdated.clear();
+        if self.goal != Goal::Connect && group_to_wire(&self.settings.group).is_none() {
+            return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
+        }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match Connecting::begin(&wish(&self.settings, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {

@@ -316,7 +316,7 @@ fn a_key_path_may_end_at_the_rekey_sa_itself() {
 fn registration(world: &mut World, n: u8, sender: Option<u32>) -> GroupUpdate {
     let settings = world.settings(n);
     let mut request = ChainWriter::new();
-    request.push(PayloadKind::ID_G.0, &group_to_wire(&settings.group).to_vec());
+    request.push(PayloadKind::ID_G.0, &group_to_wire(&settings.group).unwrap().to_vec());
     if let Some(count) = sender {
         let count = Notify::new(NotifyType::GROUP_SENDER, count.to_be_bytes().to_vec());
         request.push(PayloadKind::NOTIFY.0, &count.to_vec());

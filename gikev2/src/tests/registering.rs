@@ -101,6 +101,16 @@ fn refusals_are_told_apart() {
     assert_eq!(world.server.counters().established, 1);
     assert!(world.hosts[at].events.len() > 2);
 
+    // A group that only GDOI can ask for.
+    let mut world = World::new(policy(false));
+    let mut settings = world.settings(1);
+    settings.group = "oid:1.2.840.10070.61850.8.1.2".parse().unwrap();
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    let why = "G-IKEv2 cannot ask for the group oid:1.2.840.10070.61850.8.1.2";
+    assert_eq!((&world.hosts[at].events[..], world.server.established()), (&[refused(why)][..], 0));
+
     // Not authorized.
     let mut group = policy(false);
     group.authorization = Authorization::Listed(vec![identity(2)]);
