@@ -13,6 +13,7 @@ pub(crate) mod content;
 mod envelope;
 pub(crate) mod member;
 mod render;
+pub(crate) mod streams;
 
 pub use render::{RenderError, render};
 

@@ -9,11 +9,12 @@ pub mod endpoint;
 pub mod gap;
 pub mod group_sa;
 pub mod id;
+pub mod iec61850;
 pub mod kd;
 pub mod lkh;
 pub mod nonce;
-pub(crate) mod oid;
 pub mod notification;
+pub(crate) mod oid;
 pub mod opaque;
 pub mod proposal;
 pub mod registry;
@@ -124,6 +125,7 @@ mod tests {
         fn any_octets_are_survived(octets in prop::collection::vec(prop_oneof![4 => Just(0u8), 4 => 0u8..20, 2 => any::<u8>()], 0..160)) {
             survives!(&octets, seq::Seq, delete::Delete<'_>, gap::Gap<'_>, group_sa::GroupSa<'_>, id::Id<'_>, kd::Kd<'_>,
                 lkh::DownloadArray<'_>, lkh::UpdateArray<'_>, notification::Notification<'_>, nonce::Nonce<'_>,
+                iec61850::StreamTek<'_>,
                 opaque::Ke<'_>, proposal::Proposal<'_>, sa::Sa<'_>, sat::Sat<'_>);
             // What stands in the reserved octets of an SA KEK, which old senders used, may decide how its destination is
             // read; so octets made from it may read in the other way.

@@ -324,6 +324,7 @@ fn a_push_with_the_number_told_is_taken_if_it_is_new() {
         activation_delay: step.activation_delay,
         deactivation_delay: step.deactivation_delay,
         planned: step.planned,
+        streams: keyferry_model::stream::StreamStep::default(),
     };
     let mut rng = SeededRandom::new(1);
     let first = gdoi::push::render(&plan.policy, &same(step.delete.clone()), &mut rng).unwrap();
@@ -479,8 +480,14 @@ fn a_push_is_that_of_an_independent_computation() {
     };
     let traffic = Arc::clone(&policy.traffic[0]);
     let data = DataSa { spi: 0x1002, policy: traffic, keymat: Secret::copy_from(&[0x52; 20]) };
-    let epoch =
-        Epoch { number: 2, sas: vec![data], announced: secs(100), activates: secs(105), expires: secs(100 + 3600) };
+    let epoch = Epoch {
+        number: 2,
+        sas: vec![data],
+        streams: Vec::new(),
+        announced: secs(100),
+        activates: secs(105),
+        expires: secs(100 + 3600),
+    };
     let step = RekeyStep {
         protocol: Protocol::Gdoi,
         over: Arc::new(over),
@@ -492,6 +499,7 @@ fn a_push_is_that_of_an_independent_computation() {
         activation_delay: secs(5),
         deactivation_delay: secs(15),
         planned: secs(100),
+        streams: keyferry_model::stream::StreamStep::default(),
     };
     let rendered = gdoi::push::render(&policy, &step, &mut SeededRandom::new(1)).unwrap();
     assert_eq!(hex::encode(rendered), hex::encode(message));

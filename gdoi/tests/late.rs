@@ -127,6 +127,7 @@ fn step(bench: &Bench, delete: Vec<u32>, delete_all: bool) -> RekeyStep {
         activation_delay: secs(0),
         deactivation_delay: secs(0),
         planned: now.wall,
+        streams: keyferry_model::stream::StreamStep::default(),
     }
 }
 

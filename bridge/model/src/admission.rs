@@ -23,6 +23,8 @@ pub struct Offer {
     pub policy: Arc<GroupPolicy>,
     /// Live epochs, oldest first.
     pub epochs: Vec<Arc<Epoch>>,
+    /// Per cent of the members that have the newest epoch, where streams want that told.
+    pub delivered: Option<u8>,
     /// ATD to tell: what remains until the newest epoch is used, or the policy's when there is only one.
     pub activation_delay: Duration,
     /// DTD to tell.

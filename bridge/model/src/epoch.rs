@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{GroupPolicy, TrafficPolicy};
 use crate::store::SecretRecord;
+use crate::stream::StreamSa;
 
 /// A data SA as the key server knows it.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Epoch {
     pub number: u64,
     /// One SA per line of the traffic policy, in its order.
     pub sas: Vec<DataSa>,
+    /// One SA per stream, in the policy's order.
+    pub streams: Vec<StreamSa>,
     /// When it was announced.
     pub announced: Duration,
     /// When senders switch to it.
@@ -45,25 +48,41 @@ impl Epoch {
         taken: &dyn Fn(u32) -> bool,
         rng: &mut dyn Random,
     ) -> Self {
+        // Keys are told by their SPI alone, so data SAs and streams share one space of numbers.
+        let mut drawn: Vec<u32> = Vec::with_capacity(policy.traffic.len() + policy.streams.len());
+        let mut draw = |rng: &mut dyn Random| loop {
+            let spi = rng.u32();
+            // RFC 4303 section 2.1 reserves 0 to 255.
+            if spi >= 256 && !taken(spi) && !drawn.contains(&spi) {
+                drawn.push(spi);
+                break spi;
+            }
+        };
         let mut sas: Vec<DataSa> = Vec::with_capacity(policy.traffic.len());
         for line in &policy.traffic {
-            let spi = loop {
-                let spi = rng.u32();
-                // RFC 4303 section 2.1 reserves 0 to 255.
-                if spi >= 256 && !taken(spi) && sas.iter().all(|sa| sa.spi != spi) {
-                    break spi;
-                }
-            };
+            let spi = draw(rng);
             let keymat = Secret::random(line.transform.keymat_len(), rng);
             sas.push(DataSa { spi, policy: Arc::clone(line), keymat });
         }
-        Self { number, sas, announced, activates, expires: activates + policy.tek_lifetime }
+        let streams = policy.streams.iter().map(|stream| StreamSa::generate(draw(rng), stream, rng)).collect();
+        Self { number, sas, streams, announced, activates, expires: activates + policy.tek_lifetime }
     }
 
     /// SPIs, in the order of the policy lines.
     #[must_use]
     pub fn spis(&self) -> Vec<u32> {
         self.sas.iter().map(|sa| sa.spi).collect()
+    }
+
+    /// SPIs of the streams, in their order.
+    #[must_use]
+    pub fn stream_spis(&self) -> Vec<u32> {
+        self.streams.iter().map(|sa| sa.spi).collect()
+    }
+
+    /// Is the SPI that of one of its SAs, of whichever kind?
+    pub(crate) fn uses(&self, spi: u32) -> bool {
+        self.sas.iter().any(|sa| sa.spi == spi) || self.streams.iter().any(|sa| sa.spi == spi)
     }
 
     /// What is left of its life.
@@ -76,6 +95,7 @@ impl Epoch {
         EpochRecord {
             number: self.number,
             sas: self.sas.iter().map(|sa| (sa.spi, SecretRecord::of(&sa.keymat))).collect(),
+            streams: self.streams.iter().map(|sa| (sa.spi, SecretRecord::of(&sa.keymat))).collect(),
             announced: self.announced,
             activates: self.activates,
             expires: self.expires,
@@ -84,7 +104,7 @@ impl Epoch {
 
     /// `None` when the stored SAs do not fit the policy lines any more.
     pub(crate) fn from_record(record: EpochRecord, policy: &GroupPolicy) -> Option<Self> {
-        if record.sas.len() != policy.traffic.len() {
+        if record.sas.len() != policy.traffic.len() || record.streams.len() != policy.streams.len() {
             return None;
         }
         let sas = record
@@ -96,9 +116,16 @@ impl Epoch {
                 (keymat.len() == line.transform.keymat_len()).then(|| DataSa { spi, policy: Arc::clone(line), keymat })
             })
             .collect::<Option<Vec<_>>>()?;
+        let streams = record
+            .streams
+            .into_iter()
+            .zip(&policy.streams)
+            .map(|((spi, keymat), stream)| StreamSa::restore(spi, stream, keymat.into_secret()))
+            .collect::<Option<Vec<_>>>()?;
         Some(Self {
             number: record.number,
             sas,
+            streams,
             announced: record.announced,
             activates: record.activates,
             expires: record.expires,
@@ -111,6 +138,8 @@ impl Epoch {
 pub(crate) struct EpochRecord {
     number: u64,
     sas: Vec<(u32, SecretRecord)>,
+    #[serde(default)]
+    streams: Vec<(u32, SecretRecord)>,
     announced: Duration,
     activates: Duration,
     expires: Duration,

@@ -1,5 +1,6 @@
 //! A group: policy, epochs, rekey SAs, members, ledger.
 
+mod assurance;
 mod join;
 mod persist;
 mod rekey;
@@ -123,7 +124,7 @@ impl Group {
     }
 
     fn start_epoch(&mut self, announced: Duration, activates: Duration, rng: &mut dyn Random) -> Arc<Epoch> {
-        let taken = |spi| self.epochs.iter().any(|e| e.sas.iter().any(|sa| sa.spi == spi));
+        let taken = |spi| self.epochs.iter().any(|e| e.uses(spi));
         let epoch = Epoch::generate(self.next_epoch, &self.policy, announced, activates, &taken, rng);
         let epoch = Arc::new(epoch);
         self.next_epoch += 1;
@@ -202,13 +203,14 @@ impl Group {
         } else if self.leavers_due.is_some_and(|at| at <= now.wall) {
             Some(RekeyReason::Eviction)
         } else {
-            (self.lifetime_rekey_at() <= now.wall).then_some(RekeyReason::Lifetime)
+            let due = (self.lifetime_rekey_at() <= now.wall).then_some(RekeyReason::Lifetime);
+            due.or_else(|| self.report_is_due(now).then_some(RekeyReason::Assurance))
         }
     }
 
     /// When [`expire`](Self::expire) is wanted next, on the wall clock.
-    pub(crate) fn wake_at(&self) -> Duration {
-        if self.exhausted {
+    pub(crate) fn wake_at(&self, now: Now) -> Duration {
+        if self.exhausted || self.report_is_due(now) {
             return Duration::ZERO;
         }
         let retiring = self.epochs.len().checked_sub(2).and(self.epochs.first()).map(|e| e.expires);
@@ -262,7 +264,7 @@ impl Group {
                 .iter()
                 .map(|e| EpochView {
                     number: e.number,
-                    spis: e.spis().iter().map(|spi| format!("0x{spi:08x}")).collect(),
+                    spis: e.spis().iter().chain(&e.stream_spis()).map(|spi| format!("0x{spi:08x}")).collect(),
                     active: e.number == active,
                     replaced: e.number != newest,
                     remaining: e.remaining(now.wall).as_secs(),

@@ -195,7 +195,7 @@ impl Model {
     /// When [`expire`](Self::expire) is wanted next.
     #[must_use]
     pub fn deadline(&self, now: Now) -> Option<Deadline> {
-        let wall = self.groups.values().map(Group::wake_at).min()?;
+        let wall = self.groups.values().map(|g| g.wake_at(now)).min()?;
         Some(Deadline { at: now.mono_of(wall), reason: "group timers" })
     }
 

@@ -10,6 +10,7 @@ use crate::id::Protocol;
 use crate::lkh::TreeUpdate;
 use crate::policy::GroupPolicy;
 use crate::rekey_sa::RekeySa;
+use crate::stream::StreamStep;
 
 /// Why a rekey happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub enum RekeyReason {
     Eviction,
     /// Sender IDs ran out: everything is deleted, all register anew.
     Reset,
+    /// Nothing changes: publishers are told how many members have the newest keys.
+    Assurance,
 }
 
 /// Who is to learn which key, what starts and ends when. One plan serves both protocols.
@@ -64,6 +67,8 @@ pub struct RekeyStep {
     pub deactivation_delay: Duration,
     /// When the plan was made (wall clock): lifetimes are told as what remains from here.
     pub planned: Duration,
+    /// What it does about IEC 61850 streams.
+    pub streams: StreamStep,
 }
 
 /// A rekey SA that replaces another.

@@ -8,6 +8,7 @@ use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme, Signi
 
 use crate::id::{GroupId, Identity};
 use crate::reading::Readings;
+use crate::stream::StreamPolicy;
 
 /// How ESP protects packets (RFC 4106; RFC 3602 with RFC 4868).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,8 +212,10 @@ pub struct GroupPolicy {
     pub name: String,
     /// Identities under which members ask for it; at least one.
     pub ids: Vec<GroupId>,
-    /// Traffic policy lines; at least one, all of one mode.
+    /// Traffic policy lines, all of one mode; at least one, or a stream.
     pub traffic: Vec<Arc<TrafficPolicy>>,
+    /// IEC 61850 streams (RFC 8052), which G-IKEv2 cannot tell: a group that has any serves GDOI alone.
+    pub streams: Vec<Arc<StreamPolicy>>,
     /// Lifetime of an epoch's keys.
     pub tek_lifetime: Duration,
     /// Lifetime of a rekey SA.
@@ -242,10 +245,10 @@ pub struct GroupPolicy {
 }
 
 impl GroupPolicy {
-    /// Does any traffic line need sender IDs?
+    /// Does any traffic line or stream need sender IDs?
     #[must_use]
     pub fn needs_sender_ids(&self) -> bool {
-        self.traffic.iter().any(|t| t.transform.is_counter_mode())
+        self.traffic.iter().any(|t| t.transform.is_counter_mode()) || self.streams.iter().any(|s| s.needs_sender_ids())
     }
 
     /// The encapsulation, the same for all lines.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use keyferry_crypto::{Random, Secret};
 
 use crate::drive::Transmit;
+use crate::oid::OidName;
 use crate::policy::TrafficPolicy;
+use crate::stream::StreamProtection;
 use crate::time::Now;
 
 /// A data SA to install.
@@ -59,6 +61,39 @@ pub struct GroupUpdate {
     pub deactivation_delay: Duration,
 }
 
+/// Keys of an IEC 61850 stream, for whoever protects its messages.
+#[derive(Debug)]
+pub struct NewStream {
+    /// SPI, which IEC 61850 calls a key ID.
+    pub spi: u32,
+    /// Which messages.
+    pub name: OidName,
+    /// How they are protected.
+    pub protection: StreamProtection,
+    /// Encryption key with its salt, then authentication key with its salt, as
+    /// [`key_lens`](StreamProtection::key_lens) says.
+    pub keymat: Secret,
+    /// Time until the keys must not be used any more; `None` never ends.
+    pub lifetime: Option<Duration>,
+    /// Time until they may be used at all, for sending or receiving (RFC 8052 section 2.2.4.1).
+    pub activation_delay: Duration,
+    /// Per cent of the members that have them, if the key server says (SA_KDA).
+    pub delivered: Option<u8>,
+}
+
+/// Changes to a member's streams, from a registration or a rekey.
+#[derive(Debug)]
+pub struct StreamUpdate {
+    /// Streams to install, oldest first; of one that is there only its times and delivery may have changed.
+    pub install: Vec<NewStream>,
+    /// Streams to remove, after the deactivation delay.
+    pub remove: Removal,
+    /// DTD.
+    pub deactivation_delay: Duration,
+    /// Sender IDs for counter modes with several senders, at a registration only. `None` leaves those there are.
+    pub sender_ids: Option<SenderIds>,
+}
+
 /// What happened to a member, for its log and status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemberEvent {
@@ -95,7 +130,9 @@ pub enum MemberOutput {
     Send(Transmit),
     /// Apply to the data plane.
     Update(GroupUpdate),
-    /// Remove all data SAs at once.
+    /// Hand to whoever protects IEC 61850 streams.
+    Streams(StreamUpdate),
+    /// Remove all data SAs and streams at once.
     Flush,
     /// Be ready to receive rekey messages sent to this address (join it when it is multicast).
     Listen(SocketAddr),

@@ -37,7 +37,7 @@ pub struct GroupView {
 pub struct EpochView {
     /// Number, counting from 1.
     pub number: u64,
-    /// SPIs in hexadecimal with `0x`, one per line of the traffic policy.
+    /// SPIs in hexadecimal with `0x`, one per line of the traffic policy and then per stream.
     pub spis: Vec<String>,
     /// Are senders using it?
     pub active: bool,

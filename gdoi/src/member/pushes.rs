@@ -65,6 +65,9 @@ impl Member {
             if let Some(update) = applied.update {
                 ctx.out.push(MemberOutput::Update(update));
             }
+            if let Some(streams) = applied.streams {
+                ctx.out.push(MemberOutput::Streams(streams));
+            }
             ctx.event(MemberEvent::Rekeyed { counter: applied.seq });
             self.plan_renewal(ctx);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Random;
 use keyferry_model::drive::Datagram;
-use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal};
+use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal, StreamUpdate};
 use keyferry_wire::Header;
 
 use super::{Goal, Member, Phase, Registering, Repeats, Session, below};
@@ -186,7 +186,7 @@ impl Member {
         let last_seq = |spi: &[u8; 16]| self.group.as_ref().and_then(|g| g.last_seq(spi));
         match r.pull.verify(&r.session.sa, header, body, taking, &last_seq)? {
             Ok(Step::Policy(policy)) => {
-                let confirmed = r.pull.confirm(&r.session.sa, policy, self.settings.sender_ids);
+                let confirmed = r.pull.confirm(&r.session.sa, *policy, self.settings.sender_ids);
                 if confirmed.is_err() {
                     self.unacceptable(ctx, "message 3 cannot be made");
                     return Ok(());
@@ -204,15 +204,25 @@ impl Member {
 
     fn registered(&mut self, ctx: &mut MemberCtx<'_>, mut registration: Registration) {
         let Phase::Registering(r) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let had_streams = self.group.as_ref().is_some_and(Group::has_streams);
         let (group, overtaken) = Group::register(&mut registration, self.group.take(), ctx.now);
         if let Some(destination) = group.destination() {
             ctx.out.push(MemberOutput::Listen(destination));
         }
         self.group = Some(group);
+        // Beside what a newer push has brought, the rest is good for as long as it is used.
+        let remove = if overtaken { Removal::Spis(Vec::new()) } else { Removal::All };
+        if had_streams || !registration.streams.is_empty() {
+            ctx.out.push(MemberOutput::Streams(StreamUpdate {
+                install: registration.streams,
+                remove: remove.clone(),
+                deactivation_delay: registration.deactivation_delay,
+                sender_ids: registration.sender_ids.clone(),
+            }));
+        }
         ctx.out.push(MemberOutput::Update(GroupUpdate {
             install: registration.data,
-            // Beside what a newer push has brought, the rest is good for as long as it is used.
-            remove: if overtaken { Removal::Spis(Vec::new()) } else { Removal::All },
+            remove,
             sender_ids: registration.sender_ids,
             activation_delay: registration.activation_delay,
             deactivation_delay: registration.deactivation_delay,

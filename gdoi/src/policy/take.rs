@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use keyferry_wire::Attribute;
 
-pub(crate) use decree::{Decree, RekeyPolicy};
+pub(crate) use decree::{Decree, MAX_LIFETIME, RekeyPolicy};
 pub(crate) use download::{Download, KekSource, RekeyKeys, signature_key};
 
 use crate::reject::Reject;
@@ -29,12 +29,12 @@ pub(crate) struct Taking {
     pub(crate) registering: bool,
 }
 
-fn refused(what: &'static str) -> Reject {
+pub(super) fn refused(what: &'static str) -> Reject {
     Reject::Unacceptable(what, NotifyType(13))
 }
 
 /// The value of each attribute of a list, by class; each may stand once.
-fn values<'a>(attributes: &[Attribute<'a>]) -> Result<BTreeMap<u16, Attribute<'a>>, Reject> {
+pub(super) fn values<'a>(attributes: &[Attribute<'a>]) -> Result<BTreeMap<u16, Attribute<'a>>, Reject> {
     let mut map = BTreeMap::new();
     for a in attributes {
         if map.insert(a.kind, *a).is_some() {
@@ -44,7 +44,7 @@ fn values<'a>(attributes: &[Attribute<'a>]) -> Result<BTreeMap<u16, Attribute<'a
     Ok(map)
 }
 
-fn take_u32(map: &mut BTreeMap<u16, Attribute<'_>>, kind: u16) -> Result<Option<u32>, Reject> {
+pub(super) fn take_u32(map: &mut BTreeMap<u16, Attribute<'_>>, kind: u16) -> Result<Option<u32>, Reject> {
     match map.remove(&kind) {
         Some(a) => a.as_u32().map(Some).ok_or(refused("value of an attribute")),
         None => Ok(None),

@@ -11,9 +11,11 @@ use keyferry_model::lkh::TreeUpdate;
 use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::rekey_sa::RekeySa;
+use keyferry_model::stream::DeliveryReport;
 use keyferry_wire::{Attribute, AttributeValue, Encode};
 
 use super::selectors::{Named, unspecified};
+use super::streams::{self, Telling};
 use super::{algorithms, tree};
 use crate::message::Payloads;
 use crate::wire::endpoint::Endpoint;
@@ -108,8 +110,10 @@ impl SaParts {
         let management = !gdoi.sends.has(Reading::NoKekManagement);
         parts.rekey(&offer.rekey, gdoi, (server, destination), management, wall)?;
         parts.delays(offer.activation_delay, offer.deactivation_delay);
+        let delayed = !offer.activation_delay.is_zero();
         for epoch in told(&offer.epochs) {
-            parts.epoch(epoch, wall);
+            let newest = offer.epochs.last().is_some_and(|e| e.number == epoch.number);
+            parts.epoch(epoch, Telling { wall, delayed, delivered: offer.delivered.filter(|_| newest) });
         }
         Ok(parts)
     }
@@ -178,10 +182,18 @@ impl SaParts {
     }
 
     /// An SA TEK for each SA of an epoch, with what remains of its life.
-    pub(crate) fn epoch(&mut self, epoch: &Epoch, wall: Duration) {
-        let left = lifetime(epoch.remaining(wall));
+    pub(crate) fn epoch(&mut self, epoch: &Epoch, telling: Telling) {
+        let left = lifetime(epoch.remaining(telling.wall));
         let sends = self.sends;
         self.parts.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left, sends))));
+        self.parts.extend(streams::sats(epoch, telling).map(|sat| (payload::SAT, sat)));
+    }
+
+    /// The streams whose delivery is reported, again.
+    pub(crate) fn report(&mut self, report: &DeliveryReport, wall: Duration) {
+        let telling = Telling { wall, delayed: false, delivered: Some(report.delivered) };
+        let sats = streams::reported(report).map(|sa| streams::sat(sa, &report.epoch, telling));
+        self.parts.extend(sats.map(|sat| (payload::SAT, sat)));
     }
 
     /// Appends the SA payload, unless it says nothing.
@@ -202,7 +214,7 @@ impl SaParts {
 /// The epochs told at a registration: all that live, but no more than one message holds. The newest is the one that will
 /// be used, the one before it is the one in use; older ones have been replaced for a while.
 pub(crate) fn told(epochs: &[Arc<Epoch>]) -> &[Arc<Epoch>] {
-    let lines = epochs.last().map_or(1, |e| e.sas.len().max(1));
+    let lines = epochs.last().map_or(1, |e| (e.sas.len() + e.streams.len()).max(1));
     let count = (MAX_TOLD_SAS / lines).max(MIN_TOLD_EPOCHS);
     &epochs[epochs.len().saturating_sub(count)..]
 }
@@ -309,6 +321,12 @@ impl KdParts {
             }
             self.packet(KeyPacketType::TEK, &sa.spi.to_be_bytes(), attributes);
         }
+        self.0.extend(epoch.streams.iter().filter_map(streams::key_packet));
+    }
+
+    /// The keys of the streams whose delivery is reported, for those that missed them.
+    pub(crate) fn report(&mut self, report: &DeliveryReport) {
+        self.0.extend(streams::reported(report).filter_map(streams::key_packet));
     }
 
     /// Sender IDs in the least octets that hold them.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use keyferry_crypto::{Random, Secret, VerifyingKey};
 use keyferry_model::id::GroupId;
 use keyferry_model::reading::{Reading, Readings};
-use keyferry_model::update::{NewSa, SenderIds};
+use keyferry_model::update::{NewSa, NewStream, SenderIds};
 use keyferry_wire::{Attribute, AttributeValue, Decode, Header};
 
 use crate::identity;
@@ -82,6 +82,8 @@ pub(crate) struct Registration {
     pub(crate) rekey: Option<NewRekey>,
     pub(crate) tree: Tree,
     pub(crate) data: Vec<NewSa>,
+    /// IEC 61850 streams.
+    pub(crate) streams: Vec<NewStream>,
     pub(crate) sender_ids: Option<SenderIds>,
     pub(crate) activation_delay: Duration,
     pub(crate) deactivation_delay: Duration,
@@ -94,7 +96,7 @@ pub(crate) type LastSeq<'a> = &'a dyn Fn(&[u8; 16]) -> Option<u32>;
 
 /// What a member makes of a message of this exchange.
 pub(crate) enum Step {
-    Policy(Policy),
+    Policy(Box<Policy>),
     Keys(Box<Registration>),
 }
 
@@ -142,7 +144,8 @@ impl Pull {
                     let seq = rules::body(&parts.payloads, payload::SEQ).map(Seq::exact).transpose()?;
                     let seq = seq.map(|s| s.0);
                     decree.readings.add_if(seq.is_some(), Reading::SeqInMessage2);
-                    Ok(Step::Policy(Policy { nonce_r: nonce.0.to_vec(), decree, seq, iv: plain.last_block }))
+                    let policy = Policy { nonce_r: nonce.0.to_vec(), decree, seq, iv: plain.last_block };
+                    Ok(Step::Policy(Box::new(policy)))
                 })())
             }
             State::ExpectKeys(expect) => {
@@ -160,7 +163,7 @@ impl Pull {
     /// Goes on with message 3, which asks for sender IDs where it makes sense to.
     pub(crate) fn confirm(&mut self, sa: &IkeSa, policy: Policy, sender_ids: u32) -> Result<(), SealError> {
         let mut payloads = Payloads::new();
-        if sender_ids > 0 && policy.decree.needs_sender_ids() {
+        if sender_ids > 0 && policy.decree.uses_sender_ids() {
             let count = u16::try_from(sender_ids).unwrap_or(u16::MAX);
             let request = Attribute { kind: gap_attribute::SENDER_ID_REQUEST, value: AttributeValue::Short(count) };
             payloads = payloads.with(payload::GAP, &Gap { attributes: vec![request] });
@@ -185,6 +188,7 @@ impl ExpectKeys {
     ) -> Result<Registration, Reject> {
         let download = Download::read(kd)?;
         let data = download.data_sas(&self.decree)?;
+        let streams = download.streams(&self.decree)?;
         let mut readings = self.decree.readings.union(download.readings);
         let (rekey, tree) = match (&self.decree.rekey, &download.rekey) {
             (Some(policy), Some(keys)) => {
@@ -208,6 +212,7 @@ impl ExpectKeys {
             rekey,
             tree,
             data,
+            streams,
             sender_ids,
             activation_delay: self.decree.activation_delay,
             deactivation_delay: self.decree.deactivation_delay,

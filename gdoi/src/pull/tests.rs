@@ -61,7 +61,7 @@ fn register(two: usize, four: usize, held: Option<u32>) -> Result<Registration, 
     let sa = ike_sa();
     let mut pull = Pull::start(&sa, &GroupId::Number(1234), &mut Fives).unwrap();
     let Step::Policy(policy) = verify(&pull, &sa, &MESSAGES[two], None).unwrap().unwrap() else { panic!("no policy") };
-    pull.confirm(&sa, policy, 2).unwrap();
+    pull.confirm(&sa, *policy, 2).unwrap();
     match verify(&pull, &sa, &MESSAGES[four], held).unwrap()? {
         Step::Keys(registration) => Ok(*registration),
         Step::Policy(_) => panic!("policy again"),
@@ -74,7 +74,7 @@ fn messages_are_those_of_an_independent_computation() {
     let mut pull = Pull::start(&sa, &GroupId::Number(1234), &mut Fives).unwrap();
     assert_eq!(hex::encode(pull.message()), hex::encode(&MESSAGES[0]));
     let Step::Policy(policy) = verify(&pull, &sa, &MESSAGES[1], None).unwrap().unwrap() else { panic!("no policy") };
-    pull.confirm(&sa, policy, 2).unwrap();
+    pull.confirm(&sa, *policy, 2).unwrap();
     assert_eq!(hex::encode(pull.message()), hex::encode(&MESSAGES[2]));
     // And the key server takes them.
     let (header, body) = Header::decode(&MESSAGES[0]).unwrap();
@@ -103,7 +103,7 @@ fn every_changed_octet_of_a_message_is_noticed() {
         assert!(verify(&pull, &sa, &changed, None).is_err(), "octet {at} of message 2");
     }
     let Step::Policy(policy) = verify(&pull, &sa, &MESSAGES[1], None).unwrap().unwrap() else { panic!("no policy") };
-    pull.confirm(&sa, policy, 2).unwrap();
+    pull.confirm(&sa, *policy, 2).unwrap();
     for at in 28..MESSAGES[3].len() {
         let mut changed = MESSAGES[3].clone();
         changed[at] ^= 1;

@@ -1,9 +1,10 @@
 //! What a verified push says, before anything is done about it.
 
 use keyferry_model::reading::{Reading, Readings};
-use keyferry_model::update::NewSa;
+use keyferry_model::update::{NewSa, NewStream};
 use keyferry_wire::{Decode, RawPayload};
 
+use super::streams::Streams;
 use crate::policy::take::{Decree, Download, Taking};
 use crate::reject::Reject;
 use crate::wire::delete::Delete;
@@ -18,6 +19,10 @@ pub(crate) struct Deletes {
     pub(crate) teks: Vec<u32>,
     /// All data SAs.
     pub(crate) all_teks: bool,
+    /// IEC 61850 streams.
+    pub(crate) streams: Vec<u32>,
+    /// All of them.
+    pub(crate) all_streams: bool,
     /// Rekey SAs.
     pub(crate) keks: Vec<[u8; 16]>,
     /// All rekey SAs.
@@ -39,14 +44,29 @@ impl Deletes {
         Ok(deletes)
     }
 
+    /// Protocol 3 is that of streams in GDOI, and ESP's in RFC 2407, which senders mix up. Their keys share one space of
+    /// SPIs, so what is no stream of ours is meant as a data SA.
+    pub(crate) fn settle(&mut self, streams: &Streams) {
+        let all = streams.is_empty() && std::mem::take(&mut self.all_streams);
+        let (of_streams, others): (Vec<u32>, Vec<u32>) =
+            std::mem::take(&mut self.streams).into_iter().partition(|spi| streams.knows(*spi));
+        self.readings.add_if(all || !others.is_empty(), Reading::IpsecDeletes);
+        self.all_teks |= all;
+        self.streams = of_streams;
+        self.teks.extend(others);
+    }
+
     fn add(&mut self, delete: &Delete<'_>, spi: &[u8]) {
         let zero = spi.iter().all(|b| *b == 0);
         let is_kek = delete.protocol == protocol::KEK || (spi.len() == 16 && delete.doi != Doi::GDOI);
-        self.readings.add_if(delete.protocol == protocol::IPSEC_ESP || delete.doi != Doi::GDOI, Reading::IpsecDeletes);
+        self.readings.add_if(delete.doi != Doi::GDOI, Reading::IpsecDeletes);
         let is_esp = matches!(delete.protocol, protocol::ESP | protocol::IPSEC_ESP);
+        let is_stream = delete.protocol == protocol::IEC_61850 && delete.doi == Doi::GDOI;
         match (<[u8; 16]>::try_from(spi), <[u8; 4]>::try_from(spi)) {
             _ if is_kek && zero => self.all_keks = true,
             (Ok(spi), _) if is_kek => self.keks.push(spi),
+            _ if is_stream && zero => self.all_streams = true,
+            (_, Ok(spi)) if is_stream => self.streams.push(u32::from_be_bytes(spi)),
             _ if is_esp && zero => self.all_teks = true,
             (_, Ok(spi)) if is_esp => self.teks.push(u32::from_be_bytes(spi)),
             // Nothing of ours has such a protocol or SPI.
@@ -65,6 +85,8 @@ pub(crate) struct Content<'a> {
     pub(crate) download: Download<'a>,
     /// Data SAs, policy and keys together.
     pub(crate) install: Vec<NewSa>,
+    /// IEC 61850 streams likewise.
+    pub(crate) streams: Vec<NewStream>,
 }
 
 impl<'a> Content<'a> {
@@ -83,7 +105,8 @@ impl<'a> Content<'a> {
             return Err(Reject::Unacceptable("sender IDs in a push", NotifyType(13)));
         }
         let install = download.data_sas(&decree)?;
-        Ok(Self { deletes, decree, download, install })
+        let streams = download.streams(&decree)?;
+        Ok(Self { deletes, decree, download, install, streams })
     }
 }
 

@@ -10,12 +10,13 @@ use std::time::Duration;
 use keyferry_model::policy::AckType;
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::time::Now;
-use keyferry_model::update::{GroupUpdate, NewSa, Removal};
+use keyferry_model::update::{GroupUpdate, NewSa, Removal, StreamUpdate};
 use keyferry_wire::{Header, RawPayload};
 
 use super::ack;
 use super::content::{Content, Deletes};
 use super::envelope::Opening;
+use super::streams::{self, Streams};
 use crate::message::{Iv, Plain};
 use crate::policy::take::{KekSource, Taking, signature_key};
 use crate::policy::tree::{Tree, keymat_len, secret_part};
@@ -93,6 +94,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Applied {
     pub(crate) seq: u32,
     pub(crate) update: Option<GroupUpdate>,
+    pub(crate) streams: Option<StreamUpdate>,
     /// Acknowledgement to send.
     pub(crate) ack: Option<Vec<u8>>,
     /// Listen there from now on.
@@ -114,6 +116,7 @@ pub(crate) struct Group {
     spis: Vec<u32>,
     /// How the key server reads RFC 6407, as far as it was seen to differ from us.
     readings: Readings,
+    streams: Streams,
 }
 
 impl Group {
@@ -190,10 +193,17 @@ impl Group {
             data_lifetime: Duration::MAX,
             spis: Vec::new(),
             readings,
+            streams: Streams::default(),
         };
         group.note(registration.readings);
         group.note_data(&registration.data, now);
+        group.streams.note(&registration.streams, now);
         group
+    }
+
+    /// Does it have IEC 61850 streams?
+    pub(crate) fn has_streams(&self) -> bool {
+        !self.streams.is_empty()
     }
 
     /// The SPI and last SEQ of the newest rekey SA.
@@ -216,7 +226,7 @@ impl Group {
         let rekey = self.sas.last().map_or((Duration::MAX, Duration::MAX), |sa| {
             (sa.expires, sa.rekey.policy.lifetime.unwrap_or(Duration::MAX))
         });
-        let (at, lifetime) = rekey.min((self.data_expires, self.data_lifetime));
+        let (at, lifetime) = rekey.min((self.data_expires, self.data_lifetime)).min(self.streams.run_out());
         (at != Duration::MAX).then(|| (at.max(now.mono), lifetime))
     }
 
@@ -293,7 +303,10 @@ impl Group {
         {
             return Err(Reject::Replayed);
         }
-        let change = content.and_then(|c| self.change(&c, push.sa).map(|change| (c, change)));
+        let change = content.and_then(|mut c| {
+            c.deletes.settle(&self.streams);
+            self.change(&c, push.sa).map(|change| (c, change))
+        });
         let begins_anew = push.seq <= last && !repeated_number;
         if begins_anew && !matches!(change, Ok((_, Change::New(..) | Change::Excluded))) {
             // Its number says nothing, so it may come again.
@@ -303,7 +316,7 @@ impl Group {
         over.rekey.seq = last.max(push.seq);
         over.told = None;
         over.newest = Some(Newest { datagram: datagram.to_vec(), ack: None, acks: 0 });
-        let (content, change) = change?;
+        let (mut content, change) = change?;
         let parts = [push.readings, content.deletes.readings, content.decree.readings, content.download.readings];
         let mut seen = parts.into_iter().fold(Readings::NONE, Readings::union);
         seen.add_if(begins_anew, Reading::SeqOneWithKek);
@@ -322,7 +335,9 @@ impl Group {
             (newest.ack, newest.acks) = (Some(ack.clone()), 1);
         }
         if superseded {
-            return Ok(Applied { seq: push.seq, ack, listen: None, excluded: false, superseded, update: None });
+            let nothing =
+                Applied { seq: push.seq, ack, listen: None, excluded: false, superseded, update: None, streams: None };
+            return Ok(nothing);
         }
         let replaced = matches!(change, Change::New(..));
         let listen = self.carry_out(change, &content, now);
@@ -331,14 +346,20 @@ impl Group {
         }
         self.forget_data(&content.deletes);
         self.note_data(&content.install, now);
+        self.streams.forget(&content.deletes);
+        self.streams.note(&content.streams, now);
         let lost = self.sas.iter().all(|sa| sa.retires.is_some());
-        Ok(Applied { seq: push.seq, ack, listen, excluded: excluded || lost, superseded, update: self.update(content) })
+        let streams = std::mem::take(&mut content.streams);
+        let streams = streams::update(streams, &mut content.deletes, content.decree.deactivation_delay);
+        let excluded = excluded || lost;
+        Ok(Applied { seq: push.seq, ack, listen, excluded, superseded, update: self.update(content), streams })
     }
 
     /// Does a push hold an SA that we do not have? Then it is no repeat of what the registration already told, even if it
     /// bears the same number: there are key servers that tell the lowest acceptable one.
     fn brings_news(&self, content: &Content<'_>) -> bool {
         let news = content.install.iter().any(|sa| !self.spis.contains(&sa.spi));
+        let news = news || content.streams.iter().any(|s| !self.streams.knows(s.spi));
         let rekey = content.decree.rekey.as_ref().is_some_and(|r| !self.knows(&r.spi));
         (news || rekey) && !content.deletes.all_keks
     }

@@ -7,6 +7,7 @@ use keyferry_model::reading::Reading;
 
 use super::envelope::Sealing;
 use crate::message::{self, Payloads, SealError};
+use crate::policy::streams::Telling;
 use crate::policy::tell::{KdParts, SaParts, TellError};
 use crate::wire::delete::Delete;
 use crate::wire::registry::{Doi, exchange, flag, payload, protocol};
@@ -53,12 +54,18 @@ fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<
     let esp = if gdoi.sends.has(Reading::IpsecDeletes) { protocol::IPSEC_ESP } else { protocol::ESP };
     if step.delete_all {
         // Zeros of full size stand for all (RFC 6407 section 5.9); the KEK's Delete comes last.
-        payloads = payloads
-            .with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &[0; 4]))
-            .with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, &[0; 16]));
-    } else if !step.delete.is_empty() {
-        let spis: Vec<u8> = step.delete.iter().flat_map(|spi| spi.to_be_bytes()).collect();
-        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &spis));
+        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &[0; 4]));
+        if !policy.streams.is_empty() {
+            payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::IEC_61850, 4, &[0; 4]));
+        }
+        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, &[0; 16]));
+    } else {
+        for (protocol, spis) in [(esp, &step.delete), (protocol::IEC_61850, &step.streams.delete)] {
+            let spis: Vec<u8> = spis.iter().flat_map(|spi| spi.to_be_bytes()).collect();
+            if !spis.is_empty() {
+                payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol, 4, &spis));
+            }
+        }
     }
     let (mut sa, mut kd) = (SaParts::new(gdoi.sends), KdParts::default());
     if let Some(new) = &step.new_rekey {
@@ -72,8 +79,13 @@ fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<
         sa.delays(step.activation_delay, step.deactivation_delay);
     }
     if let Some(epoch) = &step.new_epoch {
-        sa.epoch(epoch, step.planned);
+        // When it is sent nobody has it yet.
+        sa.epoch(epoch, Telling { wall: step.planned, delayed: true, delivered: None });
         kd.epoch(epoch);
+    }
+    if let Some(report) = &step.streams.report {
+        sa.report(report, step.planned);
+        kd.report(report);
     }
     // A message that only deletes has neither (RFC 6407 section 5.9).
     Ok(kd.append_to(sa.append_to(payloads)))

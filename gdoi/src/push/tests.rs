@@ -49,6 +49,7 @@ fn group(seq: u32) -> Group {
         rekey: Some(rekey),
         tree: Tree::default(),
         data: Vec::new(),
+        streams: Vec::new(),
         sender_ids: None,
         activation_delay: Duration::ZERO,
         deactivation_delay: Duration::ZERO,

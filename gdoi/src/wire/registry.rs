@@ -162,8 +162,42 @@ pub mod protocol {
     pub const ESP: u8 = 1;
     /// GDOI_PROTO_IPSEC_AH.
     pub const AH: u8 = 2;
+    /// GDOI_PROTO_IEC_61850 (RFC 8052 section 4).
+    pub const IEC_61850: u8 = 3;
     /// PROTO_IPSEC_ESP of RFC 2407, seen in Deletes.
     pub const IPSEC_ESP: u8 = 3;
+}
+
+/// Algorithms of IEC 61850 SA TEKs (RFC 8052 section 4).
+pub mod iec61850 {
+    /// NONE as authentication.
+    pub const AUTH_NONE: u16 = 1;
+    /// HMAC-SHA256-128.
+    pub const HMAC_SHA256_128: u16 = 2;
+    /// HMAC-SHA256.
+    pub const HMAC_SHA256: u16 = 3;
+    /// AES-GMAC-128.
+    pub const AES_GMAC_128: u16 = 4;
+    /// AES-GMAC-256.
+    pub const AES_GMAC_256: u16 = 5;
+    /// NONE as confidentiality.
+    pub const ENC_NONE: u16 = 1;
+    /// AES-CBC-128.
+    pub const AES_CBC_128: u16 = 2;
+    /// AES-CBC-256.
+    pub const AES_CBC_256: u16 = 3;
+    /// AES-GCM-128.
+    pub const AES_GCM_128: u16 = 4;
+    /// AES-GCM-256.
+    pub const AES_GCM_256: u16 = 5;
+}
+
+/// Attribute classes of IEC 61850 SA TEKs (RFC 8052 sections 2.2.4 and 4).
+pub mod stream_attribute {
+    /// SA_ATD, in seconds.
+    pub const ATD: u16 = 1;
+    /// SA_KDA, per cent.
+    pub const KDA: u16 = 2;
 }
 
 /// Attribute classes of SA KEK (RFC 6407 section 5.3, RFC 8263 section 2).

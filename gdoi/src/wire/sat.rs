@@ -7,6 +7,7 @@ use nom::combinator::rest;
 use nom::number::complete::{be_u8, be_u32};
 
 use super::endpoint::Endpoint;
+use super::iec61850::StreamTek;
 use super::registry::protocol;
 use super::{all_attributes, put_attributes};
 
@@ -25,6 +26,8 @@ pub enum Sat<'a> {
     Esp(EspTek<'a>),
     /// GDOI_PROTO_IPSEC_AH, whose policy has the same form.
     Ah(EspTek<'a>),
+    /// GDOI_PROTO_IEC_61850 (RFC 8052 section 2.2).
+    Iec61850(StreamTek<'a>),
     /// Any other protocol.
     Other {
         /// Its number.
@@ -85,6 +88,9 @@ impl<'a> Decode<'a> for Sat<'a> {
         match number {
             protocol::ESP => return tek(left).map(|(left, tek)| (left, Sat::Esp(tek))),
             protocol::AH => return tek(left).map(|(left, tek)| (left, Sat::Ah(tek))),
+            protocol::IEC_61850 => {
+                return StreamTek::decode(left).map(|(left, tek)| (left, Sat::Iec61850(tek)));
+            }
             _ => {}
         }
         let (left, body) = rest(left)?;
@@ -102,6 +108,10 @@ impl Encode for Sat<'_> {
                 out.push(tek.transform);
                 out.extend_from_slice(&tek.spi.to_be_bytes());
                 put_attributes(out, &tek.attributes);
+            }
+            Sat::Iec61850(tek) => {
+                out.push(protocol::IEC_61850);
+                tek.encode(out);
             }
             Sat::Other { protocol, body } => {
                 out.push(*protocol);

@@ -20,7 +20,7 @@ use keyferry_model::policy::{
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{GdoiSettings, MemberSettings};
 use keyferry_model::time::Now;
-use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput};
+use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 
 pub const GROUP: &str = "floor";
 
@@ -97,6 +97,7 @@ pub fn policy(setup: Setup) -> GroupPolicy {
             "user:floor@example".parse().unwrap(),
         ],
         traffic: vec![Arc::new(line)],
+        streams: Vec::new(),
         tek_lifetime: secs(3600),
         kek_lifetime: secs(86_400),
         rekey_margin: secs(300),
@@ -153,6 +154,7 @@ pub struct Node {
     pub rng: SeededRandom,
     pub events: Vec<MemberEvent>,
     pub updates: Vec<GroupUpdate>,
+    pub streams: Vec<StreamUpdate>,
     pub listens: Vec<SocketAddr>,
     pub flushed: usize,
 }
@@ -227,6 +229,7 @@ impl Bench {
             rng: SeededRandom::new(u64::from(n) + 1000),
             events: Vec::new(),
             updates: Vec::new(),
+            streams: Vec::new(),
             listens: Vec::new(),
             flushed: 0,
         };
@@ -248,6 +251,7 @@ impl Bench {
                     self.wire.push_back(packet);
                 }
                 MemberOutput::Update(update) => node.updates.push(update),
+                MemberOutput::Streams(update) => node.streams.push(update),
                 MemberOutput::Flush => node.flushed += 1,
                 MemberOutput::Listen(at) => node.listens.push(at),
                 MemberOutput::Event(event) => node.events.push(event),

@@ -183,6 +183,7 @@ fn traffic_keys(world: &mut World, policy: &GroupPolicy) -> RekeyStep {
         activation_delay: Duration::ZERO,
         deactivation_delay: Duration::ZERO,
         planned: wall,
+        streams: keyferry_model::stream::StreamStep::default(),
     }
 }
 

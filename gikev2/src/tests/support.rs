@@ -55,6 +55,7 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
     GroupPolicy {
         name: "g".into(),
         ids: vec![GroupId::Number(GROUP)],
+        streams: Vec::new(),
         traffic: vec![Arc::new(TrafficPolicy {
             source: any,
             destination: to,
@@ -250,6 +251,7 @@ impl World {
                     host.sender_ids = update.sender_ids.or(host.sender_ids.take());
                     host.delays = (update.activation_delay, update.deactivation_delay);
                 }
+                MemberOutput::Streams(_) => panic!("G-IKEv2 cannot tell streams"),
                 MemberOutput::Flush => host.sas.clear(),
                 MemberOutput::Listen(to) => {
                     host.listens.insert(to);

@@ -182,7 +182,7 @@ fn step(
         match output {
             MemberOutput::Send(transmit) => datagrams.push((from, transmit.bytes)),
             MemberOutput::Event(event) => *registered |= event == MemberEvent::Registered,
-            MemberOutput::Update(_) | MemberOutput::Flush | MemberOutput::Listen(_) => {}
+            MemberOutput::Update(_) | MemberOutput::Streams(_) | MemberOutput::Flush | MemberOutput::Listen(_) => {}
         }
     }
     datagrams

@@ -140,6 +140,12 @@ impl World {
                     // What a hostile key server says may be beyond the data plane; it must not upset it.
                     let _ = node.sad.apply(update, now);
                 }
+                MemberOutput::Streams(update) => {
+                    for stream in update.install {
+                        let (encryption, authentication) = stream.protection.key_lens();
+                        assert_eq!(stream.keymat.len(), encryption + authentication, "keys of a stream");
+                    }
+                }
                 MemberOutput::Flush => node.sad.flush(),
                 MemberOutput::Listen(at) => node.listens.push(at),
                 MemberOutput::Event(event) => node.registered += u32::from(event == MemberEvent::Registered),

@@ -12,7 +12,7 @@ use keyferry_model::id::Protocol;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
-use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput};
+use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 use keyferry_wire::{NON_ESP_MARKER, split_marker};
 
 use crate::net::Net;
@@ -67,6 +67,8 @@ pub struct Node {
     pub n: u8,
     /// Its data plane.
     pub sad: Sad,
+    /// Keys of IEC 61850 streams, as they came.
+    pub streams: Vec<StreamUpdate>,
     /// Everything that happened to it, with the time.
     pub events: Vec<(Duration, MemberEvent)>,
     /// Is it cut off the network?
@@ -167,6 +169,7 @@ impl Fleet {
             let node = Node {
                 n,
                 sad: Sad::new(),
+                streams: Vec::new(),
                 events: Vec::new(),
                 unplugged: false,
                 machine,
@@ -369,6 +372,7 @@ impl Fleet {
                     self.net.send(self.clock, t.from.unwrap_or(local), t.to, &bytes);
                 }
                 MemberOutput::Update(update) => apply(node, update, now),
+                MemberOutput::Streams(update) => node.streams.push(update),
                 MemberOutput::Flush => node.sad.flush(),
                 MemberOutput::Listen(group) => {
                     node.listens.insert(group);

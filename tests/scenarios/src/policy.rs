@@ -157,6 +157,7 @@ pub fn group(v: Variant) -> GroupPolicy {
     GroupPolicy {
         name: NAME.into(),
         ids: vec![GroupId::Number(GROUP)],
+        streams: Vec::new(),
         traffic: vec![Arc::new(TrafficPolicy {
             source: v.family.any(),
             destination: Selector { address: v.family.traffic(), prefix: host_bits, protocol: 0, port: 0 },

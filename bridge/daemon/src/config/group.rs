@@ -171,6 +171,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         ack_patience: section.duration("ack_patience", SECOND..=60 * MINUTE, 30 * SECOND),
         authorization,
         traffic: traffic(section),
+        streams: Vec::new(),
         gdoi: None,
         gikev2: None,
     };

@@ -263,6 +263,9 @@ impl Runner {
                 // The present protocol's keys are in use still; a machine on its way in has none to lose.
                 MemberOutput::Flush if who == Who::Next => {}
                 MemberOutput::Flush => self.parts.engine.flush(),
+                MemberOutput::Streams(_) => {
+                    self.last_error = Some("the group has IEC 61850 streams, but nobody takes their keys".to_owned());
+                }
                 MemberOutput::Listen(address) => self.parts.listening.listen(address),
                 MemberOutput::Event(event) => self.event(who, protocol, event).await,
             }

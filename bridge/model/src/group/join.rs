@@ -15,6 +15,10 @@ use crate::view::MemberState;
 impl Group {
     pub(crate) fn offer(&self, identity: &Identity, protocol: Protocol, now: Now) -> Result<Offer, Refusal> {
         let side = self.sides.get(&protocol).ok_or(Refusal::ProtocolNotServed)?;
+        if protocol == Protocol::Gikev2 && !self.policy.streams.is_empty() {
+            // It has no words for them, and half a policy is none.
+            return Err(Refusal::ProtocolNotServed);
+        }
         let listed = match &self.policy.authorization {
             Authorization::Authenticated => true,
             Authorization::Listed(list) => list.contains(identity),
@@ -28,6 +32,7 @@ impl Group {
             generation: self.generation,
             policy: Arc::clone(&self.policy),
             epochs: self.epochs.clone(),
+            delivered: self.delivered(now),
             activation_delay: newest.saturating_sub(now.wall),
             deactivation_delay: self.policy.deactivation_delay,
             rekey: Arc::clone(&side.current),

@@ -253,6 +253,9 @@ fn with_prefix<'a>(
 struct Shape {
     /// Traffic lines and the width of sender IDs.
     traffic: String,
+    /// Streams.
+    #[serde(default)]
+    streams: Vec<String>,
     /// Rekey SAs and how their messages are authenticated.
     rekey: BTreeMap<Protocol, String>,
 }
@@ -268,6 +271,7 @@ impl Shape {
         let rekey = [(Protocol::Gdoi, gdoi), (Protocol::Gikev2, gikev2)];
         Self {
             traffic: format!("{:?}", (&policy.traffic, policy.sender_id_bits)),
+            streams: policy.streams.iter().map(|s| format!("{:?}", (&s.name, s.protection))).collect(),
             rekey: rekey.into_iter().filter_map(|(p, shape)| Some((p, shape?))).collect(),
         }
     }
@@ -275,7 +279,7 @@ impl Shape {
     /// Keys of one shape do for the other. A protocol that is added or given up does not touch the other's keys.
     fn fits(&self, other: &Self) -> bool {
         let same = |(p, shape)| other.rekey.get(p).is_none_or(|s: &String| s == shape);
-        self.traffic == other.traffic && self.rekey.iter().all(same)
+        self.traffic == other.traffic && self.streams == other.streams && self.rekey.iter().all(same)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::lkh::TreeUpdate;
 use crate::plan::{NewRekeySa, RekeyPlan, RekeyReason, RekeyStep};
 use crate::rekey_sa::RekeySa;
 use crate::sender_id::SenderIdAllocator;
+use crate::stream::{StreamSa, StreamStep};
 use crate::time::Now;
 use crate::view::MemberState;
 
@@ -24,6 +25,7 @@ const MAX_UPDATE: usize = 32 * 1024;
 struct Content {
     epoch: Arc<Epoch>,
     delete: Vec<u32>,
+    delete_streams: Vec<u32>,
     activation_delay: Duration,
     deactivation_delay: Duration,
     planned: Duration,
@@ -40,6 +42,12 @@ impl Group {
         now: Now,
         rng: &mut dyn Random,
     ) -> Arc<RekeyPlan> {
+        if reason == RekeyReason::Assurance {
+            let plan = self.report_delivery(now);
+            self.enter_into_ledger(&plan, now);
+            self.store_state();
+            return Arc::new(plan);
+        }
         for identity in evict {
             self.mark_evicted(identity);
         }
@@ -67,11 +75,13 @@ impl Group {
     fn replace_keys(&mut self, reason: RekeyReason, exclude: bool, now: Now, rng: &mut dyn Random) -> RekeyPlan {
         let policy = Arc::clone(&self.policy);
         let delete = self.epochs.last().map(|e| e.spis()).unwrap_or_default();
+        let delete_streams = self.epochs.last().map(|e| e.stream_spis()).unwrap_or_default();
         self.retire_epochs(now);
         let epoch = self.start_epoch(now.wall, now.wall + policy.activation_delay, rng);
         let content = Content {
             epoch,
             delete,
+            delete_streams,
             activation_delay: policy.activation_delay,
             deactivation_delay: policy.deactivation_delay,
             planned: now.wall,
@@ -125,6 +135,7 @@ impl Group {
                     activation_delay: Duration::ZERO,
                     deactivation_delay: Duration::ZERO,
                     planned: now.wall,
+                    streams: StreamStep::default(),
                 }));
             }
             let active = self.members.active(protocol).map(|m| m.leaf);
@@ -146,7 +157,7 @@ impl Group {
         RekeyPlan { id, reason: RekeyReason::Reset, policy, steps }
     }
 
-    fn take_rekey_id(&mut self) -> u64 {
+    pub(super) fn take_rekey_id(&mut self) -> u64 {
         let id = self.next_rekey;
         self.next_rekey += 1;
         id
@@ -163,7 +174,8 @@ impl Group {
                     policy: Arc::clone(&sa.policy),
                     keymat: sa.keymat.duplicate(),
                 });
-                *epoch = Arc::new(Epoch { sas: sas.collect(), expires: end, ..**epoch });
+                let streams = epoch.streams.iter().map(StreamSa::duplicate);
+                *epoch = Arc::new(Epoch { sas: sas.collect(), streams: streams.collect(), expires: end, ..**epoch });
             }
         }
     }
@@ -194,7 +206,7 @@ impl Group {
 
 impl Side {
     /// The counter of the next message; never the same twice under one rekey SA.
-    fn take_counter(&mut self, protocol: Protocol) -> u32 {
+    pub(super) fn take_counter(&mut self, protocol: Protocol) -> u32 {
         self.sent = self.sent.checked_add(1).expect("a rekey SA expires long before 2^32 messages");
         match protocol {
             // SEQ of the first push is 1 (RFC 6407 section 4.3), the first message ID is 0 (RFC 9838 section 2.4.1.3).
@@ -227,6 +239,10 @@ impl Side {
             activation_delay: content.activation_delay,
             deactivation_delay: content.deactivation_delay,
             planned: content.planned,
+            streams: StreamStep {
+                delete: if with_epoch { content.delete_streams.clone() } else { Vec::new() },
+                report: None,
+            },
         })
     }
 

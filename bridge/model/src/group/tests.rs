@@ -1,3 +1,5 @@
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +14,7 @@ use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::RekeyReason;
 use crate::policy::*;
 use crate::store::StoreOp;
+use crate::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 use crate::time::Now;
 use crate::view::MemberState;
 
@@ -26,6 +29,7 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
     GroupPolicy {
         name: "g".into(),
         ids: vec![GroupId::Number(7)],
+        streams: Vec::new(),
         traffic: vec![Arc::new(TrafficPolicy {
             source: any,
             destination: to,
@@ -68,15 +72,19 @@ struct Bench {
     store: BTreeMap<String, Secret>,
     rng: SeededRandom,
     wall: u64,
-    bits: u8,
+    policy: GroupPolicy,
 }
 
 impl Bench {
     fn new(bits: u8) -> Self {
+        Self::with(policy(bits))
+    }
+
+    fn with(policy: GroupPolicy) -> Self {
         let mut rng = SeededRandom::new(7);
         let now = Now { mono: Duration::ZERO, wall: Duration::from_secs(1_000_000) };
-        let model = Model::load(vec![policy(bits)], &BTreeMap::new(), now, &mut rng).unwrap();
-        let mut bench = Self { model, store: BTreeMap::new(), rng, wall: 1_000_000, bits };
+        let model = Model::load(vec![policy.clone()], &BTreeMap::new(), now, &mut rng).unwrap();
+        let mut bench = Self { model, store: BTreeMap::new(), rng, wall: 1_000_000, policy };
         bench.commit();
         bench
     }
@@ -101,7 +109,7 @@ impl Bench {
     /// The machine dies; what was not committed is lost.
     fn crash(&mut self) {
         let now = self.now();
-        self.model = Model::load(vec![policy(self.bits)], &self.store, now, &mut self.rng).unwrap();
+        self.model = Model::load(vec![self.policy.clone()], &self.store, now, &mut self.rng).unwrap();
     }
 
     fn join(&mut self, n: u8, protocol: Protocol) -> Result<Vec<u32>, Refusal> {

@@ -11,6 +11,7 @@ use keyferry_model::reading::{Reading, Readings};
 use keyferry_wire::{Attribute, AttributeValue, RawPayload};
 
 use super::{Taking, refused, take_u32, values};
+use crate::policy::streams::StreamDecree;
 use crate::policy::{algorithms, selectors};
 use crate::reject::Reject;
 use crate::wire::gap::Gap;
@@ -23,7 +24,7 @@ use crate::wire::sat::{EspTek, Sat};
 pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(28_800);
 
 /// No lifetime is longer than this.
-pub(super) const MAX_LIFETIME: Duration = Duration::from_secs(366 * 86_400);
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(366 * 86_400);
 
 /// Window for an SA that only one sender uses; GDOI tells none.
 pub(super) const REPLAY_WINDOW: u32 = 64;
@@ -57,6 +58,8 @@ pub(crate) struct Decree {
     pub(crate) data: Vec<DataPolicy>,
     /// In which readings it was told.
     pub(crate) readings: Readings,
+    /// IEC 61850 streams.
+    pub(crate) streams: Vec<StreamDecree>,
 }
 
 impl Decree {
@@ -68,7 +71,7 @@ impl Decree {
     }
 
     /// Reads an SA payload.
-    pub(super) fn read(sa: &GroupSa<'_>, taking: Taking) -> Result<Self, Reject> {
+    pub(in crate::policy) fn read(sa: &GroupSa<'_>, taking: Taking) -> Result<Self, Reject> {
         if !matches!(sa.doi, Doi::GDOI | Doi::IPSEC) {
             return Err(refused("DOI of the SA payload"));
         }
@@ -82,14 +85,29 @@ impl Decree {
         };
         let mut readings = Readings::NONE;
         let rekey = sa.sak.as_ref().map(|sak| rekey_policy(sak, taking, &mut readings)).transpose()?;
-        let data = sa.sats.iter().map(|s| data_policy(s, taking, &mut readings)).collect::<Result<Vec<_>, _>>()?;
+        let (mut data, mut streams) = (Vec::new(), Vec::new());
+        for sat in &sa.sats {
+            match sat {
+                Sat::Esp(tek) => data.push(data_policy(tek, taking, &mut readings)?),
+                Sat::Iec61850(tek) => streams.push(StreamDecree::read(tek)?),
+                Sat::Ah(_) => return Err(refused("AH protects no group here, ESP does")),
+                Sat::Other { .. } => return Err(refused("protocol of a data SA")),
+            }
+        }
         if data.windows(2).any(|w| w[0].policy.mode != w[1].policy.mode) {
             return Err(refused("transport and tunnel mode mixed"));
         }
-        if data.iter().map(|d| d.spi).collect::<BTreeSet<_>>().len() != data.len() {
+        // Keys are told by their SPI alone, whatever they are for.
+        let spis: BTreeSet<u32> = data.iter().map(|d| d.spi).chain(streams.iter().map(|s| s.spi)).collect();
+        if spis.len() < data.len() + streams.len() {
             return Err(refused("an SPI twice"));
         }
-        Ok(Self { rekey, activation_delay, deactivation_delay, data, readings })
+        Ok(Self { rekey, activation_delay, deactivation_delay, data, streams, readings })
+    }
+
+    /// Is there a use for sender IDs? For streams nobody says whether several members send: then one asks, and does without.
+    pub(crate) fn uses_sender_ids(&self) -> bool {
+        self.needs_sender_ids() || self.streams.iter().any(|s| s.protection.is_counter_mode())
     }
 
     /// Does any data SA need sender IDs?
@@ -160,12 +178,7 @@ fn is_short(attributes: &[Attribute<'_>], kind: u16) -> bool {
     attributes.iter().any(|a| a.kind == kind && matches!(a.value, AttributeValue::Short(_)))
 }
 
-fn data_policy(sat: &Sat<'_>, taking: Taking, readings: &mut Readings) -> Result<DataPolicy, Reject> {
-    let tek = match sat {
-        Sat::Esp(tek) => tek,
-        Sat::Ah(_) => return Err(refused("AH protects no group here, ESP does")),
-        Sat::Other { .. } => return Err(refused("protocol of a data SA")),
-    };
+fn data_policy(tek: &EspTek<'_>, taking: Taking, readings: &mut Readings) -> Result<DataPolicy, Reject> {
     if tek.spi < 256 {
         return Err(refused("SPI of a data SA"));
     }

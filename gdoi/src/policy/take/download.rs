@@ -1,12 +1,13 @@
 //! The KD payload: keys that a key server sends down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyferry_crypto::{Secret, SignatureScheme, VerifyingKey};
 use keyferry_model::policy::EspTransform;
 use keyferry_model::reading::{Reading, Readings};
-use keyferry_model::update::{NewSa, SenderIds};
+use keyferry_model::update::{NewSa, NewStream, SenderIds};
 use keyferry_wire::{Attribute, AttributeValue, Decode};
 
 use super::{Decree, refused, values};
@@ -99,16 +100,36 @@ impl<'a> Download<'a> {
     fn tek(&mut self, packet: &KeyPacket<'a>) -> Result<(), Reject> {
         let spi = <[u8; 4]>::try_from(packet.spi).map_err(|_| refused("SPI of a TEK"))?;
         let mut map = values(&packet.attributes)?;
-        let key = map.remove(&key_attribute::TEK_ALGORITHM_KEY).ok_or(refused("a TEK without a key"))?;
+        let encryption = map.remove(&key_attribute::TEK_ALGORITHM_KEY).map(octets).transpose()?.unwrap_or_default();
         let integrity = map.remove(&key_attribute::TEK_INTEGRITY_KEY).map(octets).transpose()?.unwrap_or_default();
         if !map.is_empty() {
             return Err(refused("an unknown attribute of a TEK"));
         }
-        let tek = Tek { encryption: octets(key)?, integrity };
+        if encryption.is_empty() && integrity.is_empty() {
+            return Err(refused("a TEK without a key"));
+        }
+        let tek = Tek { encryption, integrity };
         match self.teks.insert(u32::from_be_bytes(spi), tek) {
             None => Ok(()),
             Some(_) => Err(refused("a TEK twice")),
         }
+    }
+
+    /// The encryption and the authentication key of a data SA.
+    pub(crate) fn tek_keys(&self, spi: u32) -> Option<(&'a [u8], &'a [u8])> {
+        self.teks.get(&spi).map(|tek| (tek.encryption, tek.integrity))
+    }
+
+    /// The streams of a decree with their keys, in its order. Its delay is for the newest SA of each.
+    pub(crate) fn streams(&self, decree: &Decree) -> Result<Vec<NewStream>, Reject> {
+        let mut later = BTreeSet::new();
+        let delays: Vec<Duration> = decree
+            .streams
+            .iter()
+            .rev()
+            .map(|s| if later.insert(&s.name) { decree.activation_delay } else { Duration::ZERO })
+            .collect();
+        decree.streams.iter().zip(delays.into_iter().rev()).map(|(s, delay)| s.with_keys(self, delay)).collect()
     }
 
     /// The data SAs of a decree with their keys, in its order. Each must have keys of the right length.

@@ -89,6 +89,7 @@ impl KeyServer {
             rekey: Some(rekey),
             tree: Tree::default(),
             data: Vec::new(),
+            streams: Vec::new(),
             sender_ids: None,
             activation_delay: Duration::ZERO,
             deactivation_delay: Duration::ZERO,

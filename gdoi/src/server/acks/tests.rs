@@ -26,6 +26,7 @@ fn policy(ack: AckType) -> GroupPolicy {
     GroupPolicy {
         name: "g".into(),
         ids: vec![GroupId::Number(7)],
+        streams: Vec::new(),
         traffic: vec![Arc::new(TrafficPolicy {
             source: any,
             destination: Selector { address: "239.192.0.1".parse().unwrap(), prefix: 32, ..any },
