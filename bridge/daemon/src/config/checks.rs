@@ -8,6 +8,7 @@ use keyferry_model::policy::{Authorization, RekeyTransport, Selector};
 use super::gateway::{GatewayConfig, RekeySending};
 use super::group::{GroupEntry, GroupPlan};
 use super::section::{Section, did_you_mean};
+use super::streams;
 use super::values::{Network, protection_strength, transform_strength};
 use keyferry_model::credentials::Peer;
 
@@ -114,7 +115,10 @@ fn sides(section: &Section<'_>, plan: &GroupPlan) {
     if plan.gdoi.is_none() && plan.gikev2.is_none() {
         section.error_here("the group serves neither protocol", "add [group.gdoi], [group.gikev2] or both");
     }
-    let needed = plan.base().traffic.iter().map(|t| transform_strength(t.transform)).max().unwrap_or(0);
+    streams::check(section, plan);
+    let traffic = plan.base().traffic.iter().map(|t| transform_strength(t.transform));
+    let of_streams = plan.base().streams.iter().map(|s| streams::strength(s.protection));
+    let needed = traffic.chain(of_streams).max().unwrap_or(0);
     let weaker = |key: &str, octets: usize| {
         if octets < needed {
             let (has, needs) = (octets * 8, needed * 8);

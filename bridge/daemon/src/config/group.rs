@@ -16,6 +16,7 @@ use keyferry_model::reading::{Reading, Readings};
 
 use super::checks;
 use super::section::Section;
+use super::streams;
 use super::values::{ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, RekeyTarget, TRANSFORMS, WRAPS};
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -153,6 +154,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         }
     };
     let authorization = authorization(section);
+    let streams = streams::read(section);
     let policy = GroupPolicy {
         name,
         ids,
@@ -170,8 +172,8 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         },
         ack_patience: section.duration("ack_patience", SECOND..=60 * MINUTE, 30 * SECOND),
         authorization,
-        traffic: traffic(section),
-        streams: Vec::new(),
+        traffic: traffic(section, !streams.is_empty()),
+        streams,
         gdoi: None,
         gikev2: None,
     };
@@ -197,13 +199,13 @@ fn authorization(section: &mut Section<'_>) -> Authorization {
     }
 }
 
-fn traffic(group: &mut Section<'_>) -> Vec<Arc<TrafficPolicy>> {
+fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
     let lines = group.sections("traffic");
-    if lines.is_empty() {
+    if lines.is_empty() && !streams {
         group.error(
             "traffic",
             "the group protects nothing",
-            "add [[group.traffic]] with destination = \"239.192.0.1\"",
+            "add [[group.traffic]] with destination = \"239.192.0.1\", or a [[group.stream]]",
         );
     }
     let lines: Vec<TrafficPolicy> = lines.into_iter().filter_map(traffic_line).collect();

@@ -68,6 +68,10 @@ pub struct MemberConfig {
     pub retry: Duration,
     /// Most delay of an acknowledgement.
     pub ack_jitter: Duration,
+    /// Where keys of IEC 61850 streams are handed on.
+    pub stream_keys: Option<PathBuf>,
+    /// Hand on streams that nothing protects?
+    pub danger_unprotected_streams: bool,
     /// The control socket.
     pub socket: PathBuf,
     /// Where to write keys for Wireshark.
@@ -131,6 +135,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         retry: section.duration("retry", 100 * MILLISECOND..=3600 * SECOND, 10 * SECOND),
         // RFC 8263 section 6 allows five seconds at most.
         ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
+        stream_keys: section.path("stream_keys"),
+        danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
         socket,
         key_log: section.path("key_log"),
     };
@@ -164,6 +170,19 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
     }
     if config.join.iter().any(|ip| !ip.is_multicast()) {
         section.error("join", "holds an address that is not multicast", "remove it: only multicast is joined");
+    }
+    if config.protocol == Protocol::Gikev2 {
+        if matches!(config.group, GroupId::Oid(_)) {
+            let what = "an OID names a group to GDOI alone (RFC 8052)";
+            section.error("group", what, "add protocol = \"gdoi\", or ask for the group by its number");
+        }
+        if config.stream_keys.is_some() {
+            let what = "IEC 61850 streams come by GDOI alone";
+            section.error("stream_keys", what, "add protocol = \"gdoi\", or remove the key");
+        }
+    }
+    if config.danger_unprotected_streams && config.stream_keys.is_none() {
+        section.error("danger_unprotected_streams", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
     }
     if config.key_log.is_some() {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");

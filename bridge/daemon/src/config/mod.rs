@@ -17,6 +17,7 @@ mod peers;
 mod problem;
 mod secrets;
 mod section;
+mod streams;
 mod values;
 
 use std::cell::RefCell;

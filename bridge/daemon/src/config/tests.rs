@@ -1,3 +1,5 @@
+mod streams;
+
 use super::*;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::{Authorization, EspMode, RekeyTransport};
@@ -369,11 +371,12 @@ fn the_reference_names_every_key() {
     assert_eq!(told("[control]"), known(&format!("{GATEWAY}\n[control]\nzzz = 1\n"), &none));
     assert_eq!(told("[[peer]]"), known(&format!("{GATEWAY}zzz = 1\n"), &none));
     let mut group = known(&GATEWAY.replace("id = 1234", "id = 1234\nzzz = 1"), &none);
-    for key in ["traffic", "gdoi", "gikev2"] {
+    for key in ["traffic", "stream", "gdoi", "gikev2"] {
         assert!(group.remove(key));
     }
     assert_eq!(told("[[group]]"), group);
     assert_eq!(told("[[group.traffic]]"), known(&GATEWAY.replace("destination =", "zzz = 1\ndestination ="), &none));
+    assert_eq!(told("[[group.stream]]"), known(&streams::SUBSTATION.replace("oid =", "zzz = 1\noid ="), &none));
     assert_eq!(told("[group.gdoi]"), known(&GATEWAY.replace("[group.gdoi]", "[group.gdoi]\nzzz = 1"), &none));
     assert_eq!(told("[group.gikev2]"), known(&GATEWAY.replace("[group.gikev2]", "[group.gikev2]\nzzz = 1"), &none));
     assert_eq!(told("[member]"), known(&format!("{MEMBER}zzz = 1\n"), &none));
