@@ -13,6 +13,7 @@ mod listening;
 mod machine;
 mod network;
 mod runner;
+mod stream_keys;
 
 use std::sync::Arc;
 

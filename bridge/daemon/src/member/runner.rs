@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::listening::Listening;
 use super::machine::Machine;
 use super::network::Routes;
+use super::stream_keys::StreamKeys;
 use crate::config::MemberConfig;
 use crate::control::{Call, MemberCounters, MemberStatus, Reply, Request};
 use crate::keylog::FileKeyLog;
@@ -61,6 +62,7 @@ pub(super) struct Runner {
     parts: Parts,
     present: Machine,
     next: Option<Move>,
+    streams: StreamKeys,
     /// Who asked the member to leave.
     leaving: Vec<oneshot::Sender<Reply>>,
     registered: bool,
@@ -73,7 +75,11 @@ pub(super) struct Runner {
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
         let present = machine(&parts, parts.config.protocol);
+        let config = &parts.config;
+        let streams =
+            StreamKeys::new(config.stream_keys.clone(), config.group.to_string(), config.danger_unprotected_streams);
         Self {
+            streams,
             parts,
             present,
             next: None,
@@ -116,6 +122,7 @@ impl Runner {
         let now = self.parts.clock.now();
         self.last_expire = now.mono;
         self.parts.engine.expire(now);
+        self.streams.expire(now);
         let outputs = self.present.expire(now, &mut OsRandom);
         self.carry_out(self.present.protocol(), outputs).await;
         if let Some(next) = &mut self.next {
@@ -140,6 +147,7 @@ impl Runner {
             Deadline::earlier(n.machine.deadline(), Some(give_up)).unwrap_or(give_up)
         });
         let due = Deadline::earlier(self.present.deadline(), self.parts.engine.deadline());
+        let due = Deadline::earlier(due, self.streams.deadline(now));
         let at = Deadline::earlier(due, next).map_or(Duration::MAX, |d| d.at);
         let at = at.clamp(self.last_expire + SHORTEST_SLEEP, now.mono + LONGEST_SLEEP);
         tokio::time::sleep_until(self.parts.clock.instant(at).into()).await;
@@ -188,6 +196,7 @@ impl Runner {
                 }
             }
         }
+        self.streams.end();
         self.parts.engine.stop();
     }
 
@@ -262,10 +271,11 @@ impl Runner {
                 MemberOutput::Update(update) => self.update(who, update).await,
                 // The present protocol's keys are in use still; a machine on its way in has none to lose.
                 MemberOutput::Flush if who == Who::Next => {}
-                MemberOutput::Flush => self.parts.engine.flush(),
-                MemberOutput::Streams(_) => {
-                    self.last_error = Some("the group has IEC 61850 streams, but nobody takes their keys".to_owned());
+                MemberOutput::Flush => {
+                    self.parts.engine.flush();
+                    self.streams.flush(self.parts.clock.now());
                 }
+                MemberOutput::Streams(update) => self.streams.apply(update, self.parts.clock.now()),
                 MemberOutput::Listen(address) => self.parts.listening.listen(address),
                 MemberOutput::Event(event) => self.event(who, protocol, event).await,
             }
@@ -340,6 +350,7 @@ impl Runner {
                 tracing::info!(%protocol, "left the group");
                 self.registered = false;
                 self.parts.engine.flush();
+                self.streams.flush(self.parts.clock.now());
                 for reply in self.leaving.drain(..) {
                     drop(reply.send(Reply::of(&true)));
                 }
@@ -373,7 +384,7 @@ impl Runner {
             listening: self.parts.listening.groups(),
             overrun: self.parts.listening.overrun(),
             counters: self.counters,
-            last_error: self.last_error.clone(),
+            last_error: self.last_error.clone().or_else(|| self.streams.problem().map(str::to_owned)),
             machine,
             dataplane: serde_json::to_value(self.parts.engine.status()).unwrap_or_default(),
         }
