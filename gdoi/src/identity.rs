@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use keyferry_crypto::x509::DistinguishedName;
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_wire::Encode;
 
@@ -12,6 +13,9 @@ use crate::wire::registry::IdType;
 /// The longest name taken.
 const MAX_NAME: usize = 255;
 
+/// Octets of the longest distinguished name taken.
+const MAX_DN: usize = 1024;
+
 /// The body of an Identification payload.
 pub(crate) fn of_identity(identity: &Identity) -> Vec<u8> {
     match identity {
@@ -19,6 +23,7 @@ pub(crate) fn of_identity(identity: &Identity) -> Vec<u8> {
         Identity::Ipv6(a) => Id::new(IdType::IPV6_ADDR, &a.octets()).to_vec(),
         Identity::Fqdn(n) => Id::new(IdType::FQDN, n.as_bytes()).to_vec(),
         Identity::UserFqdn(n) => Id::new(IdType::USER_FQDN, n.as_bytes()).to_vec(),
+        Identity::Dn(n) => Id::new(IdType::DER_ASN1_DN, n.der()).to_vec(),
         Identity::KeyId(k) => Id::new(IdType::KEY_ID, k).to_vec(),
     }
 }
@@ -29,6 +34,7 @@ pub(crate) fn to_identity(id: &Id<'_>) -> Option<Identity> {
         IdType::IPV4_ADDR | IdType::IPV6_ADDR => address(id.data).map(Identity::from_ip),
         IdType::FQDN => name(id.data).map(Identity::Fqdn),
         IdType::USER_FQDN => name(id.data).filter(|n| n.contains('@')).map(Identity::UserFqdn),
+        IdType::DER_ASN1_DN if id.data.len() <= MAX_DN => DistinguishedName::from_der(id.data).ok().map(Identity::Dn),
         IdType::KEY_ID if (1..=MAX_NAME).contains(&id.data.len()) => Some(Identity::KeyId(id.data.to_vec())),
         _ => None,
     }
@@ -93,7 +99,9 @@ mod tests {
 
     #[test]
     fn identities_and_groups_survive_the_wire() {
-        for text in ["10.1.2.3", "2001:db8::1", "fqdn:gm.example", "user:a@b.example", "key-id:00ff10"] {
+        for text in
+            ["10.1.2.3", "2001:db8::1", "fqdn:gm.example", "user:a@b.example", "dn:CN=gm1,O=Example", "key-id:00ff10"]
+        {
             let identity: Identity = text.parse().unwrap();
             let body = of_identity(&identity);
             assert_eq!(to_identity(&Id::exact(&body).unwrap()), Some(identity));

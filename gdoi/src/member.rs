@@ -72,7 +72,7 @@ enum Goal {
 enum Phase {
     /// Not started, or gone.
     Idle,
-    /// Main mode is under way.
+    /// Phase 1 is under way.
     Connecting(Box<Initiator>, Repeats),
     /// A GROUPKEY-PULL is under way.
     Registering(Box<Registering>),
@@ -91,6 +91,16 @@ struct Session {
     liveness: Liveness,
     /// Message IDs of notices that did something.
     notices: BTreeSet<u32>,
+    /// Message 3 of aggressive mode, until the key server has shown that it has it.
+    message3: Option<Message3>,
+}
+
+/// The last message of aggressive mode. Nobody acknowledges it, so it goes again with what is sent next, and when the message
+/// that it answers comes again.
+struct Message3 {
+    bytes: Vec<u8>,
+    /// Hash of message 2.
+    answers: Vec<u8>,
 }
 
 struct Registering {
@@ -216,7 +226,7 @@ impl Member {
             return Err(Reject::Unauthenticated("not from the key server"));
         }
         match header.exchange {
-            exchange::MAIN_MODE => self.main_mode(ctx, &header, body, dgram),
+            exchange::MAIN_MODE | exchange::AGGRESSIVE => self.phase1(ctx, &header, body, dgram),
             exchange::INFORMATIONAL => self.notice(ctx, &header, body),
             exchange::PULL => self.pull(ctx, &header, body),
             _ => Err(Reject::Unauthenticated("exchange type")),

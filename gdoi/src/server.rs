@@ -1,7 +1,7 @@
 //! The key server's endpoint.
 //!
 //! ```text
-//!  main mode  -> half-open table -> (job) -> SA table
+//!  phase 1    -> half-open table -> (jobs) -> SA table
 //!  PULL       -> SA table -> Model::offer, Model::admit
 //!  PUSH-ACK   -> Model::rekey_sa, Model::members_at, Model::acknowledge
 //!  notices    -> SA table (Delete, INITIAL-CONTACT, DPD), Model::leave
@@ -12,15 +12,15 @@
 mod acks;
 mod half_open;
 mod notices;
+mod phase1;
 mod sessions;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{BlockCipher, Hash, JobDone, KeGroup};
+use keyferry_crypto::{BlockCipher, Hash, JobDone, KeGroup, Secret};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId};
 use keyferry_model::id::Identity;
@@ -40,9 +40,9 @@ use table::Sessions;
 /// What a key server takes and how much of it.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Peers and their pre-shared keys.
+    /// Peers, our certificates, and what certificates of peers are held against.
     pub credentials: Arc<Credentials>,
-    /// Our identity; `None` is the address a peer talks to.
+    /// Our identity; `None` is the address a peer talks to, or the subject of our certificate where that does not name it.
     pub identity: Option<Identity>,
     /// Key exchange groups taken in phase 1.
     pub groups: Vec<KeGroup>,
@@ -50,6 +50,15 @@ pub struct ServerConfig {
     pub hashes: Vec<Hash>,
     /// Ciphers taken in phase 1.
     pub ciphers: Vec<BlockCipher>,
+    /// Take what is weak, too, where the lists name it: 3DES, SHA-1, groups 2, 5 and 24.
+    pub danger_weak: bool,
+    /// Take aggressive mode.
+    pub aggressive: bool,
+    /// Exchanges of aggressive mode begun within a second from one source, at most. Each costs a key exchange, and with
+    /// signatures one of those, before anything is proved.
+    pub aggressive_per_source: usize,
+    /// The same, altogether.
+    pub aggressive_per_second: u32,
     /// Phase 1 exchanges under way at once.
     pub half_open: usize,
     /// The same from one source: an IPv4 address, or the /64 of an IPv6 address. Anybody can forge a member's address, so
@@ -72,15 +81,35 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Sound defaults: groups 14, 19 and 20, SHA-1 to SHA-512 (as HMAC), AES-CBC with 128 and 256 bits.
+    /// Sound defaults: main mode; groups 14, 15, 16, 19, 20 and 21, SHA-256 to SHA-512 (as HMAC), AES-CBC. The lists name
+    /// also what is weak, for [`danger_weak`](Self::danger_weak).
     #[must_use]
     pub fn new(credentials: Arc<Credentials>) -> Self {
         Self {
             credentials,
             identity: None,
-            groups: vec![KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Modp2048],
+            groups: vec![
+                KeGroup::Ecp256,
+                KeGroup::Ecp384,
+                KeGroup::Ecp521,
+                KeGroup::Modp2048,
+                KeGroup::Modp3072,
+                KeGroup::Modp4096,
+                KeGroup::Modp2048s256,
+                KeGroup::Modp1536,
+                KeGroup::Modp1024,
+            ],
             hashes: vec![Hash::Sha256, Hash::Sha384, Hash::Sha512, Hash::Sha1],
-            ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
+            ciphers: vec![
+                BlockCipher::Aes256Cbc,
+                BlockCipher::Aes192Cbc,
+                BlockCipher::Aes128Cbc,
+                BlockCipher::TripleDesCbc,
+            ],
+            danger_weak: false,
+            aggressive: false,
+            aggressive_per_source: 5,
+            aggressive_per_second: 100,
             half_open: 4096,
             half_open_per_source: 512,
             sas: 65_536,
@@ -94,7 +123,12 @@ impl ServerConfig {
     }
 
     fn accepted(&self) -> Accepted {
-        Accepted { ciphers: self.ciphers.clone(), hashes: self.hashes.clone(), groups: self.groups.clone() }
+        Accepted {
+            ciphers: self.ciphers.clone(),
+            hashes: self.hashes.clone(),
+            groups: self.groups.clone(),
+            weak: self.danger_weak,
+        }
     }
 }
 
@@ -155,6 +189,10 @@ pub struct Server {
     timers: BTreeSet<(Duration, Timer)>,
     jobs: BTreeMap<JobId, [u8; 8]>,
     acks: Acks,
+    /// Exchanges of aggressive mode begun since the moment told.
+    aggressive: (Duration, u32),
+    /// Makes keys for identities that have none, so that who asks cannot tell.
+    decoy: Option<Secret>,
     notices: (Duration, u32),
     counters: Counters,
     key_log: Option<Box<dyn KeyLog + Send>>,
@@ -172,6 +210,8 @@ impl Server {
             timers: BTreeSet::new(),
             jobs: BTreeMap::new(),
             acks: Acks::default(),
+            aggressive: (Duration::ZERO, 0),
+            decoy: None,
             notices: (Duration::ZERO, 0),
             counters: Counters::default(),
             key_log: None,
@@ -181,6 +221,11 @@ impl Server {
     /// Writes keys for Wireshark from now on.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);
+    }
+
+    /// Goes by other credentials from now on. SAs that stand are left alone.
+    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
+        self.config.credentials = credentials;
     }
 
     /// Takes a datagram.
@@ -205,7 +250,8 @@ impl Server {
             return Err(Reject::Unauthenticated("cookie"));
         }
         match header.exchange {
-            exchange::MAIN_MODE => self.main_mode(ctx, &header, body, dgram),
+            exchange::MAIN_MODE => self.phase1(ctx, &header, body, dgram),
+            exchange::AGGRESSIVE if self.config.aggressive => self.phase1(ctx, &header, body, dgram),
             exchange::INFORMATIONAL => self.notice(ctx, &header, body, dgram),
             exchange::PULL => self.pull(ctx, &header, body, dgram),
             exchange::PUSH_ACK => self.ack(ctx, &header, body, dgram),
@@ -215,11 +261,7 @@ impl Server {
 
     /// Takes the result of a job back. Jobs that are not ours, or no longer wanted, are ignored.
     pub fn complete(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
-        let half = self.jobs.remove(&job).and_then(|cookie| self.half_open.get_mut(&cookie));
-        match half.and_then(|half| half.complete(job, done)) {
-            Some(transmit) => ctx.out.send(transmit),
-            None => tracing::debug!(?job, "key exchange came to nothing"),
-        }
+        self.phase1_done(ctx, job, done);
     }
 
     /// Does what is due.
@@ -275,10 +317,5 @@ impl Server {
             self.counters.notices += 1;
         }
         may
-    }
-
-    /// Who we are to somebody who talks to this address.
-    fn identity(&self, to: IpAddr) -> Identity {
-        self.config.identity.clone().unwrap_or_else(|| Identity::from_ip(to))
     }
 }

@@ -4,6 +4,7 @@
 //! off. Lengths are computed, never stored; unknown numbers survive decoding. What a value means is decided in
 //! `policy` and in the state machines.
 
+pub mod cert;
 pub mod delete;
 pub mod endpoint;
 pub mod gap;
@@ -123,7 +124,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_survived(octets in prop::collection::vec(prop_oneof![4 => Just(0u8), 4 => 0u8..20, 2 => any::<u8>()], 0..160)) {
-            survives!(&octets, seq::Seq, delete::Delete<'_>, gap::Gap<'_>, group_sa::GroupSa<'_>, id::Id<'_>, kd::Kd<'_>,
+            survives!(&octets, seq::Seq, cert::Cert<'_>, cert::CertRequest<'_>, delete::Delete<'_>, gap::Gap<'_>, group_sa::GroupSa<'_>, id::Id<'_>, kd::Kd<'_>,
                 lkh::DownloadArray<'_>, lkh::UpdateArray<'_>, notification::Notification<'_>, nonce::Nonce<'_>,
                 iec61850::StreamTek<'_>,
                 opaque::Ke<'_>, proposal::Proposal<'_>, sa::Sa<'_>, sat::Sat<'_>);

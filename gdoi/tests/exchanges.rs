@@ -13,6 +13,7 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, Authorization, EspMode, EspTransform};
 use keyferry_model::rekey_sa::RekeySa;
+use keyferry_model::settings::MemberAuth;
 use keyferry_model::update::{MemberEvent, Removal};
 use support::{Bench, GROUP, Setup, host, policy, secs, settings};
 
@@ -21,8 +22,10 @@ const REGISTERED: [MemberEvent; 2] = [MemberEvent::Connected, MemberEvent::Regis
 /// Main mode and GROUPKEY-PULL with each group and hash, over both versions of IP.
 #[test]
 fn members_register_with_every_group_and_hash() {
-    for (i, ke) in [KeGroup::Modp2048, KeGroup::Ecp256, KeGroup::Ecp384].into_iter().enumerate() {
-        for hash in [Hash::Sha1, Hash::Sha256, Hash::Sha384] {
+    let groups =
+        [KeGroup::Modp2048, KeGroup::Modp3072, KeGroup::Modp4096, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Ecp521];
+    for (i, ke) in groups.into_iter().enumerate() {
+        for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
             let setup = Setup { ke, hash, v6: i % 2 == 1, ..Setup::default() };
             let mut bench = Bench::new(setup);
             bench.add(10);
@@ -115,7 +118,7 @@ fn a_wrong_pre_shared_key_leads_nowhere() {
     let setup = Setup::default();
     let mut bench = Bench::new(setup);
     let mut wrong = settings(setup, 10);
-    wrong.psk = support::psk(99);
+    wrong.auth = MemberAuth::Psk(support::psk(99));
     bench.add_with(10, wrong);
     bench.run(secs(60));
     assert!(bench.nodes[&10].events.iter().all(|e| *e == MemberEvent::Unanswered));

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use gdoi::{Server, ServerConfig};
 use keyferry_crypto::Hash;
-use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{AckType, Selector};
+use keyferry_model::settings::MemberAuth;
 use keyferry_model::update::MemberEvent;
 use support::{Bench, GROUP, Packet, Setup, host, policy, psk, secs, settings};
 
@@ -210,14 +211,14 @@ fn acknowledgements_of_members_behind_one_address_are_told_apart() {
         let nat: SocketAddr = "192.0.2.1:0".parse().unwrap();
         let identity = |n: u8| Identity::from_ip(host(false, n).ip());
         let peers = (10..13).map(|n| Peer {
-            identity: identity(n),
+            identity: Some(identity(n)),
             address: Some(Selector { address: nat.ip(), prefix: 32, protocol: 0, port: 0 }),
-            psk: psk(10),
+            proof: Proof::Psk(psk(10)),
         });
         bench.server = Server::new(ServerConfig::new(Arc::new(Credentials::new(peers.collect()))));
         for n in 10..13 {
             let mut own = settings(setup, n);
-            own.psk = psk(10);
+            own.auth = MemberAuth::Psk(psk(10));
             bench.add_with(n, own);
         }
         // Outside, member n has port 10000 + n.

@@ -1,8 +1,12 @@
 //! Public-key work that an endpoint hands out and takes back.
 
+use std::sync::Arc;
+
 use crate::error::CryptoError;
 use crate::ke::{KeGroup, KeyPair};
+use crate::peer::{CheckedPeer, PeerCheck, PeerError};
 use crate::secret::Secret;
+use crate::signature::{DigestSignature, SigningKey};
 
 /// Work that may run anywhere.
 #[derive(Debug)]
@@ -16,6 +20,17 @@ pub enum Job {
         /// The peer's public value.
         peer: Vec<u8>,
     },
+    /// Check a peer's signature and certificate.
+    CheckPeer(Box<PeerCheck>),
+    /// Sign a hash.
+    Sign {
+        /// Our key.
+        key: Arc<SigningKey>,
+        /// The way to sign.
+        how: DigestSignature,
+        /// What is signed.
+        octets: Secret,
+    },
 }
 
 /// What came of a [`Job`].
@@ -23,6 +38,10 @@ pub enum Job {
 pub enum JobDone {
     /// Our public value and the shared secret.
     KeyExchange(Result<(Vec<u8>, Secret), CryptoError>),
+    /// The peer's certificate.
+    CheckPeer(Result<CheckedPeer, PeerError>),
+    /// The signature.
+    Sign(Result<Vec<u8>, CryptoError>),
 }
 
 impl Job {
@@ -34,6 +53,8 @@ impl Job {
                 KeyPair::from_seed(group, private.expose())
                     .and_then(|pair| pair.agree(&peer).map(|shared| (pair.public().to_vec(), shared))),
             ),
+            Job::CheckPeer(check) => JobDone::CheckPeer(check.run()),
+            Job::Sign { key, how, octets } => JobDone::Sign(key.sign_digest(how, octets.expose())),
         }
     }
 }

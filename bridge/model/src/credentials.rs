@@ -1,62 +1,237 @@
-//! Pre-shared keys: who is who.
+//! Who is who: pre-shared keys, and certificates of peers and our own.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keyferry_crypto::Secret;
+use keyferry_crypto::x509::{AltName, Certificate, DistinguishedName, OcspAnswer, TrustStore};
+use keyferry_crypto::{KeyKind, Secret, SigningKey};
 
 use crate::id::Identity;
 use crate::policy::Selector;
 
-/// One peer that may authenticate.
+/// One peer that may authenticate, or many alike.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The identity it must show.
-    pub identity: Identity,
-    /// Where it comes from. IKEv1 main mode finds the key by it (RFC 2409 section 5.4); IKEv2 does not need it.
+    /// The identity it must show. `None` stands for many: with a pre-shared key for everybody who is the address that it
+    /// comes from, with certificates for everybody whom a certificate names.
+    pub identity: Option<Identity>,
+    /// Where it comes from. IKEv1 main mode finds the pre-shared key by it (RFC 2409 section 5.4).
     pub address: Option<Selector>,
-    /// The key.
-    pub psk: Arc<Secret>,
+    /// How it proves itself.
+    pub proof: Proof,
 }
 
-/// All peers, and our own identity.
+/// How a peer proves itself.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By a pre-shared key.
+    Psk(Arc<Secret>),
+    /// By a certificate that the trust store is satisfied with.
+    Certificate {
+        /// The subject that it must have. Then the peer may show the identity even if the certificate does not name it, as
+        /// no certificate names a key ID.
+        subject: Option<DistinguishedName>,
+    },
+}
+
+/// A certificate of our own.
+#[derive(Clone, Debug)]
+pub struct OwnCertificate {
+    /// The certificate, then those of its issuers, up to an anchor of the peers.
+    pub chain: Vec<Certificate>,
+    /// Its private key.
+    pub key: Arc<SigningKey>,
+}
+
+impl OwnCertificate {
+    /// The certificate itself; there is one in every chain that the configuration lets through.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&Certificate> {
+        self.chain.first()
+    }
+
+    /// Who we are with it, unless that is configured: the address we are talked to, if the certificate names it, else its
+    /// subject.
+    #[must_use]
+    pub fn identity(&self, address: Identity) -> Identity {
+        match self.leaf() {
+            Some(leaf) if !names(leaf, &address) => Identity::Dn(leaf.subject().clone()),
+            Some(_) | None => address,
+        }
+    }
+}
+
+/// What certificates of peers are held against.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Anchors and revocation lists.
+    pub store: Arc<TrustStore>,
+    /// Answers of OCSP responders.
+    pub ocsp: Arc<[OcspAnswer]>,
+}
+
+/// All peers, and what we have to show.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     peers: Vec<Peer>,
+    own: Vec<Arc<OwnCertificate>>,
+    trust: Option<Trust>,
 }
 
 impl Credentials {
     /// Collects peers. Of several with one identity the first counts.
     #[must_use]
     pub fn new(peers: Vec<Peer>) -> Self {
-        Self { peers }
+        Self { peers, own: Vec::new(), trust: None }
+    }
+
+    /// The same with certificates of our own, best first.
+    #[must_use]
+    pub fn with_own(self, own: Vec<OwnCertificate>) -> Self {
+        Self { own: own.into_iter().map(Arc::new).collect(), ..self }
+    }
+
+    /// The same with another trust store, as after its files have changed.
+    #[must_use]
+    pub fn with_trust(self, trust: Trust) -> Self {
+        Self { trust: Some(trust), ..self }
+    }
+
+    /// The peers.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// What certificates are held against; `None` takes no certificates.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
+
+    /// Our certificates with keys of this kind, best first.
+    pub fn own(&self, kind: KeyKind) -> impl Iterator<Item = &Arc<OwnCertificate>> {
+        self.own.iter().filter(move |own| own.key.kind() == kind)
     }
 
     /// The pre-shared key for main mode with this address: that of the longest matching prefix.
     #[must_use]
     pub fn psk_for_address(&self, ip: IpAddr) -> Option<&Arc<Secret>> {
-        self.at(ip).max_by_key(|(prefix, _)| *prefix).map(|(_, p)| &p.psk)
+        self.at(ip).max_by_key(|(prefix, ..)| *prefix).map(|(.., psk)| psk)
     }
 
     /// May a peer that authenticated from this address with the key of [`psk_for_address`](Self::psk_for_address)
-    /// call itself so? Only if a peer of that identity, at that address, has that same key.
+    /// call itself so? Only if a peer of that identity, at that address, has that same key; and where the key is for many,
+    /// if it is its address and has no key of its own.
     #[must_use]
     pub fn allows(&self, ip: IpAddr, identity: &Identity) -> bool {
         let Some(psk) = self.psk_for_address(ip) else { return false };
-        self.at(ip).any(|(_, p)| p.identity == *identity && p.psk.ct_eq(psk.expose()))
+        let named = self.peers.iter().any(|p| p.identity.as_ref() == Some(identity));
+        self.at(ip).any(|(_, p, key)| {
+            let is = match &p.identity {
+                Some(own) => own == identity,
+                None => !named && identity.ip() == Some(ip),
+            };
+            is && key.ct_eq(psk.expose())
+        })
     }
 
-    /// The pre-shared key of an identity (IKEv2).
+    /// The pre-shared key of an identity (IKEv2, and aggressive mode of IKEv1).
     #[must_use]
     pub fn psk_for_identity(&self, identity: &Identity) -> Option<&Arc<Secret>> {
-        self.peers.iter().find(|p| p.identity == *identity).map(|p| &p.psk)
+        self.peers.iter().find(|p| p.identity.as_ref() == Some(identity)).and_then(psk)
     }
 
-    fn at(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &Peer)> {
-        self.peers.iter().filter_map(move |p| match p.address {
-            Some(net) => net.contains(ip).then_some((net.prefix, p)),
-            // An identity that is an address says where the peer is.
-            None => (p.identity.ip() == Some(ip)).then_some((u8::MAX, p)),
+    /// The pre-shared key of an identity that comes from this address (aggressive mode): its own, else one for many at the
+    /// address that it is.
+    #[must_use]
+    pub fn psk_for_identity_at(&self, identity: &Identity, ip: IpAddr) -> Option<&Arc<Secret>> {
+        if let Some(peer) = self.peers.iter().find(|p| p.identity.as_ref() == Some(identity)) {
+            return psk(peer).filter(|_| peer.address.is_none_or(|net| net.contains(ip)));
+        }
+        self.psk_for_address(ip).filter(|_| self.allows(ip, identity))
+    }
+
+    /// Has any peer a pre-shared key?
+    #[must_use]
+    pub fn has_psk(&self) -> bool {
+        self.peers.iter().any(|p| psk(p).is_some())
+    }
+
+    /// May any peer at this address authenticate by certificate?
+    #[must_use]
+    pub fn takes_certificates_from(&self, ip: IpAddr) -> bool {
+        self.trust.is_some() && self.certified(ip).next().is_some()
+    }
+
+    /// May a peer that authenticated from this address with this certificate call itself so?
+    #[must_use]
+    pub fn allows_certificate(&self, ip: IpAddr, identity: &Identity, certificate: &Certificate) -> bool {
+        // Who is listed is what the list says, and not one of many.
+        let listed = self.peers.iter().any(|p| p.identity.as_ref() == Some(identity));
+        self.certified(ip).any(|(own, subject)| {
+            let is = match own {
+                Some(own) => own == identity,
+                None => !listed,
+            };
+            let bound = match subject {
+                Some(subject) => subject == certificate.subject() && (own.is_some() || names(certificate, identity)),
+                None => names(certificate, identity),
+            };
+            is && bound
         })
+    }
+
+    fn certified(&self, ip: IpAddr) -> impl Iterator<Item = (Option<&Identity>, Option<&DistinguishedName>)> {
+        let here = self.peers.iter().filter(move |p| p.address.is_none_or(|net| net.contains(ip)));
+        here.filter_map(|p| match &p.proof {
+            Proof::Certificate { subject } => Some((p.identity.as_ref(), subject.as_ref())),
+            Proof::Psk(_) => None,
+        })
+    }
+
+    fn at(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &Peer, &Arc<Secret>)> {
+        let keyed = self.peers.iter().filter_map(|p| psk(p).map(|psk| (p, psk)));
+        keyed.filter_map(move |(p, psk)| match (p.address, &p.identity) {
+            (Some(net), _) => net.contains(ip).then_some((net.prefix, p, psk)),
+            // An identity that is an address says where the peer is.
+            (None, Some(identity)) => (identity.ip() == Some(ip)).then_some((u8::MAX, p, psk)),
+            (None, None) => None,
+        })
+    }
+}
+
+fn psk(peer: &Peer) -> Option<&Arc<Secret>> {
+    match &peer.proof {
+        Proof::Psk(psk) => Some(psk),
+        Proof::Certificate { .. } => None,
+    }
+}
+
+/// Does a certificate name this identity (RFC 4945 section 3.1)? A DN must be its subject, everything else one of its
+/// alternative names. No certificate names a key ID.
+#[must_use]
+pub fn names(certificate: &Certificate, identity: &Identity) -> bool {
+    let alternative = |is: &dyn Fn(&AltName) -> bool| certificate.names().iter().any(is);
+    match identity {
+        Identity::Ipv4(_) | Identity::Ipv6(_) => {
+            alternative(&|name| matches!(name, AltName::Ip(ip) if identity.ip() == Some(*ip)))
+        }
+        Identity::Fqdn(fqdn) => {
+            alternative(&|name| matches!(name, AltName::Dns(dns) if dns.eq_ignore_ascii_case(fqdn)))
+        }
+        Identity::UserFqdn(user) => {
+            alternative(&|name| matches!(name, AltName::Email(email) if same_mailbox(email, user)))
+        }
+        Identity::Dn(dn) => certificate.subject() == dn,
+        Identity::KeyId(_) => false,
+    }
+}
+
+/// The host of a mailbox has no case, its local part has (RFC 5280 section 7.5).
+fn same_mailbox(a: &str, b: &str) -> bool {
+    match (a.rsplit_once('@'), b.rsplit_once('@')) {
+        (Some((local_a, host_a)), Some((local_b, host_b))) => local_a == local_b && host_a.eq_ignore_ascii_case(host_b),
+        _ => false,
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use keyferry_crypto::x509::DistinguishedName;
 use serde::{Deserialize, Serialize};
 
 use crate::oid::OidName;
@@ -57,8 +58,8 @@ pub struct IdError(pub &'static str);
 
 /// An authenticated identity (RFC 2407 section 4.6.2, RFC 7296 section 3.5).
 ///
-/// Text form: an address is itself, `fqdn:NAME`, `user:NAME@HOST`, `key-id:HEX`; a bare name with a dot and no `@` is
-/// an FQDN, with `@` a user FQDN.
+/// Text form: an address is itself, `fqdn:NAME`, `user:NAME@HOST`, `dn:CN=NAME,O=NAME`, `key-id:HEX`; a bare name with a
+/// dot and no `@` is an FQDN, with `@` a user FQDN.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Identity {
@@ -70,6 +71,8 @@ pub enum Identity {
     Fqdn(String),
     /// ID_USER_FQDN, ID_RFC822_ADDR.
     UserFqdn(String),
+    /// ID_DER_ASN1_DN.
+    Dn(DistinguishedName),
     /// ID_KEY_ID, opaque octets.
     KeyId(Vec<u8>),
 }
@@ -90,7 +93,7 @@ impl Identity {
         match self {
             Identity::Ipv4(a) => Some(IpAddr::V4(*a)),
             Identity::Ipv6(a) => Some(IpAddr::V6(*a)),
-            Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::KeyId(_) => None,
+            Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::Dn(_) | Identity::KeyId(_) => None,
         }
     }
 }
@@ -102,6 +105,7 @@ impl fmt::Display for Identity {
             Identity::Ipv6(a) => write!(f, "{a}"),
             Identity::Fqdn(n) => write!(f, "fqdn:{}", n.escape_default()),
             Identity::UserFqdn(n) => write!(f, "user:{}", n.escape_default()),
+            Identity::Dn(n) => write!(f, "dn:{n}"),
             Identity::KeyId(k) => write_hex(f, k),
         }
     }
@@ -125,13 +129,15 @@ impl FromStr for Identity {
     type Err = IdError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        const HELP: IdError = IdError("an identity is an address, fqdn:NAME, user:NAME@HOST or key-id:HEX");
+        const HELP: IdError =
+            IdError("an identity is an address, fqdn:NAME, user:NAME@HOST, dn:CN=NAME,... or key-id:HEX");
         if let Ok(ip) = s.parse::<IpAddr>() {
             return Ok(Identity::from_ip(ip));
         }
         match s.split_once(':') {
             Some(("fqdn", n)) if !n.is_empty() => Ok(Identity::Fqdn(n.to_owned())),
             Some(("user", n)) if n.contains('@') => Ok(Identity::UserFqdn(n.to_owned())),
+            Some(("dn", n)) => DistinguishedName::parse(n).map(Identity::Dn).map_err(|_| HELP),
             Some(("key-id", h)) => parse_hex(h).filter(|k| !k.is_empty()).map(Identity::KeyId).ok_or(HELP),
             Some(_) => Err(HELP),
             None if s.contains('@') => Ok(Identity::UserFqdn(s.to_owned())),
@@ -246,7 +252,9 @@ mod tests {
 
     #[test]
     fn identities_survive_their_text_form() {
-        for text in ["10.1.2.3", "2001:db8::1", "fqdn:gm.example", "user:a@b.example", "key-id:00ff10"] {
+        for text in
+            ["10.1.2.3", "2001:db8::1", "fqdn:gm.example", "user:a@b.example", "dn:CN=gm1,O=Example", "key-id:00ff10"]
+        {
             assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
         }
         assert_eq!("gm.example".parse::<Identity>().unwrap(), Identity::Fqdn("gm.example".into()));

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Hash, KeGroup, Secret};
+use keyferry_crypto::x509::DistinguishedName;
+use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 
+use crate::credentials::{OwnCertificate, Trust};
 use crate::id::{GroupId, Identity};
 
 /// Settings of a group member.
@@ -19,10 +21,12 @@ pub struct MemberSettings {
     pub group: GroupId,
     /// Who we are.
     pub identity: Identity,
-    /// Who the key server must be; `None` takes whoever has the pre-shared key.
+    /// Who the key server must be; `None` takes whoever has the pre-shared key, or a certificate that is trusted.
     pub gateway_identity: Option<Identity>,
-    /// Pre-shared key.
-    pub psk: Arc<Secret>,
+    /// How we and the key server prove who we are.
+    pub auth: MemberAuth,
+    /// What is particular to IKEv1.
+    pub phase1: Phase1Settings,
     /// Sender IDs wanted; zero joins as a receiver only.
     pub sender_ids: u32,
     /// Key exchange groups offered, best first.
@@ -52,4 +56,67 @@ pub struct GdoiSettings {
     pub danger_weak_rekey: bool,
     /// SA KEKs with attributes that are not known; they are ignored.
     pub accept_unknown_kek_attributes: bool,
+}
+
+/// How a member and its key server prove who they are.
+#[derive(Clone, Debug)]
+pub enum MemberAuth {
+    /// By a pre-shared key.
+    Psk(Arc<Secret>),
+    /// By certificates.
+    Certificate(Box<CertificateAuth>),
+}
+
+impl MemberAuth {
+    /// The pre-shared key, where it is one.
+    #[must_use]
+    pub fn psk(&self) -> Option<&Arc<Secret>> {
+        match self {
+            MemberAuth::Psk(psk) => Some(psk),
+            MemberAuth::Certificate(_) => None,
+        }
+    }
+}
+
+/// A member's certificate, and what it holds the key server's against.
+#[derive(Clone, Debug)]
+pub struct CertificateAuth {
+    /// Our own.
+    pub own: OwnCertificate,
+    /// Anchors and revocation.
+    pub trust: Trust,
+    /// The subject of the key server's certificate. Then it may show its identity even if the certificate does not name it.
+    pub gateway_subject: Option<DistinguishedName>,
+}
+
+/// Which exchange a member begins phase 1 of IKEv1 with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase1Exchange {
+    /// Main mode.
+    #[default]
+    Main,
+    /// Aggressive mode: identities in clear, and with a pre-shared key a hash that anybody may try to guess it by.
+    Aggressive,
+}
+
+/// What is particular to IKEv1's phase 1 at a member.
+#[derive(Clone, Debug)]
+pub struct Phase1Settings {
+    /// The exchange.
+    pub exchange: Phase1Exchange,
+    /// Ciphers offered, best first.
+    pub ciphers: Vec<BlockCipher>,
+    /// Offer also what is weak, where it is named: 3DES, SHA-1, groups 2, 5 and 24.
+    pub danger_weak: bool,
+}
+
+impl Default for Phase1Settings {
+    /// Main mode, AES-256 and AES-128, nothing weak.
+    fn default() -> Self {
+        Self {
+            exchange: Phase1Exchange::Main,
+            ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
+            danger_weak: false,
+        }
+    }
 }

@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use keyferry_crypto::Random;
+use keyferry_crypto::{Hash, Random};
 use keyferry_model::drive::Datagram;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal, StreamUpdate};
 use keyferry_wire::Header;
 
-use super::{Goal, Member, Phase, Registering, Repeats, Session, below};
+use super::{Goal, Member, Message3, Phase, Registering, Repeats, Session, below};
 use crate::dpd::{Liveness, Question};
 use crate::keylog;
 use crate::message::Payloads;
 use crate::notice::Notice;
-use crate::phase1::initiator::{Config, Initiator};
+use crate::phase1::initiator::{Config, Established, Initiator, Postponed};
+use crate::phase1::suite::Accepted;
 use crate::pull::member::{Pull, Registration, Step};
 use crate::push::member::Group;
 use crate::reject::Reject;
 use crate::wire::delete::Delete;
-use crate::wire::registry::{Doi, NotifyType, flag, payload, protocol};
+use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, protocol};
 
 /// How often a key server may make us begin a registration again.
 const MAX_RESTARTS: u8 = 3;
@@ -83,12 +84,18 @@ impl Member {
     }
 
     pub(super) fn initiator(&self, rng: &mut dyn Random) -> Option<Initiator> {
+        let accepted = Accepted {
+            ciphers: self.settings.phase1.ciphers.clone(),
+            hashes: self.settings.hashes.clone(),
+            groups: self.settings.ke_groups.clone(),
+            weak: self.settings.phase1.danger_weak,
+        };
         let config = Config {
-            groups: &self.settings.ke_groups,
-            hashes: &self.settings.hashes,
+            exchange: self.settings.phase1.exchange,
+            accepted: &accepted,
             identity: &self.settings.identity,
             peer: self.settings.gateway_identity.as_ref(),
-            psk: &self.settings.psk,
+            auth: &self.settings.auth,
             lifetime: self.options.lifetime,
             doi: self.options.doi,
         };
@@ -97,7 +104,8 @@ impl Member {
 
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
         let Some(initiator) = self.initiator(ctx.rng) else {
-            return self.failed(ctx, None, MemberEvent::Refused("no key exchange group of IKEv1 configured".into()));
+            let event = MemberEvent::Refused("nothing that is configured can be offered in IKEv1".into());
+            return self.failed(ctx, None, event);
         };
         let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
         for message in initiator.messages(0) {
@@ -107,7 +115,7 @@ impl Member {
         self.phase = Phase::Connecting(Box::new(initiator), repeats);
     }
 
-    pub(super) fn main_mode(
+    pub(super) fn phase1(
         &mut self,
         ctx: &mut MemberCtx<'_>,
         header: &Header,
@@ -116,19 +124,27 @@ impl Member {
     ) -> Result<(), Reject> {
         let (initiator, repeats) = match (&mut self.phase, &mut self.successor) {
             (Phase::Connecting(initiator, repeats), _) | (_, Some((initiator, repeats))) => (initiator, repeats),
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return Err(Reject::Replayed),
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return self.phase1_again(ctx, dgram),
         };
-        if header.spi_i != *initiator.cookie() || header.message_id != 0 {
+        let same = header.spi_i == *initiator.cookie() && header.exchange == initiator.exchange();
+        if !same || header.message_id != 0 {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
-        if header.flags & flag::ENCRYPTED == 0 {
+        let verified = if header.exchange == exchange::AGGRESSIVE {
+            initiator.verify_aggressive(header, body, ctx.now)
+        } else if header.flags & flag::ENCRYPTED == 0 {
             if let Some(next) = initiator.clear(header, body, ctx.now.mono, ctx.rng)? {
                 *repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
                 ctx.send(self.transmit(next));
             }
             return Ok(());
-        }
-        let peer = initiator.verify(header, body)?;
+        } else {
+            initiator.verify(header, body, ctx.now)
+        };
+        let peer = verified.map_err(|rejected| {
+            initiator.note(rejected.cost, dgram, ctx.now.mono);
+            rejected.why
+        })?;
         let renewed = self.successor.take();
         let succeeds = renewed.is_some();
         let initiator = match renewed {
@@ -138,21 +154,34 @@ impl Member {
                 Phase::Idle | Phase::Registering(_) | Phase::Resting(..) => unreachable!("it was just looked at"),
             },
         };
-        let (sa, lifetime, extensions) = initiator.advance(&peer);
+        self.established(ctx, initiator.advance(peer), dgram, succeeds);
+        Ok(())
+    }
+
+    fn established(&mut self, ctx: &mut MemberCtx<'_>, done: Established, dgram: &Datagram<'_>, succeeds: bool) {
         if !dgram.to.ip().is_unspecified() && !dgram.to.ip().is_multicast() {
             self.own = dgram.to.ip();
         }
         if let Some(log) = &mut self.key_log {
-            log.log(keylog::TABLE, &sa.key_log_line());
+            log.log(keylog::TABLE, &done.sa.key_log_line());
         }
-        tracing::info!(gateway = %self.settings.gateway, identity = %peer.identity, "phase 1 stands");
-        let liveness = Liveness::new(ctx.now.mono, ctx.rng);
-        let expires = ctx.now.mono + lifetime;
-        let mut session = Session { sa, expires, renew: expires, extensions, liveness, notices: BTreeSet::new() };
+        tracing::info!(gateway = %self.settings.gateway, identity = %done.identity, "phase 1 stands");
+        if let Some(message3) = &done.message3 {
+            ctx.send(self.transmit(message3.clone()));
+        }
+        let answers = Hash::Sha256.digest(&[dgram.bytes]);
+        let mut session = Session {
+            expires: ctx.now.mono + done.lifetime,
+            renew: ctx.now.mono + done.lifetime,
+            sa: done.sa,
+            extensions: done.extensions,
+            liveness: Liveness::new(ctx.now.mono, ctx.rng),
+            notices: BTreeSet::new(),
+            message3: done.message3.map(|bytes| Message3 { bytes, answers }),
+        };
         session.plan_successor(ctx);
         if succeeds {
-            self.succeed(ctx, session);
-            return Ok(());
+            return self.succeed(ctx, session);
         }
         ctx.event(MemberEvent::Connected);
         if !std::mem::replace(&mut self.contacted, true) {
@@ -164,6 +193,19 @@ impl Member {
             Goal::Connect => self.phase = Phase::Resting(Some(Box::new(session)), None),
             Goal::Leave => self.say_goodbye(ctx, &session),
         }
+    }
+
+    /// Message 2 of aggressive mode comes again: message 3 was lost, as long as nothing shows that it was not.
+    fn phase1_again(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
+        let session = match &mut self.phase {
+            Phase::Registering(r) => &mut r.session,
+            Phase::Resting(Some(session), _) => session,
+            Phase::Idle | Phase::Connecting(..) | Phase::Resting(None, _) => return Err(Reject::Replayed),
+        };
+        let answers = Hash::Sha256.digest(&[dgram.bytes]);
+        let message3 = session.message3.as_ref().filter(|m| m.answers == answers).ok_or(Reject::Replayed)?;
+        let bytes = message3.bytes.clone();
+        ctx.send(self.transmit(bytes));
         Ok(())
     }
 
@@ -184,7 +226,9 @@ impl Member {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
         let last_seq = |spi: &[u8; 16]| self.group.as_ref().and_then(|g| g.last_seq(spi));
-        match r.pull.verify(&r.session.sa, header, body, taking, &last_seq)? {
+        let step = r.pull.verify(&r.session.sa, header, body, taking, &last_seq)?;
+        r.session.message3 = None;
+        match step {
             Ok(Step::Policy(policy)) => {
                 let confirmed = r.pull.confirm(&r.session.sa, *policy, self.settings.sender_ids);
                 if confirmed.is_err() {
@@ -332,7 +376,19 @@ impl Member {
         self.phase = Phase::Resting(None, wake);
     }
 
+    /// Takes the messages of phase 1 that there was no time for before.
+    fn resume_phase1(&mut self, ctx: &mut MemberCtx<'_>) {
+        let initiator = match (&mut self.phase, &mut self.successor) {
+            (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => initiator,
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return,
+        };
+        for Postponed { from, to, marker, bytes, .. } in initiator.resume(ctx.now.mono) {
+            self.receive(ctx, Datagram { from, to, marker, bytes: &bytes });
+        }
+    }
+
     pub(super) fn expire_session(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.resume_phase1(ctx);
         self.expire_kept(ctx);
         let mono = ctx.now.mono;
         let tries = self.settings.tries;
@@ -354,8 +410,9 @@ impl Member {
                 let tries = if r.stale { tries.min(STALE_TRIES) } else { tries };
                 if r.repeats.sent < tries {
                     r.repeats.next(mono, ctx.rng);
+                    let message3 = r.session.message3.as_ref().map(|m| m.bytes.clone());
                     let message = r.pull.message().to_vec();
-                    ctx.send(self.transmit(message));
+                    message3.into_iter().chain([message]).for_each(|m| ctx.send(self.transmit(m)));
                 } else if r.stale {
                     tracing::debug!("phase 1 seems to be gone on the other side");
                     self.phase = Phase::Idle;

@@ -1,53 +1,173 @@
-//! Messages 5 and 6 of main mode: identity and hash.
+//! The messages by which peers prove who they are: reading them, and making them.
 
-use keyferry_crypto::Secret;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{DigestSignature, KeyKind, PeerCheck, Secret};
+use keyferry_model::credentials::{OwnCertificate, Trust};
 use keyferry_model::id::Identity;
-use keyferry_wire::Decode;
+use keyferry_wire::{Decode, RawPayload};
 
+use super::method::Method;
 use crate::identity;
-use crate::message::{Payloads, Plain};
+use crate::message::Payloads;
 use crate::reject::Reject;
+use crate::wire::cert::{Cert, CertRequest};
 use crate::wire::id::Id;
 use crate::wire::notification::Notification;
-use crate::wire::opaque::Hash;
-use crate::wire::registry::{NotifyType, payload};
-use crate::wire::rules::{self, MAIN_AUTH};
+use crate::wire::opaque::{Hash, Sig};
+use crate::wire::registry::{CertEncoding, NotifyType, payload};
+use crate::wire::rules;
 
-/// What the message of the other side holds, its hash not checked yet.
-pub(crate) struct Claim<'a> {
-    /// Body of the ID payload, which the hash covers.
-    pub(crate) id: &'a [u8],
-    pub(crate) hash: &'a [u8],
-    /// Is there an INITIAL-CONTACT beside it? The hash does not cover it, the encryption hides it.
-    pub(crate) initial_contact: bool,
+/// Certificates taken from one message; chains are shorter.
+const MAX_CERTIFICATES: usize = 8;
+
+/// Requests for certificates sent; those who want more names leave them out.
+const MAX_REQUESTS: usize = 16;
+
+/// What the other side proves itself with, not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence<'a> {
+    /// HASH_I or HASH_R.
+    Hash(&'a [u8]),
+    /// A signature over it, and certificates.
+    Signature { signature: &'a [u8], certificates: Vec<&'a [u8]> },
 }
 
-impl<'a> Claim<'a> {
-    /// Reads a decrypted message. With the wrong key it is noise, so whatever is wrong means "not authentic".
-    pub(crate) fn read(plain: &'a Plain) -> Result<Self, Reject> {
-        let noise = Reject::Unauthenticated("message does not decrypt");
-        let parts = plain.parts().map_err(|_| noise)?;
-        MAIN_AUTH.check(&parts.payloads).map_err(|_| noise)?;
-        let id = rules::body(&parts.payloads, payload::ID).ok_or(noise)?;
-        let hash = rules::body(&parts.payloads, payload::HASH).ok_or(noise)?;
-        let notifications = rules::bodies(&parts.payloads, payload::NOTIFICATION);
-        let kinds = notifications.filter_map(|n| Notification::exact(n).ok()).map(|n| n.kind);
-        let initial_contact = kinds.into_iter().any(|kind| kind == NotifyType::INITIAL_CONTACT);
-        Ok(Self { id, hash, initial_contact })
-    }
-
-    /// The identity, once the hash has proved the claim.
-    pub(crate) fn identity(&self) -> Result<Identity, Reject> {
-        let id = Id::exact(self.id)?;
-        let refused = |what| Reject::Unacceptable(what, NotifyType::INVALID_ID_INFORMATION);
-        if !id.fits_phase1() {
-            return Err(refused("protocol or port of the identity"));
+impl<'a> Evidence<'a> {
+    /// Finds it among the payloads of a message.
+    pub(crate) fn read(payloads: &[RawPayload<'a>], method: Method) -> Result<Self, Reject> {
+        const MISSING: Reject = Reject::Unauthenticated("no hash or signature of the method agreed on");
+        match method {
+            Method::PreSharedKey => rules::body(payloads, payload::HASH).map(Evidence::Hash).ok_or(MISSING),
+            Method::Signature(_) => {
+                let signature = rules::body(payloads, payload::SIG).ok_or(MISSING)?;
+                let mut certificates = Vec::new();
+                for body in rules::bodies(payloads, payload::CERT) {
+                    let cert = Cert::exact(body)?;
+                    // Revocation lists are read from files; what else there is nobody asked for.
+                    if cert.encoding == CertEncoding::X509_SIGNATURE && certificates.len() < MAX_CERTIFICATES {
+                        certificates.push(cert.data);
+                    }
+                }
+                if certificates.is_empty() {
+                    const WHAT: &str = "no X.509 certificate for signatures";
+                    return Err(Reject::Unacceptable(WHAT, NotifyType::CERT_TYPE_UNSUPPORTED));
+                }
+                Ok(Evidence::Signature { signature, certificates })
+            }
         }
-        identity::to_identity(&id).ok_or(refused("type or form of the identity"))
     }
 }
 
-/// Payloads of the message that proves an identity.
-pub(crate) fn payloads(id: &[u8], hash: &Secret) -> Payloads {
-    Payloads::new().with_body(payload::ID, Secret::copy_from(id)).with(payload::HASH, &Hash(hash.expose()))
+/// Is there an INITIAL-CONTACT among the payloads? Neither hash nor signature covers it, the encryption hides it.
+pub(crate) fn initial_contact(payloads: &[RawPayload<'_>]) -> bool {
+    let notifications = rules::bodies(payloads, payload::NOTIFICATION).filter_map(|n| Notification::exact(n).ok());
+    notifications.into_iter().any(|n| n.kind == NotifyType::INITIAL_CONTACT)
+}
+
+/// The identity in the body of an ID payload.
+pub(crate) fn identity(body: &[u8]) -> Result<Identity, Reject> {
+    let id = Id::exact(body)?;
+    let refused = |what| Reject::Unacceptable(what, NotifyType::INVALID_ID_INFORMATION);
+    if !id.fits_phase1() {
+        return Err(refused("protocol or port of the identity"));
+    }
+    identity::to_identity(&id).ok_or(refused("type or form of the identity"))
+}
+
+/// The work of checking a signature: `readings` are the ways in which it may have been made.
+pub(crate) fn check(
+    trust: &Trust,
+    wall: Duration,
+    kind: KeyKind,
+    certificates: &[&[u8]],
+    readings: Vec<(DigestSignature, Secret)>,
+    signature: &[u8],
+) -> PeerCheck {
+    PeerCheck {
+        trust: Arc::clone(&trust.store),
+        ocsp: Arc::clone(&trust.ocsp),
+        wall,
+        kind,
+        certificates: certificates.iter().map(|c| c.to_vec()).collect(),
+        readings,
+        signature: signature.to_vec(),
+    }
+}
+
+/// Our own evidence.
+pub(crate) enum Own<'a> {
+    Hash(&'a Secret),
+    Signature { signature: &'a [u8], chain: Option<&'a OwnCertificate> },
+}
+
+impl Own<'_> {
+    /// Appends it.
+    pub(crate) fn put(&self, mut payloads: Payloads) -> Payloads {
+        match self {
+            Own::Hash(hash) => payloads.with(payload::HASH, &Hash(hash.expose())),
+            Own::Signature { signature, chain } => {
+                for certificate in chain.iter().flat_map(|own| &own.chain) {
+                    let cert = Cert { encoding: CertEncoding::X509_SIGNATURE, data: certificate.der() };
+                    payloads = payloads.with(payload::CERT, &cert);
+                }
+                payloads.with(payload::SIG, &Sig(signature))
+            }
+        }
+    }
+}
+
+/// The body of an ID payload of ours as a payload.
+pub(crate) fn id_payload(payloads: Payloads, id: &[u8]) -> Payloads {
+    payloads.with_body(payload::ID, Secret::copy_from(id))
+}
+
+/// Asks for certificates: for those that lead to our anchors, or for any.
+pub(crate) fn request_certificates(mut payloads: Payloads, trust: &Trust) -> Payloads {
+    let encoding = CertEncoding::X509_SIGNATURE;
+    let names = trust.store.anchor_names();
+    if !(1..=MAX_REQUESTS).contains(&trust.store.anchor_names().count()) {
+        return payloads.with(payload::CERT_REQUEST, &CertRequest { encoding, authority: &[] });
+    }
+    for name in names {
+        payloads = payloads.with(payload::CERT_REQUEST, &CertRequest { encoding, authority: name.der() });
+    }
+    payloads
+}
+
+/// The certificates that a peer asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Does it ask for X.509 certificates at all?
+    pub(crate) any: bool,
+    authorities: Vec<Vec<u8>>,
+}
+
+impl Wanted {
+    /// Reads the requests in a message.
+    pub(crate) fn read(payloads: &[RawPayload<'_>]) -> Result<Self, Reject> {
+        let mut wanted = Self::default();
+        for body in rules::bodies(payloads, payload::CERT_REQUEST) {
+            let request = CertRequest::exact(body)?;
+            if request.encoding == CertEncoding::X509_SIGNATURE {
+                wanted.any = true;
+                wanted.authorities.extend((!request.authority.is_empty()).then(|| request.authority.to_vec()));
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Which of our certificates to show: the first that an authority asked for has issued, or stands above; else the first.
+    pub(crate) fn choose<'a>(
+        &self,
+        own: impl Iterator<Item = &'a Arc<OwnCertificate>>,
+    ) -> Option<&'a Arc<OwnCertificate>> {
+        let issued = |own: &OwnCertificate| {
+            own.chain.iter().any(|c| self.authorities.iter().any(|name| name == c.issuer().der()))
+        };
+        let mut own = own.peekable();
+        let first = own.peek().copied();
+        own.find(|own| issued(own)).or(first)
+    }
 }

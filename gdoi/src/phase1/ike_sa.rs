@@ -12,7 +12,7 @@ use crate::wire::opaque::Hash;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1};
 use crate::wire::rules::{self, Message};
 
-/// A phase 1 SA, and during main mode what is about to become one.
+/// A phase 1 SA, and during phase 1 what is about to become one.
 #[derive(Debug)]
 pub(crate) struct IkeSa {
     cookies: [u8; 16],
@@ -45,14 +45,14 @@ impl IkeSa {
         format!("{},{}", hex(&self.cookies[..8]), hex(self.keys.encryption.expose()))
     }
 
-    /// Encrypts a message of main mode with the chain's present IV.
-    pub(crate) fn seal_main(&self, iv: &Iv, payloads: &Payloads) -> Result<(Vec<u8>, Iv), SealError> {
-        let header = message::header(&self.cookies, exchange::MAIN_MODE, flag::ENCRYPTED, 0, payloads.first());
+    /// Encrypts a message of phase 1 with the chain's present IV.
+    pub(crate) fn seal_phase1(&self, kind: u8, iv: &Iv, payloads: &Payloads) -> Result<(Vec<u8>, Iv), SealError> {
+        let header = message::header(&self.cookies, kind, flag::ENCRYPTED, 0, payloads.first());
         message::seal(self.keys.suite.cipher, self.keys.encryption.expose(), iv, &header, &payloads.chain(0)?)
     }
 
-    /// Decrypts a message of main mode with the chain's present IV.
-    pub(crate) fn open_main(&self, header: &Header, body: &[u8]) -> Result<Plain, Reject> {
+    /// Decrypts a message of phase 1 with the chain's present IV.
+    pub(crate) fn open_phase1(&self, header: &Header, body: &[u8]) -> Result<Plain, Reject> {
         let (cipher, key) = (self.keys.suite.cipher, self.keys.encryption.expose());
         Ok(message::open(cipher, key, &self.last_block, header, body)?)
     }
@@ -115,7 +115,7 @@ impl IkeSa {
         self.notice_after(&self.last_block, payloads, rng)
     }
 
-    /// One that follows a message of main mode that ended with this block.
+    /// One that follows a message of phase 1 that ended with this block.
     pub(crate) fn notice_after(
         &self,
         last_block: &Iv,

@@ -1,26 +1,34 @@
-//! Main mode as initiator, from the first message to the SA.
+//! Main mode as initiator, from the first message to the SA, and what it shares with aggressive mode.
 //!
 //! ```text
 //!  state          | message 2             | message 4              | message 6
 //!  ---------------+-----------------------+------------------------+-------------
 //!  Initiator      | send 3, branch        | -                      | -
-//!   + branch      | nothing (repeat)      | send 5, auth           | -
-//!     + auth      | nothing (repeat)      | nothing (repeat)       | an IkeSa
+//!   + branch      | nothing (repeat)      | send 5, proof          | -
+//!     + proof     | nothing (repeat)      | nothing (repeat)       | an IkeSa
+//!
+//!  aggressive     | an IkeSa, send 3      | -                      | -
 //! ```
 //!
-//! Several branches, and several auths in each, may live side by side, at most [`MAX_RIVALS`].
+//! Several branches, and several proofs in each, may live side by side, at most [`MAX_RIVALS`].
+
+mod aggressive;
+mod peer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{BlockCipher, Hash, KeGroup, KeyPair, Random, Secret, ct_eq};
+use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
 use keyferry_model::id::Identity;
+use keyferry_model::settings::{MemberAuth, Phase1Exchange};
+use keyferry_model::time::Now;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::auth::{self, Claim};
+use super::auth;
 use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
+use super::method::Method;
 use super::responder::read_ke;
 use super::suite::{self, Accepted, Phase1Doi, Suite};
 use super::{HOLD, MAX_RIVALS};
@@ -32,35 +40,43 @@ use crate::wire::nonce::Nonce;
 use crate::wire::notification::Notification;
 use crate::wire::opaque::Ke;
 use crate::wire::registry::{NotifyType, exchange, flag, payload};
-use crate::wire::rules::{self, MAIN_SA, NOTICE_CLEAR};
+use crate::wire::rules::{self, MAIN_HASH, MAIN_KE, MAIN_SA, MAIN_SIG, NOTICE_CLEAR};
 use crate::wire::sa::Sa;
+use aggressive::Done;
+use peer::Budget;
+use peer::Cost;
+pub(crate) use peer::{Postponed, Rejected};
 
 /// What an initiator is configured with.
 pub(crate) struct Config<'a> {
-    pub(crate) groups: &'a [KeGroup],
-    pub(crate) hashes: &'a [Hash],
+    pub(crate) exchange: Phase1Exchange,
+    pub(crate) accepted: &'a Accepted,
     pub(crate) identity: &'a Identity,
     pub(crate) peer: Option<&'a Identity>,
-    pub(crate) psk: &'a Arc<Secret>,
+    pub(crate) auth: &'a MemberAuth,
     pub(crate) lifetime: Duration,
     pub(crate) doi: Phase1Doi,
 }
 
-/// A main mode under way.
+/// A phase 1 under way.
 pub(crate) struct Initiator {
+    exchange: u8,
     cookie: [u8; 8],
     offered: Vec<Suite>,
     sa_i: Vec<u8>,
     nonce_i: Vec<u8>,
     id_i: Vec<u8>,
     peer: Option<Identity>,
-    psk: Arc<Secret>,
+    auth: MemberAuth,
     lifetime: Duration,
     message1: Vec<u8>,
     pairs: Vec<Arc<KeyPair>>,
     branches: Vec<Branch>,
     /// The latest message 4 too many, and when it is followed.
     held: Option<(Header, Vec<u8>, Duration)>,
+    /// Checks of signatures, and in aggressive mode key exchanges, that may still be done.
+    budget: Budget,
+    postponed: Vec<Postponed>,
     hint: Option<NotifyType>,
 }
 
@@ -78,68 +94,104 @@ struct Branch {
     extensions: Extensions,
     pair: Arc<KeyPair>,
     message3: Vec<u8>,
-    auths: Vec<ExpectAuth>,
+    proofs: Vec<ExpectProof>,
 }
 
 impl std::fmt::Debug for Branch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Branch").field("suite", &self.suite).field("auths", &self.auths.len()).finish_non_exhaustive()
+        f.debug_struct("Branch").field("suite", &self.suite).field("proofs", &self.proofs.len()).finish_non_exhaustive()
     }
 }
 
 /// One message 4 that somebody sent on top of it.
-struct ExpectAuth {
+struct ExpectProof {
     ke_r: Vec<u8>,
     nonce_r: Vec<u8>,
     sa: IkeSa,
     message5: Vec<u8>,
 }
 
-/// Proof that the hash of message 6 was right.
+/// Proof that the peer is who it must be.
 #[derive(Debug)]
 pub(crate) struct Verified {
-    branch: usize,
-    auth: usize,
-    last_block: Iv,
+    at: At,
+    /// Who the peer is.
+    identity: Identity,
+}
+
+#[derive(Debug)]
+enum At {
+    Main { branch: usize, proof: usize, last_block: Iv },
+    Aggressive(Box<Done>),
+}
+
+/// What comes of phase 1.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) sa: IkeSa,
+    pub(crate) lifetime: Duration,
     /// Who the peer is.
     pub(crate) identity: Identity,
+    /// What both sides can do.
+    pub(crate) extensions: Extensions,
+    /// Message 3 of aggressive mode, which nobody acknowledges.
+    pub(crate) message3: Option<Vec<u8>>,
 }
 
 impl Initiator {
     /// Begins; `None` when nothing that is configured can be offered.
     pub(crate) fn new(config: &Config<'_>, rng: &mut dyn Random) -> Option<Self> {
-        let accepted = Accepted {
-            ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
-            hashes: config.hashes.to_vec(),
-            groups: config.groups.to_vec(),
+        let method = match config.auth {
+            MemberAuth::Psk(_) => Method::PreSharedKey,
+            MemberAuth::Certificate(c) => Method::Signature(c.own.key.kind()),
         };
-        let offered = accepted.suites();
-        if offered.is_empty() {
-            return None;
-        }
+        let mut offered = config.accepted.suites(method);
+        let first = offered.first()?.group;
+        let exchange = match config.exchange {
+            Phase1Exchange::Main => exchange::MAIN_MODE,
+            Phase1Exchange::Aggressive => {
+                // Our public value goes with the offer, so all of it is of one group.
+                offered.retain(|s| s.group == first);
+                exchange::AGGRESSIVE
+            }
+        };
         let cookie = cookie(rng);
         let sa_i = suite::offer(&offered, config.lifetime, config.doi);
         let mut nonce_i = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_i);
-        let payloads = Extensions::OURS.announce(Payloads::new().with_body(payload::SA, Secret::copy_from(&sa_i)));
-        let mut cookies = [0; 16];
-        cookies[..8].copy_from_slice(&cookie);
-        let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::SA);
-        Some(Self {
+        let mut initiator = Self {
+            exchange,
             cookie,
             offered,
             sa_i,
             nonce_i,
             id_i: identity::of_identity(config.identity),
             peer: config.peer.cloned(),
-            psk: Arc::clone(config.psk),
+            auth: config.auth.clone(),
             lifetime: config.lifetime,
-            message1: message::clear(&header, &payloads).ok()?,
+            message1: Vec::new(),
             pairs: Vec::new(),
             branches: Vec::new(),
             held: None,
+            budget: Budget::default(),
+            postponed: Vec::new(),
             hint: None,
-        })
+        };
+        let mut payloads = Payloads::new().with_body(payload::SA, Secret::copy_from(&initiator.sa_i));
+        if exchange == exchange::AGGRESSIVE {
+            payloads = initiator.hello(payloads, first, rng)?;
+        }
+        payloads = Extensions::OURS.announce(payloads);
+        let mut cookies = [0; 16];
+        cookies[..8].copy_from_slice(&cookie);
+        let header = message::header(&cookies, exchange, 0, 0, payload::SA);
+        initiator.message1 = message::clear(&header, &payloads).ok()?;
+        Some(initiator)
+    }
+
+    /// The exchange type of its messages.
+    pub(crate) fn exchange(&self) -> u8 {
+        self.exchange
     }
 
     /// Our cookie.
@@ -157,7 +209,7 @@ impl Initiator {
     pub(crate) fn messages(&self, attempt: u8) -> Vec<Vec<u8>> {
         let ones = std::slice::from_ref(&self.message1).iter();
         let threes = self.branches.iter().map(|b| &b.message3);
-        let fives = self.branches.iter().flat_map(|b| b.auths.iter().map(|a| &a.message5));
+        let fives = self.branches.iter().flat_map(|b| b.proofs.iter().map(|p| &p.message5));
         let stages = [fives.cloned().collect::<Vec<_>>(), threes.cloned().collect(), ones.cloned().collect()];
         let latest = stages.into_iter().filter(|s| !s.is_empty());
         if attempt < 2 { latest.take(1).flatten().collect() } else { latest.flatten().collect() }
@@ -196,15 +248,16 @@ impl Initiator {
         let extensions = Extensions::read(&payloads).and(Extensions::OURS);
         let pair = self.pair(suite.group, rng).ok_or(refused("the key exchange failed"))?;
         if self.branches.len() == MAX_RIVALS {
-            let oldest = self.branches.iter().position(|b| b.auths.is_empty()).unwrap_or(0);
+            let oldest = self.branches.iter().position(|b| b.proofs.is_empty()).unwrap_or(0);
             self.branches.remove(oldest);
         }
-        let payloads =
-            Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i));
+        let payloads = self.ask_for_certificates(
+            Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
+        );
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| refused("the key exchange failed"))?;
         let (message3, sent) = (message3.clone(), message3);
-        self.branches.push(Branch { cookies, suite, lifetime, extensions, pair, message3, auths: Vec::new() });
+        self.branches.push(Branch { cookies, suite, lifetime, extensions, pair, message3, proofs: Vec::new() });
         Ok(Some(sent))
     }
 
@@ -219,16 +272,18 @@ impl Initiator {
     }
 
     fn exchanged(&mut self, header: &Header, body: &[u8], mono: Duration) -> Result<Option<Vec<u8>>, Reject> {
-        let (ke, nonce) = read_ke(header, body)?;
+        let payloads = chain(header.next, body)?;
+        MAIN_KE.check(&payloads)?;
+        let (ke, nonce) = read_ke(&payloads)?;
         let fits = |b: &&Branch| b.cookies == header.spi_pair() && b.suite.group.public_len() == ke.0.len();
         if !self.branches.iter().any(|b| fits(&b)) {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
-        let mut auths = self.branches.iter().filter(fits).flat_map(|b| &b.auths);
-        if auths.any(|a| a.ke_r == ke.0 && a.nonce_r == nonce.0) {
+        let mut proofs = self.branches.iter().filter(fits).flat_map(|b| &b.proofs);
+        if proofs.any(|a| a.ke_r == ke.0 && a.nonce_r == nonce.0) {
             return Err(Reject::Replayed);
         }
-        if self.branches.iter().map(|b| b.auths.len()).sum::<usize>() < MAX_RIVALS {
+        if self.branches.iter().map(|b| b.proofs.len()).sum::<usize>() < MAX_RIVALS {
             return self.follow(header, body);
         }
         let at = self.held.as_ref().map_or(mono + HOLD, |(.., at)| *at);
@@ -236,9 +291,9 @@ impl Initiator {
         Ok(None)
     }
 
-    /// When a message 4 that was held wants its turn.
+    /// When a message that was held wants its turn.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.held.as_ref().map(|(.., at)| *at)
+        self.held.as_ref().map(|(.., at)| *at).into_iter().chain(self.resumes()).min()
     }
 
     /// Follows the message 4 that was held, in place of the oldest. Returns what to send.
@@ -246,38 +301,40 @@ impl Initiator {
         let (header, body, _) = self.held.take_if(|(.., at)| *at <= mono)?;
         let message5 = self.follow(&header, &body).ok().flatten();
         if message5.is_some() {
-            let oldest = self.branches.iter_mut().find(|b| !b.auths.is_empty());
-            oldest.map(|b| b.auths.remove(0));
+            let oldest = self.branches.iter_mut().find(|b| !b.proofs.is_empty());
+            oldest.map(|b| b.proofs.remove(0));
         }
         message5
     }
 
     fn follow(&mut self, header: &Header, body: &[u8]) -> Result<Option<Vec<u8>>, Reject> {
-        let (ke, nonce) = read_ke(header, body)?;
+        let payloads = chain(header.next, body)?;
+        MAIN_KE.check(&payloads)?;
+        let (ke, nonce) = read_ke(&payloads)?;
         let mut verdict = Err(Reject::Unauthenticated("no such exchange"));
         for i in 0..self.branches.len() {
             let branch = &self.branches[i];
             if branch.cookies != header.spi_pair() || ke.0.len() != branch.suite.group.public_len() {
                 continue;
             }
-            let auth = self.prove(branch, ke.0, nonce.0);
-            verdict = auth.map_err(|_| Reject::Unauthenticated("public value")).map(|auth| {
-                let message5 = auth.message5.clone();
-                self.branches[i].auths.push(auth);
+            let proof = self.prove(branch, ke.0, nonce.0);
+            verdict = proof.map_err(|_| Reject::Unauthenticated("public value")).map(|proof| {
+                let message5 = proof.message5.clone();
+                self.branches[i].proofs.push(proof);
                 Some(message5)
             });
         }
         verdict
     }
 
-    fn prove(&self, branch: &Branch, ke_r: &[u8], nonce_r: &[u8]) -> Result<ExpectAuth, SealError> {
+    fn prove(&self, branch: &Branch, ke_r: &[u8], nonce_r: &[u8]) -> Result<ExpectProof, SealError> {
         let shared = branch.pair.agree(ke_r)?;
         let transcript = self.transcript(branch, ke_r, nonce_r);
-        let mut sa = IkeSa::new(branch.cookies, transcript.keys(&self.psk, &shared));
-        let hash = transcript.hash_i(sa.keys(), &self.id_i);
-        let (message5, last_block) = sa.seal_main(&sa.keys().iv, &auth::payloads(&self.id_i, &hash))?;
+        let mut sa = IkeSa::new(branch.cookies, transcript.keys(self.basis(), &shared));
+        let payloads = self.evidence(auth::id_payload(Payloads::new(), &self.id_i), &transcript, sa.keys())?;
+        let (message5, last_block) = sa.seal_phase1(exchange::MAIN_MODE, &sa.keys().iv, &payloads)?;
         sa.chain_to(last_block);
-        Ok(ExpectAuth { ke_r: ke_r.to_vec(), nonce_r: nonce_r.to_vec(), sa, message5 })
+        Ok(ExpectProof { ke_r: ke_r.to_vec(), nonce_r: nonce_r.to_vec(), sa, message5 })
     }
 
     fn transcript<'a>(&'a self, branch: &'a Branch, ke_r: &'a [u8], nonce_r: &'a [u8]) -> Transcript<'a> {
@@ -292,13 +349,16 @@ impl Initiator {
         }
     }
 
-    /// Message 6: does its hash prove the peer, and is it who it must be?
-    pub(crate) fn verify(&self, header: &Header, body: &[u8]) -> Result<Verified, Reject> {
-        let mut why = Reject::Unauthenticated("no such exchange");
+    /// Message 6: does it prove the peer, and is it who it must be?
+    pub(crate) fn verify(&self, header: &Header, body: &[u8], now: Now) -> Result<Verified, Rejected> {
+        let mut why = Rejected::cheap(Reject::Unauthenticated("no such exchange"));
         for (b, branch) in self.branches.iter().enumerate().filter(|(_, b)| b.cookies == header.spi_pair()) {
-            for (a, auth) in branch.auths.iter().enumerate() {
-                match self.check(branch, auth, header, body) {
-                    Ok((last_block, identity)) => return Ok(Verified { branch: b, auth: a, last_block, identity }),
+            for (a, proof) in branch.proofs.iter().enumerate() {
+                match self.check(branch, proof, header, body, now) {
+                    Ok((last_block, identity)) => {
+                        return Ok(Verified { at: At::Main { branch: b, proof: a, last_block }, identity });
+                    }
+                    Err(e) if matches!(e.cost, Cost::Postponed(_)) => return Err(e.of(b * MAX_RIVALS + a)),
                     Err(e) => why = e,
                 }
             }
@@ -309,29 +369,40 @@ impl Initiator {
     fn check(
         &self,
         branch: &Branch,
-        auth: &ExpectAuth,
+        proof: &ExpectProof,
         header: &Header,
         body: &[u8],
-    ) -> Result<(Iv, Identity), Reject> {
-        let plain = auth.sa.open_main(header, body)?;
-        let claim = Claim::read(&plain)?;
-        let hash = self.transcript(branch, &auth.ke_r, &auth.nonce_r).hash_r(auth.sa.keys(), claim.id);
-        if !ct_eq(hash.expose(), claim.hash) {
-            return Err(Reject::Unauthenticated("HASH_R"));
-        }
-        let identity = claim.identity()?;
-        if self.peer.as_ref().is_some_and(|expected| *expected != identity) {
-            return Err(Reject::Unacceptable("identity of the key server", NotifyType::INVALID_ID_INFORMATION));
-        }
+        now: Now,
+    ) -> Result<(Iv, Identity), Rejected> {
+        // With the wrong key it is noise, so whatever is wrong means "not authentic".
+        const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
+        let plain = proof.sa.open_phase1(header, body)?;
+        let payloads = plain.parts().map_err(|_| NOISE)?.payloads;
+        let form = if branch.suite.method == Method::PreSharedKey { &MAIN_HASH } else { &MAIN_SIG };
+        form.check(&payloads).map_err(|_| NOISE)?;
+        let transcript = self.transcript(branch, &proof.ke_r, &proof.nonce_r);
+        let identity = self.peer_of(&payloads, &transcript, proof.sa.keys(), now)?;
         Ok((plain.last_block, identity))
     }
 
-    /// Ends main mode: the SA, its lifetime, and what both sides can do.
-    pub(crate) fn advance(mut self, peer: &Verified) -> (IkeSa, Duration, Extensions) {
-        let mut branch = self.branches.swap_remove(peer.branch);
-        let mut sa = branch.auths.swap_remove(peer.auth).sa;
-        sa.chain_to(peer.last_block);
-        (sa, branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)), branch.extensions)
+    /// Ends phase 1.
+    pub(crate) fn advance(mut self, peer: Verified) -> Established {
+        match peer.at {
+            At::Main { branch, proof, last_block } => {
+                let mut branch = self.branches.swap_remove(branch);
+                let mut sa = branch.proofs.swap_remove(proof).sa;
+                sa.chain_to(last_block);
+                let lifetime = branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime));
+                Established { sa, lifetime, identity: peer.identity, extensions: branch.extensions, message3: None }
+            }
+            At::Aggressive(done) => Established {
+                sa: done.sa,
+                lifetime: done.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)),
+                identity: peer.identity,
+                extensions: done.extensions,
+                message3: Some(done.message3),
+            },
+        }
     }
 
     /// A notice instead of message 6. In clear it leaves only a hint; with a valid hash it is the peer's refusal.
@@ -349,8 +420,8 @@ impl Initiator {
         }
         let mut why = Reject::Unauthenticated("no such exchange");
         for branch in self.branches.iter().filter(|b| b.cookies == header.spi_pair()) {
-            for auth in &branch.auths {
-                match Notice::open(&auth.sa, header, body) {
+            for proof in &branch.proofs {
+                match Notice::open(&proof.sa, header, body) {
                     Ok(notice) => return Ok(notice.error),
                     Err(e) => why = e,
                 }

@@ -1,6 +1,6 @@
 //! Keying material of phase 1 (RFC 2409 section 5 and appendix B).
 
-use keyferry_crypto::{Random, Secret};
+use keyferry_crypto::{Hash, Prf, Random, Secret};
 
 use super::suite::Suite;
 use crate::message::Iv;
@@ -33,11 +33,23 @@ pub(crate) struct Keys {
     pub(crate) iv: Iv,
 }
 
+/// What the keys are made of beside the key exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Basis<'a> {
+    /// A pre-shared key (RFC 2409 section 5.4).
+    PreShared(&'a Secret),
+    /// Nothing, where signatures authenticate (section 5.1).
+    Signatures,
+}
+
 impl Transcript<'_> {
-    /// Derives keys for authentication with a pre-shared key.
-    pub(crate) fn keys(&self, psk: &Secret, shared: &Secret) -> Keys {
+    /// Derives keys.
+    pub(crate) fn keys(&self, basis: Basis<'_>, shared: &Secret) -> Keys {
         let prf = self.suite.prf();
-        let skeyid = prf.compute(psk.expose(), &[self.nonce_i, self.nonce_r]);
+        let skeyid = match basis {
+            Basis::PreShared(psk) => prf.compute(psk.expose(), &[self.nonce_i, self.nonce_r]),
+            Basis::Signatures => prf.compute(&[self.nonce_i, self.nonce_r].concat(), &[shared.expose()]),
+        };
         let of = |before: &[u8], n: u8| prf.compute(skeyid.expose(), &[before, shared.expose(), self.cookies, &[n]]);
         let skeyid_d = of(&[], 0);
         let skeyid_a = of(skeyid_d.expose(), 1);
@@ -46,16 +58,18 @@ impl Transcript<'_> {
         Keys { suite: self.suite, encryption: lengthen(self.suite, skeyid_e), skeyid, skeyid_a, iv }
     }
 
-    /// HASH_I: what the initiator proves itself with.
-    pub(crate) fn hash_i(&self, keys: &Keys, id: &[u8]) -> Secret {
+    /// HASH_I: what the initiator proves itself with; the hash is the negotiated one, but where a signature has its own.
+    pub(crate) fn hash_i(&self, keys: &Keys, id: &[u8], hash: Hash) -> Secret {
         let (i, r) = self.cookies.split_at(8);
-        keys.suite.prf().compute(keys.skeyid.expose(), &[self.ke_i, self.ke_r, i, r, self.sa_i, id])
+        let prf = Prf::from_hash(hash);
+        prf.compute(keys.skeyid.expose(), &[self.ke_i, self.ke_r, i, r, self.sa_i, id])
     }
 
     /// HASH_R: what the responder proves itself with.
-    pub(crate) fn hash_r(&self, keys: &Keys, id: &[u8]) -> Secret {
+    pub(crate) fn hash_r(&self, keys: &Keys, id: &[u8], hash: Hash) -> Secret {
         let (i, r) = self.cookies.split_at(8);
-        keys.suite.prf().compute(keys.skeyid.expose(), &[self.ke_r, self.ke_i, r, i, self.sa_i, id])
+        let prf = Prf::from_hash(hash);
+        prf.compute(keys.skeyid.expose(), &[self.ke_r, self.ke_i, r, i, self.sa_i, id])
     }
 }
 
@@ -102,13 +116,15 @@ pub(crate) fn cookie(rng: &mut dyn Random) -> [u8; 8] {
 mod tests {
     use keyferry_crypto::{BlockCipher, Hash, KeGroup};
 
+    use crate::phase1::method::Method;
+
     use super::*;
 
     fn keys(cipher: BlockCipher, hash: Hash) -> (String, String, String, String) {
         let cookies: Vec<u8> = (0x10..0x20).collect();
         let cookies = cookies.as_slice().try_into().expect("16 octets");
         let transcript = Transcript {
-            suite: Suite { cipher, hash, group: KeGroup::Ecp256 },
+            suite: Suite { cipher, hash, group: KeGroup::Ecp256, method: Method::PreSharedKey },
             cookies,
             sa_i: b"the SA payload",
             ke_i: &[1; 64],
@@ -116,13 +132,14 @@ mod tests {
             nonce_i: &[3; 16],
             nonce_r: &[4; 24],
         };
-        let keys = transcript.keys(&Secret::copy_from(b"preshared"), &Secret::copy_from(&[5; 32]));
+        let psk = Secret::copy_from(b"preshared");
+        let keys = transcript.keys(Basis::PreShared(&psk), &Secret::copy_from(&[5; 32]));
         (
             hex::encode(keys.skeyid_a.expose()),
             hex::encode(keys.encryption.expose()),
             hex::encode(keys.iv.octets()),
-            hex::encode(transcript.hash_i(&keys, b"id").expose())
-                + &hex::encode(transcript.hash_r(&keys, b"id").expose()),
+            hex::encode(transcript.hash_i(&keys, b"id", hash).expose())
+                + &hex::encode(transcript.hash_r(&keys, b"id", hash).expose()),
         )
     }
 
@@ -146,7 +163,8 @@ mod tests {
 
     #[test]
     fn phase_2_ivs_depend_on_the_message_id() {
-        let suite = Suite { cipher: BlockCipher::Aes128Cbc, hash: Hash::Sha1, group: KeGroup::Ecp256 };
+        let (cipher, hash, group) = (BlockCipher::Aes128Cbc, Hash::Sha1, KeGroup::Ecp256);
+        let suite = Suite { cipher, hash, group, method: Method::PreSharedKey };
         let last = Iv::front(suite.cipher, &[1; 16]).expect("a block");
         // sha1(16 * 0x01 | 0x00000007), first 16 octets, by Python's hashlib.
         assert_eq!(

@@ -1,39 +1,55 @@
-//! Main mode as responder, from the first message to the SA.
+//! Main mode and aggressive mode as responder, from the first message to the SA.
 //!
 //! ```text
-//!  state          | message 1      | message 3        | job done     | message 5
-//!  ---------------+----------------+------------------+--------------+------------------------------
-//!  (none)         | answer, new    | -                | -            | -
-//!  HalfOpen       | same answer    | rival AwaitKeys  | -            | -
-//!   + AwaitKeys   | same answer    | nothing (repeat) | answer       | -
-//!   + ExpectAuth  | same answer    | same answer      | -            | answer, becomes an IkeSa
+//!  main mode      | message 1      | message 3        | job done         | message 5
+//!  ---------------+----------------+------------------+------------------+------------------------------
+//!  (none)         | answer, new    | -                | -                | -
+//!  HalfOpen       | same answer    | rival AwaitKeys  | -                | -
+//!   + AwaitKeys   | same answer    | nothing (repeat) | message 4        | -
+//!   + ExpectProof | same answer    | same answer      | -                | hash: message 6, an IkeSa;
+//!                 |                |                  |                  | signature: check AwaitCheck
+//!    + AwaitCheck | same answer    | same answer      | AwaitSignature   | nothing (repeat), another check
+//!    + AwaitSign. | same answer    | same answer      | message 6, IkeSa | nothing
+//!
+//!  aggressive     | message 1      | job done                         | message 3
+//!  ---------------+----------------+----------------------------------+------------------------------
+//!  (none)         | AwaitKeys      | -                                | -
+//!   + AwaitKeys   | nothing        | hash: message 2; else AwaitOwn   | -
+//!   + AwaitOwn    | nothing        | message 2                        | -
+//!   + ExpectProof | same answer    | -                                | hash: an IkeSa; signature: AwaitCheck
+//!    + AwaitCheck | same answer    | an IkeSa                         | nothing (repeat), another check
 //! ```
 //!
-//! Up to [`MAX_RIVALS`] rivals live in one half-open exchange.
+//! Up to [`MAX_RIVALS`] rivals live in one half-open exchange, and as many checks.
+
+mod open;
+mod proof;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Job, JobDone, Random, Secret, ct_eq};
-use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::{Datagram, JobId, Transmit};
+use keyferry_crypto::{Job, JobDone, Random, Secret};
+use keyferry_model::credentials::{Credentials, OwnCertificate};
+use keyferry_model::drive::{Datagram, JobId, Outbox, Transmit};
 use keyferry_model::id::Identity;
-use keyferry_wire::{Decode, Header, chain};
+use keyferry_wire::{Decode, Header, RawPayload, chain};
 
-use super::auth::{self, Claim};
+use super::auth::{self, Own, Wanted};
 use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
-use super::keymat::{Transcript, cookie};
-use super::suite::{self, Accepted, Suite};
+use super::keymat::{Basis, Transcript};
+use super::method::{Method, readings};
+use super::suite::{Accepted, Suite};
 use super::{HOLD, MAX_RIVALS};
-use crate::message::{self, Iv, Payloads, SealError};
+use crate::message::{self, Payloads};
 use crate::reject::Reject;
 use crate::wire::nonce::Nonce;
 use crate::wire::opaque::Ke;
-use crate::wire::registry::{NotifyType, exchange, payload};
-use crate::wire::rules::{self, MAIN_KE, MAIN_SA};
-use crate::wire::sa::Sa;
+use crate::wire::registry::{exchange, payload};
+use crate::wire::rules::{self, MAIN_KE};
+use proof::Check;
+pub(crate) use proof::{Completed, Found, Impostor, ToCheck, Verified};
 
 /// Where a message came from and how, so where its answer goes.
 #[derive(Clone, Copy, Debug)]
@@ -53,37 +69,85 @@ impl Path {
     }
 }
 
+/// What a responder goes by.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub(crate) accepted: &'a Accepted,
+    pub(crate) credentials: &'a Credentials,
+    /// Who we are; `None` is the address a peer talks to, or with certificates the subject of ours.
+    pub(crate) identity: Option<&'a Identity>,
+    /// Makes a key for identities without one, so that who asks cannot tell.
+    pub(crate) decoy: &'a Secret,
+}
+
+/// How the two sides of an exchange authenticate.
+#[derive(Clone, Debug)]
+enum Means {
+    Psk(Arc<Secret>),
+    Certificate(Arc<OwnCertificate>),
+}
+
+impl Means {
+    fn basis(&self) -> Basis<'_> {
+        match self {
+            Means::Psk(psk) => Basis::PreShared(psk),
+            Means::Certificate(_) => Basis::Signatures,
+        }
+    }
+}
+
 /// A phase 1 that has not been authenticated yet.
 #[derive(Debug)]
 pub(crate) struct HalfOpen {
+    exchange: u8,
     cookies: [u8; 16],
     suite: Suite,
     lifetime: Option<Duration>,
     extensions: Extensions,
     sa_i: Vec<u8>,
-    psk: Arc<Secret>,
+    means: Means,
     peer: IpAddr,
+    /// Body of the peer's ID payload, where message 1 has it.
+    id_i: Option<Vec<u8>>,
+    /// Body of ours.
+    id_r: Vec<u8>,
     /// Message 1 as it came, to know its repeats.
     request: Vec<u8>,
+    /// Message 2 of main mode; for aggressive mode the body of its SA payload.
     answer: Vec<u8>,
     rivals: Vec<Rival>,
-    /// The latest continuation too many, and when it is followed.
-    held: Option<(PeerKe, Duration)>,
-    /// When it is given up.
+    /// Rivals begun so far, by which they are numbered.
+    begun_rivals: u32,
+    checks: Vec<Check>,
+    /// Checks begun so far.
+    checked: usize,
+    /// The latest continuation too many, and for each rival its latest check too many.
+    held: (Option<PeerKe>, Vec<ToCheck>),
+    /// When what is held gets its turn.
+    release_at: Option<Duration>,
+    /// How often repeats of message 1 were answered in aggressive mode, and when one is again.
+    repeats: (u32, Duration),
+    /// When it began, and when it is given up.
+    pub(crate) begun: Duration,
     pub(crate) expires: Duration,
 }
 
-/// Public value and nonce of a message 3, and where it came from.
+/// Public value and nonce of the peer, and where they came from.
 #[derive(Debug)]
 pub(crate) struct PeerKe {
     ke: Vec<u8>,
     nonce: Vec<u8>,
     path: Path,
+    /// Our certificate, as the peer wants it.
+    own: Option<Arc<OwnCertificate>>,
+    /// Does the peer want to see it?
+    wants: bool,
 }
 
-/// One continuation: a public value and nonce that somebody sent in message 3, and our nonce for it.
+/// One continuation: a public value and nonce that somebody sent, and our nonce for it.
 #[derive(Debug)]
 struct Rival {
+    number: u32,
     peer: PeerKe,
     nonce_r: Vec<u8>,
     stage: Stage,
@@ -93,24 +157,32 @@ struct Rival {
 enum Stage {
     /// The key exchange is being computed.
     AwaitKeys(JobId),
-    /// Message 4 is out.
-    ExpectAuth(Box<ExpectAuth>),
+    /// Our signature for message 2 of aggressive mode is being made.
+    AwaitOwn(JobId, Box<Keyed>),
+    /// Message 4, or 2 of aggressive mode, is out.
+    ExpectProof(Box<ExpectProof>),
     /// The public value was no good.
     Failed,
 }
 
+/// Keys are there.
 #[derive(Debug)]
-struct ExpectAuth {
+struct Keyed {
     ke_r: Vec<u8>,
     sa: IkeSa,
+}
+
+#[derive(Debug)]
+struct ExpectProof {
+    keyed: Keyed,
     answer: Vec<u8>,
 }
 
-/// What to do about message 3.
+/// What to do about message 3 of main mode.
 pub(crate) enum KeStep {
     /// Send this answer again.
     Repeat(Vec<u8>),
-    /// A new continuation: its [`job`](HalfOpen::job) must be done first.
+    /// A new continuation, to be [begun](HalfOpen::begin).
     New(PeerKe),
     /// A continuation too many, to be [held](HalfOpen::hold).
     TooMany(PeerKe),
@@ -118,80 +190,22 @@ pub(crate) enum KeStep {
     Nothing,
 }
 
-/// Proof that the hash of message 5 was right.
+/// What comes of a job that is done.
 #[derive(Debug)]
-pub(crate) struct Verified {
-    rival: usize,
-    last_block: Iv,
-    identity: Identity,
-    initial_contact: bool,
-}
-
-/// A peer that proved itself, but may not be what it says it is.
-#[derive(Debug)]
-pub(crate) struct Impostor {
-    pub(crate) why: Reject,
-    /// A notice that tells it, protected by the new keys.
-    pub(crate) notice: Option<Vec<u8>>,
-}
-
-/// What comes of main mode.
-#[derive(Debug)]
-pub(crate) struct Completed {
-    pub(crate) sa: IkeSa,
-    pub(crate) identity: Identity,
-    pub(crate) lifetime: Option<Duration>,
-    /// What both sides can do.
-    pub(crate) extensions: Extensions,
-    /// Does the peer say that it has no other SA with us (RFC 2407 section 4.6.3.3)?
-    pub(crate) initial_contact: bool,
-    /// Message 6.
-    pub(crate) answer: Vec<u8>,
+pub(crate) enum Progress {
+    /// Send this.
+    Send(Transmit),
+    /// Another job is under way.
+    Job(JobId),
+    /// The peer has proved itself.
+    Proven(Box<Verified>),
+    /// The peer has proved itself, and may not be what it says it is.
+    Refused(Path, Impostor),
+    /// Nothing.
+    Nothing(&'static str),
 }
 
 impl HalfOpen {
-    /// Reads message 1 and chooses. Changes nothing but the random source.
-    pub(crate) fn open(
-        header: &Header,
-        dgram: &Datagram<'_>,
-        body: &[u8],
-        accepted: &Accepted,
-        credentials: &Credentials,
-        rng: &mut dyn Random,
-    ) -> Result<Self, Reject> {
-        let payloads = chain(header.next, body)?;
-        MAIN_SA.check(&payloads)?;
-        let sa_i = rules::body(&payloads, payload::SA).unwrap_or_default();
-        let sa = Sa::exact(sa_i)?;
-        let refused = |what| Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN);
-        if !suite::fits(&sa) {
-            return Err(refused("DOI or situation of phase 1"));
-        }
-        let choice = suite::choose(&sa, accepted).ok_or(refused("no transform of phase 1 fits"))?;
-        let psk = credentials.psk_for_address(dgram.from.ip()).ok_or(refused("no pre-shared key for the address"))?;
-        let mut cookies = header.spi_pair();
-        cookies[8..].copy_from_slice(&cookie(rng));
-        tracing::debug!(doi = sa.doi.0, situation = sa.situation, peer = %dgram.from, "phase 1 proposed");
-        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
-        let answer = extensions.announce(Payloads::new().with_body(payload::SA, Secret::new(choice.answer)));
-        let answer = message::clear(&message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::SA), &answer)
-            .map_err(|_| refused("the chosen transform is too long"))?;
-        Ok(Self {
-            cookies,
-            suite: choice.suite,
-            lifetime: choice.lifetime,
-            extensions,
-            sa_i: sa_i.to_vec(),
-            psk: Arc::clone(psk),
-            peer: dgram.from.ip(),
-            request: dgram.bytes.to_vec(),
-            answer,
-            rivals: Vec::new(),
-            held: None,
-            expires: Duration::ZERO,
-        })
-    }
-
     pub(crate) fn cookies(&self) -> &[u8; 16] {
         &self.cookies
     }
@@ -200,191 +214,267 @@ impl HalfOpen {
         self.peer
     }
 
+    /// The exchange type of its messages.
+    pub(crate) fn exchange(&self) -> u8 {
+        self.exchange
+    }
+
     /// Is this datagram a repeat of message 1?
     pub(crate) fn is_repeat(&self, dgram: &Datagram<'_>) -> bool {
         self.peer == dgram.from.ip() && self.request == dgram.bytes
     }
 
-    /// Message 2.
-    pub(crate) fn answer(&self) -> &[u8] {
-        &self.answer
+    /// Message 2, for message 1 or a repeat of it. In aggressive mode it is larger than message 1 and goes to an address
+    /// that may be forged, so it is there ever more seldom.
+    pub(crate) fn answer(&mut self, mono: Duration) -> Option<&[u8]> {
+        if self.exchange == exchange::MAIN_MODE {
+            return Some(&self.answer);
+        }
+        let answer = self.rivals.iter().find_map(|r| match &r.stage {
+            Stage::ExpectProof(e) => Some(e.answer.as_slice()),
+            Stage::AwaitKeys(_) | Stage::AwaitOwn(..) | Stage::Failed => None,
+        });
+        let (times, quiet_until) = self.repeats;
+        if answer.is_none() || mono < quiet_until {
+            return None;
+        }
+        self.repeats = (times.saturating_add(1), mono + HOLD * 2u32.saturating_pow(times.min(8)));
+        answer
     }
 
     /// Has the peer shown that it receives what we send to its address?
     pub(crate) fn is_answered(&self) -> bool {
-        !self.rivals.is_empty()
+        match self.exchange {
+            exchange::MAIN_MODE => !self.rivals.is_empty(),
+            _ => !self.checks.is_empty(),
+        }
     }
 
     /// Jobs under way.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = JobId> {
-        self.rivals.iter().filter_map(|r| match r.stage {
-            Stage::AwaitKeys(id) => Some(id),
-            Stage::ExpectAuth(_) | Stage::Failed => None,
-        })
+        let rivals = self.rivals.iter().filter_map(|r| match r.stage {
+            Stage::AwaitKeys(id) | Stage::AwaitOwn(id, _) => Some(id),
+            Stage::ExpectProof(_) | Stage::Failed => None,
+        });
+        rivals.chain(self.checks.iter().map(Check::job))
     }
 
-    /// Message 3.
-    pub(crate) fn ke(&self, header: &Header, dgram: &Datagram<'_>, body: &[u8]) -> Result<KeStep, Reject> {
-        let (ke, nonce) = read_ke(header, body)?;
+    /// Message 3 of main mode.
+    pub(crate) fn ke(
+        &self,
+        header: &Header,
+        dgram: &Datagram<'_>,
+        body: &[u8],
+        credentials: &Credentials,
+    ) -> Result<KeStep, Reject> {
+        let payloads = chain(header.next, body)?;
+        MAIN_KE.check(&payloads)?;
+        let (ke, nonce) = read_ke(&payloads)?;
         if ke.0.len() != self.suite.group.public_len() {
             return Err(Reject::Unauthenticated("length of the public value"));
         }
         let known = self.rivals.iter().find(|r| r.peer.ke == ke.0 && r.peer.nonce == nonce.0);
-        let peer = || PeerKe { ke: ke.0.to_vec(), nonce: nonce.0.to_vec(), path: Path::of(dgram) };
-        Ok(match known.map(|r| &r.stage) {
-            Some(Stage::ExpectAuth(e)) => KeStep::Repeat(e.answer.clone()),
-            Some(Stage::AwaitKeys(_) | Stage::Failed) => KeStep::Nothing,
-            None if self.rivals.len() < MAX_RIVALS => KeStep::New(peer()),
-            None => KeStep::TooMany(peer()),
-        })
+        if let Some(rival) = known {
+            return Ok(match &rival.stage {
+                Stage::ExpectProof(e) => KeStep::Repeat(e.answer.clone()),
+                Stage::AwaitKeys(_) | Stage::AwaitOwn(..) | Stage::Failed => KeStep::Nothing,
+            });
+        }
+        let wanted = Wanted::read(&payloads)?;
+        let peer = PeerKe {
+            ke: ke.0.to_vec(),
+            nonce: nonce.0.to_vec(),
+            path: Path::of(dgram),
+            own: self.certificate(&wanted, credentials),
+            wants: true,
+        };
+        Ok(if self.rivals.len() < MAX_RIVALS { KeStep::New(peer) } else { KeStep::TooMany(peer) })
     }
 
-    /// The key exchange of a continuation.
-    pub(crate) fn job(&self, peer: &PeerKe, rng: &mut dyn Random) -> Job {
+    /// The certificate to show to a peer that wants it so.
+    fn certificate(&self, wanted: &Wanted, credentials: &Credentials) -> Option<Arc<OwnCertificate>> {
+        match self.suite.method {
+            Method::Signature(kind) => wanted.choose(credentials.own(kind)).cloned(),
+            Method::PreSharedKey => None,
+        }
+    }
+
+    /// Begins a continuation with its key exchange. The oldest one makes room.
+    pub(crate) fn begin(&mut self, peer: PeerKe, out: &mut Outbox, rng: &mut dyn Random) -> JobId {
         let private = Secret::random(self.suite.group.seed_len(), rng);
-        Job::KeyExchange { group: self.suite.group, private, peer: peer.ke.clone() }
-    }
-
-    /// Notes that the job of a continuation is under way. The oldest one makes room.
-    pub(crate) fn await_keys(&mut self, peer: PeerKe, job: JobId, rng: &mut dyn Random) {
+        let job = out.job(Job::KeyExchange { group: self.suite.group, private, peer: peer.ke.clone() });
         let mut nonce_r = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_r);
         if self.rivals.len() == MAX_RIVALS {
             self.rivals.remove(0);
         }
-        self.rivals.push(Rival { peer, nonce_r, stage: Stage::AwaitKeys(job) });
+        self.begun_rivals += 1;
+        self.rivals.push(Rival { number: self.begun_rivals, peer, nonce_r, stage: Stage::AwaitKeys(job) });
+        job
     }
 
     /// Keeps a continuation for later; only the latest is kept.
     pub(crate) fn hold(&mut self, peer: PeerKe, mono: Duration) {
-        let at = self.held.as_ref().map_or(mono + HOLD, |(_, at)| *at);
-        self.held = Some((peer, at));
+        self.held.0 = Some(peer);
+        self.release_at.get_or_insert(mono + HOLD);
     }
 
-    /// The continuation that was kept, if its time has come.
-    pub(crate) fn release(&mut self, mono: Duration) -> Option<PeerKe> {
-        self.held.take_if(|(_, at)| *at <= mono).map(|(peer, _)| peer)
+    /// Keeps a check for later; of each rival only the latest is kept.
+    pub(crate) fn hold_check(&mut self, check: ToCheck, mono: Duration) {
+        self.held.1.retain(|held| held.rival() != check.rival());
+        self.held.1.truncate(MAX_RIVALS - 1);
+        self.held.1.push(check);
+        self.release_at.get_or_insert(mono + HOLD);
+    }
+
+    /// What was kept, if its time has come.
+    pub(crate) fn release(&mut self, mono: Duration) -> (Option<PeerKe>, Vec<ToCheck>) {
+        match self.release_at.take_if(|at| *at <= mono) {
+            Some(_) => std::mem::take(&mut self.held),
+            None => (None, Vec::new()),
+        }
     }
 
     /// When something is to be done about it next.
     pub(crate) fn due(&self) -> Duration {
-        self.held.as_ref().map_or(self.expires, |(_, at)| self.expires.min(*at))
+        self.release_at.map_or(self.expires, |at| self.expires.min(at))
     }
 
-    /// A job is done: message 4 and where it goes, unless the public value was no good.
-    pub(crate) fn complete(&mut self, job: JobId, done: JobDone) -> Option<Transmit> {
-        let rival = self.rivals.iter_mut().find(|r| matches!(r.stage, Stage::AwaitKeys(id) if id == job))?;
-        rival.stage = Stage::Failed;
-        let JobDone::KeyExchange(result) = done;
-        let (ke_r, shared) = result.ok()?;
-        let transcript = Transcript {
-            suite: self.suite,
-            cookies: &self.cookies,
-            sa_i: &self.sa_i,
-            ke_i: &rival.peer.ke,
-            ke_r: &ke_r,
-            nonce_i: &rival.peer.nonce,
-            nonce_r: &rival.nonce_r,
-        };
-        let sa = IkeSa::new(self.cookies, transcript.keys(&self.psk, &shared));
-        let payloads = Payloads::new().with(payload::KE, &Ke(&ke_r)).with(payload::NONCE, &Nonce(&rival.nonce_r));
-        let header = message::header(&self.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
-        let answer = message::clear(&header, &payloads).ok()?;
-        let transmit = rival.peer.path.reply(answer.clone());
-        rival.stage = Stage::ExpectAuth(Box::new(ExpectAuth { ke_r, sa, answer }));
-        Some(transmit)
-    }
-
-    /// Message 5: does its hash prove one of the rivals, and may that peer call itself so?
-    pub(crate) fn verify(
-        &self,
-        header: &Header,
-        body: &[u8],
+    /// A job is done.
+    pub(crate) fn complete(
+        &mut self,
+        job: JobId,
+        done: JobDone,
         credentials: &Credentials,
+        out: &mut Outbox,
         rng: &mut dyn Random,
-    ) -> Result<Verified, Impostor> {
-        let mut why = Reject::Unauthenticated("message 5 before message 3");
-        for (rival, expect) in self.expecting() {
-            match self.check(rival, expect, header, body) {
-                Ok((last_block, initial_contact, claimed)) => {
-                    let allowed = claimed.and_then(|identity| {
-                        let refused = Reject::Unacceptable("identity", NotifyType::INVALID_ID_INFORMATION);
-                        if credentials.allows(self.peer, &identity) { Ok(identity) } else { Err(refused) }
-                    });
-                    let verified = |identity| Verified { rival, last_block, identity, initial_contact };
-                    return allowed.map(verified).map_err(|why| {
-                        let payloads = expect
-                            .sa
-                            .notification(NotifyType::INVALID_ID_INFORMATION, crate::wire::registry::Doi::GDOI);
-                        Impostor { why, notice: expect.sa.notice_after(&last_block, payloads, rng).ok() }
-                    });
-                }
-                Err(e) => why = e,
+    ) -> Progress {
+        let rival = self.rivals.iter().position(|r| match r.stage {
+            Stage::AwaitKeys(id) | Stage::AwaitOwn(id, _) => id == job,
+            Stage::ExpectProof(_) | Stage::Failed => false,
+        });
+        match (rival, done) {
+            (Some(rival), JobDone::KeyExchange(Ok((ke_r, shared)))) => {
+                self.keys(rival, ke_r, &shared, credentials, out)
+            }
+            (Some(rival), JobDone::Sign(Ok(signature))) => self.signed(rival, &signature, credentials),
+            (Some(rival), _) => {
+                self.rivals[rival].stage = Stage::Failed;
+                Progress::Nothing("key exchange or signature came to nothing")
+            }
+            (None, done) => self.complete_check(job, done, credentials, out, rng),
+        }
+    }
+
+    /// The key exchange of a rival is done: message 4, or message 2 of aggressive mode.
+    fn keys(
+        &mut self,
+        rival: usize,
+        ke_r: Vec<u8>,
+        shared: &Secret,
+        credentials: &Credentials,
+        out: &mut Outbox,
+    ) -> Progress {
+        let sa = IkeSa::new(self.cookies, self.transcript(rival, &ke_r).keys(self.means.basis(), shared));
+        let keyed = Keyed { ke_r, sa };
+        if self.exchange == exchange::MAIN_MODE {
+            let nonce = Nonce(&self.rivals[rival].nonce_r);
+            let mut payloads = Payloads::new().with(payload::KE, &Ke(&keyed.ke_r)).with(payload::NONCE, &nonce);
+            if let Some(trust) = self.trust(credentials) {
+                payloads = auth::request_certificates(payloads, trust);
+            }
+            return self.answered(rival, keyed, &payloads);
+        }
+        match self.own_of(rival) {
+            None => {
+                let hash = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r, self.suite.hash);
+                let payloads = self.message2(rival, &keyed, &Own::Hash(&hash), credentials);
+                self.answered(rival, keyed, &payloads)
+            }
+            Some(own) => {
+                let job = out.job(self.sign(rival, &keyed, own));
+                self.rivals[rival].stage = Stage::AwaitOwn(job, Box::new(keyed));
+                Progress::Job(job)
             }
         }
-        Err(Impostor { why, notice: None })
     }
 
-    fn expecting(&self) -> impl Iterator<Item = (usize, &ExpectAuth)> {
-        self.rivals.iter().enumerate().filter_map(|(i, r)| match &r.stage {
-            Stage::ExpectAuth(e) => Some((i, &**e)),
-            Stage::AwaitKeys(_) | Stage::Failed => None,
+    /// Our signature for message 2 of aggressive mode is made.
+    fn signed(&mut self, rival: usize, signature: &[u8], credentials: &Credentials) -> Progress {
+        match std::mem::replace(&mut self.rivals[rival].stage, Stage::Failed) {
+            Stage::AwaitOwn(_, keyed) => {
+                let own = self.own_of(rival).filter(|_| self.rivals[rival].peer.wants);
+                let own = Own::Signature { signature, chain: own.map(|o| &**o) };
+                let payloads = self.message2(rival, &keyed, &own, credentials);
+                self.answered(rival, *keyed, &payloads)
+            }
+            Stage::AwaitKeys(_) | Stage::ExpectProof(_) | Stage::Failed => Progress::Nothing("signature for nothing"),
+        }
+    }
+
+    /// Message 2 of aggressive mode: SA, KE, Nr, IDir, and our evidence.
+    fn message2(&self, rival: usize, keyed: &Keyed, own: &Own<'_>, credentials: &Credentials) -> Payloads {
+        let payloads = Payloads::new()
+            .with_body(payload::SA, Secret::copy_from(&self.answer))
+            .with(payload::KE, &Ke(&keyed.ke_r))
+            .with(payload::NONCE, &Nonce(&self.rivals[rival].nonce_r));
+        let payloads = own.put(auth::id_payload(payloads, &self.id_r));
+        self.extensions.announce(match self.trust(credentials) {
+            Some(trust) => auth::request_certificates(payloads, trust),
+            None => payloads,
         })
     }
 
-    /// Checks the hash of message 5; with the right one, says which identity it claims.
-    fn check(
-        &self,
-        rival: usize,
-        expect: &ExpectAuth,
-        header: &Header,
-        body: &[u8],
-    ) -> Result<(Iv, bool, Result<Identity, Reject>), Reject> {
-        let plain = expect.sa.open_main(header, body)?;
-        let claim = Claim::read(&plain)?;
-        let hash = self.transcript(rival, expect).hash_i(expect.sa.keys(), claim.id);
-        if !ct_eq(hash.expose(), claim.hash) {
-            return Err(Reject::Unauthenticated("HASH_I"));
-        }
-        Ok((plain.last_block, claim.initial_contact, claim.identity()))
+    /// Sends a rival its answer and waits for its proof.
+    fn answered(&mut self, rival: usize, keyed: Keyed, payloads: &Payloads) -> Progress {
+        let header = message::header(&self.cookies, self.exchange, 0, 0, payloads.first());
+        let Ok(answer) = message::clear(&header, payloads) else {
+            self.rivals[rival].stage = Stage::Failed;
+            return Progress::Nothing("an answer too long");
+        };
+        let rival = &mut self.rivals[rival];
+        let transmit = rival.peer.path.reply(answer.clone());
+        rival.stage = Stage::ExpectProof(Box::new(ExpectProof { keyed, answer }));
+        Progress::Send(transmit)
     }
 
-    fn transcript<'a>(&'a self, rival: usize, expect: &'a ExpectAuth) -> Transcript<'a> {
+    /// What certificates of the peer are held against, where it has to show one.
+    fn trust<'a>(&self, credentials: &'a Credentials) -> Option<&'a keyferry_model::credentials::Trust> {
+        credentials.trust().filter(|_| matches!(self.means, Means::Certificate(_)))
+    }
+
+    /// Our certificate for a rival; `None` with a pre-shared key.
+    fn own_of(&self, rival: usize) -> Option<&Arc<OwnCertificate>> {
+        match &self.means {
+            Means::Psk(_) => None,
+            Means::Certificate(first) => Some(self.rivals[rival].peer.own.as_ref().unwrap_or(first)),
+        }
+    }
+
+    /// The work of signing HASH_R.
+    fn sign(&self, rival: usize, keyed: &Keyed, own: &OwnCertificate) -> Job {
+        let reading = readings(self.suite, own.key.kind()).swap_remove(0);
+        let octets = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r, reading.hmac);
+        Job::Sign { key: Arc::clone(&own.key), how: reading.how, octets }
+    }
+
+    fn transcript<'a>(&'a self, rival: usize, ke_r: &'a [u8]) -> Transcript<'a> {
         let r = &self.rivals[rival];
         Transcript {
             suite: self.suite,
             cookies: &self.cookies,
             sa_i: &self.sa_i,
             ke_i: &r.peer.ke,
-            ke_r: &expect.ke_r,
+            ke_r,
             nonce_i: &r.peer.nonce,
             nonce_r: &r.nonce_r,
         }
     }
-
-    /// Ends main mode: message 6 and the SA. `id` is the body of our ID payload.
-    pub(crate) fn advance(mut self, peer: Verified, id: &[u8]) -> Result<Completed, SealError> {
-        let hash = match &self.rivals[peer.rival].stage {
-            Stage::ExpectAuth(e) => self.transcript(peer.rival, e).hash_r(e.sa.keys(), id),
-            Stage::AwaitKeys(_) | Stage::Failed => unreachable!("only a rival that expects message 5 is verified"),
-        };
-        let Stage::ExpectAuth(expect) = self.rivals.swap_remove(peer.rival).stage else {
-            unreachable!("only a rival that expects message 5 is verified")
-        };
-        let mut sa = expect.sa;
-        let (answer, last_block) = sa.seal_main(&peer.last_block, &auth::payloads(id, &hash))?;
-        sa.chain_to(last_block);
-        let Verified { identity, initial_contact, .. } = peer;
-        let (lifetime, extensions) = (self.lifetime, self.extensions);
-        Ok(Completed { sa, identity, lifetime, extensions, initial_contact, answer })
-    }
 }
 
-/// Reads message 3 or 4.
-pub(crate) fn read_ke<'a>(header: &Header, body: &'a [u8]) -> Result<(Ke<'a>, Nonce<'a>), Reject> {
-    let payloads = chain(header.next, body)?;
-    MAIN_KE.check(&payloads)?;
-    let ke = Ke::exact(rules::body(&payloads, payload::KE).unwrap_or_default())?;
-    let nonce = Nonce::exact(rules::body(&payloads, payload::NONCE).unwrap_or_default())?;
+/// Public value and nonce among the payloads of a message.
+pub(crate) fn read_ke<'a>(payloads: &[RawPayload<'a>]) -> Result<(Ke<'a>, Nonce<'a>), Reject> {
+    let ke = Ke::exact(rules::body(payloads, payload::KE).unwrap_or_default())?;
+    let nonce = Nonce::exact(rules::body(payloads, payload::NONCE).unwrap_or_default())?;
     Ok((ke, nonce))
 }

@@ -5,22 +5,29 @@ use std::time::Duration;
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Prf};
 use keyferry_wire::{Attribute, AttributeValue, Encode};
 
+use super::method::Method;
 use crate::wire::proposal::{Proposal, Transform};
 use crate::wire::registry::{Doi, phase1, phase1_attribute as attribute};
 use crate::wire::sa::Sa;
 
-/// Algorithms of a phase 1 SA. The authentication is by pre-shared key.
+/// Algorithms of a phase 1 SA, and how its peers authenticate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Suite {
     pub(crate) cipher: BlockCipher,
     pub(crate) hash: Hash,
     pub(crate) group: KeGroup,
+    pub(crate) method: Method,
 }
 
 impl Suite {
     /// The PRF is the HMAC of the hash (RFC 2409 section 4).
     pub(crate) fn prf(self) -> Prf {
         Prf::from_hash(self.hash)
+    }
+
+    /// Does it hold anything that is taken only from those who ask for danger?
+    pub(crate) fn is_weak(self) -> bool {
+        self.cipher.is_weak() || self.hash == Hash::Sha1 || self.group.is_weak()
     }
 }
 
@@ -30,73 +37,61 @@ pub(crate) struct Accepted {
     pub(crate) ciphers: Vec<BlockCipher>,
     pub(crate) hashes: Vec<Hash>,
     pub(crate) groups: Vec<KeGroup>,
+    /// Take what is weak, too, where the lists name it.
+    pub(crate) weak: bool,
 }
 
 impl Accepted {
-    fn takes(&self, suite: Suite) -> bool {
-        self.ciphers.contains(&suite.cipher) && self.hashes.contains(&suite.hash) && self.groups.contains(&suite.group)
+    pub(crate) fn takes(&self, suite: Suite) -> bool {
+        self.ciphers.contains(&suite.cipher)
+            && self.hashes.contains(&suite.hash)
+            && self.groups.contains(&suite.group)
+            && (self.weak || !suite.is_weak())
     }
 
-    /// All combinations that IKEv1 has numbers for, best first.
-    pub(crate) fn suites(&self) -> Vec<Suite> {
+    /// All combinations that IKEv1 has numbers for, best first, as many as fit into a proposal.
+    pub(crate) fn suites(&self, method: Method) -> Vec<Suite> {
         let mut suites = Vec::new();
         for &group in self.groups.iter().filter(|g| group_number(**g).is_some()) {
             for &hash in &self.hashes {
-                suites.extend(self.ciphers.iter().map(|&cipher| Suite { cipher, hash, group }));
+                suites.extend(self.ciphers.iter().map(|&cipher| Suite { cipher, hash, group, method }));
             }
         }
+        suites.retain(|suite| self.takes(*suite));
         suites.truncate(255);
         suites
     }
 }
 
-const CIPHERS: [BlockCipher; 4] =
-    [BlockCipher::TripleDesCbc, BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+/// Group descriptions (RFC 2409 section 6, RFC 3526, RFC 5903, RFC 5114).
+const GROUPS: [(KeGroup, u16); 9] = [
+    (KeGroup::Modp1024, 2),
+    (KeGroup::Modp1536, 5),
+    (KeGroup::Modp2048, 14),
+    (KeGroup::Modp3072, 15),
+    (KeGroup::Modp4096, 16),
+    (KeGroup::Ecp256, 19),
+    (KeGroup::Ecp384, 20),
+    (KeGroup::Ecp521, 21),
+    (KeGroup::Modp2048s256, 24),
+];
 
-const GROUPS: [KeGroup; 9] = [
-    KeGroup::Modp1024,
-    KeGroup::Modp1536,
-    KeGroup::Modp2048,
-    KeGroup::Modp3072,
-    KeGroup::Modp4096,
-    KeGroup::Ecp256,
-    KeGroup::Ecp384,
-    KeGroup::Ecp521,
-    KeGroup::Modp2048s256,
+const HASHES: [(Hash, u16); 4] = [(Hash::Sha1, 2), (Hash::Sha256, 4), (Hash::Sha384, 5), (Hash::Sha512, 6)];
+
+/// Ciphers: encryption algorithm, and key length in bits where it is variable.
+const CIPHERS: [(BlockCipher, u16, Option<u16>); 4] = [
+    (BlockCipher::Aes128Cbc, phase1::AES_CBC, Some(128)),
+    (BlockCipher::Aes192Cbc, phase1::AES_CBC, Some(192)),
+    (BlockCipher::Aes256Cbc, phase1::AES_CBC, Some(256)),
+    (BlockCipher::TripleDesCbc, phase1::TRIPLE_DES_CBC, None),
 ];
 
 fn group_number(group: KeGroup) -> Option<u16> {
-    match group {
-        KeGroup::Modp1024 => Some(2),
-        KeGroup::Modp1536 => Some(5),
-        KeGroup::Modp2048 => Some(14),
-        KeGroup::Modp3072 => Some(15),
-        KeGroup::Modp4096 => Some(16),
-        KeGroup::Ecp256 => Some(19),
-        KeGroup::Ecp384 => Some(20),
-        KeGroup::Ecp521 => Some(21),
-        KeGroup::Modp2048s256 => Some(24),
-        KeGroup::X25519 => None,
-    }
+    GROUPS.iter().find(|(g, _)| *g == group).map(|(_, n)| *n)
 }
 
 fn hash_number(hash: Hash) -> u16 {
-    match hash {
-        Hash::Sha1 => 2,
-        Hash::Sha256 => 4,
-        Hash::Sha384 => 5,
-        Hash::Sha512 => 6,
-    }
-}
-
-/// Encryption Algorithm, and Key Length where it is not fixed (RFC 2409 appendix A).
-fn cipher_numbers(cipher: BlockCipher) -> (u16, Option<u16>) {
-    match cipher {
-        BlockCipher::TripleDesCbc => (phase1::TRIPLE_DES_CBC, None),
-        BlockCipher::Aes128Cbc => (phase1::AES_CBC, Some(128)),
-        BlockCipher::Aes192Cbc => (phase1::AES_CBC, Some(192)),
-        BlockCipher::Aes256Cbc => (phase1::AES_CBC, Some(256)),
-    }
+    HASHES.iter().find(|(h, _)| *h == hash).map_or(0, |(_, n)| *n)
 }
 
 /// Under which domain of interpretation a member proposes phase 1.
@@ -122,24 +117,31 @@ impl Phase1Doi {
 /// The body of an SA payload that offers these suites.
 pub(crate) fn offer(suites: &[Suite], lifetime: Duration, doi: Phase1Doi) -> Vec<u8> {
     let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).to_be_bytes();
-    let short = |kind, v| Attribute { kind, value: AttributeValue::Short(v) };
-    let transforms = (1u8..).zip(suites).map(|(number, suite)| {
-        let (encryption, key_bits) = cipher_numbers(suite.cipher);
-        let mut attributes = vec![short(attribute::ENCRYPTION, encryption)];
-        attributes.extend(key_bits.map(|bits| short(attribute::KEY_LENGTH, bits)));
-        attributes.extend([
-            short(attribute::HASH, hash_number(suite.hash)),
-            short(attribute::GROUP, group_number(suite.group).unwrap_or(0)),
-            short(attribute::AUTHENTICATION, phase1::PRE_SHARED_KEY),
-            short(attribute::LIFE_TYPE, phase1::SECONDS),
-            // A TLV of four octets, which all peers take (RFC 2409 appendix A).
-            Attribute { kind: attribute::LIFE_DURATION, value: AttributeValue::Long(&seconds) },
-        ]);
-        Transform { number, id: phase1::KEY_IKE, attributes }
+    let transforms = (1u8..).zip(suites).map(|(number, suite)| Transform {
+        number,
+        id: phase1::KEY_IKE,
+        attributes: attributes(*suite, &seconds),
     });
     let proposal = Proposal { number: 1, protocol: phase1::PROTO_ISAKMP, spi: &[], transforms: transforms.collect() };
     let (doi, situation) = doi.numbers();
     Sa { doi, situation, proposals: vec![proposal] }.to_vec()
+}
+
+fn attributes(suite: Suite, seconds: &[u8]) -> Vec<Attribute<'_>> {
+    let short = |kind, v| Attribute { kind, value: AttributeValue::Short(v) };
+    let cipher = CIPHERS.iter().find(|(c, ..)| *c == suite.cipher);
+    let (encryption, bits) = cipher.map_or((0, None), |(_, encryption, bits)| (*encryption, *bits));
+    let mut list = vec![short(attribute::ENCRYPTION, encryption)];
+    list.extend(bits.map(|bits| short(attribute::KEY_LENGTH, bits)));
+    list.extend([
+        short(attribute::HASH, hash_number(suite.hash)),
+        short(attribute::GROUP, group_number(suite.group).unwrap_or(0)),
+        short(attribute::AUTHENTICATION, suite.method.number()),
+        short(attribute::LIFE_TYPE, phase1::SECONDS),
+        // A TLV of four octets, which all peers take (RFC 2409 appendix A).
+        Attribute { kind: attribute::LIFE_DURATION, value: AttributeValue::Long(seconds) },
+    ]);
+    list
 }
 
 /// Do DOI and situation of a phase 1 SA payload stand for what we do? GDOI wants its own DOI with situation 0
@@ -157,12 +159,12 @@ pub(crate) struct Choice {
     pub(crate) answer: Vec<u8>,
 }
 
-/// Chooses the initiator's first transform that we take.
-pub(crate) fn choose(sa: &Sa<'_>, accepted: &Accepted) -> Option<Choice> {
+/// Chooses the initiator's first transform that fits. Those that hold anything unknown do not.
+pub(crate) fn choose(sa: &Sa<'_>, fits: impl Fn(Suite) -> bool) -> Option<Choice> {
     let proposals = sa.proposals.iter().filter(|p| p.protocol == phase1::PROTO_ISAKMP);
     for proposal in proposals {
         for transform in &proposal.transforms {
-            let Some((suite, lifetime)) = read(transform).filter(|(s, _)| accepted.takes(*s)) else { continue };
+            let Some((suite, lifetime)) = read(transform).filter(|(s, _)| fits(*s)) else { continue };
             let chosen = Proposal { transforms: vec![transform.clone()], ..proposal.clone() };
             let answer = Sa { proposals: vec![chosen], ..sa.clone() }.to_vec();
             return Some(Choice { suite, lifetime, answer });
@@ -210,18 +212,16 @@ fn read(transform: &Transform<'_>) -> Option<(Suite, Option<Duration>)> {
             return None;
         }
     }
-    let known = transform.id == phase1::KEY_IKE
-        && authentication == Some(u32::from(phase1::PRE_SHARED_KEY))
-        && lifetime != Some(Duration::ZERO);
-    let cipher = CIPHERS.into_iter().find(|c| {
-        let (number, bits) = cipher_numbers(*c);
-        encryption == Some(u32::from(number)) && key_length == bits.map(u32::from)
-    })?;
-    let hash = [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512]
-        .into_iter()
-        .find(|h| hash == Some(u32::from(hash_number(*h))))?;
-    let group = GROUPS.into_iter().find(|g| group.is_some() && group_number(*g).map(u32::from) == group)?;
-    known.then_some((Suite { cipher, hash, group }, lifetime))
+    if transform.id != phase1::KEY_IKE || lifetime == Some(Duration::ZERO) {
+        return None;
+    }
+    let is = |number: u16, said: Option<u32>| said == Some(u32::from(number));
+    let (cipher, ..) =
+        CIPHERS.iter().find(|(_, number, bits)| is(*number, encryption) && bits.map(u32::from) == key_length)?;
+    let (hash, _) = HASHES.iter().find(|(_, number)| is(*number, hash))?;
+    let (group, _) = GROUPS.iter().find(|(_, number)| is(*number, group))?;
+    let method = Method::ALL.into_iter().find(|m| is(m.number(), authentication))?;
+    Some((Suite { cipher: *cipher, hash: *hash, group: *group, method }, lifetime))
 }
 
 #[cfg(test)]
@@ -236,29 +236,31 @@ mod tests {
             ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
             hashes: vec![Hash::Sha256, Hash::Sha1],
             groups: vec![KeGroup::Ecp256, KeGroup::X25519],
+            weak: true,
         }
     }
 
     #[test]
     fn the_first_transform_that_both_take_is_chosen_and_echoed() {
-        let mine = accepted().suites();
+        let mine = accepted().suites(Method::PreSharedKey);
         assert_eq!(mine.len(), 4, "Curve25519 has no number in IKEv1");
         let body = offer(&mine, Duration::from_secs(86_400), Phase1Doi::Gdoi);
         let sa = Sa::exact(&body).unwrap();
         let theirs = Accepted { ciphers: vec![BlockCipher::Aes128Cbc], ..accepted() };
-        let choice = choose(&sa, &theirs).unwrap();
+        let choice = choose(&sa, |s| theirs.takes(s)).unwrap();
         assert_eq!(choice.suite, mine[1]);
         assert_eq!(choice.lifetime, Some(Duration::from_secs(86_400)));
         let answer = Sa::exact(&choice.answer).unwrap();
         assert_eq!(chosen(&answer, &mine).unwrap().0, mine[1]);
         assert_eq!(chosen(&answer, &mine[..1]), None);
         assert_eq!(chosen(&sa, &mine), None, "one transform, not all");
-        assert!(choose(&sa, &Accepted { hashes: vec![Hash::Sha384], ..accepted() }).is_none());
+        let other = Accepted { hashes: vec![Hash::Sha384], ..accepted() };
+        assert!(choose(&sa, |s| other.takes(s)).is_none());
     }
 
     #[test]
     fn lifetimes_are_taken_as_tv_and_tlv() {
-        let body = offer(&accepted().suites()[..1], Duration::from_secs(3600), Phase1Doi::Ipsec);
+        let body = offer(&accepted().suites(Method::PreSharedKey)[..1], Duration::from_secs(3600), Phase1Doi::Ipsec);
         let sa = Sa::exact(&body).unwrap();
         let mut transform = sa.proposals[0].transforms[0].clone();
         *transform.attributes.last_mut().unwrap() =

@@ -1,7 +1,7 @@
 //! Algorithms by name and by GDOI's numbers.
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme};
-use keyferry_model::policy::{AckType, EspTransform};
+use keyferry_model::policy::{AckType, EspTransform, GroupPolicy};
 
 use crate::wire::registry::{esp, kek};
 
@@ -14,6 +14,24 @@ pub(crate) fn cipher_bits(cipher: BlockCipher) -> Option<u16> {
         BlockCipher::Aes192Cbc => Some(192),
         BlockCipher::Aes256Cbc => Some(256),
     }
+}
+
+/// Octets of what a cipher's key is worth: Triple DES has keys of 24 octets, but the strength of 14.
+pub(crate) fn cipher_strength(cipher: BlockCipher) -> usize {
+    match cipher {
+        BlockCipher::TripleDesCbc => 14,
+        BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => cipher.key_len(),
+    }
+}
+
+/// Octets of what the strongest encryption key is worth that a registration brings: what carries it is to be as strong
+/// (RFC 6407 section 7.1.2).
+pub(crate) fn strength(policy: &GroupPolicy) -> usize {
+    let traffic = policy.traffic.iter().map(|line| match line.transform {
+        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::CbcHmac(c, _) => cipher_strength(c),
+    });
+    traffic.chain(policy.gdoi.iter().map(|g| cipher_strength(g.cipher))).max().unwrap_or(0)
 }
 
 /// KEK_ALGORITHM.

@@ -11,7 +11,8 @@ use super::member::{Pull, Registration, Step};
 use super::server::Request;
 use crate::message::Iv;
 use crate::phase1::ike_sa::IkeSa;
-use crate::phase1::keymat::Transcript;
+use crate::phase1::keymat::{Basis, Transcript};
+use crate::phase1::method::Method;
 use crate::phase1::suite::Suite;
 use crate::policy::take::Taking;
 use crate::reject::Reject;
@@ -33,7 +34,12 @@ impl Random for Fives {
 fn ike_sa() -> IkeSa {
     let cookies: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap() + 0x10);
     let transcript = Transcript {
-        suite: Suite { cipher: BlockCipher::Aes128Cbc, hash: Hash::Sha256, group: KeGroup::Ecp256 },
+        suite: Suite {
+            cipher: BlockCipher::Aes128Cbc,
+            hash: Hash::Sha256,
+            group: KeGroup::Ecp256,
+            method: Method::PreSharedKey,
+        },
         cookies: &cookies,
         sa_i: b"",
         ke_i: &[1; 64],
@@ -41,7 +47,7 @@ fn ike_sa() -> IkeSa {
         nonce_i: &[3; 16],
         nonce_r: &[4; 24],
     };
-    let keys = transcript.keys(&Secret::copy_from(b"preshared"), &Secret::copy_from(&[5; 32]));
+    let keys = transcript.keys(Basis::PreShared(&Secret::copy_from(b"preshared")), &Secret::copy_from(&[5; 32]));
     let mut sa = IkeSa::new(cookies, keys);
     sa.chain_to(Iv::front(BlockCipher::Aes128Cbc, &[0x23; 16]).unwrap());
     sa

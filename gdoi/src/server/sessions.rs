@@ -16,6 +16,7 @@ use crate::message::Payloads;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::responder::{Completed, Path};
+use crate::policy::algorithms::{cipher_strength, strength};
 use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, Told};
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, NotifyType, payload};
@@ -33,8 +34,8 @@ pub(super) struct Session {
     path: Path,
     extensions: Extensions,
     liveness: Liveness,
-    /// Hash of message 5, and message 6.
-    auth: (Vec<u8>, Vec<u8>),
+    /// Hash of the message that proved the member, and message 6 of main mode.
+    auth: (Vec<u8>, Option<Vec<u8>>),
     pulls: BTreeMap<u32, Exchange>,
     /// Message IDs that registrations and Deletes have used.
     ids: BTreeSet<u32>,
@@ -43,15 +44,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(completed: Completed, dgram: &Datagram<'_>, lifetime: Duration, ctx: &mut Ctx<'_>) -> Self {
+    pub(super) fn new(completed: Completed, lifetime: Duration, ctx: &mut Ctx<'_>) -> Self {
         let mono = ctx.now.mono;
         Self {
             sa: completed.sa,
             identity: completed.identity,
-            path: Path::of(dgram),
+            path: completed.path,
             extensions: completed.extensions,
             liveness: Liveness::new(mono, ctx.rng),
-            auth: (Hash::Sha256.digest(&[dgram.bytes]), completed.answer),
+            auth: (completed.request, completed.answer),
             pulls: BTreeMap::new(),
             ids: BTreeSet::new(),
             used: mono,
@@ -95,7 +96,7 @@ impl Session {
     /// Message 6, if this is message 5 again.
     pub(super) fn repeat_of_auth(&self, dgram: &Datagram<'_>) -> Option<&[u8]> {
         let repeated = self.comes_from(dgram) && Hash::Sha256.digest(&[dgram.bytes]) == self.auth.0;
-        repeated.then_some(self.auth.1.as_slice())
+        self.auth.1.as_deref().filter(|_| repeated)
     }
 
     /// Is this from the address with which phase 1 was made? The hashes do not cover it, so a copy of what the member sent
@@ -248,6 +249,13 @@ impl Server {
                 return Ok(());
             }
         };
+        let (cipher, needed) = (session.sa.keys().suite.cipher, strength(&offer.policy));
+        if cipher_strength(cipher) < needed {
+            tracing::info!(member = %session.identity, %group, ?cipher, needed_bits = needed * 8,
+                "registration refused: phase 1 is weaker than the keys it would carry");
+            self.refuse(ctx, header, dgram, NotifyType::INVALID_ID_INFORMATION);
+            return Ok(());
+        }
         let told = Told { group, offer: &offer, path: Path::of(dgram), wall: ctx.now.wall };
         let answer = request.answer(&session.sa, header.message_id, told, ctx.rng);
         match answer {

@@ -46,6 +46,8 @@ pub mod payload {
 pub mod exchange {
     /// Identity Protection, IKEv1's main mode.
     pub const MAIN_MODE: u8 = 2;
+    /// Aggressive, IKEv1's aggressive mode.
+    pub const AGGRESSIVE: u8 = 4;
     /// Informational.
     pub const INFORMATIONAL: u8 = 5;
     /// GROUPKEY-PULL.
@@ -90,6 +92,14 @@ pub mod phase1 {
     pub const AES_CBC: u16 = 7;
     /// Pre-shared key as authentication method.
     pub const PRE_SHARED_KEY: u16 = 1;
+    /// RSA signatures as authentication method.
+    pub const RSA_SIGNATURES: u16 = 3;
+    /// ECDSA with SHA-256 on P-256 as authentication method (RFC 4754).
+    pub const ECDSA_256: u16 = 9;
+    /// ECDSA with SHA-384 on P-384 as authentication method (RFC 4754).
+    pub const ECDSA_384: u16 = 10;
+    /// ECDSA with SHA-512 on P-521 as authentication method (RFC 4754).
+    pub const ECDSA_521: u16 = 11;
     /// KEY_IKE, the only transform ID of phase 1 (RFC 2407 section 4.4.2.1).
     pub const KEY_IKE: u8 = 1;
     /// PROTO_ISAKMP (RFC 2407 section 4.4.1.1).
@@ -320,6 +330,8 @@ impl IdType {
     pub const IPV4_ADDR_RANGE: IdType = IdType(7);
     /// ID_IPV6_ADDR_RANGE.
     pub const IPV6_ADDR_RANGE: IdType = IdType(8);
+    /// ID_DER_ASN1_DN.
+    pub const DER_ASN1_DN: IdType = IdType(9);
     /// ID_KEY_ID.
     pub const KEY_ID: IdType = IdType(11);
     /// ID_OID (RFC 8052 section 4).
@@ -351,6 +363,8 @@ impl NotifyType {
     pub const NO_PROPOSAL_CHOSEN: NotifyType = NotifyType(14);
     /// INVALID-ID-INFORMATION.
     pub const INVALID_ID_INFORMATION: NotifyType = NotifyType(18);
+    /// CERT-TYPE-UNSUPPORTED.
+    pub const CERT_TYPE_UNSUPPORTED: NotifyType = NotifyType(21);
     /// AUTHENTICATION-FAILED.
     pub const AUTHENTICATION_FAILED: NotifyType = NotifyType(24);
     /// RESPONDER-LIFETIME (RFC 2407 section 4.6.3.1).
@@ -376,10 +390,22 @@ impl NotifyType {
             NotifyType::INVALID_SPI => "INVALID-SPI",
             NotifyType::NO_PROPOSAL_CHOSEN => "NO-PROPOSAL-CHOSEN",
             NotifyType::INVALID_ID_INFORMATION => "INVALID-ID-INFORMATION",
+            NotifyType::CERT_TYPE_UNSUPPORTED => "CERT-TYPE-UNSUPPORTED",
             NotifyType::AUTHENTICATION_FAILED => "AUTHENTICATION-FAILED",
             _ => "another error",
         }
     }
+}
+
+/// Encoding of a certificate (RFC 2408 section 3.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CertEncoding(pub u8);
+
+impl CertEncoding {
+    /// X.509 certificate for signatures.
+    pub const X509_SIGNATURE: CertEncoding = CertEncoding(4);
+    /// Certificate revocation list.
+    pub const CRL: CertEncoding = CertEncoding(7);
 }
 
 /// Type of a key packet (RFC 6407 section 5.6).

@@ -60,12 +60,84 @@ pub const MAIN_KE: Message = Message {
 };
 
 /// Main mode messages 5 and 6 with a pre-shared key (RFC 2409 section 5.4): HDR*, ID, HASH.
-pub const MAIN_AUTH: Message = Message {
-    name: "main mode ID",
+pub const MAIN_HASH: Message = Message {
+    name: "main mode ID and hash",
     protected: true,
     first: Some(ID),
     last: None,
     rules: &[rule(ID, 1, 1), rule(HASH, 1, 1), rule(NOTIFICATION, 0, 8), rule(CERT, 0, 16), rule(SIG, 0, 0)],
+    tolerant: true,
+};
+
+/// Main mode messages 5 and 6 with signatures (RFC 2409 section 5.1): HDR*, ID, \[CERT,\] SIG.
+pub const MAIN_SIG: Message = Message {
+    name: "main mode ID and signature",
+    protected: true,
+    first: Some(ID),
+    last: None,
+    rules: &[
+        rule(ID, 1, 1),
+        rule(SIG, 1, 1),
+        rule(CERT, 0, 16),
+        rule(CERT_REQUEST, 0, 64),
+        rule(NOTIFICATION, 0, 8),
+        rule(HASH, 0, 0),
+    ],
+    tolerant: true,
+};
+
+/// Aggressive mode message 1 (RFC 2409 section 5): HDR, SA, KE, N, ID.
+pub const AGGRESSIVE_1: Message = Message {
+    name: "aggressive mode 1",
+    protected: false,
+    first: Some(SA),
+    last: None,
+    rules: &[
+        rule(SA, 1, 1),
+        rule(KE, 1, 1),
+        rule(NONCE, 1, 1),
+        rule(ID, 1, 1),
+        rule(CERT_REQUEST, 0, 64),
+        rule(VENDOR_ID, 0, 64),
+    ],
+    tolerant: true,
+};
+
+/// Aggressive mode message 2: HDR, SA, KE, N, ID, HASH, or with signatures \[CERT,\] SIG in its place.
+pub const AGGRESSIVE_2: Message = Message {
+    name: "aggressive mode 2",
+    protected: false,
+    first: Some(SA),
+    last: None,
+    rules: &[
+        rule(SA, 1, 1),
+        rule(KE, 1, 1),
+        rule(NONCE, 1, 1),
+        rule(ID, 1, 1),
+        rule(HASH, 0, 1),
+        rule(SIG, 0, 1),
+        rule(CERT, 0, 16),
+        rule(CERT_REQUEST, 0, 64),
+        rule(VENDOR_ID, 0, 64),
+        rule(NAT_D, 0, 8),
+    ],
+    tolerant: true,
+};
+
+/// Aggressive mode message 3: HDR, HASH, or \[CERT,\] SIG. It may be encrypted.
+pub const AGGRESSIVE_3: Message = Message {
+    name: "aggressive mode 3",
+    protected: false,
+    first: None,
+    last: None,
+    rules: &[
+        rule(HASH, 0, 1),
+        rule(SIG, 0, 1),
+        rule(CERT, 0, 16),
+        rule(NOTIFICATION, 0, 8),
+        rule(VENDOR_ID, 0, 64),
+        rule(NAT_D, 0, 8),
+    ],
     tolerant: true,
 };
 

@@ -1,6 +1,8 @@
 //! A key server and members in memory, on a virtual clock.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod pki;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +11,7 @@ use std::time::Duration;
 use gdoi::{Member, Server, ServerConfig};
 use keyferry_crypto::{Aead, BlockCipher, Hash, KeGroup, KeyKind, Secret, SeededRandom, SignatureScheme, SigningKey};
 use keyferry_model::Model;
-use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
@@ -18,7 +20,7 @@ use keyferry_model::policy::{
     SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberSettings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 
@@ -132,7 +134,8 @@ pub fn settings(setup: Setup, n: u8) -> MemberSettings {
         group: GroupId::Number(1234),
         identity: Identity::from_ip(host(setup.v6, n).ip()),
         gateway_identity: Some(Identity::from_ip(host(setup.v6, 1).ip())),
-        psk: psk(n),
+        auth: MemberAuth::Psk(psk(n)),
+        phase1: Phase1Settings::default(),
         sender_ids: 2,
         ke_groups: vec![setup.ke],
         hashes: vec![setup.hash],
@@ -195,8 +198,11 @@ impl Bench {
         let mut rng = SeededRandom::new(7);
         let clock = secs(100);
         let now = Now { mono: clock, wall: secs(1_800_000_000) + clock };
-        let peers =
-            (10..30).map(|n| Peer { identity: Identity::from_ip(host(setup.v6, n).ip()), address: None, psk: psk(n) });
+        let peers = (10..30).map(|n| Peer {
+            identity: Some(Identity::from_ip(host(setup.v6, n).ip())),
+            address: None,
+            proof: Proof::Psk(psk(n)),
+        });
         let credentials = Arc::new(Credentials::new(peers.collect()));
         let mut config = ServerConfig::new(credentials);
         change(&mut config);

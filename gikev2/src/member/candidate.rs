@@ -87,7 +87,8 @@ impl Candidate {
             return Err("the key server is somebody else".to_owned());
         }
         let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body };
-        let mac = shared_key_mac(self.sa.suite.prf, &settings.psk, &self.proof.1, signed);
+        let psk = settings.auth.psk().ok_or("there is no pre-shared key")?;
+        let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, signed);
         if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
             return Err("the key server did not authenticate".to_owned());
         }

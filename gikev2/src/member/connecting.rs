@@ -307,7 +307,8 @@ impl Connecting {
             None if self.asked.len() == KEY_SETS => return Err(Reject::Unauthenticated("one set of keys too many")),
             None => {
                 let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
-                let chain = self.auth_request(settings, &sa, &proof.0, &init.nonce.0, register);
+                let psk = settings.auth.psk().ok_or(Reject::Misbehaved("an answer without a pre-shared key here"))?;
+                let chain = self.auth_request(settings, psk, &sa, &proof.0, &init.nonce.0, register);
                 let bytes = sa
                     .seal(exchange, Direction::Request, AUTH_ID, chain, step.rng)
                     .map_err(|_| Reject::Misbehaved("request too long"))?;
@@ -325,6 +326,7 @@ impl Connecting {
     fn auth_request(
         &self,
         settings: &MemberSettings,
+        psk: &Secret,
         sa: &IkeSa,
         proof: &Secret,
         nonce_r: &[u8],
@@ -332,7 +334,7 @@ impl Connecting {
     ) -> ChainWriter {
         let id = identity_to_wire(&settings.identity).to_vec();
         let signed = SignedOctets { message: &self.request.bytes, nonce: nonce_r, id: &id };
-        let mac = shared_key_mac(sa.suite.prf, &settings.psk, proof, signed);
+        let mac = shared_key_mac(sa.suite.prf, psk, proof, signed);
         let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);

@@ -52,6 +52,9 @@ impl Member {
         if self.goal != Goal::Connect && group_to_wire(&self.settings.group).is_none() {
             return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
         }
+        if self.settings.auth.psk().is_none() {
+            return self.fail(ctx, Some("G-IKEv2 wants a pre-shared key here, not a certificate".to_owned()));
+        }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match Connecting::begin(&wish(&self.settings, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use keyferry_crypto::x509::DistinguishedName;
 use keyferry_model::id::{GroupId, Identity};
 
 use crate::wire::id::Id;
@@ -15,6 +16,7 @@ pub(crate) fn identity_to_wire(identity: &Identity) -> Id<'_> {
         Identity::Ipv6(a) => (IdType::IPV6_ADDR, Cow::Owned(a.octets().to_vec())),
         Identity::Fqdn(n) => (IdType::FQDN, Cow::Borrowed(n.as_bytes())),
         Identity::UserFqdn(n) => (IdType::RFC822_ADDR, Cow::Borrowed(n.as_bytes())),
+        Identity::Dn(n) => (IdType::DER_ASN1_DN, Cow::Borrowed(n.der())),
         Identity::KeyId(k) => (IdType::KEY_ID, Cow::Borrowed(k)),
     };
     Id { kind, data }
@@ -27,6 +29,7 @@ pub(crate) fn identity_from_wire(id: &Id<'_>) -> Option<Identity> {
         IdType::IPV6_ADDR => <[u8; 16]>::try_from(id.data.as_ref()).ok().map(|a| Identity::Ipv6(Ipv6Addr::from(a))),
         IdType::FQDN => name(&id.data).map(Identity::Fqdn),
         IdType::RFC822_ADDR => name(&id.data).map(Identity::UserFqdn),
+        IdType::DER_ASN1_DN => DistinguishedName::from_der(&id.data).ok().map(Identity::Dn),
         IdType::KEY_ID => (!id.data.is_empty()).then(|| Identity::KeyId(id.data.to_vec())),
         _ => None,
     }

@@ -160,7 +160,8 @@ impl Server {
     }
 
     pub(super) fn key_exchange_done(&mut self, ctx: &mut Ctx<'_>, spi: Spi, done: JobDone) {
-        let JobDone::KeyExchange(result) = done;
+        // This side asks for nothing else.
+        let JobDone::KeyExchange(result) = done else { return };
         let Some(Entry { path, state: State::AwaitKe(state), .. }) = self.sas.get(&spi) else { return };
         let (public, shared) = match result {
             Ok(both) => both,

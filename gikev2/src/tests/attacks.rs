@@ -116,7 +116,9 @@ fn a_change_of_mind_makes_no_second_request_under_the_same_keys() {
 fn keys_of_a_failed_candidate_are_not_used_again() {
     let mut world = World::new(policy(false));
     let mut settings = world.settings(1);
-    settings.psk = std::sync::Arc::new(keyferry_crypto::Secret::copy_from(b"something else"));
+    settings.auth = keyferry_model::settings::MemberAuth::Psk(std::sync::Arc::new(keyferry_crypto::Secret::copy_from(
+        b"something else",
+    )));
     let at = world.add(settings);
     world.start(at);
     let request = world.wire.pop_front().unwrap();

@@ -160,7 +160,8 @@ fn half_open_sas_are_limited_and_expire() {
 fn a_wrong_key_is_refused_and_tried_again_later() {
     let mut world = World::new(policy(false));
     let mut settings = world.settings(1);
-    settings.psk = std::sync::Arc::new(Secret::copy_from(b"something else"));
+    settings.auth =
+        keyferry_model::settings::MemberAuth::Psk(std::sync::Arc::new(Secret::copy_from(b"something else")));
     let at = world.add(settings);
     world.start(at);
     world.run();

@@ -9,13 +9,13 @@ use keyferry_crypto::{
     Aead, BlockCipher, Hash, Integrity, Job, KeGroup, Secret, SeededRandom, SignatureScheme, SigningKey,
 };
 use keyferry_model::Model;
-use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
 use keyferry_model::rekey_sa::RekeySa;
-use keyferry_model::settings::{GdoiSettings, MemberSettings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
@@ -148,7 +148,7 @@ pub(super) fn identity(n: u8) -> Identity {
 
 pub(super) fn config() -> ServerConfig {
     let psk = Arc::new(Secret::copy_from(PSK));
-    let peer = |n| Peer { identity: identity(n), address: None, psk: Arc::clone(&psk) };
+    let peer = |n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(Arc::clone(&psk)) };
     ServerConfig::new(Arc::new(Credentials::new((1..=9).map(peer).collect())))
 }
 
@@ -189,7 +189,8 @@ impl World {
             group: GroupId::Number(GROUP),
             identity: identity(n),
             gateway_identity: Some(Identity::from_ip(self.gateway.ip())),
-            psk: Arc::new(Secret::copy_from(PSK)),
+            auth: MemberAuth::Psk(Arc::new(Secret::copy_from(PSK))),
+            phase1: Phase1Settings::default(),
             sender_ids: 1,
             ke_groups: vec![KeGroup::X25519],
             hashes: vec![Hash::Sha256],

@@ -355,6 +355,8 @@ numbers! {
         RFC822_ADDR = 3,
         /// An IPv6 address.
         IPV6_ADDR = 5,
+        /// A distinguished name in DER.
+        DER_ASN1_DN = 9,
         /// Opaque octets.
         KEY_ID = 11,
     }

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 use gdoi::{Member, Server, ServerConfig};
 use keyferry_crypto::{KeGroup, Secret};
 use keyferry_model::Model;
-use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit};
 use keyferry_model::id::Identity;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_scenarios::policy::{self, Variant};
@@ -52,7 +52,7 @@ impl KeyServer {
     pub(crate) fn new(policy: GroupPolicy, peers: u32) -> Result<Self> {
         let clock = Duration::from_secs(1);
         let now = Now { mono: clock, wall: EPOCH + clock };
-        let known = (0..peers).map(|n| Peer { identity: identity(n), address: None, psk: psk() });
+        let known = (0..peers).map(|n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(psk()) });
         let config = ServerConfig::new(Arc::new(Credentials::new(known.collect())));
         let model = Model::load(vec![policy], &BTreeMap::new(), now, &mut OsRandom)?;
         Ok(Self { model, server: Server::new(config), out: Outbox::default(), clock })
@@ -123,7 +123,7 @@ impl Members {
             let settings = MemberSettings {
                 local: address(n),
                 identity: identity(n),
-                psk: psk(),
+                auth: MemberAuth::Psk(psk()),
                 ke_groups: vec![ke],
                 ack_jitter: Duration::ZERO,
                 ..policy::member(variant, 2)

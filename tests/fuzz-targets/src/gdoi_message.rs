@@ -5,10 +5,10 @@ use gdoi::wire::rules::{self, Message};
 use keyferry_wire::chain_with_tail;
 
 /// The messages, in the order in which the first octet names them.
-pub const MESSAGES: [&Message; 10] = [
+pub const MESSAGES: [&Message; 14] = [
     &rules::MAIN_SA,
     &rules::MAIN_KE,
-    &rules::MAIN_AUTH,
+    &rules::MAIN_HASH,
     &rules::NOTICE_CLEAR,
     &rules::NOTICE,
     &rules::PULL_1,
@@ -16,6 +16,10 @@ pub const MESSAGES: [&Message; 10] = [
     &rules::PULL_3,
     &rules::PULL_4,
     &rules::PUSH,
+    &rules::MAIN_SIG,
+    &rules::AGGRESSIVE_1,
+    &rules::AGGRESSIVE_2,
+    &rules::AGGRESSIVE_3,
 ];
 
 /// The first octet says which message, the second the type of its first payload; the others are the chain.

@@ -1,6 +1,6 @@
 //! Each payload of GDOI: what is taken means the same after encoding.
 
-use gdoi::wire::{delete, gap, group_sa, id, kd, lkh, nonce, notification, opaque, proposal, sa, sak, sat, seq};
+use gdoi::wire::{cert, delete, gap, group_sa, id, kd, lkh, nonce, notification, opaque, proposal, sa, sak, sat, seq};
 use keyferry_wire::{Decode, Encode};
 
 macro_rules! survives {
@@ -15,7 +15,7 @@ macro_rules! survives {
 }
 
 /// Number of payloads.
-pub const KINDS: u8 = 18;
+pub const KINDS: u8 = 20;
 
 /// The first octet says which payload, the others are its body.
 pub fn target(data: &[u8]) {
@@ -38,6 +38,8 @@ pub fn target(data: &[u8]) {
         14 => survives!(opaque::Hash<'_>, body),
         15 => survives!(opaque::Sig<'_>, body),
         16 => survives!(opaque::VendorId<'_>, body),
+        18 => survives!(cert::Cert<'_>, body),
+        19 => survives!(cert::CertRequest<'_>, body),
         _ => {
             // What stands in the reserved octets of an SA KEK, which old senders used, may decide how its destination is
             // read; so octets made from it may read in the other way.

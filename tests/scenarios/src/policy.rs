@@ -5,14 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey};
-use keyferry_model::credentials::{Credentials, Peer};
+use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
     RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberSettings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
 
 /// The group's number.
 pub const GROUP: u32 = 1234;
@@ -207,9 +207,12 @@ pub fn psk(n: u8) -> Arc<Secret> {
 /// Credentials of hosts 2 to 250, and of one that may come from anywhere in [`Family::elsewhere`].
 #[must_use]
 pub fn credentials(family: Family) -> Arc<Credentials> {
-    let peer = |n| Peer { identity: Identity::from_ip(family.host(n)), address: None, psk: psk(n) };
-    let wanderer =
-        Peer { identity: Identity::Fqdn("wanderer.example".into()), address: Some(family.elsewhere()), psk: psk(251) };
+    let peer = |n| Peer { identity: Some(Identity::from_ip(family.host(n))), address: None, proof: Proof::Psk(psk(n)) };
+    let wanderer = Peer {
+        identity: Some(Identity::Fqdn("wanderer.example".into())),
+        address: Some(family.elsewhere()),
+        proof: Proof::Psk(psk(251)),
+    };
     Arc::new(Credentials::new((2..=250).map(peer).chain([wanderer]).collect()))
 }
 
@@ -222,7 +225,8 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         group: GroupId::Number(GROUP),
         identity: Identity::from_ip(v.family.host(n)),
         gateway_identity: None,
-        psk: psk(n),
+        auth: MemberAuth::Psk(psk(n)),
+        phase1: Phase1Settings::default(),
         sender_ids: 1,
         ke_groups: vec![v.ke],
         hashes: vec![v.hash],

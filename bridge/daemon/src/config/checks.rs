@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use keyferry_model::id::Identity;
 use keyferry_model::policy::{Authorization, RekeyTransport, Selector};
 
 use super::gateway::{GatewayConfig, RekeySending};
@@ -161,12 +162,14 @@ pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], config: &Gat
 
 /// What must hold between groups and peers.
 pub(super) fn members(groups: &[GroupEntry<'_>], peers: &[Peer]) {
-    let identities: BTreeSet<String> = peers.iter().map(|p| p.identity.to_string()).collect();
+    let identities: BTreeSet<String> =
+        peers.iter().filter_map(|p| p.identity.as_ref().map(ToString::to_string)).collect();
+    let many = peers.iter().any(|p| p.identity.is_none());
     let names: Vec<&str> = identities.iter().map(String::as_str).collect();
-    let addressed = peers.iter().any(|p| p.address.is_some() || p.identity.ip().is_some());
+    let addressed = peers.iter().any(|p| p.address.is_some() || p.identity.as_ref().and_then(Identity::ip).is_some());
     for GroupEntry { plan, section } in groups {
         if let Authorization::Listed(listed) = &plan.base().authorization {
-            for member in listed.iter().map(ToString::to_string).filter(|m| !identities.contains(m)) {
+            for member in listed.iter().map(ToString::to_string).filter(|m| !many && !identities.contains(m)) {
                 let what = format!("there is no peer {member}{}", did_you_mean(&member, &names));
                 section.error("members", what, "add a [[peer]] with that identity");
             }

@@ -1,6 +1,6 @@
 //! `[[peer]]`: who may authenticate.
 
-use keyferry_model::credentials::Peer;
+use keyferry_model::credentials::{Peer, Proof};
 use keyferry_model::id::Identity;
 use keyferry_model::policy::Selector;
 
@@ -17,12 +17,16 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
         root.error("peer", "nobody can authenticate", "add [[peer]] with identity and psk_file");
     }
     for mut section in sections {
-        let identity: Option<Identity> = section.required("identity", "10.0.0.1");
+        // A network alone stands for everybody who is the address that it comes from.
+        let many = section.has("address") && !section.has("identity");
         let network: Option<Network> = section.parsed("address", "10.0.0.0/24");
+        let identity: Option<Identity> =
+            if many { section.parsed("identity", "10.0.0.1") } else { section.required("identity", "10.0.0.1") };
         let psk = secrets::psk(&mut section);
-        if let (Some(identity), Some(psk)) = (identity, psk) {
+        let known = identity.is_some() || (many && network.is_some());
+        if let Some(psk) = psk.filter(|_| known) {
             let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
-            let peer = Peer { identity, address, psk };
+            let peer = Peer { identity, address, proof: Proof::Psk(psk) };
             compare(&section, &peer, &peers);
             peers.push(peer);
         }
@@ -35,10 +39,10 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
 /// What a peer must not have in common with one before it.
 fn compare(section: &Section<'_>, peer: &Peer, before: &[Peer]) {
     for (i, other) in before.iter().enumerate() {
-        if other.identity == peer.identity {
-            let what = format!("peer[{i}] has the same identity {}", peer.identity);
+        if let Some(identity) = peer.identity.as_ref().filter(|_| other.identity == peer.identity) {
+            let what = format!("peer[{i}] has the same identity {identity}");
             section.error("identity", what, "give each peer an identity of its own");
-        } else if place(other).is_some_and(|p| Some(p) == place(peer)) && !other.psk.ct_eq(peer.psk.expose()) {
+        } else if place(other).is_some_and(|p| Some(p) == place(peer)) && !same_key(peer, other) {
             let what = format!("peer[{i}] has the same address and another key");
             let remedy = "main mode finds the key by the address alone: use one key, or longer prefixes";
             section.error("address", what, remedy);
@@ -46,9 +50,16 @@ fn compare(section: &Section<'_>, peer: &Peer, before: &[Peer]) {
     }
 }
 
+fn same_key(a: &Peer, b: &Peer) -> bool {
+    match (&a.proof, &b.proof) {
+        (Proof::Psk(a), Proof::Psk(b)) => a.ct_eq(b.expose()),
+        _ => true,
+    }
+}
+
 /// Where main mode looks for a peer.
 fn place(peer: &Peer) -> Option<(std::net::IpAddr, u8)> {
-    match (peer.address, peer.identity.ip()) {
+    match (peer.address, peer.identity.as_ref().and_then(Identity::ip)) {
         (Some(s), _) => Some((s.address, s.prefix)),
         (None, Some(ip)) => Some((ip, if ip.is_ipv4() { 32 } else { 128 })),
         (None, None) => None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dataplane::engine::Userspace;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{Identity, Protocol};
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{MemberAuth, MemberSettings, Phase1Settings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
@@ -400,7 +400,8 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         group: config.group.clone(),
         identity: parts.identity.clone(),
         gateway_identity: Some(config.gateway_identity.clone()),
-        psk: std::sync::Arc::clone(&config.psk),
+        auth: MemberAuth::Psk(std::sync::Arc::clone(&config.psk)),
+        phase1: Phase1Settings::default(),
         sender_ids: config.sender_ids,
         ke_groups: config.ke_groups.clone(),
         hashes: config.hashes.clone(),

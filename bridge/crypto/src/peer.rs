@@ -1,0 +1,79 @@
+//! The check of a peer that authenticates by certificate: its signature, then its certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::secret::Secret;
+use crate::signature::{DigestSignature, KeyKind};
+use crate::x509::{Certificate, CertificateError, OcspAnswer, TrustStore};
+
+/// What a peer proves itself with, and what it is held against.
+#[derive(Debug)]
+pub struct PeerCheck {
+    /// Anchors and revocation.
+    pub trust: Arc<TrustStore>,
+    /// Answers of OCSP responders.
+    pub ocsp: Arc<[OcspAnswer]>,
+    /// The time by the wall clock, since 1970.
+    pub wall: Duration,
+    /// The kind of key that was agreed on.
+    pub kind: KeyKind,
+    /// DER of certificates as the peer sent them.
+    pub certificates: Vec<Vec<u8>>,
+    /// Ways to sign that are taken, with what is signed; the likely one first.
+    pub readings: Vec<(DigestSignature, Secret)>,
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+/// A peer that has signed, with a certificate that is trusted.
+#[derive(Debug)]
+pub struct CheckedPeer {
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// Which of the readings the signature is of.
+    pub reading: usize,
+}
+
+/// Why a peer is not what it claims.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// There is no certificate that can be read, with a key of the kind agreed on.
+    #[error("no certificate of use")]
+    NoCertificate,
+    /// The signature is not by the certificate's key: somebody else may have altered the message.
+    #[error("wrong signature")]
+    Signature,
+    /// The peer has signed, but its certificate is not trusted.
+    #[error("certificate: {0}")]
+    Untrusted(CertificateError),
+}
+
+impl PeerCheck {
+    /// Checks. The signature comes first, because only what is signed is known to be the peer's.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn run(&self) -> Result<CheckedPeer, PeerError> {
+        let mut chain = Vec::with_capacity(self.certificates.len());
+        for der in &self.certificates {
+            chain.push(Certificate::from_der(der).map_err(|_| PeerError::NoCertificate)?);
+        }
+        // The peer's own comes first by custom; certainly it is none that issued another.
+        let issues = |c: &Certificate| chain.iter().any(|other| other.issuer() == c.subject());
+        let own = chain.iter().position(|c| !issues(c)).unwrap_or(0);
+        if own >= chain.len() {
+            return Err(PeerError::NoCertificate);
+        }
+        let certificate = chain.remove(own);
+        let key = certificate.public_key();
+        if key.kind() != self.kind {
+            return Err(PeerError::NoCertificate);
+        }
+        let signed =
+            |(how, octets): &(DigestSignature, Secret)| key.verify_digest(*how, octets.expose(), &self.signature);
+        let reading = self.readings.iter().position(signed).ok_or(PeerError::Signature)?;
+        self.trust.check(&certificate, &chain, self.wall, &self.ocsp).map_err(PeerError::Untrusted)?;
+        Ok(CheckedPeer { certificate, reading })
+    }
+}

@@ -1,0 +1,81 @@
+//! Aggressive mode as initiator: one message, one answer, and the proof that goes back.
+
+use std::time::Duration;
+
+use keyferry_crypto::{KeGroup, Random};
+use keyferry_model::time::Now;
+use keyferry_wire::{Decode, Header, chain};
+
+use super::{At, Initiator, Rejected, Verified};
+use crate::message::Payloads;
+use crate::phase1::auth;
+use crate::phase1::extensions::Extensions;
+use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::keymat::Transcript;
+use crate::phase1::responder::read_ke;
+use crate::phase1::suite;
+use crate::reject::Reject;
+use crate::wire::nonce::Nonce;
+use crate::wire::opaque::Ke;
+use crate::wire::registry::{NotifyType, exchange, flag, payload};
+use crate::wire::rules::{self, AGGRESSIVE_2};
+use crate::wire::sa::Sa;
+
+/// What message 2 has led to.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) sa: IkeSa,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) extensions: Extensions,
+    pub(super) message3: Vec<u8>,
+}
+
+impl Initiator {
+    /// Appends what message 1 has beside the SA payload: KE, Ni, IDii.
+    pub(super) fn hello(&mut self, payloads: Payloads, group: KeGroup, rng: &mut dyn Random) -> Option<Payloads> {
+        let pair = self.pair(group, rng)?;
+        let payloads = payloads.with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i));
+        Some(self.ask_for_certificates(auth::id_payload(payloads, &self.id_i)))
+    }
+
+    /// Message 2: does it prove the peer, and is it who it must be?
+    pub(crate) fn verify_aggressive(&self, header: &Header, body: &[u8], now: Now) -> Result<Verified, Rejected> {
+        let refused = |what| Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN);
+        let cookies = header.spi_pair();
+        if header.flags & flag::ENCRYPTED != 0 || header.message_id != 0 || cookies[8..] == [0; 8] {
+            return Err(Reject::Unauthenticated("not a message of this state").into());
+        }
+        let payloads = chain(header.next, body)?;
+        AGGRESSIVE_2.check(&payloads)?;
+        let sa = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
+        if !suite::fits(&sa) {
+            return Err(refused("DOI or situation of phase 1").into());
+        }
+        let (suite, lifetime) = suite::chosen(&sa, &self.offered).ok_or(refused("not what was offered"))?;
+        let (ke, nonce) = read_ke(&payloads)?;
+        let pair = self.pairs.iter().find(|p| p.group() == suite.group);
+        let pair = pair.filter(|_| ke.0.len() == suite.group.public_len());
+        let pair = pair.ok_or(Reject::Unauthenticated("length of the public value"))?;
+        self.affords(now)?;
+        let shared = pair.agree(ke.0).map_err(|_| Rejected::costly(Reject::Unauthenticated("public value")))?;
+        let transcript = Transcript {
+            suite,
+            cookies: &cookies,
+            sa_i: &self.sa_i,
+            ke_i: pair.public(),
+            ke_r: ke.0,
+            nonce_i: &self.nonce_i,
+            nonce_r: nonce.0,
+        };
+        let mut sa = IkeSa::new(cookies, transcript.keys(self.basis(), &shared));
+        let identity = self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
+        let message3 = self.evidence(Payloads::new(), &transcript, sa.keys()).and_then(|payloads| {
+            // Encrypted: with the first IV, since no block came before (RFC 2409 section 5 and appendix B).
+            sa.seal_phase1(exchange::AGGRESSIVE, &sa.keys().iv, &payloads)
+        });
+        let (message3, last_block) = message3.map_err(|_| Rejected::costly(refused("message 3 cannot be made")))?;
+        sa.chain_to(last_block);
+        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
+        Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, message3 })), identity })
+    }
+}

@@ -1,0 +1,358 @@
+//! Message 5 of main mode and 3 of aggressive mode: what proves the peer, and what comes of it.
+
+use std::time::Duration;
+
+use keyferry_crypto::{Hash, Job, JobDone, PeerCheck, PeerError, Random, ct_eq};
+use keyferry_model::credentials::Credentials;
+use keyferry_model::drive::{Datagram, JobId, Outbox};
+use keyferry_model::id::Identity;
+use keyferry_model::time::Now;
+use keyferry_wire::{Header, chain};
+
+use super::{ExpectProof, HalfOpen, Means, Path, Progress, Stage};
+use crate::message::{Iv, Payloads, SealError};
+use crate::phase1::MAX_RIVALS;
+use crate::phase1::auth::{self, Evidence, Own};
+use crate::phase1::extensions::Extensions;
+use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::method::{Method, readings};
+use crate::reject::Reject;
+use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload};
+use crate::wire::rules::{self, AGGRESSIVE_3, MAIN_HASH, MAIN_SIG};
+
+/// Who a peer claims to be in a message, and where that message came from.
+#[derive(Clone, Debug)]
+struct Claim {
+    /// Number of the rival.
+    rival: u32,
+    /// Hash of the datagram, to know its repeats.
+    request: Vec<u8>,
+    /// Last block of its ciphertext.
+    last_block: Iv,
+    path: Path,
+    identity: Result<Identity, Reject>,
+    initial_contact: bool,
+}
+
+/// A signature that is to be checked.
+#[derive(Debug)]
+pub(crate) struct ToCheck {
+    claim: Claim,
+    work: Box<PeerCheck>,
+}
+
+impl ToCheck {
+    /// Number of the rival whose keys the message is encrypted with.
+    pub(super) fn rival(&self) -> u32 {
+        self.claim.rival
+    }
+}
+
+/// The check of a signature.
+#[derive(Debug)]
+pub(super) struct Check {
+    claim: Claim,
+    stage: Awaits,
+}
+
+#[derive(Debug)]
+enum Awaits {
+    /// Signature and certificate of the peer are being checked.
+    Check(JobId),
+    /// Our own signature for message 6 is being made, and so long the peer's certificate lasts.
+    Signature(JobId, Duration),
+}
+
+impl Check {
+    pub(super) fn job(&self) -> JobId {
+        match self.stage {
+            Awaits::Check(job) | Awaits::Signature(job, _) => job,
+        }
+    }
+}
+
+/// What an authentication message turned out to be.
+pub(crate) enum Found {
+    /// Its hash is right.
+    Proven(Box<Verified>),
+    /// Its signature is to be [checked](HalfOpen::begin_check).
+    Signed(Box<ToCheck>),
+    /// The same, but too many were checked already: to be [held](HalfOpen::hold_check).
+    TooMany(Box<ToCheck>),
+    /// It is being checked.
+    Repeat,
+}
+
+/// Proof that the peer is who it says it is, and may be.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    claim: Claim,
+    identity: Identity,
+    /// Our own signature, where message 6 wants one.
+    signature: Option<Vec<u8>>,
+    /// Until when the peer's certificate holds, by the wall clock.
+    until: Option<Duration>,
+}
+
+/// A peer that proved itself, but may not be what it says it is.
+#[derive(Debug)]
+pub(crate) struct Impostor {
+    pub(crate) why: Reject,
+    /// A notice that tells it, protected by the new keys.
+    pub(crate) notice: Option<Vec<u8>>,
+}
+
+/// What comes of phase 1.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    pub(crate) sa: IkeSa,
+    pub(crate) identity: Identity,
+    pub(crate) lifetime: Option<Duration>,
+    /// What both sides can do.
+    pub(crate) extensions: Extensions,
+    /// Does the peer say that it has no other SA with us (RFC 2407 section 4.6.3.3)?
+    pub(crate) initial_contact: bool,
+    /// Until when the peer's certificate holds, by the wall clock.
+    pub(crate) until: Option<Duration>,
+    pub(crate) path: Path,
+    /// Hash of the message that proved the peer.
+    pub(crate) request: Vec<u8>,
+    /// Message 6 of main mode.
+    pub(crate) answer: Option<Vec<u8>>,
+}
+
+/// What the examination of a message for one rival gives.
+enum Examined {
+    Hash(Claim),
+    Signature(Box<ToCheck>),
+}
+
+impl HalfOpen {
+    /// Does this message prove one of the rivals, and may that peer call itself so? With a signature that is for
+    /// a job to say.
+    pub(crate) fn verify(
+        &self,
+        header: &Header,
+        body: &[u8],
+        dgram: &Datagram<'_>,
+        credentials: &Credentials,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Found, Impostor> {
+        let request = Hash::Sha256.digest(&[dgram.bytes]);
+        let signing = |c: &Check| matches!(c.stage, Awaits::Signature(..));
+        if self.checks.iter().any(|c| c.claim.request == request || signing(c)) {
+            return Ok(Found::Repeat);
+        }
+        let mut why = Reject::Unauthenticated("proof before keys");
+        for (rival, expect) in self.expecting() {
+            let number = self.rivals[rival].number;
+            let claim = |identity, last_block, initial_contact| Claim {
+                rival: number,
+                request: request.clone(),
+                last_block,
+                path: Path::of(dgram),
+                identity,
+                initial_contact,
+            };
+            match self.examine((rival, expect), header, body, credentials, now, &claim) {
+                Ok(Examined::Signature(check)) if self.checked < MAX_RIVALS => return Ok(Found::Signed(check)),
+                Ok(Examined::Signature(check)) => return Ok(Found::TooMany(check)),
+                Ok(Examined::Hash(claim)) => {
+                    return match claim.identity.clone().and_then(|id| self.allowed(id, credentials)) {
+                        Ok(identity) => {
+                            Ok(Found::Proven(Box::new(Verified { claim, identity, signature: None, until: None })))
+                        }
+                        Err(why) => Err(impostor(&expect.keyed.sa, &claim.last_block, why, rng)),
+                    };
+                }
+                Err(e) => why = e,
+            }
+        }
+        Err(Impostor { why, notice: None })
+    }
+
+    fn expecting(&self) -> impl Iterator<Item = (usize, &ExpectProof)> {
+        self.rivals.iter().enumerate().filter_map(|(i, r)| match &r.stage {
+            Stage::ExpectProof(e) => Some((i, &**e)),
+            Stage::AwaitKeys(_) | Stage::AwaitOwn(..) | Stage::Failed => None,
+        })
+    }
+
+    /// Reads the message with the keys of a rival, and checks its hash if it has one.
+    fn examine(
+        &self,
+        (rival, expect): (usize, &ExpectProof),
+        header: &Header,
+        body: &[u8],
+        credentials: &Credentials,
+        now: Now,
+        claim: &dyn Fn(Result<Identity, Reject>, Iv, bool) -> Claim,
+    ) -> Result<Examined, Reject> {
+        // With the wrong key it is noise, so whatever is wrong means "not authentic".
+        const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
+        let sa = &expect.keyed.sa;
+        let plain;
+        let (payloads, last_block) = if header.flags & flag::ENCRYPTED != 0 {
+            plain = sa.open_phase1(header, body)?;
+            (plain.parts().map_err(|_| NOISE)?.payloads, plain.last_block)
+        } else {
+            (chain(header.next, body)?, sa.keys().iv)
+        };
+        let form = match (self.exchange, self.suite.method) {
+            (exchange::MAIN_MODE, Method::PreSharedKey) => &MAIN_HASH,
+            (exchange::MAIN_MODE, Method::Signature(_)) => &MAIN_SIG,
+            _ => &AGGRESSIVE_3,
+        };
+        form.check(&payloads).map_err(|_| NOISE)?;
+        let id = self.id_i.as_deref().or_else(|| rules::body(&payloads, payload::ID)).ok_or(NOISE)?;
+        let hash_i = |hmac| self.transcript(rival, &expect.keyed.ke_r).hash_i(sa.keys(), id, hmac);
+        let contact = auth::initial_contact(&payloads) && header.flags & flag::ENCRYPTED != 0;
+        match Evidence::read(&payloads, self.suite.method)? {
+            Evidence::Hash(hash) => {
+                if !ct_eq(hash_i(self.suite.hash).expose(), hash) {
+                    return Err(Reject::Unauthenticated("HASH_I"));
+                }
+                Ok(Examined::Hash(claim(auth::identity(id), last_block, contact)))
+            }
+            Evidence::Signature { signature, certificates } => {
+                let trust = credentials.trust().ok_or(Reject::Unauthenticated("no trust in certificates"))?;
+                let Method::Signature(kind) = self.suite.method else { return Err(NOISE) };
+                let ways = readings(self.suite, kind).into_iter().map(|r| (r.how, hash_i(r.hmac))).collect();
+                let work = Box::new(auth::check(trust, now.wall, kind, &certificates, ways, signature));
+                let claim = claim(auth::identity(id), last_block, contact);
+                Ok(Examined::Signature(Box::new(ToCheck { claim, work })))
+            }
+        }
+    }
+
+    /// May who has the pre-shared key call itself so?
+    fn allowed(&self, identity: Identity, credentials: &Credentials) -> Result<Identity, Reject> {
+        let Means::Psk(psk) = &self.means else { return Err(NOT_ALLOWED) };
+        let allowed = match self.exchange {
+            exchange::MAIN_MODE => credentials.allows(self.peer, &identity),
+            _ => credentials.psk_for_identity_at(&identity, self.peer).is_some_and(|own| own.ct_eq(psk.expose())),
+        };
+        if allowed { Ok(identity) } else { Err(NOT_ALLOWED) }
+    }
+
+    /// Begins the check of a signature.
+    pub(crate) fn begin_check(&mut self, check: ToCheck, out: &mut Outbox) -> JobId {
+        let job = out.job(Job::CheckPeer(check.work));
+        self.checked = self.checked.saturating_add(1);
+        self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job) });
+        job
+    }
+
+    /// A job of a check is done.
+    pub(super) fn complete_check(
+        &mut self,
+        job: JobId,
+        done: JobDone,
+        credentials: &Credentials,
+        out: &mut Outbox,
+        rng: &mut dyn Random,
+    ) -> Progress {
+        let Some(at) = self.checks.iter().position(|c| c.job() == job) else {
+            return Progress::Nothing("a job that nobody waits for");
+        };
+        let Check { claim, stage } = self.checks.swap_remove(at);
+        let rival = self.rivals.iter().position(|r| r.number == claim.rival);
+        let Some((rival, expect)) = rival.and_then(|i| self.expecting().find(|(at, _)| *at == i)) else {
+            return Progress::Nothing("a continuation that made room for another");
+        };
+        let sa = &expect.keyed.sa;
+        let refused = |why, rng| Progress::Refused(claim.path, impostor(sa, &claim.last_block, why, rng));
+        let (peer, stage) = match (done, stage) {
+            (JobDone::CheckPeer(Ok(peer)), Awaits::Check(_)) => (peer, claim.identity.clone()),
+            (JobDone::Sign(Ok(signature)), Awaits::Signature(_, until)) => {
+                return match claim.identity.clone() {
+                    Ok(identity) => {
+                        let until = Some(until);
+                        Progress::Proven(Box::new(Verified { claim, identity, signature: Some(signature), until }))
+                    }
+                    Err(why) => refused(why, rng),
+                };
+            }
+            // Neither hash nor signature covers certificates: somebody on the way may have altered them, so the peer is not
+            // told, lest it give up.
+            (JobDone::CheckPeer(Err(PeerError::Untrusted(error))), _) => {
+                tracing::debug!(peer = %claim.path.from, %error, "certificate not trusted");
+                return Progress::Nothing("certificate not trusted");
+            }
+            (JobDone::CheckPeer(Err(PeerError::NoCertificate)), _) => {
+                return Progress::Nothing("no certificate of use");
+            }
+            (JobDone::CheckPeer(Err(PeerError::Signature)), _) => return Progress::Nothing("wrong signature"),
+            (_, _) => return Progress::Nothing("our signature could not be made"),
+        };
+        tracing::debug!(peer = %claim.path.from, reading = peer.reading, "signature of the peer");
+        let identity = match stage {
+            Ok(id) if credentials.allows_certificate(self.peer, &id, &peer.certificate) => id,
+            Ok(_) => return refused(NOT_ALLOWED, rng),
+            Err(why) => return refused(why, rng),
+        };
+        let until = peer.certificate.not_after();
+        match self.own_of(rival).filter(|_| self.exchange == exchange::MAIN_MODE) {
+            Some(own) => {
+                let job = out.job(self.sign(rival, &expect.keyed, own));
+                self.checks.push(Check { claim, stage: Awaits::Signature(job, until) });
+                Progress::Job(job)
+            }
+            None => Progress::Proven(Box::new(Verified { claim, identity, signature: None, until: Some(until) })),
+        }
+    }
+
+    /// Ends phase 1: message 6 of main mode, and the SA.
+    pub(crate) fn advance(mut self, peer: Verified) -> Result<Completed, SealError> {
+        const PROVEN: &str = "only a rival that waits for its proof is verified";
+        let proven = self.expecting().find(|(i, _)| self.rivals[*i].number == peer.claim.rival);
+        let (rival, expect) = proven.expect(PROVEN);
+        let message6 = (self.exchange == exchange::MAIN_MODE).then(|| {
+            let payloads = auth::id_payload(Payloads::new(), &self.id_r);
+            match &peer.signature {
+                Some(signature) => {
+                    let chain = self.own_of(rival).map(|own| &**own);
+                    Own::Signature { signature, chain }.put(payloads)
+                }
+                None => {
+                    let transcript = self.transcript(rival, &expect.keyed.ke_r);
+                    Own::Hash(&transcript.hash_r(expect.keyed.sa.keys(), &self.id_r, self.suite.hash)).put(payloads)
+                }
+            }
+        });
+        let Stage::ExpectProof(expect) = self.rivals.swap_remove(rival).stage else { unreachable!("{PROVEN}") };
+        let mut sa = expect.keyed.sa;
+        let mut last_block = peer.claim.last_block;
+        let mut answer = None;
+        if let Some(payloads) = message6 {
+            let sealed = sa.seal_phase1(exchange::MAIN_MODE, &last_block, &payloads)?;
+            last_block = sealed.1;
+            answer = Some(sealed.0);
+        }
+        sa.chain_to(last_block);
+        Ok(Completed {
+            sa,
+            identity: peer.identity,
+            lifetime: self.lifetime,
+            extensions: self.extensions,
+            initial_contact: peer.claim.initial_contact,
+            until: peer.until,
+            path: peer.claim.path,
+            request: peer.claim.request,
+            answer,
+        })
+    }
+}
+
+const NOT_ALLOWED: Reject = Reject::Unacceptable("identity", NotifyType::INVALID_ID_INFORMATION);
+
+/// Tells a peer that it may not be what it says it is.
+fn impostor(sa: &IkeSa, last_block: &Iv, why: Reject, rng: &mut dyn Random) -> Impostor {
+    let kind = match why {
+        Reject::Unacceptable(_, kind) => kind,
+        Reject::Malformed(_) | Reject::Unauthenticated(_) | Reject::Replayed => NotifyType::INVALID_ID_INFORMATION,
+    };
+    let notice = sa.notice_after(last_block, sa.notification(kind, Doi::GDOI), rng).ok();
+    Impostor { why, notice }
+}
