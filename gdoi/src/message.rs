@@ -83,6 +83,11 @@ impl Payloads {
         self.0.iter().map(|(kind, body)| (*kind, body.expose().to_vec())).collect()
     }
 
+    /// Octets of the chain.
+    pub(crate) fn octets(&self) -> usize {
+        self.0.iter().map(|(_, body)| 4 + body.len()).sum()
+    }
+
     /// Type of the first payload; zero when there is none.
     pub(crate) fn first(&self) -> u8 {
         self.0.first().map_or(0, |p| p.0)
@@ -90,7 +95,7 @@ impl Payloads {
 
     /// The chain, with generic headers. `last_next` stands in the last one's Next Payload.
     pub(crate) fn chain(&self, last_next: u8) -> Result<Secret, SealError> {
-        let total: usize = self.0.iter().map(|(_, body)| 4 + body.len()).sum();
+        let total = self.octets();
         if total > MAX_DATAGRAM {
             return Err(SealError::TooLong);
         }

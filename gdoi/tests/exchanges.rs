@@ -507,3 +507,35 @@ fn a_push_is_that_of_an_independent_computation() {
     let rendered = gdoi::push::render(&policy, &step, &mut SeededRandom::new(1)).unwrap();
     assert_eq!(hex::encode(rendered), hex::encode(message));
 }
+
+/// Who may not join cannot tell whether there is such a group: the answers have the same form, length and meaning, at the
+/// same place of the exchange, also where the group does not serve GDOI or the member was evicted.
+#[test]
+fn an_unknown_group_and_a_refused_member_look_alike() {
+    let setup = Setup::default();
+    let answers = |change: &dyn Fn(&mut keyferry_model::policy::GroupPolicy), group: &str, evict: bool| {
+        let mut policy = policy(setup);
+        change(&mut policy);
+        let mut bench = Bench::with_policy(setup, policy, |_| {});
+        if evict {
+            bench.add(10);
+            bench.settle();
+            bench.plan(RekeyReason::Eviction, &[10]);
+            bench.log.clear();
+        }
+        bench.add_with(10, support_with_group(setup, 10, group));
+        bench.settle();
+        let refused = MemberEvent::Refused("INVALID-ID-INFORMATION".into());
+        assert_eq!(bench.nodes[&10].events, [MemberEvent::Connected, refused]);
+        let server = host(false, 1);
+        bench.log.iter().filter(|p| p.from == server).map(|p| (p.bytes[18], p.bytes.len())).collect::<Vec<_>>()
+    };
+    let unknown = answers(&|_| {}, "77", false);
+    assert_eq!(unknown.len(), 4, "three of main mode, one notice");
+    let nobody = vec![Identity::from_ip(host(false, 99).ip())];
+    assert_eq!(answers(&|p| p.authorization = Authorization::Listed(nobody.clone()), "1234", false), unknown);
+    assert_eq!(answers(&|p| p.gdoi = None, "1234", false), unknown);
+    assert_eq!(answers(&|_| {}, "1234", true), unknown);
+    assert_eq!(answers(&|_| {}, "fqdn:nowhere.example", false), unknown);
+    assert_eq!(answers(&|_| {}, "user:nobody@nowhere.example", false), unknown);
+}

@@ -52,13 +52,15 @@ pub enum Reading {
     SigKeyPoint,
     /// A new KEK comes without SIG_ALGORITHM_KEY; the old one goes on (section 5.6.2).
     SigKeyKept,
-    /// AES-GMAC's key and salt stand in TEK_INTEGRITY_KEY (section 5.6.1.2).
-    GmacIntegrityKey,
+    /// In an LKH_UPDATE_ARRAY a key's IV is encrypted with it, under the IV of the key before (section 5.6.3.2).
+    LkhEncryptedIv,
+    /// In an LKH_UPDATE_ARRAY keys are encrypted under the IV of the key before.
+    LkhParentIv,
 }
 
 impl Reading {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::SeqInMessage2,
         Self::AttributesBehindSa,
         Self::DstIdProt,
@@ -78,7 +80,8 @@ impl Reading {
         Self::SigKeyCertificate,
         Self::SigKeyPoint,
         Self::SigKeyKept,
-        Self::GmacIntegrityKey,
+        Self::LkhEncryptedIv,
+        Self::LkhParentIv,
     ];
 
     /// Those a key server can be told to send; the others are only taken.
@@ -120,7 +123,8 @@ impl Reading {
             Self::SigKeyCertificate => "sig-key-certificate",
             Self::SigKeyPoint => "sig-key-point",
             Self::SigKeyKept => "sig-key-kept",
-            Self::GmacIntegrityKey => "gmac-integrity-key",
+            Self::LkhEncryptedIv => "lkh-encrypted-iv",
+            Self::LkhParentIv => "lkh-parent-iv",
         }
     }
 

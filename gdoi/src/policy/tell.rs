@@ -214,9 +214,13 @@ impl SaParts {
 /// The epochs told at a registration: all that live, but no more than one message holds. The newest is the one that will
 /// be used, the one before it is the one in use; older ones have been replaced for a while.
 pub(crate) fn told(epochs: &[Arc<Epoch>]) -> &[Arc<Epoch>] {
-    let lines = epochs.last().map_or(1, |e| (e.sas.len() + e.streams.len()).max(1));
-    let count = (MAX_TOLD_SAS / lines).max(MIN_TOLD_EPOCHS);
+    let count = told_at_most(epochs.last().map_or(0, |e| e.sas.len() + e.streams.len()));
     &epochs[epochs.len().saturating_sub(count)..]
+}
+
+/// How many epochs are told at most, in a group with so many lines of traffic.
+pub(super) fn told_at_most(lines: usize) -> usize {
+    (MAX_TOLD_SAS / lines.max(1)).max(MIN_TOLD_EPOCHS)
 }
 
 fn sat(sa: &DataSa, left: &[u8; 4], sends: Readings) -> Vec<u8> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyferry_crypto::{BlockCipher, CryptoError, Secret};
 use keyferry_model::lkh::{NodeKey, TreeUpdate};
+use keyferry_model::reading::Reading;
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::Encode;
 
@@ -158,7 +159,17 @@ impl Tree {
 
     /// Follows a push: the tree as it is afterwards, and the new KEK with its IV. `None` when no array begins with a key
     /// of ours: we are excluded.
-    pub(crate) fn follow(&self, arrays: &[UpdateArray<'_>], cipher: BlockCipher) -> Option<(Self, Secret)> {
+    pub(crate) fn follow(&self, arrays: &[UpdateArray<'_>], cipher: BlockCipher) -> Option<Followed> {
+        self.follow_in(None, arrays, cipher)
+    }
+
+    /// The same in each other reading. Which one is right only the next push shows, that opens under the KEK.
+    pub(crate) fn follow_otherwise(&self, arrays: &[UpdateArray<'_>], cipher: BlockCipher) -> Vec<(Reading, Followed)> {
+        let others = [Reading::LkhEncryptedIv, Reading::LkhParentIv];
+        others.into_iter().filter_map(|r| Some((r, self.follow_in(Some(r), arrays, cipher)?))).collect()
+    }
+
+    fn follow_in(&self, reading: Option<Reading>, arrays: &[UpdateArray<'_>], cipher: BlockCipher) -> Option<Followed> {
         let ours = |a: &UpdateArray<'_>| self.0.iter().find(|k| k.id == a.id && k.handle == a.handle);
         let (array, start) = arrays.iter().find_map(|a| ours(a).map(|k| (a, k)))?;
         let mut tree = Self(self.0.iter().map(TreeKey::duplicate).collect());
@@ -167,16 +178,31 @@ impl Tree {
             if entry.kind != kind(cipher) || entry.data.len() != wrapped_len(cipher) {
                 return None;
             }
-            let mut data = entry.data.to_vec();
-            let (iv, key) = split_mut(cipher, &mut data).ok()?;
-            cipher.decrypt(secret_part(cipher, under.expose()), iv, key).ok()?;
-            let data = Secret::new(data);
-            under = Secret::copy_from(data.expose().get(..keymat_len(cipher))?);
+            under = unwrapped(reading, entry.data, &under, cipher)?;
             tree.0.retain(|k| k.id != entry.id);
             tree.0.push(TreeKey { id: entry.id, handle: entry.handle, key: under.duplicate() });
         }
         Some((tree, under))
     }
+}
+
+/// A tree as it is after a push, and the new KEK with its IV.
+pub(crate) type Followed = (Tree, Secret);
+
+/// A key of an update array, which stands behind the key `under`.
+fn unwrapped(reading: Option<Reading>, data: &[u8], under: &Secret, cipher: BlockCipher) -> Option<Secret> {
+    let mut data = data.to_vec();
+    let (parent_iv, parent) = (under.expose().get(..cipher.block_len())?, secret_part(cipher, under.expose()));
+    match reading {
+        Some(Reading::LkhEncryptedIv) => cipher.decrypt(parent, parent_iv, &mut data).ok()?,
+        Some(Reading::LkhParentIv) => cipher.decrypt(parent, parent_iv, split_mut(cipher, &mut data).ok()?.1).ok()?,
+        Some(_) | None => {
+            let (iv, key) = split_mut(cipher, &mut data).ok()?;
+            cipher.decrypt(parent, iv, key).ok()?;
+        }
+    }
+    let data = Secret::new(data);
+    Some(Secret::copy_from(data.expose().get(..keymat_len(cipher))?))
 }
 
 #[cfg(test)]

@@ -6,16 +6,18 @@ use std::sync::LazyLock;
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Random, Secret};
 use keyferry_model::id::GroupId;
 use keyferry_wire::Header;
+use proptest::prelude::*;
 
 use super::member::{Pull, Registration, Step};
 use super::server::Request;
-use crate::message::Iv;
+use crate::message::{self, Iv};
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::keymat::{Basis, Transcript};
 use crate::phase1::method::Method;
 use crate::phase1::suite::Suite;
 use crate::policy::take::Taking;
 use crate::reject::Reject;
+use crate::wire::registry::{exchange, flag, payload};
 
 /// Messages 1 to 4, then 2 and 4 with SEQ in message 2, then 4 without any: tests/vectors/groupkey.py.
 static MESSAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
@@ -127,4 +129,112 @@ fn the_number_may_stand_in_message_2() {
 fn a_kek_without_a_number_is_refused_unless_it_is_known() {
     assert!(matches!(register(1, 6, None), Err(Reject::Unacceptable("a KEK without SEQ", _))));
     assert_eq!(register(1, 6, Some(9)).unwrap().rekey.unwrap().seq, 9);
+}
+
+/// Message ID of the exchange.
+const ID: u32 = 0x0505_0505;
+
+/// The nonces: our own, and the key server's.
+const NONCES: (&[u8], &[u8]) = (&[5; 32], &[6; 24]);
+
+/// What a key server's message says behind its HASH, decrypted with the IV that it has.
+fn plain(sa: &IkeSa, datagram: &[u8], iv: &Iv) -> (u8, Vec<u8>) {
+    let (header, body) = Header::decode(datagram).unwrap();
+    let keys = sa.keys();
+    let plain = message::open(keys.suite.cipher, keys.encryption.expose(), iv, &header, body).unwrap();
+    let parts = plain.parts().unwrap();
+    let hash = parts.payloads[0].body.len();
+    (parts.payloads[0].next, parts.octets[4 + hash..].to_vec())
+}
+
+/// A message with these octets behind a right HASH: as a key server sends it that means no good.
+fn sealed(sa: &IkeSa, iv: &Iv, nonces: &[u8], first: u8, octets: &[u8]) -> Vec<u8> {
+    let keys = sa.keys();
+    let hash = keys.suite.prf().compute(keys.skeyid_a.expose(), &[&ID.to_be_bytes(), nonces, octets]);
+    let length = u8::try_from(4 + hash.len()).unwrap();
+    let chain = [&[first, 0, 0, length], hash.expose(), octets].concat();
+    let header = message::header(sa.cookies(), exchange::PULL, flag::ENCRYPTED, ID, payload::HASH);
+    message::seal(keys.suite.cipher, keys.encryption.expose(), iv, &header, &Secret::new(chain)).unwrap().0
+}
+
+fn last_block(datagram: &[u8]) -> Iv {
+    Iv::back(BlockCipher::Aes128Cbc, datagram).unwrap()
+}
+
+/// An exchange whose next message is 2, or 4; and what that says when it is genuine.
+fn exchange_at(sa: &IkeSa, four: bool) -> (Pull, Iv, Vec<u8>, u8, Vec<u8>) {
+    let mut pull = Pull::start(sa, &GroupId::Number(1234), &mut Fives).unwrap();
+    let iv = last_block(pull.message());
+    if !four {
+        let (first, octets) = plain(sa, &MESSAGES[1], &iv);
+        return (pull, iv, NONCES.0.to_vec(), first, octets);
+    }
+    let Step::Policy(policy) = verify(&pull, sa, &MESSAGES[1], None).unwrap().unwrap() else { panic!("no policy") };
+    pull.confirm(sa, policy, 2).unwrap();
+    let iv = last_block(pull.message());
+    let (first, octets) = plain(sa, &MESSAGES[3], &iv);
+    (pull, iv, [NONCES.0, NONCES.1].concat(), first, octets)
+}
+
+fn is_sound(registration: &Registration) {
+    for sa in &registration.data {
+        assert_eq!(sa.keymat.len(), sa.policy.transform.keymat_len());
+        assert!(sa.spi >= 256 && !sa.lifetime.is_zero());
+    }
+    if let Some(rekey) = &registration.rekey {
+        let cipher = rekey.policy.cipher;
+        assert_eq!(rekey.keymat.len(), cipher.block_len() + cipher.key_len());
+        assert_eq!(rekey.verifier.kind(), rekey.policy.scheme.kind());
+    }
+    assert!(registration.sender_ids.iter().all(|s| s.ids.len() <= 1024 && (1..=32).contains(&s.bits)));
+}
+
+/// A hostile key server changes any octet of messages 2 and 4 and hashes and encrypts them as it should: what is taken is
+/// sound, and what is not leaves the exchange where it was.
+#[test]
+fn every_octet_of_policy_and_keys_may_be_a_lie() {
+    let sa = ike_sa();
+    for four in [false, true] {
+        let (pull, iv, nonces, first, octets) = exchange_at(&sa, four);
+        let genuine = sealed(&sa, &iv, &nonces, first, &octets);
+        assert_eq!(genuine, MESSAGES[if four { 3 } else { 1 }], "the genuine message is made anew");
+        let (mut taken, mut refused) = (0, 0);
+        for at in 0..octets.len() {
+            for value in [octets[at] ^ 1, octets[at] ^ 0x80, octets[at].wrapping_add(4), 0, 0xff] {
+                let mut lie = octets.clone();
+                lie[at] = value;
+                match verify(&pull, &sa, &sealed(&sa, &iv, &nonces, first, &lie), None) {
+                    Ok(Ok(Step::Keys(registration))) => {
+                        is_sound(&registration);
+                        taken += 1;
+                    }
+                    Ok(Ok(Step::Policy(_))) => taken += 1,
+                    Ok(Err(_)) | Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(taken > 100 && refused > 100, "message {}: {taken} taken, {refused} refused", if four { 4 } else { 2 });
+        assert!(matches!(verify(&pull, &sa, &genuine, None), Ok(Ok(_))));
+    }
+}
+
+proptest! {
+    /// Octets of its own choice, or pieces of genuine messages in any order.
+    #[test]
+    fn any_octets_of_a_key_server_are_survived(
+        four in any::<bool>(),
+        first in any::<u8>(),
+        octets in prop::collection::vec(any::<u8>(), 0..120),
+        cut in (0usize..400, 0usize..400),
+    ) {
+        let sa = ike_sa();
+        let (pull, iv, nonces, genuine_first, genuine) = exchange_at(&sa, four);
+        let (from, to) = (cut.0.min(genuine.len()), cut.1.min(genuine.len()));
+        let mixed = [&genuine[..from], &octets, &genuine[to..]].concat();
+        for (first, octets) in [(first, &octets), (genuine_first, &mixed)] {
+            if let Ok(Ok(Step::Keys(registration))) = verify(&pull, &sa, &sealed(&sa, &iv, &nonces, first, octets), None) {
+                is_sound(&registration);
+            }
+        }
+    }
 }

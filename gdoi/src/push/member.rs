@@ -15,11 +15,11 @@ use keyferry_wire::{Header, RawPayload};
 
 use super::ack;
 use super::content::{Content, Deletes};
-use super::envelope::Opening;
+use super::envelope::{Opened, Opening};
 use super::streams::{self, Streams};
 use crate::message::{Iv, Plain};
 use crate::policy::take::{KekSource, Taking, signature_key};
-use crate::policy::tree::{Tree, keymat_len, secret_part};
+use crate::policy::tree::{Followed, Tree, keymat_len, secret_part};
 use crate::pull::member::{NewRekey, Registration};
 use crate::reject::Reject;
 use crate::wire::group_sa::GroupSa;
@@ -50,6 +50,8 @@ struct RekeySa {
     /// A registration has replaced it. Whatever is still under way under it was sent before, and is told already.
     superseded: bool,
     newest: Option<Newest>,
+    /// What its KEK, and the tree, may be in other readings; until a push shows which is right.
+    doubts: Vec<(Reading, Followed)>,
 }
 
 /// The last push taken.
@@ -63,7 +65,7 @@ struct Newest {
 impl RekeySa {
     fn new(rekey: NewRekey, told: Option<u32>, now: Now) -> Self {
         let expires = rekey.policy.lifetime.map_or(Duration::MAX, |l| now.mono + l);
-        Self { rekey, told, expires, retires: None, superseded: false, newest: None }
+        Self { rekey, told, expires, retires: None, superseded: false, newest: None, doubts: Vec::new() }
     }
 
     fn spi(&self) -> &[u8; 16] {
@@ -78,6 +80,8 @@ pub(crate) struct Verified {
     seq: u32,
     plain: Plain,
     readings: Readings,
+    /// The KEK was another than it seemed, see [`RekeySa::doubts`].
+    doubt: Option<usize>,
 }
 
 /// What a datagram with one of our cookie pairs is.
@@ -262,19 +266,28 @@ impl Group {
         }
         let sa = &self.sas[at];
         let policy = &sa.rekey.policy;
-        let opening = Opening {
+        let opening = |keymat| Opening {
             cipher: policy.cipher,
-            keymat: &sa.rekey.keymat,
+            keymat,
             last_block: sa.newest.as_ref().and_then(|n| Iv::back(policy.cipher, &n.datagram)),
             verifier: &sa.rekey.verifier,
             scheme: policy.scheme,
             known: self.readings,
         };
-        let opened = opening.open(header, datagram, |seq, payloads| {
+        let is_new = |seq, payloads: &[RawPayload<'_>]| {
             let counts_on = seq > sa.rekey.seq || (seq == sa.rekey.seq && sa.told == Some(seq));
             counts_on || (seq == 1 && self.is_replaced_by(at, payloads))
-        })?;
-        Ok(Verdict::Push(Verified { sa: at, seq: opened.seq, plain: opened.plain, readings: opened.readings }))
+        };
+        let mut opened = opening(&sa.rekey.keymat).open(header, datagram, is_new);
+        let mut doubt = None;
+        for (i, (_, (_, keymat))) in sa.doubts.iter().enumerate().filter(|_| opened.is_err()) {
+            if let Ok(other) = opening(keymat).open(header, datagram, is_new) {
+                (opened, doubt) = (Ok(other), Some(i));
+                break;
+            }
+        }
+        let Opened { seq, plain, readings } = opened?;
+        Ok(Verdict::Push(Verified { sa: at, seq, plain, readings, doubt }))
     }
 
     /// Does a push replace the present KEK? In one reading its number is 1, as if it stood under the new KEK. It cannot come
@@ -295,6 +308,7 @@ impl Group {
         own: IpAddr,
         now: Now,
     ) -> Result<Applied, Reject> {
+        self.resolve(push);
         let parts = push.plain.parts()?;
         let content = Content::read(&parts.payloads, taking);
         let (last, superseded) = (self.sas[push.sa].rekey.seq, self.sas[push.sa].superseded);
@@ -320,8 +334,8 @@ impl Group {
         let parts = [push.readings, content.deletes.readings, content.decree.readings, content.download.readings];
         let mut seen = parts.into_iter().fold(Readings::NONE, Readings::union);
         seen.add_if(begins_anew, Reading::SeqOneWithKek);
-        if let Change::New(_, _, form) = &change {
-            seen = seen.union(*form);
+        if let Change::New(new) = &change {
+            seen = seen.union(new.form);
         }
         self.note(seen);
         let asks = match &content.decree.rekey {
@@ -355,6 +369,21 @@ impl Group {
         Ok(Applied { seq: push.seq, ack, listen, excluded, superseded, update: self.update(content), streams })
     }
 
+    /// A push has opened under a KEK, so there is no doubt about it any more.
+    fn resolve(&mut self, push: &Verified) {
+        let newest = push.sa + 1 == self.sas.len();
+        let sa = &mut self.sas[push.sa];
+        let mut doubts = std::mem::take(&mut sa.doubts);
+        if let Some(at) = push.doubt {
+            let (reading, (tree, keymat)) = doubts.swap_remove(at);
+            sa.rekey.keymat = keymat;
+            if newest {
+                self.tree = tree;
+            }
+            self.note(Readings::from_iter([reading]));
+        }
+    }
+
     /// Does a push hold an SA that we do not have? Then it is no repeat of what the registration already told, even if it
     /// bears the same number: there are key servers that tell the lowest acceptable one.
     fn brings_news(&self, content: &Content<'_>) -> bool {
@@ -383,6 +412,7 @@ impl Group {
         if keys.spi != policy.spi {
             return Err(refused("SPI of a new KEK"));
         }
+        let mut doubts = Vec::new();
         let (keymat, tree) = match &keys.kek {
             KekSource::Key(key) if key.len() == keymat_len(policy.cipher) => {
                 (keyferry_crypto::Secret::copy_from(key), None)
@@ -393,7 +423,10 @@ impl Group {
                 (kek, Some(tree))
             }
             KekSource::Changes(arrays) => match self.tree.follow(arrays, policy.cipher) {
-                Some((tree, kek)) => (kek, Some(tree)),
+                Some((tree, kek)) => {
+                    doubts = self.tree.follow_otherwise(arrays, policy.cipher);
+                    (kek, Some(tree))
+                }
                 None => return Ok(Change::Excluded),
             },
         };
@@ -406,7 +439,7 @@ impl Group {
         };
         // SEQ starts at 1 under a new KEK (RFC 6407 section 4.3).
         let rekey = NewRekey { policy: policy.clone(), keymat, verifier, seq: 0 };
-        Ok(Change::New(Box::new(rekey), tree, form))
+        Ok(Change::New(Box::new(NewKek { rekey, tree, form, doubts })))
     }
 
     fn carry_out(&mut self, change: Change, content: &Content<'_>, now: Now) -> Option<SocketAddr> {
@@ -416,7 +449,8 @@ impl Group {
                 self.sas.iter_mut().filter(|sa| *sa.spi() == spi).for_each(|sa| sa.rekey.policy.ack = ack);
                 None
             }
-            Change::New(mut rekey, tree, _) => {
+            Change::New(new) => {
+                let NewKek { mut rekey, tree, doubts, .. } = *new;
                 let before = self.destination();
                 // A push to many may leave open where the next one comes.
                 rekey.policy.destination = rekey.policy.destination.or(before);
@@ -428,7 +462,7 @@ impl Group {
                 if let Some(tree) = tree {
                     self.tree = tree;
                 }
-                self.sas.push(RekeySa::new(*rekey, None, now));
+                self.sas.push(RekeySa { doubts, ..RekeySa::new(rekey, None, now) });
                 self.sas.drain(..self.sas.len().saturating_sub(MAX_SAS));
                 destination.filter(|_| before != destination)
             }
@@ -492,8 +526,17 @@ enum Change {
     None,
     /// A rekey SA that we have is told again, with its keys or without them.
     Ack([u8; 16], Option<AckType>),
-    /// With the tree as it is then, and the form of the signature key.
-    New(Box<NewRekey>, Option<Tree>, Readings),
+    New(Box<NewKek>),
     /// The new KEK is wrapped for others only.
     Excluded,
+}
+
+/// A KEK that a push brings.
+struct NewKek {
+    rekey: NewRekey,
+    /// The tree as it is then, if it has changed.
+    tree: Option<Tree>,
+    /// The form of its signature key.
+    form: Readings,
+    doubts: Vec<(Reading, Followed)>,
 }

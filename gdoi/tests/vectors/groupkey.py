@@ -2,7 +2,7 @@
 """Known answers for GROUPKEY-PULL and GROUPKEY-PUSH, from RFC 6407 sections 3.2, 4 and 5, RFC 2409 section 5 and appendix B.
 
 Writes pull.txt (messages 1 to 4, then 2 and 4 with SEQ in message 2, then 4 without any) and push.txt (PKCS #1 key and
-SubjectPublicKeyInfo in DER, message) beside itself. By Python's hmac and hashlib; AES by the package "cryptography"; RSA
+SubjectPublicKeyInfo in DER, message) and certificate.txt beside itself. By Python's hmac and hashlib; AES by the package "cryptography"; RSA
 is computed here, with primes that follow from a seed.
 """
 import hashlib
@@ -195,3 +195,12 @@ head = header(KEK_SPI, 18, 33, 0, total)
 signature = sign(b"rekey" + head + before)
 message = head + aes(KEK, KEK_IV, padded(before + bytes([0, 0]) + n16(4 + 256) + signature))
 (HERE / "push.txt").write_text("\n".join(m.hex() for m in (PRIVATE, SPKI, message)) + "\n")
+
+# The same key in a self-signed certificate (RFC 5280 section 4.1), as some key servers send it
+
+NAME = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403") + der(0x0c, b"gcks"))))
+SHA256_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
+VALIDITY = der(0x30, der(0x17, b"250101000000Z") + der(0x17, b"450101000000Z"))
+tbs = der(0x30, der(0xa0, der_int(2)) + der_int(1) + SHA256_RSA + NAME + VALIDITY + NAME + SPKI)
+certificate = der(0x30, tbs + SHA256_RSA + der(3, b"\0" + sign(tbs)))
+(HERE / "certificate.txt").write_text("\n".join(m.hex() for m in (SPKI, certificate)) + "\n")

@@ -21,6 +21,9 @@ use crate::view::MemberState;
 /// Octets of tree keys in one message: far less than a datagram holds, for of each fragment of it one loss is enough.
 const MAX_UPDATE: usize = 32 * 1024;
 
+/// A rekey SA under which so many messages have been sent is replaced with the next: numbers must not run out.
+const MAX_SENT: u32 = 1 << 31;
+
 /// What all messages of one plan have in common.
 struct Content {
     epoch: Arc<Epoch>,
@@ -90,7 +93,7 @@ impl Group {
         for protocol in Protocol::ALL {
             let listening = self.members.count(protocol) > 0;
             let Some(side) = self.sides.get_mut(&protocol) else { continue };
-            let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2;
+            let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2 || side.sent >= MAX_SENT;
             let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { BTreeSet::new() };
             let mut exclusions = Vec::new();
             for batch in side

@@ -470,3 +470,19 @@ proptest! {
         }
     }
 }
+
+/// Long before numbers run out a rekey SA is replaced.
+#[test]
+fn a_rekey_sa_is_replaced_before_its_numbers_run_out() {
+    let mut rng = SeededRandom::new(3);
+    let now = Now { mono: Duration::ZERO, wall: Duration::from_secs(1_000_000) };
+    for (sent, replaced) in [(1 << 31, true), ((1 << 31) - 1, false), (7, false)] {
+        let mut group = super::Group::create(Arc::new(policy(8)), now, &mut rng);
+        let first: Vec<[u8; 16]> = group.sides.values().map(|s| s.current.spi).collect();
+        group.sides.values_mut().for_each(|s| s.sent = sent);
+        group.rekey(RekeyReason::Operator, &[], now, &mut rng);
+        for (side, first) in group.sides.values().zip(first) {
+            assert_eq!(side.current.spi != first, replaced, "{sent}");
+        }
+    }
+}

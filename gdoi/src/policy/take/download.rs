@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyferry_crypto::x509::Certificate;
 use keyferry_crypto::{Secret, SignatureScheme, VerifyingKey};
 use keyferry_model::policy::EspTransform;
 use keyferry_model::reading::{Reading, Readings};
@@ -210,6 +211,9 @@ pub(crate) fn signature_key(octets: &[u8], scheme: SignatureScheme) -> Result<(A
         (Arc::new(key), Readings::from_iter([Reading::SigKeyPkcs1]))
     } else if let Ok(key) = VerifyingKey::from_ec_point(kind, octets) {
         (Arc::new(key), Readings::from_iter([Reading::SigKeyPoint]))
+    } else if let Ok(certificate) = Certificate::from_der(octets) {
+        // It stands in a message that the key server has authenticated, so nobody else needs to vouch for it.
+        (certificate.public_key(), Readings::from_iter([Reading::SigKeyCertificate]))
     } else {
         return Err(refused("signature key"));
     };

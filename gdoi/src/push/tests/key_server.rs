@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Hash, KeyKind, Secret, SignatureScheme, SigningKey};
 use keyferry_model::policy::AckType;
-use keyferry_model::reading::Readings;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::time::Now;
 use keyferry_wire::{Attribute, AttributeValue, Encode, Header};
 
@@ -21,6 +21,7 @@ use crate::wire::endpoint::Endpoint;
 use crate::wire::gap::Gap;
 use crate::wire::group_sa::encode_parts;
 use crate::wire::kd::{Kd, KeyPacket};
+use crate::wire::lkh::{DownloadArray, LkhKey, UpdateArray};
 use crate::wire::registry::{
     Doi, IdType, KeyPacketType, esp, esp_attribute, exchange, flag, gap_attribute, kek, kek_attribute, key_attribute,
     payload, phase1,
@@ -31,7 +32,11 @@ use crate::wire::seq::Seq;
 
 pub(super) const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
 pub(super) const TAKING: Taking =
-    Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: false };
+    Taking { sender: true, weak: true, unknown_kek_attributes: false, registering: false };
+
+/// LKH ID and handle of a leaf and of the root.
+const LEAF: (u16, u32) = (5, 77);
+const ROOT: (u16, u32) = (1, 9);
 
 /// A payload by type and body.
 pub(super) type Body = (u8, Vec<u8>);
@@ -80,14 +85,49 @@ impl KeyServer {
         }
     }
 
-    /// A member that was told this number at its registration, and has the data SA 0x1001.
+    /// A member that was told this number at its registration.
     pub(super) fn member(&self, told: u32) -> Group {
+        self.registered(told, Tree::default())
+    }
+
+    /// A member whose path is a leaf with this key, and the root.
+    pub(super) fn member_of_tree(&self, leaf: &[u8]) -> Group {
+        let keys = vec![self.lkh_key(LEAF, leaf), self.lkh_key(ROOT, &self.keymat)];
+        let (tree, _) = Tree::learn(&DownloadArray { keys }, self.cipher).unwrap();
+        self.registered(0, tree)
+    }
+
+    fn lkh_key<'a>(&self, (id, handle): (u16, u32), data: &'a [u8]) -> LkhKey<'a> {
+        let kind = u8::try_from(crate::policy::algorithms::kek_algorithm(self.cipher)).unwrap();
+        LkhKey { id, kind, created: 0, expires: 0, handle, data }
+    }
+
+    /// A KD payload that brings this KEK, wrapped under a leaf's key in some reading.
+    pub(super) fn wrapped(&self, reading: Option<Reading>, leaf: &[u8]) -> Body {
+        let block = self.cipher.block_len();
+        let (leaf_iv, leaf_key) = leaf.split_at(block);
+        let mut data = self.keymat.clone();
+        data.resize(block + self.cipher.key_len().next_multiple_of(block), 0);
+        let iv = data[..block].to_vec();
+        match reading {
+            Some(Reading::LkhEncryptedIv) => self.cipher.encrypt(leaf_key, leaf_iv, &mut data).unwrap(),
+            Some(_) => self.cipher.encrypt(leaf_key, leaf_iv, &mut data[block..]).unwrap(),
+            None => self.cipher.encrypt(leaf_key, &iv, &mut data[block..]).unwrap(),
+        }
+        let array = UpdateArray { id: LEAF.0, handle: LEAF.1, keys: vec![self.lkh_key(ROOT, &data)] }.to_vec();
+        let spki = self.signer.public_spki();
+        let attributes = vec![long(key_attribute::LKH_UPDATE_ARRAY, &array), long(key_attribute::LKH_SIG_KEY, &spki)];
+        let packet = KeyPacket { kind: KeyPacketType::LKH, spi: &self.spi, attributes };
+        (payload::KD, Kd { packets: vec![packet] }.to_vec())
+    }
+
+    fn registered(&self, told: u32, tree: Tree) -> Group {
         let (verifier, _) = signature_key(&self.signer.public_spki(), self.scheme).unwrap();
         let keymat = Secret::copy_from(&self.keymat);
         let rekey = NewRekey { policy: self.policy(), keymat, verifier, seq: told };
         let mut registration = Registration {
             rekey: Some(rekey),
-            tree: Tree::default(),
+            tree,
             data: Vec::new(),
             streams: Vec::new(),
             sender_ids: None,

@@ -4,6 +4,7 @@ use keyferry_crypto::{BlockCipher, KeyKind, SignatureScheme};
 use keyferry_model::reading::{Reading, Readings};
 
 use super::key_server::{KeyServer, delete, give, kd, sa, seq, signer};
+use crate::policy::take::signature_key;
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, payload};
 
@@ -181,4 +182,40 @@ fn deletes_may_bear_the_numbers_of_rfc_2407() {
         assert_eq!(removed, keyferry_model::update::Removal::Spis(vec![0x1001]));
         assert_eq!(member.readings(), only(Reading::IpsecDeletes));
     }
+}
+
+/// Whether the IV of a key in an update array is encrypted, and whose IV encrypts, shows only when the next push opens.
+#[test]
+fn keys_of_the_tree_may_be_wrapped_in_many_ways() {
+    for cipher in [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc, BlockCipher::TripleDesCbc] {
+        for reading in [None, Some(Reading::LkhEncryptedIv), Some(Reading::LkhParentIv)] {
+            let scheme = SignatureScheme::EcdsaP256Sha256;
+            let (old, new, third) = (
+                KeyServer::new(3, cipher, scheme),
+                KeyServer::new(4, cipher, scheme),
+                KeyServer::new(5, cipher, scheme),
+            );
+            let leaf: Vec<u8> = (0..).map(|i: u8| i ^ 0x66).take(old.keymat.len()).collect();
+            let mut member = old.member_of_tree(&leaf);
+            for (over, next, n) in [(&old, &new, 1), (&new, &third, 2)] {
+                let push =
+                    over.push(&[seq(n), sa(Some(next), None, &[]), next.wrapped(reading, &leaf)], Readings::NONE);
+                assert!(give(&mut member, &push).is_ok(), "{cipher:?} {reading:?}");
+                let push = next.push(&data(1), Readings::NONE);
+                assert!(give(&mut member, &push).is_ok(), "{cipher:?} {reading:?}");
+            }
+            assert_eq!(member.readings(), reading.into_iter().collect(), "{cipher:?}");
+        }
+    }
+}
+
+/// The certificate of tests/vectors/groupkey.py.
+#[test]
+fn a_signature_key_may_be_a_certificate() {
+    let lines: Vec<Vec<u8>> =
+        include_str!("../../../tests/vectors/certificate.txt").lines().map(|l| hex::decode(l).unwrap()).collect();
+    let [spki, certificate] = lines.as_slice() else { panic!("two lines") };
+    let (key, form) = signature_key(certificate, SignatureScheme::RsaPkcs1Sha256).unwrap();
+    assert_eq!((key.spki(), form), (spki.as_slice(), only(Reading::SigKeyCertificate)));
+    assert!(signature_key(certificate, SignatureScheme::EcdsaP256Sha256).is_err());
 }
