@@ -35,5 +35,6 @@ pub use keylog::KeyLog;
 pub use member::{Member, MemberStatus, Phase1Options};
 pub use message::SealError;
 pub use phase1::suite::Phase1Doi;
+pub use policy::size::Sizes;
 pub use policy::tell::TellError;
 pub use server::{Counters, Server, ServerConfig};

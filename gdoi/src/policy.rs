@@ -2,6 +2,7 @@
 
 pub(crate) mod algorithms;
 pub(crate) mod selectors;
+pub(crate) mod size;
 pub(crate) mod streams;
 pub(crate) mod take;
 pub(crate) mod tell;

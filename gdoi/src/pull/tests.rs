@@ -170,7 +170,7 @@ fn exchange_at(sa: &IkeSa, four: bool) -> (Pull, Iv, Vec<u8>, u8, Vec<u8>) {
         return (pull, iv, NONCES.0.to_vec(), first, octets);
     }
     let Step::Policy(policy) = verify(&pull, sa, &MESSAGES[1], None).unwrap().unwrap() else { panic!("no policy") };
-    pull.confirm(sa, policy, 2).unwrap();
+    pull.confirm(sa, *policy, 2).unwrap();
     let iv = last_block(pull.message());
     let (first, octets) = plain(sa, &MESSAGES[3], &iv);
     (pull, iv, [NONCES.0, NONCES.1].concat(), first, octets)

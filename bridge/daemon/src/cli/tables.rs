@@ -169,6 +169,11 @@ pub(super) fn member(status: &MemberStatus) -> String {
     if let Some(error) = &status.last_error {
         line("last error", error.clone());
     }
+    let seen = status.machine.get("readings").and_then(Value::as_array).into_iter().flatten();
+    let seen: Vec<&str> = seen.filter_map(Value::as_str).collect();
+    if !seen.is_empty() {
+        line("readings", seen.join(" "));
+    }
     out.push('\n');
     out += &dataplane(&status.dataplane);
     out

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use keyferry_crypto::KeyKind;
 use keyferry_model::id::Identity;
-use keyferry_model::policy::{Authorization, RekeyTransport, Selector};
+use keyferry_model::policy::{Authorization, GroupPolicy, RekeyTransport, Selector};
+use keyferry_model::reading::Reading;
 
 use super::gateway::{GatewayConfig, RekeySending};
-use super::group::{GroupEntry, GroupPlan};
+use super::group::{GdoiPlan, GroupEntry, GroupPlan};
 use super::section::{Section, did_you_mean};
 use super::streams;
 use super::values::{Network, protection_strength, transform_strength};
@@ -128,10 +130,48 @@ fn sides(section: &Section<'_>, plan: &GroupPlan) {
         }
     };
     if let Some(g) = &plan.gdoi {
-        weaker("gdoi", g.cipher.key_len());
+        // Who allows 3DES has been told.
+        if !g.cipher.is_weak() {
+            weaker("gdoi", g.cipher.key_len());
+        }
+        sizes(section, plan.base(), g);
     }
     if let Some(g) = &plan.gikev2 {
         weaker("gikev2", g.wrap_key_len.min(protection_strength(g.protection)));
+    }
+}
+
+/// What must hold of a group's pushes.
+pub(super) fn push(section: &Section<'_>, plan: &GdoiPlan, weak: bool) {
+    if plan.cipher.is_weak() && !weak {
+        section.error("cipher", "3DES is weak", "use aes-256-cbc, or allow it by danger_weak_rekey = true");
+    }
+    if plan.scheme.is_weak() && !weak {
+        let remedy = "use rsa-sha2-256, or allow it by danger_weak_rekey = true";
+        section.error("signature", "SHA-1 is weak", remedy);
+    }
+    let raw = plan.sends.has(Reading::SigRaw);
+    if raw && plan.sends.has(Reading::SigHashedTwice) {
+        section.error("sends", "sig-raw and sig-hashed-twice exclude each other", "remove one of the two");
+    }
+    if raw && plan.scheme.kind() != KeyKind::Rsa {
+        section.error("sends", "sig-raw is for RSA", "remove it, or choose an RSA signature");
+    }
+}
+
+/// No message of GDOI may be longer than a datagram.
+fn sizes(section: &Section<'_>, base: &GroupPolicy, plan: &GdoiPlan) {
+    let sizes = gdoi::Sizes::of(base, plan.cipher, plan.scheme, plan.sends);
+    for (name, size) in [("GROUPKEY-PUSH", sizes.push), ("GROUPKEY-PULL", sizes.pull)] {
+        if size > gdoi::Sizes::MOST {
+            let what = format!(
+                "group {:?} has {} lines: a {name} would have {size} octets, and a datagram holds {}",
+                base.name,
+                base.traffic.len(),
+                gdoi::Sizes::MOST
+            );
+            return section.error("traffic", what, "cover more by each line, or make two groups of it");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureScheme, SigningKey};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
@@ -17,7 +17,9 @@ use keyferry_model::reading::{Reading, Readings};
 use super::checks;
 use super::section::Section;
 use super::streams;
-use super::values::{ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, RekeyTarget, TRANSFORMS, WRAPS};
+use super::values::{
+    ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, RekeyTarget, TRANSFORMS, WRAPS,
+};
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct GroupPlan {
 pub struct GdoiPlan {
     /// KEK cipher.
     pub cipher: BlockCipher,
+    /// Signature of pushes.
+    pub scheme: SignatureScheme,
     /// Where pushes go.
     pub transport: RekeyTransport,
     /// Acknowledgement asked for.
@@ -68,11 +72,11 @@ impl GroupPlan {
         &self.policy
     }
 
-    /// The protocols whose rekeys are signed.
+    /// The protocols whose rekeys are signed, and by what kind of key.
     #[must_use]
-    pub fn signers(&self) -> Vec<Protocol> {
-        let gdoi = self.gdoi.is_some().then_some(Protocol::Gdoi);
-        let gikev2 = self.gikev2.as_ref().is_some_and(|g| g.signed).then_some(Protocol::Gikev2);
+    pub fn signers(&self) -> Vec<(Protocol, KeyKind)> {
+        let gdoi = self.gdoi.as_ref().map(|g| (Protocol::Gdoi, g.scheme.kind()));
+        let gikev2 = self.gikev2.as_ref().is_some_and(|g| g.signed).then_some((Protocol::Gikev2, KeyKind::Rsa));
         gdoi.into_iter().chain(gikev2).collect()
     }
 
@@ -80,21 +84,27 @@ impl GroupPlan {
     ///
     /// # Errors
     /// Whatever `signer` returns.
-    pub fn policy<E>(&self, mut signer: impl FnMut(Protocol) -> Result<Arc<SigningKey>, E>) -> Result<GroupPolicy, E> {
+    pub fn policy<E>(
+        &self,
+        mut signer: impl FnMut(Protocol, KeyKind) -> Result<Arc<SigningKey>, E>,
+    ) -> Result<GroupPolicy, E> {
         let mut policy = self.policy.clone();
         if let Some(g) = &self.gdoi {
             policy.gdoi = Some(GdoiRekey {
                 cipher: g.cipher,
                 transport: g.transport,
-                signer: signer(Protocol::Gdoi)?,
-                scheme: SignatureScheme::RsaPkcs1Sha256,
+                signer: signer(Protocol::Gdoi, g.scheme.kind())?,
+                scheme: g.scheme,
                 ack: g.ack,
                 sends: g.sends,
             });
         }
         if let Some(g) = &self.gikev2 {
             let authentication = match g.signed {
-                true => RekeyAuthentication::Signature(signer(Protocol::Gikev2)?, SignatureScheme::RsaPkcs1Sha256),
+                true => RekeyAuthentication::Signature(
+                    signer(Protocol::Gikev2, KeyKind::Rsa)?,
+                    SignatureScheme::RsaPkcs1Sha256,
+                ),
                 false => RekeyAuthentication::Implicit,
             };
             policy.gikev2 = Some(Gikev2Rekey {
@@ -260,12 +270,15 @@ fn target(section: &mut Section<'_>) -> RekeyTransport {
 }
 
 fn gdoi(mut section: Section<'_>) -> GdoiPlan {
+    let weak = section.flag("danger_weak_rekey", false);
     let plan = GdoiPlan {
         cipher: section.choice("cipher", KEK_CIPHERS, BlockCipher::Aes256Cbc),
+        scheme: section.choice("signature", PUSH_SIGNATURES, SignatureScheme::RsaPkcs1Sha256),
         transport: target(&mut section),
         ack: section.choice("ack", ACKS, Some(AckType::Kek(Hash::Sha256))),
         sends: sends(&mut section),
     };
+    checks::push(&section, &plan, weak);
     section.finish();
     plan
 }
@@ -274,11 +287,7 @@ fn gdoi(mut section: Section<'_>) -> GdoiPlan {
 fn sends(section: &mut Section<'_>) -> Readings {
     let names = Reading::SENT.map(|r| (r.name(), r));
     let texts = section.texts("sends").unwrap_or_default();
-    let sends: Readings = texts.iter().filter_map(|t| section.named("sends", t, &names)).collect();
-    if sends.has(Reading::SigRaw) && sends.has(Reading::SigHashedTwice) {
-        section.error("sends", "sig-raw and sig-hashed-twice exclude each other", "remove one of the two");
-    }
-    sends
+    texts.iter().filter_map(|t| section.named("sends", t, &names)).collect()
 }
 
 fn gikev2(mut section: Section<'_>) -> Gikev2Plan {

@@ -1,6 +1,7 @@
 mod streams;
 
 use super::*;
+use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::{Authorization, EspMode, RekeyTransport};
 use std::os::unix::fs::PermissionsExt;
@@ -85,7 +86,7 @@ fn a_small_gateway_gets_sound_defaults() {
     assert_eq!(policy.traffic[0].destination.protocol, 17);
     assert_eq!(policy.authorization, Authorization::Authenticated);
     assert_eq!(config.groups[0].gikev2.as_ref().unwrap().transport, RekeyTransport::Unicast);
-    assert_eq!(config.groups[0].signers(), [Protocol::Gdoi, Protocol::Gikev2]);
+    assert_eq!(config.groups[0].signers(), [(Protocol::Gdoi, KeyKind::Rsa), (Protocol::Gikev2, KeyKind::Rsa)]);
     assert!(config.store.is_absolute() && config.master_key.ends_with("master.key"));
     assert_eq!(config.socket, PathBuf::from(GATEWAY_SOCKET));
 }
@@ -401,4 +402,65 @@ fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
     let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
     let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(shown.iter().any(|p| p.contains("destinaton") && p.contains("did you mean")), "{shown:#?}");
+}
+
+#[test]
+fn pushes_are_signed_as_configured() {
+    let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gdoi]\n", &format!("[group.gdoi]\n{lines}\n")));
+    for (name, kind) in [
+        ("rsa-sha2-512", KeyKind::Rsa),
+        ("ecdsa-p256", KeyKind::EcP256),
+        ("ecdsa-p384", KeyKind::EcP384),
+        ("ecdsa-p521", KeyKind::EcP521),
+    ] {
+        let config = with(&format!("signature = \"{name}\"")).unwrap().config;
+        assert_eq!(config.groups[0].signers()[0], (Protocol::Gdoi, kind));
+    }
+    let weak = "signature = \"rsa-sha1\"\ncipher = \"3des-cbc\"\ndanger_weak_rekey = true";
+    let config = with(weak).unwrap().config;
+    let plan = config.groups[0].gdoi.as_ref().unwrap();
+    assert!(plan.cipher.is_weak() && plan.scheme.is_weak());
+}
+
+#[test]
+fn weak_rekeys_need_to_be_allowed() {
+    let gdoi = |line: &str| format!("[group.gdoi]\n{line}");
+    one_problem(
+        "[group.gdoi]",
+        &gdoi("signature = \"rsa-sha1\""),
+        "signature",
+        &["SHA-1 is weak", "danger_weak_rekey"],
+    );
+    one_problem("[group.gdoi]", &gdoi("cipher = \"3des-cbc\""), "cipher", &["3DES is weak", "danger_weak_rekey"]);
+}
+
+#[test]
+fn readings_are_named_and_some_exclude_each_other() {
+    let gdoi = |line: &str| format!("[group.gdoi]\n{line}");
+    let config =
+        gateway_of(&GATEWAY.replace("[group.gdoi]", &gdoi("sends = [\"zero-iv\", \"sig-nul\"]"))).unwrap().config;
+    let sends = config.groups[0].gdoi.as_ref().unwrap().sends;
+    assert_eq!(sends.to_string(), "zero-iv sig-nul");
+    one_problem("[group.gdoi]", &gdoi("sends = [\"zero-vi\"]"), "sends", &["did you mean \"zero-iv\"?"]);
+    one_problem("[group.gdoi]", &gdoi("sends = [\"chained-iv\"]"), "sends", &["chained-iv"]);
+    let both = "sends = [\"sig-raw\", \"sig-hashed-twice\"]";
+    one_problem("[group.gdoi]", &gdoi(both), "sends", &["exclude each other"]);
+    let elliptic = "signature = \"ecdsa-p256\"\nsends = [\"sig-raw\"]";
+    one_problem("[group.gdoi]", &gdoi(elliptic), "sends", &["sig-raw is for RSA"]);
+}
+
+/// A policy that no datagram holds is found when it is loaded, with the name of the group and the size.
+#[test]
+fn a_policy_that_does_not_fit_a_datagram_is_an_error() {
+    let lines = |n: usize| -> String {
+        (0..n).map(|i| format!("[[group.traffic]]\ndestination = \"239.193.{}.{}\"\n\n", i / 256, i % 256)).collect()
+    };
+    let text = |n| GATEWAY.replace("[group.gdoi]", &format!("{}[group.gdoi]", lines(n)));
+    assert!(gateway_of(&text(100)).is_ok());
+    let Problems(problems) = gateway_of(&text(1500)).map(|c| c.config).unwrap_err();
+    let shown = problems[0].to_string();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    for word in ["\"branches\"", "1501 lines", "GROUPKEY-PUSH", "octets", "65507"] {
+        assert!(shown.contains(word), "{shown}");
+    }
 }

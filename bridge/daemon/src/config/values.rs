@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, SignatureScheme};
 use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport};
 
 /// ESP transforms by name.
@@ -21,6 +21,18 @@ pub(crate) const KEK_CIPHERS: &[(&str, BlockCipher)] = &[
     ("aes-128-cbc", BlockCipher::Aes128Cbc),
     ("aes-192-cbc", BlockCipher::Aes192Cbc),
     ("aes-256-cbc", BlockCipher::Aes256Cbc),
+    ("3des-cbc", BlockCipher::TripleDesCbc),
+];
+
+/// Signatures of GDOI's pushes by name.
+pub(crate) const PUSH_SIGNATURES: &[(&str, SignatureScheme)] = &[
+    ("rsa-sha2-256", SignatureScheme::RsaPkcs1Sha256),
+    ("rsa-sha2-384", SignatureScheme::RsaPkcs1Sha384),
+    ("rsa-sha2-512", SignatureScheme::RsaPkcs1Sha512),
+    ("ecdsa-p256", SignatureScheme::EcdsaP256Sha256),
+    ("ecdsa-p384", SignatureScheme::EcdsaP384Sha384),
+    ("ecdsa-p521", SignatureScheme::EcdsaP521Sha512),
+    ("rsa-sha1", SignatureScheme::RsaPkcs1Sha1),
 ];
 
 /// Acknowledgement types of RFC 8263 by name.

@@ -1,4 +1,4 @@
-//! The keys that sign rekeys: made at the first start, one for each group and protocol, and kept in the store.
+//! The keys that sign rekeys: made when they are first wanted, one for each group, protocol and kind of key, and kept in the store.
 //!
 //! Members learn the public half when they register, so a key that got lost would cost every member its next rekey.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use keyferry_crypto::{Secret, SigningKey};
+use keyferry_crypto::{KeyKind, Secret, SigningKey};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
@@ -17,8 +17,14 @@ use crate::store::Store;
 
 const PREFIX: &str = "signing-key/";
 
-fn record(group: &str, protocol: Protocol) -> String {
-    format!("{PREFIX}{group}/{protocol}")
+fn record(group: &str, protocol: Protocol, kind: KeyKind) -> String {
+    let kind = match kind {
+        KeyKind::Rsa => "",
+        KeyKind::EcP256 => "/ecdsa-p256",
+        KeyKind::EcP384 => "/ecdsa-p384",
+        KeyKind::EcP521 => "/ecdsa-p521",
+    };
+    format!("{PREFIX}{group}/{protocol}{kind}")
 }
 
 /// The policies of all groups with their keys. Keys that are not in the store yet are made and stored; those that are
@@ -36,8 +42,11 @@ pub(super) fn policies(
         let key = SigningKey::from_pem(pem.expose()).with_context(|| format!("record {name} holds no signing key"))?;
         keys.insert(name, Arc::new(key));
     }
-    let wanted = config.groups.iter().flat_map(|g| g.signers().into_iter().map(|p| record(g.name(), p)));
-    let missing: Vec<String> = wanted.filter(|name| !keys.contains_key(name)).collect();
+    let wanted = config
+        .groups
+        .iter()
+        .flat_map(|g| g.signers().into_iter().map(|(protocol, kind)| (record(g.name(), protocol, kind), kind)));
+    let missing: Vec<(String, KeyKind)> = wanted.filter(|(name, _)| !keys.contains_key(name)).collect();
     let made = make(&missing, config.signing_bits)?;
     let ops: Vec<StoreOp> = made.iter().map(|(name, key)| StoreOp::Put(name.clone(), key.to_pem())).collect();
     if !ops.is_empty() {
@@ -48,8 +57,8 @@ pub(super) fn policies(
         .groups
         .iter()
         .map(|group| {
-            group.policy(|protocol| {
-                let name = record(group.name(), protocol);
+            group.policy(|protocol, kind| {
+                let name = record(group.name(), protocol, kind);
                 keys.get(&name).map(Arc::clone).ok_or_else(|| anyhow!("there is no key {name}"))
             })
         })
@@ -57,17 +66,21 @@ pub(super) fn policies(
 }
 
 /// Makes keys, several at a time: the search for primes takes a while.
-fn make(names: &[String], bits: u32) -> anyhow::Result<Vec<(String, SigningKey)>> {
+fn make(names: &[(String, KeyKind)], bits: u32) -> anyhow::Result<Vec<(String, SigningKey)>> {
     if !names.is_empty() {
         tracing::info!(keys = names.len(), bits, "signing keys are being made");
     }
     let mut made = Vec::with_capacity(names.len());
     for batch in names.chunks(super::jobs::parallelism()) {
         let keys: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = batch.iter().map(|_| scope.spawn(move || SigningKey::generate_rsa(bits))).collect();
+            let make = |kind| match kind {
+                KeyKind::Rsa => SigningKey::generate_rsa(bits),
+                KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::EcP521 => SigningKey::generate_ec(kind),
+            };
+            let threads: Vec<_> = batch.iter().map(|(_, kind)| scope.spawn(move || make(*kind))).collect();
             threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
         });
-        for (name, key) in batch.iter().zip(keys) {
+        for ((name, _), key) in batch.iter().zip(keys) {
             let key = key.map_err(|_| anyhow!("a thread that made a key ended early"))?;
             made.push((name.clone(), key.context("a signing key cannot be made")?));
         }
