@@ -7,12 +7,14 @@ use std::time::Duration;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey};
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{GroupId, Identity};
+use keyferry_model::oid::OidName;
 use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
     RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
+use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 
 /// The group's number.
 pub const GROUP: u32 = 1234;
@@ -105,6 +107,8 @@ pub struct Variant {
     pub ack: AckType,
     /// Width of sender IDs.
     pub sender_id_bits: u8,
+    /// Is it a group of IEC 61850 streams, for GDOI alone and asked for by OID?
+    pub substation: bool,
 }
 
 impl Default for Variant {
@@ -120,6 +124,7 @@ impl Default for Variant {
             hash: Hash::Sha256,
             ack: AckType::Kek(Hash::Sha256),
             sender_id_bits: 8,
+            substation: false,
         }
     }
 }
@@ -139,6 +144,7 @@ impl Variant {
             hash: Hash::Sha384,
             ack: AckType::Lkh(Hash::Sha512),
             sender_id_bits: 8,
+            substation: false,
         }
     }
 }
@@ -148,9 +154,38 @@ fn signer() -> Arc<SigningKey> {
     Arc::clone(KEY.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).expect("OpenSSL makes RSA keys"))))
 }
 
+/// The OID of GOOSE over UDP multicast, with an address behind it.
+fn stream_name(last: u8) -> OidName {
+    format!("1.2.840.10070.61850.8.1.2#0404efc000{last:02x}").parse().expect("an OID and DER")
+}
+
+/// The group of a substation: one stream that wants delivery assurance, and one that does not.
+fn substation(v: Variant) -> GroupPolicy {
+    let stream = |last, authentication, encryption, delivery_assurance| {
+        let protection = StreamProtection::new(authentication, encryption).expect("they go together");
+        Arc::new(StreamPolicy { name: stream_name(last), protection, many_senders: false, delivery_assurance })
+    };
+    let authentication = StreamAuthentication::HmacSha256_128;
+    GroupPolicy {
+        ids: vec![GroupId::Oid(stream_name(1))],
+        traffic: Vec::new(),
+        streams: vec![
+            stream(1, authentication, StreamEncryption::AesCbc128, true),
+            stream(2, StreamAuthentication::None, StreamEncryption::AesGcm256, false),
+        ],
+        activation_delay: Duration::from_secs(60),
+        deactivation_delay: Duration::from_secs(90),
+        gikev2: None,
+        ..group(Variant { substation: false, ..v })
+    }
+}
+
 /// The group's policy.
 #[must_use]
 pub fn group(v: Variant) -> GroupPolicy {
+    if v.substation {
+        return substation(v);
+    }
     let to =
         |which| if v.multicast { RekeyTransport::Multicast(v.family.rekey(which)) } else { RekeyTransport::Unicast };
     let host_bits = if v.family == Family::V4 { 32 } else { 128 };
@@ -222,7 +257,7 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
     MemberSettings {
         gateway: v.family.gateway(),
         local: SocketAddr::new(v.family.host(n), 848),
-        group: GroupId::Number(GROUP),
+        group: if v.substation { GroupId::Oid(stream_name(1)) } else { GroupId::Number(GROUP) },
         identity: Identity::from_ip(v.family.host(n)),
         gateway_identity: None,
         auth: MemberAuth::Psk(psk(n)),
