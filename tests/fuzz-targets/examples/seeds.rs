@@ -11,7 +11,7 @@ use gdoi::wire::registry::{exchange, payload};
 use keyferry_fuzz::{gateway, gdoi_member, gdoi_server};
 use keyferry_model::id::Protocol;
 use keyferry_scenarios::fleet::Fleet;
-use keyferry_scenarios::policy::Variant;
+use keyferry_scenarios::policy::{NAME, Variant};
 use keyferry_wire::{Header, chain};
 
 fn main() -> std::io::Result<()> {
@@ -22,15 +22,9 @@ fn main() -> std::io::Result<()> {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join(name), octets)
     };
-    let seen: Rc<RefCell<Seen>> = Rc::default();
-    let record = Rc::clone(&seen);
-    fuzzing::set_tamper(Some(Box::new(move |exchange, payloads| {
-        let shape = payloads.iter().map(|(kind, body)| (*kind, body.len() / 64)).collect();
-        record.borrow_mut().entry(shape).or_insert((exchange, payloads.clone()));
-    })));
     // Two registrations, a rekey, an eviction, a member that leaves, time that passes.
-    gdoi_server::target(&[0, 0, 0, 1, 12, 20, 14, 12, 20, 15, 0, 12, 20, 13, 1, 12, 200]);
-    for (number, (exchange, payloads)) in seen.borrow().values().enumerate() {
+    let seen = sealed(|| gdoi_server::target(&[0, 0, 0, 1, 12, 20, 14, 12, 20, 15, 0, 12, 20, 13, 1, 12, 200]));
+    for (number, (exchange, payloads)) in seen.values().enumerate() {
         for (kind, body) in payloads {
             if let Some(which) = payload_number(*exchange, *kind) {
                 write("gdoi_payload", &format!("run{number}-{kind}"), &[&[which], body.as_slice()].concat())?;
@@ -54,7 +48,6 @@ fn main() -> std::io::Result<()> {
             write("gdoi_message", &format!("run{number}-{which}"), &octets)?;
         }
     }
-    fuzzing::set_tamper(None);
     for (number, script) in SERVER.iter().enumerate() {
         gdoi_server::target(script);
         write("gdoi_server", &format!("run{number}"), script)?;
@@ -67,6 +60,7 @@ fn main() -> std::io::Result<()> {
         gateway::target(script);
         write("gateway", &format!("run{number}"), script)?;
     }
+    streams(&write)?;
     let mut fleet = Fleet::new(1, Variant::default());
     for (n, protocol) in [(11, Protocol::Gdoi), (21, Protocol::Gikev2)] {
         fleet.join([n], protocol);
@@ -77,6 +71,48 @@ fn main() -> std::io::Result<()> {
         clear(number, &packet.bytes, &write)?;
     }
     Ok(())
+}
+
+/// What is sealed during a run, one of each shape.
+fn sealed(run: impl FnOnce()) -> Seen {
+    let seen: Rc<RefCell<Seen>> = Rc::default();
+    let record = Rc::clone(&seen);
+    fuzzing::set_tamper(Some(Box::new(move |exchange, payloads| {
+        let shape = payloads.iter().map(|(kind, body)| (*kind, body.len() / 64)).collect();
+        record.borrow_mut().entry(shape).or_insert((exchange, payloads.clone()));
+    })));
+    run();
+    fuzzing::set_tamper(None);
+    seen.take()
+}
+
+/// Seeds of what a substation's devices are told: SA, KD and the SA TEKs of IEC 61850.
+fn streams(write: Write<'_>) -> std::io::Result<()> {
+    let seen = sealed(|| {
+        let mut fleet = Fleet::new(1, Variant { substation: true, ..Variant::default() });
+        fleet.join([11, 12], Protocol::Gdoi);
+        fleet.run(Duration::from_secs(10));
+        fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).expect("the group is there");
+        fleet.run(Duration::from_secs(10));
+    });
+    for (number, (exchange, payloads)) in seen.values().enumerate() {
+        for (kind, body) in payloads {
+            if let Some(which) = payload_number(*exchange, *kind) {
+                write("gdoi_payload", &format!("stream{number}-{kind}"), &[&[which], body.as_slice()].concat())?;
+            }
+            for (at, tek) in if *kind == payload::SA { teks(body) } else { Vec::new() } {
+                write("gdoi_payload", &format!("stream{number}-tek{at}"), &[&[13], tek].concat())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The SA TEKs inside an SA payload, with their place.
+fn teks(sa: &[u8]) -> Vec<(usize, &[u8])> {
+    let (Some(first), Some(inside)) = (sa.get(9), sa.get(12..)) else { return Vec::new() };
+    let payloads = chain(*first, inside).unwrap_or_default();
+    payloads.iter().filter(|p| p.kind == payload::SAT).map(|p| (p.at, p.body)).collect()
 }
 
 /// Seeds of messages that are not encrypted, and of their payloads.
