@@ -30,7 +30,7 @@ use keyferry_wire::Header;
 use serde::Serialize;
 
 use crate::dpd::Liveness;
-use crate::keylog::KeyLog;
+use crate::keylog::{self, KeyLog};
 use crate::message;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
@@ -316,6 +316,14 @@ impl Member {
             weak: self.settings.gdoi.danger_weak_rekey,
             unknown_kek_attributes: self.settings.gdoi.accept_unknown_kek_attributes,
             registering,
+        }
+    }
+
+    /// Logs the newest KEK, if somebody asked for keys.
+    fn log_kek(&mut self) {
+        let line = self.group.as_ref().and_then(Group::key_log_line);
+        if let (Some(log), Some(line)) = (&mut self.key_log, line) {
+            log.log(keylog::KEKS, &line);
         }
     }
 

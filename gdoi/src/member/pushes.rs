@@ -62,6 +62,7 @@ impl Member {
             ctx.event(MemberEvent::Excluded);
             self.register_soon(ctx);
         } else {
+            self.log_kek();
             if let Some(update) = applied.update {
                 ctx.out.push(MemberOutput::Update(update));
             }

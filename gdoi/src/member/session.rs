@@ -254,6 +254,7 @@ impl Member {
             ctx.out.push(MemberOutput::Listen(destination));
         }
         self.group = Some(group);
+        self.log_kek();
         // Beside what a newer push has brought, the rest is good for as long as it is used.
         let remove = if overtaken { Removal::Spis(Vec::new()) } else { Removal::All };
         if had_streams || !registration.streams.is_empty() {

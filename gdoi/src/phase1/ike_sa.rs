@@ -4,6 +4,7 @@ use keyferry_crypto::{Random, Secret, ct_eq};
 use keyferry_wire::Header;
 
 use super::keymat::{Keys, phase2_iv};
+use crate::keylog::hex;
 use crate::message::{self, Iv, Payloads, Plain, SealError};
 use crate::reject::Reject;
 use crate::wire::delete::Delete;
@@ -41,7 +42,6 @@ impl IkeSa {
 
     /// Line for tshark's `ikev1_decryption_table`: initiator's cookie and Ka.
     pub(crate) fn key_log_line(&self) -> String {
-        let hex = |octets: &[u8]| octets.iter().map(|b| format!("{b:02x}")).collect::<String>();
         format!("{},{}", hex(&self.cookies[..8]), hex(self.keys.encryption.expose()))
     }
 

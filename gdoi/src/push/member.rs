@@ -17,6 +17,7 @@ use super::ack;
 use super::content::{Content, Deletes};
 use super::envelope::{Opened, Opening};
 use super::streams::{self, Streams};
+use crate::keylog::hex;
 use crate::message::{Iv, Plain};
 use crate::policy::take::{KekSource, Taking, signature_key};
 use crate::policy::tree::{Followed, Tree, keymat_len, secret_part};
@@ -213,6 +214,15 @@ impl Group {
     /// The SPI and last SEQ of the newest rekey SA.
     pub(crate) fn newest(&self) -> Option<(&[u8; 16], u32)> {
         self.sas.last().map(|sa| (sa.spi(), sa.rekey.seq))
+    }
+
+    /// Line for the log of keys about the newest rekey SA.
+    pub(crate) fn key_log_line(&self) -> Option<String> {
+        let newest = &self.sas.last()?.rekey;
+        let keymat = newest.keymat.expose();
+        let key = secret_part(newest.policy.cipher, keymat);
+        let iv = &keymat[..keymat.len() - key.len()];
+        Some([newest.policy.spi.as_slice(), iv, key].map(hex).join(","))
     }
 
     /// The last SEQ taken, or told, under a rekey SA that we have.
