@@ -8,8 +8,8 @@ macro_rules! survives {
         if let Ok(value) = <$kind>::exact($octets) {
             let again = value.to_vec();
             let back = <$kind>::exact(&again).expect("what was encoded decodes");
-            assert_eq!(format!("{back:?}"), format!("{value:?}"), "and means the same");
-            assert_eq!(back.to_vec(), again);
+            // Compared as octets: what a transform says beyond our knowledge is noted, but not kept.
+            assert_eq!(back.to_vec(), again, "and means the same");
         }
     };
 }
