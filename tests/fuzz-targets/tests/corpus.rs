@@ -72,6 +72,11 @@ fn gikev2_payload() {
 }
 
 #[test]
+fn x509() {
+    replay("x509");
+}
+
+#[test]
 fn every_target_has_a_wrapper_and_every_corpus_a_target() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
     for (name, _) in TARGETS {

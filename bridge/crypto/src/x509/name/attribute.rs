@@ -65,11 +65,9 @@ impl Attribute {
     /// AttributeTypeAndValue ::= SEQUENCE { type OBJECT IDENTIFIER, value ANY }
     pub(super) fn read(mut fields: Reader<'_>) -> Result<Self, Malformed> {
         let oid = fields.expect(tag::OID)?.to_vec();
+        arcs(&oid).ok_or(Malformed)?;
         let value = AttributeValue::read(fields.value()?)?;
         fields.end()?;
-        if oid.is_empty() {
-            return Err(Malformed);
-        }
         Ok(Self { oid, value })
     }
 
@@ -153,33 +151,46 @@ fn oid(kind: &str) -> Result<Vec<u8>, &'static str> {
     if let Some((_, oid)) = TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind)) {
         return Ok(oid.to_vec());
     }
-    let arcs: Option<Vec<u32>> = kind.split('.').map(|arc| arc.parse().ok()).collect();
-    match arcs.as_deref() {
-        Some([first @ 0..=2, second, rest @ ..]) if *second < 40 && !rest.is_empty() => {
-            let mut octets = Vec::new();
-            for arc in std::iter::once(first * 40 + second).chain(rest.iter().copied()) {
-                let groups = (32 - arc.leading_zeros()).div_ceil(7).max(1);
-                octets.extend((0..groups).rev().map(|g| {
-                    let low = (arc >> (7 * g) & 0x7f).to_le_bytes()[0];
-                    if g > 0 { low | 0x80 } else { low }
-                }));
-            }
-            Ok(octets)
-        }
-        _ => Err("an attribute type is neither known nor a dotted object identifier"),
+    const UNKNOWN: &str = "an attribute type is neither known nor a dotted object identifier";
+    let arcs: Option<Vec<u64>> = kind.split('.').map(|arc| arc.parse().ok()).collect();
+    let arcs = arcs.ok_or(UNKNOWN)?;
+    let [first @ 0..=2, second, rest @ ..] = arcs.as_slice() else { return Err(UNKNOWN) };
+    // The first two arcs are one number; below 0 and 1 there are 40 each.
+    let root = (first * 40).checked_add(*second).filter(|_| *first == 2 || *second < 40).ok_or(UNKNOWN)?;
+    let mut octets = Vec::new();
+    for arc in std::iter::once(root).chain(rest.iter().copied()) {
+        let groups = (u64::BITS - arc.leading_zeros()).div_ceil(7).max(1);
+        octets.extend((0..groups).rev().map(|g| {
+            let low = (arc >> (7 * g) & 0x7f).to_le_bytes()[0];
+            if g > 0 { low | 0x80 } else { low }
+        }));
     }
+    Ok(octets)
+}
+
+/// The numbers of an object identifier, the first two of them still one; `None` if they are not in their shortest form, or
+/// one has more than 64 bits, as none that was ever given out.
+fn arcs(oid: &[u8]) -> Option<Vec<u64>> {
+    let mut arcs = Vec::new();
+    let mut arc: Option<u64> = None;
+    for octet in oid {
+        if arc.is_none() && *octet == 0x80 {
+            return None;
+        }
+        let so_far = arc.unwrap_or(0);
+        let next = so_far.checked_mul(128)? | u64::from(octet & 0x7f);
+        arc = if octet & 0x80 == 0 {
+            arcs.push(next);
+            None
+        } else {
+            Some(next)
+        };
+    }
+    (arc.is_none() && !arcs.is_empty()).then_some(arcs)
 }
 
 fn dotted(oid: &[u8]) -> String {
-    let mut arcs: Vec<u128> = Vec::new();
-    let mut arc: u128 = 0;
-    for octet in oid {
-        arc = arc << 7 | u128::from(octet & 0x7f);
-        if octet & 0x80 == 0 {
-            arcs.push(arc);
-            arc = 0;
-        }
-    }
+    let arcs = arcs(oid).unwrap_or_default();
     let first = arcs.first().copied().unwrap_or(0);
     let root = (first / 40).min(2);
     let rest = arcs.iter().skip(1).copied();

@@ -19,6 +19,11 @@ fn examples_of_rfc_4514() {
         assert_eq!(name(text).to_string(), text);
         assert_eq!(DistinguishedName::from_der(name(text).der()).unwrap(), name(text));
     }
+    for kind in ["0.39.1", "1.0.8802", "2.999.3", "2.999", "1.3.6.1.4.1.18446744073709551615"] {
+        let name = name(&format!("{kind}=a"));
+        assert_eq!(name.to_string(), format!("{kind}=a"));
+        assert_eq!(DistinguishedName::from_der(name.der()).unwrap(), name);
+    }
     assert_eq!(name("CN=Lu\\C4\\8Di\\C4\\87").to_string(), "CN=Lučić");
 }
 
@@ -81,11 +86,14 @@ fn what_is_no_name_is_refused() {
         "CN=a\\q",
         "CN=\\ff",
         "Foo=a",
-        "2.5=a",
+        "2=a",
+        "3.1.1=a",
+        "1.40.1=a",
+        "2.18446744073709551615=a",
         "CN=#0",
         "CN=#0c05",
         "CN=#xy",
-        "2.5.4.99999999999=a",
+        "2.5.4.99999999999999999999=a",
     ] {
         assert!(DistinguishedName::parse(text).is_err(), "{text}");
     }
@@ -95,6 +103,13 @@ fn what_is_no_name_is_refused() {
     }
     assert!(DistinguishedName::from_der(&[&der[..], &[0]].concat()).is_err());
     assert!(DistinguishedName::from_der(&hex::decode("30023100").unwrap()).is_err(), "an empty part");
+    // Object identifiers without an end, with a zero in front, with none of its numbers, and with one of 70 bits.
+    for oid in ["0603550483", "060455808303", "0600", "060b 55ffffffffffffffffff7f"] {
+        let oid = hex::decode(oid.replace(' ', "")).unwrap();
+        let attribute = der::encode(tag::SEQUENCE, &[&oid, b"\x0c\x01a"]);
+        let octets = der::encode(tag::SEQUENCE, &[&der::encode(tag::SET, &[&attribute])]);
+        assert!(DistinguishedName::from_der(&octets).is_err(), "{oid:02x?}");
+    }
     assert!(DistinguishedName::from_der(&hex::decode("300b310930070603550403 0c00".replace(' ', "")).unwrap()).is_ok());
 }
 
