@@ -21,9 +21,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use keyferry_crypto::Random;
+use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_model::reading::Reading;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
@@ -195,6 +196,14 @@ impl Member {
     /// Writes keys for Wireshark from now on.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);
+    }
+
+    /// Holds the key server's certificate against another trust store from the next time on; without effect where it proves
+    /// itself by a pre-shared key.
+    pub fn set_trust(&mut self, trust: Trust) {
+        if let MemberAuth::Certificate(auth) = &mut self.settings.auth {
+            auth.trust = trust;
+        }
     }
 
     /// Makes phase 1 otherwise than by default from the next time on.

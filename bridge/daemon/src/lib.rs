@@ -21,4 +21,5 @@ pub mod member;
 pub mod random;
 pub mod serve;
 pub mod store;
+mod trust;
 mod udp;

@@ -113,6 +113,12 @@ impl Gateway {
         self.endpoints.gikev2.set_key_log(gikev2);
     }
 
+    /// Goes by other credentials from now on. SAs that stand are left alone.
+    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
+        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
+        self.endpoints.gikev2.set_credentials(credentials);
+    }
+
     /// A datagram, as it was on the wire.
     pub fn receive(&mut self, now: Now, rng: &mut dyn Random, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let (marker, bytes, route) = classify(bytes);

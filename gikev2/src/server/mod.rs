@@ -30,9 +30,11 @@ mod limits;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
+use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId, Transmit};
 use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
@@ -125,6 +127,11 @@ impl Server {
             timers: Timers::default(),
             key_log: None,
         }
+    }
+
+    /// Goes by other credentials from now on. SAs that stand are left alone.
+    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
+        self.config.credentials = credentials;
     }
 
     /// Writes keys for Wireshark from now on.

@@ -8,12 +8,13 @@ use keyferry_model::id::Identity;
 use keyferry_model::policy::{Authorization, GroupPolicy, RekeyTransport, Selector};
 use keyferry_model::reading::Reading;
 
+use super::certificates::Certificates;
 use super::gateway::{GatewayConfig, RekeySending};
 use super::group::{GdoiPlan, GroupEntry, GroupPlan};
 use super::section::{Section, did_you_mean};
 use super::streams;
 use super::values::{Network, protection_strength, transform_strength};
-use keyferry_model::credentials::Peer;
+use keyferry_model::credentials::{Peer, Proof};
 
 /// Longest name of a group, in octets.
 const MAX_NAME: usize = 64;
@@ -197,6 +198,19 @@ pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], config: &Gat
             let what = "a replay window for traffic of several senders cannot be told to G-IKEv2 members";
             section.error("traffic", what, "name the one sender as source, or remove replay_window");
         }
+    }
+}
+
+/// What must hold between certificates and peers; `all` if none of them was left out.
+pub(super) fn certificates(section: &Section<'_>, certificates: &Certificates, peers: &[Peer], all: bool) {
+    let certified = peers.iter().any(|p| matches!(p.proof, Proof::Certificate { .. }));
+    if certified && !section.named_key("trust") {
+        let what = "peers authenticate by certificate, and nobody's is trusted";
+        section.error("trust", what, "add trust = [\"FILE\"], certificate = \"FILE\" and private_key = \"FILE\"");
+    }
+    if all && !certified && certificates.trust.is_some() {
+        let what = "is of no use: no peer authenticates by certificate";
+        section.warning("trust", what, "add auth = \"certificate\" to the peers that do");
     }
 }
 

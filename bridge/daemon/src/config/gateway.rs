@@ -7,10 +7,12 @@ use std::time::Duration;
 use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
 
+use super::certificates::{self, Certificates};
 use super::checks;
 use super::group::{self, GroupPlan};
 use super::peers;
 use super::section::Section;
+use super::trust::TrustFiles;
 use super::values::{Endpoint, PORT};
 use super::{GATEWAY_SOCKET, control_socket};
 
@@ -35,8 +37,10 @@ pub struct GatewayConfig {
     pub signing_bits: u32,
     /// Where to write keys for Wireshark.
     pub key_log: Option<PathBuf>,
-    /// Who may authenticate.
+    /// Who may authenticate, and what we have to show.
     pub credentials: Credentials,
+    /// Files that say whose certificates are trusted.
+    pub trust: Option<TrustFiles>,
     /// The groups.
     pub groups: Vec<GroupPlan>,
 }
@@ -87,8 +91,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         store,
         listen,
         credentials: Credentials::default(),
+        trust: None,
         groups: Vec::new(),
     };
+    let certificates = certificates::read(&mut section);
+    certificates.check_identity(&section, config.identity.as_ref());
+    checks::certificates(&section, &certificates, &peers, all_peers);
     if !config.signing_bits.is_multiple_of(256) {
         section.error("signing_bits", "is an odd size for an RSA key", "2048, 3072 or 4096");
     }
@@ -104,8 +112,14 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
     if all_peers {
         checks::members(&groups, &peers);
     }
+    let Certificates { own, trust, files } = certificates;
+    let credentials = Credentials::new(peers).with_own(own);
     Some(GatewayConfig {
-        credentials: Credentials::new(peers),
+        credentials: match trust {
+            Some(trust) => credentials.with_trust(trust),
+            None => credentials,
+        },
+        trust: files,
         groups: groups.into_iter().map(|g| g.plan).collect(),
         ..config
     })

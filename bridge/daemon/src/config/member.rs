@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::settings::GdoiSettings;
+use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth};
 
+use super::certificates::{self, Certificates};
 use super::section::Section;
-use super::values::{Endpoint, HASHES, KE_GROUPS, Network, PORT};
+use super::trust::TrustFiles;
+use super::values::{Endpoint, HASHES, KE_GROUPS, Network, PORT, Subject};
 use super::{MEMBER_SOCKET, control_socket, secrets};
 
 /// Configuration of `keyferry member`.
@@ -26,8 +28,10 @@ pub struct MemberConfig {
     pub protocol: Protocol,
     /// Who we are; `None` is the local address.
     pub identity: Option<Identity>,
-    /// Pre-shared key.
-    pub psk: Arc<Secret>,
+    /// How we and the key server prove who we are.
+    pub auth: MemberAuth,
+    /// Files that say whose certificates are trusted.
+    pub trust: Option<TrustFiles>,
     /// Local address; `None` is the one that the routes give to what goes to the gateway.
     pub address: Option<IpAddr>,
     /// Local port.
@@ -90,9 +94,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     };
     let gateway: Option<Endpoint> = section.required("gateway", "192.0.2.1");
     let group: Option<GroupId> = section.required("group", "1234");
-    let psk = secrets::psk(&mut section);
     let protocol =
         section.choice("protocol", &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)], Protocol::Gikev2);
+    let identity: Option<Identity> = section.parsed("identity", "10.0.0.1");
+    let (auth, trust) = auth(&mut section, protocol, identity.as_ref());
     let sender = section.flag("sender", true);
     let sender_ids = section.number("sender_ids", 1..=1024, 1);
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
@@ -104,8 +109,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             .unwrap_or_else(|| Identity::from_ip(gateway.as_ref().map_or(IpAddr::from([0; 4]), |g| g.0.ip()))),
         group: group.clone().unwrap_or(GroupId::Number(0)),
         protocol,
-        identity: section.parsed("identity", "10.0.0.1"),
-        psk: psk.clone().unwrap_or_else(|| Arc::new(Secret::new(Vec::new()))),
+        identity,
+        auth: auth.clone().unwrap_or_else(|| MemberAuth::Psk(Arc::new(Secret::new(Vec::new())))),
+        trust,
         address,
         port: u16::try_from(section.number("port", 1..=65_535, u32::from(PORT))).unwrap_or(PORT),
         sender_ids: if sender { sender_ids } else { 0 },
@@ -142,7 +148,46 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     };
     check(&section, &config);
     section.finish();
-    (gateway.is_some() && group.is_some() && psk.is_some()).then_some(config)
+    (gateway.is_some() && group.is_some() && auth.is_some()).then_some(config)
+}
+
+/// A pre-shared key, or certificates if one of ours is named.
+fn auth(
+    section: &mut Section<'_>,
+    protocol: Protocol,
+    identity: Option<&Identity>,
+) -> (Option<MemberAuth>, Option<TrustFiles>) {
+    let certified = ["certificate", "private_key", "trust"].into_iter().any(|key| section.has(key));
+    let certificates = certificates::read(section);
+    let given = section.has("gateway_subject");
+    let gateway_subject = section.parsed::<Subject>("gateway_subject", "CN=gateway,O=Example,C=DE").map(|s| s.0);
+    if !certified {
+        if given {
+            section.error("gateway_subject", "stands without certificate", "add certificate, private_key and trust");
+        }
+        return (secrets::psk(section).map(MemberAuth::Psk), None);
+    }
+    for key in ["psk", "psk_file", "danger_short_psk"] {
+        if section.has(key) {
+            section.error(key, "stands beside a certificate", "keep one of the two");
+        }
+        section.ignore(key);
+    }
+    if protocol == Protocol::Gikev2 {
+        let what = "is of no use: with G-IKEv2 members authenticate by pre-shared key";
+        section.error("certificate", what, "write protocol = \"gdoi\", or psk_file = \"FILE\" instead");
+    }
+    certificates.check_identity(section, identity);
+    let Certificates { own, trust, files } = certificates;
+    let mut own = own.into_iter();
+    let (Some(ours), Some(trust)) = (own.next(), trust) else { return (None, None) };
+    if own.next().is_some() {
+        section.error("certificate", "names several", "keep the one that the key server is to see");
+    }
+    if given && gateway_subject.is_none() {
+        return (None, None);
+    }
+    (Some(MemberAuth::Certificate(Box::new(CertificateAuth { own: ours, trust, gateway_subject }))), files)
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {

@@ -8,6 +8,7 @@
 //!
 //! `docs/configuration.md` describes every key.
 
+mod certificates;
 mod checks;
 mod document;
 mod gateway;
@@ -18,16 +19,19 @@ mod problem;
 mod secrets;
 mod section;
 mod streams;
+mod trust;
 mod values;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+pub use certificates::{Certificates, Doubt};
 pub use document::{ENV_PREFIX, Variables, environment};
 pub use gateway::{GatewayConfig, RekeySending};
 pub use group::{GdoiPlan, Gikev2Plan, GroupPlan};
 pub use member::MemberConfig;
 pub use problem::{Problem, Problems, Severity};
+pub use trust::{Stamp, TrustFiles};
 
 use document::Document;
 use section::{Reading, Section};

@@ -6,7 +6,7 @@ use keyferry_model::policy::Selector;
 
 use super::secrets;
 use super::section::Section;
-use super::values::Network;
+use super::values::{Network, Subject};
 
 /// The peers, and whether they are all: one that is of no use is left out.
 pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
@@ -17,16 +17,18 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
         root.error("peer", "nobody can authenticate", "add [[peer]] with identity and psk_file");
     }
     for mut section in sections {
-        // A network alone stands for everybody who is the address that it comes from.
-        let many = section.has("address") && !section.has("identity");
+        let certified = section.choice("auth", &[("psk", false), ("certificate", true)], false);
+        // A network alone stands for everybody who is the address that it comes from, and without even that for everybody
+        // whom a certificate names.
+        let many = (section.has("address") || certified) && !section.has("identity");
         let network: Option<Network> = section.parsed("address", "10.0.0.0/24");
         let identity: Option<Identity> =
             if many { section.parsed("identity", "10.0.0.1") } else { section.required("identity", "10.0.0.1") };
-        let psk = secrets::psk(&mut section);
-        let known = identity.is_some() || (many && network.is_some());
-        if let Some(psk) = psk.filter(|_| known) {
-            let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
-            let peer = Peer { identity, address, proof: Proof::Psk(psk) };
+        let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
+        let proof = proof(&mut section, certified);
+        let known = identity.is_some() || (many && (certified || network.is_some()));
+        if let Some(proof) = proof.filter(|_| known) {
+            let peer = Peer { identity, address, proof };
             compare(&section, &peer, &peers);
             peers.push(peer);
         }
@@ -34,6 +36,25 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
     }
     let all = peers.len() == count;
     (peers, all && count > 0)
+}
+
+/// How a peer proves itself: by certificate or by pre-shared key.
+fn proof(section: &mut Section<'_>, certified: bool) -> Option<Proof> {
+    let given = section.has("subject");
+    let subject = section.parsed::<Subject>("subject", "CN=gm1,O=Example,C=DE").map(|s| s.0);
+    if !certified {
+        if given {
+            section.error("subject", "stands without auth = \"certificate\"", "add that, or remove subject");
+        }
+        return secrets::psk(section).map(Proof::Psk);
+    }
+    for key in ["psk", "psk_file", "danger_short_psk"] {
+        if section.has(key) {
+            section.error(key, "stands beside auth = \"certificate\"", "keep one of the two");
+        }
+        section.ignore(key);
+    }
+    (subject.is_some() || !given).then_some(Proof::Certificate { subject })
 }
 
 /// What a peer must not have in common with one before it.

@@ -1,4 +1,4 @@
-//! Pre-shared keys: read once, checked, and never shown.
+//! Pre-shared keys and private keys: read once, checked, and never shown.
 
 use std::fs::File;
 use std::io::Read;
@@ -50,8 +50,14 @@ pub(crate) fn psk(section: &mut Section<'_>) -> Option<Arc<Secret>> {
         (false, true) => {
             section.ignore("psk");
             let path = section.path("psk_file")?;
-            match read(&path) {
-                Ok(bytes) => ("psk_file", decode(bytes)),
+            let make = format!("make it with: (umask 077; openssl rand -hex 32 > {})", path.display());
+            match read(&path, MAX_PSK, make) {
+                Ok(mut bytes) => {
+                    while bytes.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+                        bytes.pop();
+                    }
+                    ("psk_file", decode(bytes))
+                }
                 Err((what, remedy)) => {
                     section.error("psk_file", what, remedy);
                     return None;
@@ -78,12 +84,31 @@ pub(crate) fn psk(section: &mut Section<'_>) -> Option<Arc<Secret>> {
     }
 }
 
-/// The octets of a file that nobody else may read, or what is wrong and what to do.
-fn read(path: &Path) -> Result<Vec<u8>, (String, String)> {
+/// What is wrong, and what to do.
+pub(super) type Faulty = (String, String);
+
+/// The octets of a file that nobody else may read; `make` says how to make one.
+pub(super) fn read_private(path: &Path, most: u64, make: String) -> Result<Secret, Faulty> {
+    read(path, most, make).map(Secret::new)
+}
+
+/// The octets of a file that anybody may read.
+pub(super) fn read_open(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let name = path.display();
+    let mut octets = Vec::new();
+    let file = File::open(path).map_err(|e| format!("{name}: {e}"))?;
+    file.take(most + 1).read_to_end(&mut octets).map_err(|e| format!("{name}: {e}"))?;
+    if octets.len() as u64 > most {
+        return Err(format!("{name} is longer than {most} octets"));
+    }
+    Ok(octets)
+}
+
+fn read(path: &Path, most: u64, make: String) -> Result<Vec<u8>, Faulty> {
     let name = path.display();
     let fail = |e: std::io::Error| {
         let remedy = match e.kind() == std::io::ErrorKind::NotFound {
-            true => format!("make it with: (umask 077; openssl rand -hex 32 > {name})"),
+            true => make.clone(),
             false => "name a file that this user may read".to_owned(),
         };
         (format!("{name}: {e}"), remedy)
@@ -94,21 +119,18 @@ fn read(path: &Path) -> Result<Vec<u8>, (String, String)> {
         let what = format!("{name} has mode {:03o}: others than its owner may use the key", meta.mode() & 0o777);
         return Err((what, format!("run: chmod 600 {name}")));
     }
-    if meta.len() > MAX_PSK {
+    if meta.len() > most {
         return Err((
             format!("{name} has {} octets, no key is that long", meta.len()),
             "name the right file".to_owned(),
         ));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(MAX_PSK).unwrap_or_default());
-    let read = file.take(MAX_PSK).read_to_end(&mut bytes);
+    let mut bytes = Vec::with_capacity(usize::try_from(most).unwrap_or_default());
+    let read = file.take(most).read_to_end(&mut bytes);
     read.map_err(|e| {
         bytes.zeroize();
         fail(e)
     })?;
-    while bytes.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-        bytes.pop();
-    }
     Ok(bytes)
 }
 

@@ -1,7 +1,7 @@
 //! Reading one table of a configuration: every key once, every problem noted, unknown keys found.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -25,12 +25,14 @@ pub(crate) struct Section<'a> {
     path: KeyPath,
     values: BTreeMap<String, Value>,
     known: Vec<&'static str>,
+    /// Keys that had a value and have been read.
+    given: BTreeSet<&'static str>,
 }
 
 impl<'a> Section<'a> {
     /// The table at the root.
     pub(crate) fn root(reading: &'a Reading, values: BTreeMap<String, Value>) -> Self {
-        Self { reading, path: KeyPath::default(), values, known: Vec::new() }
+        Self { reading, path: KeyPath::default(), values, known: Vec::new(), given: BTreeSet::new() }
     }
 
     /// The document it is part of.
@@ -63,6 +65,11 @@ impl<'a> Section<'a> {
         self.values.contains_key(key)
     }
 
+    /// Was this key given, read or not?
+    pub(crate) fn named_key(&self, key: &str) -> bool {
+        self.has(key) || self.given.contains(key)
+    }
+
     /// Was the value of this key given by the environment?
     pub(crate) fn is_overridden(&self, key: &str) -> bool {
         self.reading.document.is_overridden(&self.path.key(key))
@@ -70,7 +77,9 @@ impl<'a> Section<'a> {
 
     fn take(&mut self, key: &'static str) -> Option<ValueKind> {
         self.known.push(key);
-        self.values.remove(key).map(|v| v.kind)
+        let kind = self.values.remove(key).map(|v| v.kind)?;
+        self.given.insert(key);
+        Some(kind)
     }
 
     /// A text.
@@ -230,6 +239,12 @@ impl<'a> Section<'a> {
         self.text(key).map(|t| self.document().directory().join(t))
     }
 
+    /// File names; see [`path`](Self::path) and [`texts`](Self::texts).
+    pub(crate) fn paths(&mut self, key: &'static str) -> Option<Vec<PathBuf>> {
+        let directory = self.document().directory();
+        self.texts(key).map(|texts| texts.iter().map(|text| directory.join(text)).collect())
+    }
+
     /// A table within this one; an absent one is `None`.
     pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         if let ValueKind::Table(t) = self.take(key)? {
@@ -259,7 +274,7 @@ impl<'a> Section<'a> {
     }
 
     fn child(&self, path: KeyPath, values: BTreeMap<String, Value>) -> Section<'a> {
-        Section { reading: self.reading, path, values, known: Vec::new() }
+        Section { reading: self.reading, path, values, known: Vec::new(), given: BTreeSet::new() }
     }
 
     /// Leaves a key unread.

@@ -6,7 +6,7 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::{Authorization, EspMode, RekeyTransport};
 use std::os::unix::fs::PermissionsExt;
 
-const GATEWAY: &str = r#"
+pub(super) const GATEWAY: &str = r#"
 [gateway]
 listen = ["192.0.2.1:848"]
 store = "gateway.redb"
@@ -30,21 +30,25 @@ identity = "10.0.0.1"
 psk = "a key of more than sixteen octets"
 "#;
 
-const MEMBER: &str = r#"
+pub(super) const MEMBER: &str = r#"
 [member]
 gateway = "192.0.2.1"
 group = 1234
 psk = "0x000102030405060708090a0b0c0d0e0f"
 "#;
 
-struct Files(tempfile::TempDir);
+pub(super) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(super) fn write(&self, name: &str, text: impl AsRef<[u8]>, mode: u32) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -103,7 +107,7 @@ fn a_member_needs_four_lines() {
     let config = member_of(MEMBER).unwrap().config;
     assert_eq!(config.gateway, "192.0.2.1:848".parse().unwrap());
     assert_eq!((config.group, config.protocol, config.sender_ids), (GroupId::Number(1234), Protocol::Gikev2, 1));
-    assert_eq!(config.psk.expose(), (0..16).collect::<Vec<u8>>());
+    assert_eq!(config.auth.psk().unwrap().expose(), (0..16).collect::<Vec<u8>>());
     let receiver = member_of(&format!("{MEMBER}sender = false\nprotocol = \"gdoi\"\n")).unwrap().config;
     assert_eq!((receiver.protocol, receiver.sender_ids), (Protocol::Gdoi, 0));
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, SignatureScheme};
 use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport};
 
@@ -121,6 +122,18 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
             let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
             IpAddr::V6((u128::from(a) & mask).into())
         }
+    }
+}
+
+/// A distinguished name, innermost part first (RFC 4514): `CN=gm1,O=Example,C=DE`.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject(pub(crate) DistinguishedName);
+
+impl FromStr for Subject {
+    type Err = keyferry_crypto::x509::NameError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        DistinguishedName::parse(s).map(Self)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A member's protocol machine, whichever protocol it speaks.
 
 use keyferry_crypto::Random;
+use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::Protocol;
 use keyferry_model::settings::MemberSettings;
@@ -45,6 +46,14 @@ impl Machine {
             either!(&mut machine, m => m.set_key_log(Box::new(log.clone())));
         }
         machine
+    }
+
+    /// Holds the key server's certificate against another trust store; G-IKEv2 knows no certificates.
+    pub(super) fn set_trust(&mut self, trust: &Trust) {
+        match self {
+            Machine::Gdoi(m) => m.set_trust(trust.clone()),
+            Machine::Gikev2(_) => {}
+        }
     }
 
     pub(super) fn protocol(&self) -> Protocol {

@@ -21,12 +21,14 @@ use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
 use dataplane::engine::{EngineConfig, Userspace};
 use keyferry_model::id::Identity;
+use keyferry_model::settings::MemberAuth;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::MemberConfig;
 use crate::control;
 use crate::keylog::FileKeyLog;
 use crate::random::Clock;
+use crate::trust;
 use crate::udp::{MulticastOut, Udp};
 
 use listening::Listening;
@@ -84,7 +86,12 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
 
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
-    let identity = config.identity.clone().unwrap_or_else(|| Identity::from_ip(place.address));
+    let address = Identity::from_ip(place.address);
+    let identity = config.identity.clone().unwrap_or_else(|| match &config.auth {
+        MemberAuth::Psk(_) => address,
+        MemberAuth::Certificate(auth) => auth.own.identity(address),
+    });
+    let mut trust = trust::watch(config.trust.clone())?;
     tracing::info!(gateway = %config.gateway, group = %config.group, %identity, interface = %place.interface,
         tun = %config.tun, mtu, "member starts");
     let parts = Parts { config, identity, clock: Clock::new(), engine, routes, listening, key_log };
@@ -99,6 +106,7 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
             Some(datagram) = datagrams.recv() => runner.receive(&datagram).await,
             Some(call) = calls.recv() => runner.call(call).await,
             () = runner.sleep() => runner.expire().await,
+            Some(fresh) = trust.recv() => runner.set_trust(&fresh),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

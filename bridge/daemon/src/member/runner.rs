@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dataplane::engine::Userspace;
+use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::settings::{MemberAuth, MemberSettings, Phase1Settings};
@@ -137,6 +138,17 @@ impl Runner {
             tracing::warn!("sequence numbers are running out: the key server must rekey the group");
         }
         self.warned = short;
+    }
+
+    /// Holds the key server's certificate against another trust store from the next time on.
+    pub(super) fn set_trust(&mut self, trust: &Trust) {
+        if let MemberAuth::Certificate(auth) = &mut self.parts.config.auth {
+            auth.trust = trust.clone();
+        }
+        self.present.set_trust(trust);
+        if let Some(next) = &mut self.next {
+            next.machine.set_trust(trust);
+        }
     }
 
     /// Sleeps until something is due.
@@ -400,7 +412,7 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         group: config.group.clone(),
         identity: parts.identity.clone(),
         gateway_identity: Some(config.gateway_identity.clone()),
-        auth: MemberAuth::Psk(std::sync::Arc::clone(&config.psk)),
+        auth: config.auth.clone(),
         phase1: Phase1Settings::default(),
         sender_ids: config.sender_ids,
         ke_groups: config.ke_groups.clone(),

@@ -27,6 +27,7 @@ use crate::control;
 use crate::keylog::FileKeyLog;
 use crate::random::{Clock, OsRandom};
 use crate::store::{MasterKeySource, Store};
+use crate::trust;
 use crate::udp::{MulticastOut, Udp, pump};
 
 use jobs::Jobs;
@@ -78,7 +79,8 @@ async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock:
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
     let (jobs, mut results) = Jobs::new();
-    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun);
+    let mut trust = trust::watch(config.trust.clone())?;
+    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun, config.credentials);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // What was on its way when the last process ended goes on before anything new is taken.
     round.expire();
@@ -91,6 +93,7 @@ async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock:
             Some((id, done)) = results.recv() => round.complete(id, done, &mut results),
             Some(call) = calls.recv() => round.call(call),
             () = round.sleep() => round.expire(),
+            Some(fresh) = trust.recv() => round.set_trust(fresh),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyferry_crypto::JobDone;
 use keyferry_gateway::Gateway;
+use keyferry_model::credentials::{Credentials, Trust};
 use keyferry_model::drive::{JobId, Output, Transmit};
 use keyferry_model::time::Now;
 use tokio::sync::{mpsc, oneshot};
@@ -36,6 +37,7 @@ pub(super) struct Round {
     unsent: u64,
     last_expire: Duration,
     replies: Vec<(oneshot::Sender<Reply>, Reply)>,
+    credentials: Credentials,
 }
 
 impl Round {
@@ -46,14 +48,21 @@ impl Round {
         sockets: Vec<Arc<Udp>>,
         jobs: Jobs,
         overrun: Arc<AtomicU64>,
+        credentials: Credentials,
     ) -> Self {
         let store = Some(store);
         let (unsent, last_expire, replies) = (0, Duration::ZERO, Vec::new());
-        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies }
+        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies, credentials }
     }
 
     pub(super) fn listen(&self) -> Vec<std::net::SocketAddr> {
         self.sockets.iter().map(|s| s.local()).collect()
+    }
+
+    /// Holds certificates against another trust store from now on.
+    pub(super) fn set_trust(&mut self, trust: Trust) {
+        self.credentials = self.credentials.clone().with_trust(trust);
+        self.gateway.set_credentials(Arc::new(self.credentials.clone()));
     }
 
     /// Takes a datagram and those that wait behind it.
