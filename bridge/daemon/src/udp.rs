@@ -268,6 +268,22 @@ mod tests {
         }
     }
 
+    /// A push of a hundred policies is far longer than a frame: the network takes it apart, and it arrives whole.
+    #[tokio::test]
+    async fn the_longest_datagrams_arrive_whole() {
+        let server = Udp::bind("127.0.0.1:0".parse().unwrap(), MulticastOut::default()).unwrap();
+        let client = Udp::bind("127.0.0.1:0".parse().unwrap(), MulticastOut::default()).unwrap();
+        let to = server.local();
+        let (queue, mut arrived) = mpsc::channel(2);
+        let task = pump(Arc::new(server), queue, Arc::default());
+        for len in [9000, 65_507] {
+            let bytes: Vec<u8> = (0..len).map(|i: u32| i.to_le_bytes()[0]).collect();
+            client.send(&Transmit { from: None, to, marker: false, bytes: bytes.clone() }).await.unwrap();
+            assert_eq!(arrived.recv().await.unwrap().bytes, bytes);
+        }
+        task.abort();
+    }
+
     #[tokio::test]
     async fn multicast_arrives_with_its_address_known() {
         let lo = nix::net::if_::if_nametoindex("lo").unwrap();

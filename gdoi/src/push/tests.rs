@@ -30,21 +30,21 @@ fn vector() -> (Vec<u8>, Vec<u8>) {
 }
 
 fn group(seq: u32) -> Group {
+    let keymat = [[0x41; 16], [0x42; 16]].concat();
+    group_with(seq, BlockCipher::Aes128Cbc, SignatureScheme::RsaPkcs1Sha256, &keymat, &vector().0)
+}
+
+fn group_with(seq: u32, cipher: BlockCipher, scheme: SignatureScheme, keymat: &[u8], spki: &[u8]) -> Group {
     let policy = RekeyPolicy {
         spi: std::array::from_fn(|i| u8::try_from(i).unwrap() + 0x30),
-        cipher: BlockCipher::Aes128Cbc,
-        scheme: SignatureScheme::RsaPkcs1Sha256,
+        cipher,
+        scheme,
         lifetime: None,
         ack: Some(AckType::Kek(keyferry_crypto::Hash::Sha256)),
         destination: None,
     };
-    let keymat = Secret::new([[0x41; 16], [0x42; 16]].concat());
-    let rekey = NewRekey {
-        policy,
-        keymat,
-        verifier: signature_key(&vector().0, SignatureScheme::RsaPkcs1Sha256).unwrap().0,
-        seq,
-    };
+    let verifier = signature_key(spki, scheme).unwrap().0;
+    let rekey = NewRekey { policy, keymat: Secret::copy_from(keymat), verifier, seq };
     let mut registration = Registration {
         rekey: Some(rekey),
         tree: Tree::default(),
@@ -96,4 +96,43 @@ fn every_changed_octet_of_a_push_is_noticed() {
 #[test]
 fn a_push_with_a_number_of_before_is_refused_before_its_signature_is_looked_at() {
     assert!(matches!(verify(&mut group(6), &vector().1), Err(Reject::Replayed)));
+}
+
+/// Every signature, every KEK and readings other than ours, each computed elsewhere.
+#[test]
+fn pushes_of_an_independent_computation_are_taken_in_every_reading() {
+    let mut count = 0;
+    for line in include_str!("../../tests/vectors/pushes.txt").lines() {
+        let [scheme, cipher, reading, keymat, spki, message] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("six fields")
+        };
+        let octets = |text| hex::decode(text).unwrap();
+        let scheme = match scheme {
+            "rsa-sha1" => SignatureScheme::RsaPkcs1Sha1,
+            "rsa-sha2-256" => SignatureScheme::RsaPkcs1Sha256,
+            "rsa-sha2-384" => SignatureScheme::RsaPkcs1Sha384,
+            "rsa-sha2-512" => SignatureScheme::RsaPkcs1Sha512,
+            "ecdsa-p256" => SignatureScheme::EcdsaP256Sha256,
+            "ecdsa-p384" => SignatureScheme::EcdsaP384Sha384,
+            "ecdsa-p521" => SignatureScheme::EcdsaP521Sha512,
+            other => panic!("{other}"),
+        };
+        let cipher = match cipher {
+            "3des" => BlockCipher::TripleDesCbc,
+            "aes-128" => BlockCipher::Aes128Cbc,
+            "aes-192" => BlockCipher::Aes192Cbc,
+            "aes-256" => BlockCipher::Aes256Cbc,
+            other => panic!("{other}"),
+        };
+        let message = octets(message);
+        let mut group = group_with(4, cipher, scheme, &octets(keymat), &octets(spki));
+        let Ok(Verdict::Push(push)) = verify(&mut group, &message) else { panic!("{scheme:?} {cipher:?} {reading}") };
+        let taking = Taking { sender: true, ..Taking::default() };
+        let applied = group.apply(&push, &message, taking, "10.84.0.11".parse().unwrap(), NOW).unwrap();
+        assert_eq!(applied.update.unwrap().install[0].spi, 0x1002);
+        let expected: Readings = reading.parse().into_iter().collect();
+        assert_eq!((group.readings(), expected.is_empty()), (expected, reading == "usual"), "{scheme:?} {reading}");
+        count += 1;
+    }
+    assert_eq!(count, 21);
 }

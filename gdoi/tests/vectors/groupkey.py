@@ -2,13 +2,15 @@
 """Known answers for GROUPKEY-PULL and GROUPKEY-PUSH, from RFC 6407 sections 3.2, 4 and 5, RFC 2409 section 5 and appendix B.
 
 Writes pull.txt (messages 1 to 4, then 2 and 4 with SEQ in message 2, then 4 without any) and push.txt (PKCS #1 key and
-SubjectPublicKeyInfo in DER, message) and certificate.txt beside itself. By Python's hmac and hashlib; AES by the package "cryptography"; RSA
+SubjectPublicKeyInfo in DER, message), pushes.txt and certificate.txt beside itself. By Python's hmac and hashlib; AES by the package "cryptography"; RSA
 is computed here, with primes that follow from a seed.
 """
 import hashlib
 import hmac
 import pathlib
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 HERE = pathlib.Path(__file__).parent
@@ -204,3 +206,106 @@ VALIDITY = der(0x30, der(0x17, b"250101000000Z") + der(0x17, b"450101000000Z"))
 tbs = der(0x30, der(0xa0, der_int(2)) + der_int(1) + SHA256_RSA + NAME + VALIDITY + NAME + SPKI)
 certificate = der(0x30, tbs + SHA256_RSA + der(3, b"\0" + sign(tbs)))
 (HERE / "certificate.txt").write_text("\n".join(m.hex() for m in (SPKI, certificate)) + "\n")
+
+# GROUPKEY-PUSH with every signature and KEK, and in other readings: a line for each, of signature, cipher, reading, IV and
+# KEK, public key, message. ECDSA as in RFC 4754, computed here over curves whose generators the package "cryptography" knows
+
+CURVES = {
+    "ecdsa-p256": (ec.SECP256R1(), 2**256 - 2**224 + 2**192 + 2**96 - 1,
+                   0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551, "sha256"),
+    "ecdsa-p384": (ec.SECP384R1(), 2**384 - 2**128 - 2**96 + 2**32 - 1,
+                   0xffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973, "sha384"),
+    "ecdsa-p521": (ec.SECP521R1(), 2**521 - 1,
+                   2**521 - 0x5ae79787c40d069948033feb708f65a2fc44a36477663b851449048e16ec79bf7, "sha512"),
+}
+
+
+def add(a, b, p):
+    """Sum of two points of a curve with a = -3; None is the point at infinity."""
+    if a is None or b is None:
+        return a or b
+    if a[0] == b[0] and (a[1] + b[1]) % p == 0:
+        return None
+    slope = (3 * a[0] * a[0] - 3) * pow(2 * a[1], -1, p) if a == b else (b[1] - a[1]) * pow(b[0] - a[0], -1, p)
+    x = (slope * slope - a[0] - b[0]) % p
+    return x, (slope * (a[0] - x) - a[1]) % p
+
+
+def times(k, point, p):
+    total = None
+    while k:
+        if k & 1:
+            total = add(total, point, p)
+        point = add(point, point, p)
+        k >>= 1
+    return total
+
+
+def point_of(d, curve):
+    n = ec.derive_private_key(d, curve).public_key().public_numbers()
+    return n.x, n.y
+
+
+def ecdsa(name, data, again):
+    curve, p, order, hash_name = CURVES[name]
+    secret = int.from_bytes(hashlib.sha512(b"d" + name.encode()).digest() * 2, "big") % (order - 1) + 1
+    assert times(secret, point_of(1, curve), p) == point_of(secret, curve)
+    digest = hashlib.new(hash_name, data).digest()
+    digest = hashlib.new(hash_name, digest).digest() if again else digest
+    e = int.from_bytes(digest, "big") >> max(0, 8 * len(digest) - order.bit_length())
+    k = int.from_bytes(hashlib.sha512(b"k" + data).digest() * 2, "big") % (order - 1) + 1
+    r = times(k, point_of(1, curve), p)[0] % order
+    signature = pow(k, -1, order) * (e + r * secret) % order
+    half = (p.bit_length() + 7) // 8
+    public = ec.derive_private_key(secret, curve).public_key()
+    spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return r.to_bytes(half, "big") + signature.to_bytes(half, "big"), spki
+
+
+INFOS = {"rsa-sha1": ("sha1", bytes.fromhex("3021300906052b0e03021a05000414")),
+         "rsa-sha2-256": ("sha256", SHA256_INFO),
+         "rsa-sha2-384": ("sha384", bytes.fromhex("3041300d060960864801650304020205000430")),
+         "rsa-sha2-512": ("sha512", bytes.fromhex("3051300d060960864801650304020305000440"))}
+
+
+def rsa(name, data, again, raw):
+    hash_name, info = INFOS[name]
+    digest = hashlib.new(hash_name, data).digest()
+    digest = hashlib.new(hash_name, digest).digest() if again else digest
+    inner = digest if raw else info + digest
+    block = b"\0\1" + b"\xff" * (256 - 3 - len(inner)) + b"\0" + inner
+    return pow(int.from_bytes(block, "big"), D, N).to_bytes(256, "big"), SPKI
+
+
+LENGTHS = {"aes-128": 16, "aes-192": 24, "aes-256": 32, "3des": 24}
+
+
+def pushed(scheme, cipher, reading):
+    block = 8 if cipher == "3des" else 16
+    iv, key = bytes(range(0x61, 0x61 + block)), bytes(range(0x81, 0x81 + LENGTHS[cipher]))
+    algorithm = algorithms.TripleDES if cipher == "3des" else algorithms.AES
+    size = 2 * ((CURVES[scheme][1].bit_length() + 7) // 8) if scheme in CURVES else 256
+    plain_len = len(before) + 4 + size
+    wire = 28 + plain_len + -plain_len % block + block * (reading == "prefixed-iv")
+    length = 28 + plain_len if reading == "sig-unpadded-length" else wire
+    covered = header(KEK_SPI, 18, 33, 0, length)
+    if reading == "sig-clear-flags":
+        covered = covered[:19] + b"\0" + covered[20:]
+    data = b"rekey" + b"\0" * (reading == "sig-nul") + covered + before
+    again = reading == "sig-hashed-twice"
+    signature, public = ecdsa(scheme, data, again) if scheme in CURVES else rsa(scheme, data, again, reading == "sig-raw")
+    plain = before + bytes([0, 0]) + n16(4 + size) + signature
+    first = {"zero-iv": bytes(block), "prefixed-iv": bytes([0x99] * block)}.get(reading, iv)
+    e = Cipher(algorithm(key), modes.CBC(first)).encryptor()
+    body = e.update(plain + bytes(-len(plain) % block)) + e.finalize()
+    message = header(KEK_SPI, 18, 33, 0, wire) + first * (reading == "prefixed-iv") + body
+    return " ".join([scheme, cipher, reading, (iv + key).hex(), public.hex(), message.hex()])
+
+
+lines = [pushed(scheme, cipher, "usual") for scheme, cipher in [
+    ("rsa-sha1", "3des"), ("rsa-sha2-256", "aes-192"), ("rsa-sha2-384", "aes-256"), ("rsa-sha2-512", "aes-128"),
+    ("ecdsa-p256", "aes-128"), ("ecdsa-p384", "aes-192"), ("ecdsa-p521", "aes-256"), ("ecdsa-p256", "3des")]]
+lines += [pushed(scheme, "aes-128", reading) for scheme in ("rsa-sha2-256", "ecdsa-p384") for reading in (
+    "sig-nul", "sig-unpadded-length", "sig-clear-flags", "sig-hashed-twice", "zero-iv", "prefixed-iv")]
+lines += [pushed("rsa-sha2-256", "aes-128", "sig-raw")]
+(HERE / "pushes.txt").write_text("\n".join(lines) + "\n")
