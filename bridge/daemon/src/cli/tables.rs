@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use keyferry_model::view::{GroupView, MemberState, RekeyView};
 use serde_json::Value;
 
-use crate::control::{GatewayStatus, GroupMember, MemberStatus};
+use crate::control::{GatewayStatus, GroupMember, MemberStatus, StreamStatus};
 
 /// Columns that a table may take.
 const WIDTH: u16 = 80;
@@ -175,8 +175,27 @@ pub(super) fn member(status: &MemberStatus) -> String {
         line("readings", seen.join(" "));
     }
     out.push('\n');
+    if !status.streams.is_empty() {
+        out += &streams(&status.streams);
+        out.push('\n');
+    }
     out += &dataplane(&status.dataplane);
     out
+}
+
+/// IEC 61850 streams, one per line.
+fn streams(list: &[StreamStatus]) -> String {
+    let mut rows = table(["SPI", "STREAM", "STATE", "DELIVERED", "LEFT"]);
+    for stream in list {
+        rows.add_row([
+            stream.spi.clone(),
+            stream.name.clone(),
+            if stream.active { "in use" } else { "waiting" }.to_owned(),
+            stream.delivered.map_or_else(|| "-".to_owned(), |percent| format!("{percent} %")),
+            stream.remaining.map_or_else(|| "-".to_owned(), time),
+        ]);
+    }
+    text(&rows)
 }
 
 /// The data plane's SAs, one per line, and what it dropped.
@@ -275,6 +294,23 @@ mod tests {
         assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
         assert!(shown.contains("3456") && shown.ends_with("\ndropped: OutNoPols 2\n"), "{shown}");
         assert_eq!(dataplane(&Value::Null), "no keys\n");
+    }
+
+    #[test]
+    fn streams_are_a_table() {
+        let stream = StreamStatus {
+            spi: "0x79f28435".to_owned(),
+            name: "1.2.840.10070.61850.8.1.2#0404effc0001".to_owned(),
+            encryption: "aes-256-gcm".to_owned(),
+            authentication: "none".to_owned(),
+            active: false,
+            remaining: Some(86_300),
+            delivered: Some(75),
+        };
+        let forever = StreamStatus { active: true, remaining: None, delivered: None, ..stream.clone() };
+        let shown = streams(&[stream, forever]);
+        assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+        assert!(shown.contains("waiting") && shown.contains("75 %") && shown.contains("in use"), "{shown}");
     }
 
     #[test]

@@ -169,8 +169,30 @@ pub struct MemberStatus {
     pub last_error: Option<String>,
     /// The protocol machine's own view.
     pub machine: Value,
+    /// IEC 61850 streams whose keys are handed on, oldest first.
+    #[serde(default)]
+    pub streams: Vec<StreamStatus>,
     /// The data plane: its SAs and what they carried.
     pub dataplane: Value,
+}
+
+/// An IEC 61850 stream of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// SPI in hexadecimal with `0x`.
+    pub spi: String,
+    /// OID and payload.
+    pub name: String,
+    /// Name of the cipher.
+    pub encryption: String,
+    /// Name of the authentication.
+    pub authentication: String,
+    /// May the keys be used yet?
+    pub active: bool,
+    /// Seconds left; `None` never ends.
+    pub remaining: Option<u64>,
+    /// Per cent of the members that have the keys, if the key server said so.
+    pub delivered: Option<u8>,
 }
 
 /// What happened to a member since it was started.

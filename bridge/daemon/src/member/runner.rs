@@ -398,6 +398,7 @@ impl Runner {
             counters: self.counters,
             last_error: self.last_error.clone().or_else(|| self.streams.problem().map(str::to_owned)),
             machine,
+            streams: self.streams.status(self.parts.clock.now()),
             dataplane: serde_json::to_value(self.parts.engine.status()).unwrap_or_default(),
         }
     }

@@ -17,6 +17,8 @@ use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{NewStream, Removal, SenderIds, StreamUpdate};
 use serde::{Serialize, Serializer};
 
+use crate::control::StreamStatus;
+
 /// Version of the file's format.
 const VERSION: u32 = 1;
 
@@ -47,6 +49,20 @@ impl StreamKeys {
     /// Why streams are without keys, if they are.
     pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// The streams that there are keys for, oldest first.
+    pub(super) fn status(&self, now: Now) -> Vec<StreamStatus> {
+        let status = |held: &Held| StreamStatus {
+            spi: format!("0x{:08x}", held.stream.spi),
+            name: held.stream.name.to_string(),
+            encryption: held.stream.protection.encryption().name().to_owned(),
+            authentication: held.stream.protection.authentication().name().to_owned(),
+            active: held.not_before <= now.wall,
+            remaining: held.not_after.map(|at| at.saturating_sub(now.wall).as_secs()),
+            delivered: held.stream.delivered,
+        };
+        self.held.iter().map(status).collect()
     }
 
     /// Takes up changes and hands them on.
@@ -198,8 +214,12 @@ impl<'a> StreamView<'a> {
             authentication: authentication.name(),
             authentication_key: Hex(authentication_key),
             authentication_salt: Hex(authentication_salt),
-            // Never too early, never too long.
-            not_before: u64::try_from(held.not_before.as_millis().div_ceil(1000)).unwrap_or(u64::MAX),
+            // What waits is never used too early; nothing is used too long.
+            not_before: if stream.activation_delay.is_zero() {
+                held.not_before.as_secs()
+            } else {
+                u64::try_from(held.not_before.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+            },
             not_after: held.not_after.map(|at| at.as_secs()),
             delivered_percent: stream.delivered,
         }

@@ -79,8 +79,24 @@ fn keys_are_handed_on_in_a_file_for_this_user_alone() {
     });
     assert_eq!(read(&path), expected);
     assert!(keys.problem().is_none());
+    let [waiting, forever] = keys.status(after(9)).try_into().unwrap();
+    assert_eq!((waiting.spi.as_str(), waiting.active, waiting.remaining), ("0x00000007", false, Some(591)));
+    assert_eq!((forever.delivered, forever.remaining), (Some(80), None));
+    assert!(keys.status(after(10))[0].active);
     keys.end();
     assert!(!path.exists());
+}
+
+#[test]
+fn times_are_whole_seconds_and_never_too_early() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut keys, path) = keys(directory.path());
+    let late = Now { wall: NOW.wall + Duration::from_millis(300), ..NOW };
+    let used = NewStream { activation_delay: Duration::ZERO, ..gcm(1) };
+    keys.apply(update(vec![used, gcm(2)], Removal::All), late);
+    let of = |i: usize, field: &str| read(&path)["streams"][i][field].as_u64().unwrap();
+    assert_eq!((of(0, "not_before"), of(1, "not_before")), (1_000_000, 1_000_011));
+    assert_eq!(of(0, "not_after"), 1_000_600);
 }
 
 #[test]
