@@ -3,6 +3,7 @@
 mod acks;
 mod cpu;
 mod floor;
+mod pki;
 mod push;
 mod random;
 mod registration;
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn everything_that_is_measured_runs() {
         let report = measure(None, Size::Smoke).unwrap();
-        assert!(report.registrations.len() >= 3);
+        assert_eq!(report.registrations.len(), 5);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 2);
         assert!(report.rekeys.iter().all(|r| r.octets > 500 && r.plan > 0.0 && r.signing > 0.0));

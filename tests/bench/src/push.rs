@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use keyferry_crypto::{SignatureScheme, SigningKey};
+use keyferry_crypto::{KeyKind, SignatureScheme, SigningKey};
 use keyferry_model::admission::JoinRequest;
 use keyferry_model::id::{GroupId, Protocol};
 use keyferry_model::plan::RekeyReason;
@@ -52,6 +52,8 @@ type Signer = (&'static str, Arc<SigningKey>, SignatureScheme);
 fn signers(size: Size) -> Result<Vec<Signer>> {
     let rsa = |bits| SigningKey::generate_rsa(bits).map(Arc::new).context("an RSA key");
     let mut all = vec![("RSA-2048", rsa(2048)?, SignatureScheme::RsaPkcs1Sha256)];
+    let key = SigningKey::generate_ec(KeyKind::EcP256).map(Arc::new).context("an ECDSA key")?;
+    all.push(("ECDSA P-256", key, SignatureScheme::EcdsaP256Sha256));
     if size == Size::Full {
         all.push(("RSA-3072", rsa(3072)?, SignatureScheme::RsaPkcs1Sha256));
     }

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use keyferry_crypto::KeGroup;
+use keyferry_model::policy::GroupPolicy;
 use keyferry_scenarios::policy::{self, Variant};
+use openssl::error::ErrorStack;
 use serde::Serialize;
 
 use crate::Size;
 use crate::cpu::{self, Samples};
 use crate::floor::KeyExchange;
+use crate::pki::{Kind, Pki, Signatures};
 use crate::world::{KeyServer, Members};
 
 /// One suite. Times are in microseconds.
@@ -35,25 +38,60 @@ impl Registration {
 /// Members registered in lock step, so that the clock is read seldom.
 const BATCH: u32 = 16;
 
-pub(crate) fn measure(size: Size) -> Result<Vec<Registration>> {
-    let suites = [(KeGroup::Modp2048, "14"), (KeGroup::Ecp256, "19"), (KeGroup::Ecp384, "20")];
-    suites.into_iter().map(|(ke, name)| suite(ke, name, size)).collect()
+/// Peers with pre-shared keys that the key server knows.
+const PEERS: u32 = 4000;
+
+/// What a member proves itself with, and which group keys are exchanged in.
+#[derive(Clone, Copy)]
+struct Suite {
+    name: &'static str,
+    kind: Option<Kind>,
+    ke: KeGroup,
+    group: &'static str,
 }
 
-fn suite(ke: KeGroup, name: &'static str, size: Size) -> Result<Registration> {
+const SUITES: [Suite; 5] = [
+    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Modp2048, group: "14" },
+    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Ecp256, group: "19" },
+    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Ecp384, group: "20" },
+    Suite { name: "RSA-2048 signature", kind: Some(Kind::Rsa2048), ke: KeGroup::Ecp256, group: "19" },
+    Suite { name: "ECDSA P-256 signature", kind: Some(Kind::EcdsaP256), ke: KeGroup::Ecp256, group: "19" },
+];
+
+pub(crate) fn measure(size: Size) -> Result<Vec<Registration>> {
+    SUITES.into_iter().map(|s| suite(s, size)).collect()
+}
+
+fn suite(Suite { name, kind, ke, group }: Suite, size: Size) -> Result<Registration> {
     let variant = Variant { sender_id_bits: 16, ..Variant::default() };
     let batches = size.pick(3, 60);
-    let policy = keyferry_model::policy::GroupPolicy { capacity: 4096, ..policy::group(variant) };
-    let mut server = KeyServer::new(policy, 4000)?;
+    let policy = GroupPolicy { capacity: 4096, ..policy::group(variant) };
+    let pki = kind.map(Pki::new).transpose()?;
+    // Who has a certificate is none of the peers with pre-shared keys.
+    let first = if pki.is_some() { PEERS } else { 0 };
+    let mut server = match &pki {
+        Some(pki) => KeyServer::certified(policy, PEERS, pki)?,
+        None => KeyServer::new(policy, PEERS)?,
+    };
     let exchange = KeyExchange::new(ke)?.context("no floor for this group")?;
+    let signatures = pki.as_ref().map(Pki::floor).transpose()?;
     let (mut cost, mut floor) = (Samples::default(), Samples::default());
     for batch in 0..batches {
-        let (time, done) = cpu::of(|| (0..BATCH).try_for_each(|_| exchange.run().map(drop)));
-        done?;
+        let (time, right) = cpu::of(|| {
+            (0..BATCH).try_fold(true, |right, _| {
+                exchange.run()?;
+                Ok::<_, ErrorStack>(right && signatures.as_ref().map_or(Ok(true), Signatures::run)?)
+            })
+        });
+        ensure!(right?, "the floor's own signatures are wrong");
         floor.add(time, BATCH as usize);
-        let mut members = Members::new(batch * BATCH..(batch + 1) * BATCH, ke, variant);
+        let numbers = first + batch * BATCH..first + (batch + 1) * BATCH;
+        let mut members = match &pki {
+            Some(pki) => Members::certified(numbers, ke, variant, pki)?,
+            None => Members::new(numbers, ke, variant),
+        };
         cost.add(members.register(&mut server)?, BATCH as usize);
         server.pass(Duration::from_secs(1));
     }
-    Ok(Registration::new("psk", name, cost.median(), floor.median()))
+    Ok(Registration::new(name, group, cost.median(), floor.median()))
 }

@@ -36,7 +36,7 @@ impl fmt::Display for Report {
         if !self.rekeys.is_empty() {
             writeln!(
                 f,
-                "\nREKEY (us of CPU)     SIGNATURE  MEMBERS  OCTETS     PLAN    BUILD  UNSIGNED  SIGNING  AT MOST 1000"
+                "\nREKEY (us of CPU)       SIGNATURE  MEMBERS  OCTETS     PLAN    BUILD  UNSIGNED  SIGNING  AT MOST 1000"
             )?;
         }
         for r in &self.rekeys {
@@ -44,7 +44,7 @@ impl fmt::Display for Report {
             let verdict = verdict(*meets_goal);
             writeln!(
                 f,
-                "{what:<20}  {signature:>9}  {members:>7}  {octets:>6}  {plan:7.1}  {build:7.1}  {unsigned:8.1}  {signing:7.1}  {verdict}"
+                "{what:<20}  {signature:>11}  {members:>7}  {octets:>6}  {plan:7.1}  {build:7.1}  {unsigned:8.1}  {signing:7.1}  {verdict}"
             )?;
         }
         if !self.acknowledgements.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit};
 use keyferry_model::id::Identity;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
-use keyferry_model::settings::{MemberAuth, MemberSettings};
+use keyferry_model::settings::{CertificateAuth, MemberAuth, MemberSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_scenarios::policy::{self, Variant};
 
 use crate::cpu;
+use crate::pki::Pki;
 use crate::random::OsRandom;
 
 /// The wall clock at the start.
@@ -39,6 +41,11 @@ fn psk() -> Arc<Secret> {
     Arc::new(Secret::copy_from(b"correct horse battery staple"))
 }
 
+/// Peers with pre-shared keys.
+fn known(peers: u32) -> impl Iterator<Item = Peer> {
+    (0..peers).map(|n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(psk()) })
+}
+
 /// The key server's side, without its sockets and its store.
 pub(crate) struct KeyServer {
     pub(crate) model: Model,
@@ -50,10 +57,22 @@ pub(crate) struct KeyServer {
 impl KeyServer {
     /// A key server of one group that knows `peers` members.
     pub(crate) fn new(policy: GroupPolicy, peers: u32) -> Result<Self> {
+        Self::with_credentials(policy, Credentials::new(known(peers).collect()))
+    }
+
+    /// The same with a certificate of its own, for members with certificates of this authority.
+    pub(crate) fn certified(policy: GroupPolicy, peers: u32, pki: &Pki) -> Result<Self> {
+        let anybody = Peer { identity: None, address: None, proof: Proof::Certificate { subject: None } };
+        let credentials = Credentials::new(known(peers).chain([anybody]).collect());
+        // Members are not among those with pre-shared keys, who come from elsewhere.
+        let own = pki.own(policy::Family::V4.gateway().ip())?;
+        Self::with_credentials(policy, credentials.with_own(vec![own]).with_trust(pki.trust()?))
+    }
+
+    fn with_credentials(policy: GroupPolicy, credentials: Credentials) -> Result<Self> {
         let clock = Duration::from_secs(1);
         let now = Now { mono: clock, wall: EPOCH + clock };
-        let known = (0..peers).map(|n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(psk()) });
-        let config = ServerConfig::new(Arc::new(Credentials::new(known.collect())));
+        let config = ServerConfig::new(Arc::new(credentials));
         let model = Model::load(vec![policy], &BTreeMap::new(), now, &mut OsRandom)?;
         Ok(Self { model, server: Server::new(config), out: Outbox::default(), clock })
     }
@@ -118,12 +137,26 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    pub(crate) fn new(numbers: std::ops::Range<u32>, ke: KeGroup, variant: Variant) -> Self {
-        let members = numbers.map(|n| {
+    /// With pre-shared keys.
+    pub(crate) fn new(numbers: Range<u32>, ke: KeGroup, variant: Variant) -> Self {
+        Self::with_auth(numbers.map(|n| (n, MemberAuth::Psk(psk()))), ke, variant)
+    }
+
+    /// With certificates.
+    pub(crate) fn certified(numbers: Range<u32>, ke: KeGroup, variant: Variant, pki: &Pki) -> Result<Self> {
+        let auth = |n| -> Result<(u32, MemberAuth)> {
+            let (own, trust) = (pki.own(address(n).ip())?, pki.trust()?);
+            Ok((n, MemberAuth::Certificate(Box::new(CertificateAuth { own, trust, gateway_subject: None }))))
+        };
+        Ok(Self::with_auth(numbers.map(auth).collect::<Result<Vec<_>>>()?, ke, variant))
+    }
+
+    fn with_auth(auths: impl IntoIterator<Item = (u32, MemberAuth)>, ke: KeGroup, variant: Variant) -> Self {
+        let members = auths.into_iter().map(|(n, auth)| {
             let settings = MemberSettings {
                 local: address(n),
                 identity: identity(n),
-                auth: MemberAuth::Psk(psk()),
+                auth,
                 ke_groups: vec![ke],
                 ack_jitter: Duration::ZERO,
                 ..policy::member(variant, 2)

@@ -1,0 +1,179 @@
+//! An authority and its certificates, made for one run, and the bare work that signatures cost.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use keyferry_crypto::SigningKey;
+use keyferry_crypto::x509::{Certificate, Revocation, TrustStore};
+use keyferry_model::credentials::{OwnCertificate, Trust};
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::pkey_ctx::PkeyCtx;
+use openssl::rsa::{Padding, Rsa};
+use openssl::x509::extension::{BasicConstraints, KeyUsage, SubjectAlternativeName};
+use openssl::x509::{X509, X509Builder, X509NameBuilder};
+
+/// A kind of signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Rsa2048,
+    EcdsaP256,
+}
+
+impl Kind {
+    fn generate(self) -> Result<PKey<Private>, ErrorStack> {
+        match self {
+            Kind::Rsa2048 => PKey::from_rsa(Rsa::generate(2048)?),
+            Kind::EcdsaP256 => PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?),
+        }
+    }
+}
+
+/// An authority, and one key that everybody it certifies has: making RSA keys takes long.
+pub(crate) struct Pki {
+    kind: Kind,
+    authority: X509,
+    authority_key: PKey<Private>,
+    key: PKey<Private>,
+}
+
+/// Certificates are good from this moment, Unix time, for a long time.
+const BEGINS: i64 = 1_700_000_000;
+const ENDS: i64 = 2_100_000_000;
+
+impl Pki {
+    pub(crate) fn new(kind: Kind) -> Result<Self> {
+        let authority_key = kind.generate()?;
+        let authority = certificate("authority", None, &authority_key, None, &authority_key)?;
+        Ok(Self { kind, authority, authority_key, key: kind.generate()? })
+    }
+
+    fn issue(&self, name: &str, ip: IpAddr) -> Result<X509, ErrorStack> {
+        certificate(name, Some(ip), &self.key, Some(&self.authority), &self.authority_key)
+    }
+
+    /// A certificate that names an address.
+    pub(crate) fn own(&self, ip: IpAddr) -> Result<OwnCertificate> {
+        let der = self.issue(&format!("host {ip}"), ip)?.to_der()?;
+        let certificate = Certificate::from_der(&der).context("a certificate of our own making")?;
+        let key = SigningKey::from_pem(&self.key.private_key_to_pem_pkcs8()?).context("a key of our own making")?;
+        Ok(OwnCertificate { chain: vec![certificate], key: Arc::new(key) })
+    }
+
+    pub(crate) fn trust(&self) -> Result<Trust> {
+        let anchor = Certificate::from_der(&self.authority.to_der()?).context("an authority of our own making")?;
+        let store = TrustStore::new(vec![anchor], Vec::new(), Revocation::IfKnown);
+        Ok(Trust { store: Arc::new(store), ocsp: Arc::new([]) })
+    }
+
+    /// The bare work of one exchange, with a peer's signature and certificate.
+    pub(crate) fn floor(&self) -> Result<Signatures> {
+        let peer = self.issue("peer", IpAddr::from([10, 0, 0, 1]))?.to_der()?;
+        let signature = sign(self.kind, &self.key)?;
+        Ok(Signatures {
+            kind: self.kind,
+            key: self.key.clone(),
+            authority: self.authority_key.clone(),
+            peer,
+            signature,
+        })
+    }
+}
+
+/// One signature, one verification, and the verification of the peer's certificate.
+pub(crate) struct Signatures {
+    kind: Kind,
+    key: PKey<Private>,
+    authority: PKey<Private>,
+    peer: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+const HASH: [u8; 32] = [7; 32];
+
+impl Signatures {
+    /// Once; whether everything was right.
+    pub(crate) fn run(&self) -> Result<bool, ErrorStack> {
+        let signature = sign(self.kind, &self.key)?;
+        let peer = X509::from_der(&self.peer)?;
+        let mut context = PkeyCtx::new(&*peer.public_key()?)?;
+        context.verify_init()?;
+        prepare(self.kind, &mut context)?;
+        let proved = context.verify(&HASH, &self.signature)?;
+        Ok(proved && peer.verify(&self.authority)? && !signature.is_empty())
+    }
+}
+
+fn sign(kind: Kind, key: &PKey<Private>) -> Result<Vec<u8>, ErrorStack> {
+    let mut context = PkeyCtx::new(key)?;
+    context.sign_init()?;
+    prepare(kind, &mut context)?;
+    let mut signature = Vec::new();
+    context.sign_to_vec(&HASH, &mut signature)?;
+    Ok(signature)
+}
+
+fn prepare<T>(kind: Kind, context: &mut PkeyCtx<T>) -> Result<(), ErrorStack> {
+    if kind == Kind::Rsa2048 {
+        context.set_rsa_padding(Padding::PKCS1)?;
+    }
+    Ok(())
+}
+
+fn certificate(
+    name: &str,
+    ip: Option<IpAddr>,
+    key: &PKey<Private>,
+    issuer: Option<&X509>,
+    issuer_key: &PKey<Private>,
+) -> Result<X509, ErrorStack> {
+    let mut subject = X509NameBuilder::new()?;
+    subject.append_entry_by_nid(Nid::COMMONNAME, name)?;
+    let subject = subject.build();
+    let mut builder = X509Builder::new()?;
+    builder.set_version(2)?;
+    let serial = BigNum::from_slice(name.as_bytes())?.to_asn1_integer()?;
+    builder.set_serial_number(&serial)?;
+    builder.set_subject_name(&subject)?;
+    builder.set_issuer_name(issuer.map_or(&*subject, |i| i.subject_name()))?;
+    builder.set_not_before(&*Asn1Time::from_unix(BEGINS)?)?;
+    builder.set_not_after(&*Asn1Time::from_unix(ENDS)?)?;
+    builder.set_pubkey(key)?;
+    let mut usage = KeyUsage::new();
+    usage.critical();
+    if let Some(ip) = ip {
+        builder.append_extension(usage.digital_signature().build()?)?;
+        let names = SubjectAlternativeName::new()
+            .ip(&ip.to_string())
+            .build(&builder.x509v3_context(issuer.map(|i| &**i), None))?;
+        builder.append_extension(names)?;
+    } else {
+        builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;
+        builder.append_extension(usage.key_cert_sign().crl_sign().build()?)?;
+    }
+    builder.sign(issuer_key, MessageDigest::sha256())?;
+    Ok(builder.build())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_of_both_kinds_are_right() {
+        for kind in [Kind::Rsa2048, Kind::EcdsaP256] {
+            let pki = Pki::new(kind).unwrap();
+            assert!(pki.floor().unwrap().run().unwrap());
+            let own = pki.own(IpAddr::from([10, 0, 0, 2])).unwrap();
+            let wall = std::time::Duration::from_secs(1_800_000_000);
+            pki.trust().unwrap().store.check(&own.chain[0], &[], wall, &[]).unwrap();
+        }
+    }
+}
