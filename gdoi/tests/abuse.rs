@@ -5,6 +5,7 @@ mod support;
 
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::AckType;
+use keyferry_model::settings::{MemberSettings, Phase1Exchange, Phase1Settings};
 use keyferry_model::update::MemberEvent;
 use support::{Bench, GROUP, Packet, Setup, host, secs};
 
@@ -13,6 +14,8 @@ const LONGEST: usize = 65_507;
 /// GROUPKEY-PUSH, and its acknowledgement.
 const PUSH: u8 = 33;
 const PUSH_ACK: u8 = 35;
+/// Payload type.
+const VENDOR_ID: u8 = 13;
 
 /// What goes wrong in front of each message.
 type Abuse<'a> = &'a dyn Fn(&Packet, usize, &[Packet]) -> Vec<Vec<u8>>;
@@ -173,4 +176,29 @@ fn an_acknowledgement_from_another_members_address_counts_for_whom_it_names() {
     let views = bench.model.group(GROUP).unwrap().rekey_views();
     let missing: Vec<String> = views.last().unwrap().missing.iter().map(ToString::to_string).collect();
     assert_eq!(missing, [host(false, 10).ip().to_string()]);
+}
+
+/// First messages are kept, so that long ones would fill the memory: padded by vendor IDs up to what a datagram holds, they
+/// draw no answer and leave nothing behind. The genuine one is taken even so.
+#[test]
+fn long_first_messages_are_not_kept() {
+    for aggressive in [false, true] {
+        let setup = Setup::default();
+        let mut bench = Bench::with_policy(setup, support::policy(setup), |config| config.aggressive = aggressive);
+        let exchange = if aggressive { Phase1Exchange::Aggressive } else { Phase1Exchange::Main };
+        let own = support::settings(setup, 10);
+        bench.add_with(10, MemberSettings { phase1: Phase1Settings { exchange, ..own.phase1.clone() }, ..own });
+        let first = bench.wire[0].clone();
+        let mut long = first.bytes.clone();
+        // Behind the SA payload, which comes first.
+        let behind = 28 + usize::from(u16::from_be_bytes([long[30], long[31]]));
+        let vendor = [&[long[28], 0, 0xf0, 0x00], vec![0x5a; 0xeffc].as_slice()].concat();
+        long[28] = VENDOR_ID;
+        long.splice(behind..behind, vendor);
+        bench.deliver(&Packet { bytes: with_length(long), ..first });
+        assert!(bench.wire.iter().all(|p| p.to != host(false, 10)), "no answer");
+        assert_eq!((bench.server.deadline(), bench.server.counters().unauthenticated), (None, 1));
+        bench.run(secs(10));
+        assert_eq!(bench.nodes[&10].count(|e| *e == MemberEvent::Registered), 1);
+    }
 }

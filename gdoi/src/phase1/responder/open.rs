@@ -21,6 +21,13 @@ use crate::wire::registry::{NotifyType, payload};
 use crate::wire::rules::{self, AGGRESSIVE_1, MAIN_SA};
 use crate::wire::sa::Sa;
 
+/// A first message is kept until its exchange ends, and anybody may send thousands of them; genuine ones are much shorter.
+const MAX_FIRST: usize = 8192;
+
+fn check_length(dgram: &Datagram<'_>) -> Result<(), Reject> {
+    if dgram.bytes.len() > MAX_FIRST { Err(Reject::Unauthenticated("length of a first message")) } else { Ok(()) }
+}
+
 fn refused(what: &'static str) -> Reject {
     Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN)
 }
@@ -34,6 +41,7 @@ impl HalfOpen {
         rules: Rules<'_>,
         rng: &mut dyn Random,
     ) -> Result<Self, Reject> {
+        check_length(dgram)?;
         let payloads = chain(header.next, body)?;
         MAIN_SA.check(&payloads)?;
         let psk = rules.credentials.psk_for_address(dgram.from.ip());
@@ -54,6 +62,7 @@ impl HalfOpen {
         rules: Rules<'_>,
         rng: &mut dyn Random,
     ) -> Result<(Self, PeerKe), Reject> {
+        check_length(dgram)?;
         let payloads = chain(header.next, body)?;
         AGGRESSIVE_1.check(&payloads)?;
         let (ke, nonce) = read_ke(&payloads)?;
