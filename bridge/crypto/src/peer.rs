@@ -55,10 +55,9 @@ impl PeerCheck {
     /// # Errors
     /// What is wrong.
     pub fn run(&self) -> Result<CheckedPeer, PeerError> {
-        let mut chain = Vec::with_capacity(self.certificates.len());
-        for der in &self.certificates {
-            chain.push(Certificate::from_der(der).map_err(|_| PeerError::NoCertificate)?);
-        }
+        // What cannot be read is left out: some send issuers that are of no use here beside those that are.
+        let mut chain: Vec<Certificate> =
+            self.certificates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
         // The peer's own comes first by custom; certainly it is none that issued another.
         let issues = |c: &Certificate| chain.iter().any(|other| other.issuer() == c.subject());
         let own = chain.iter().position(|c| !issues(c)).unwrap_or(0);

@@ -223,7 +223,8 @@ pub fn names(certificate: &Certificate, identity: &Identity) -> bool {
         Identity::UserFqdn(user) => {
             alternative(&|name| matches!(name, AltName::Email(email) if same_mailbox(email, user)))
         }
-        Identity::Dn(dn) => certificate.subject() == dn,
+        // Who has no subject has no DN: otherwise all of them would share one.
+        Identity::Dn(dn) => !dn.is_empty() && certificate.subject() == dn,
         Identity::KeyId(_) => false,
     }
 }

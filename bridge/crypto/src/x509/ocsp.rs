@@ -81,10 +81,16 @@ impl OcspAnswer {
     }
 
     /// What the answer says about a certificate of this issuer, if the issuer has signed it, or somebody whom the issuer
-    /// has made a responder (section 4.2.2.2).
-    pub(super) fn standing(&self, certificate: &Certificate, issuer: &Certificate, wall: Duration) -> Standing {
+    /// has made a responder (section 4.2.2.2) and not revoked since, as far as lists tell.
+    pub(super) fn standing(
+        &self,
+        certificate: &Certificate,
+        issuer: &Certificate,
+        wall: Duration,
+        revoked: &dyn Fn(&Certificate) -> bool,
+    ) -> Standing {
         let about = self.about.iter().find(|about| about.is(certificate, issuer));
-        let Some(about) = about.filter(|_| self.is_by(issuer, wall)) else { return Standing::Unknown };
+        let Some(about) = about.filter(|_| self.is_by(issuer, wall, revoked)) else { return Standing::Unknown };
         let until = about.next_update.unwrap_or(about.this_update + DAY);
         if about.standing != Standing::Revoked && (about.this_update > wall || until <= wall) {
             return Standing::Stale;
@@ -92,13 +98,15 @@ impl OcspAnswer {
         about.standing
     }
 
-    fn is_by(&self, issuer: &Certificate, wall: Duration) -> bool {
+    fn is_by(&self, issuer: &Certificate, wall: Duration, revoked: &dyn Fn(&Certificate) -> bool) -> bool {
         let by = |key| self.signed.verify(key) == Some(true);
         let responder = |c: &&Certificate| {
             c.extensions().extended.is_some_and(|usage| usage.ocsp)
+                && c.extensions().key_usage.is_none_or(|usage| usage.signs())
                 && !c.extensions().unknown
                 && (c.not_before()..=c.not_after()).contains(&wall)
                 && c.issuer() == issuer.subject()
+                && !revoked(c)
         };
         by(issuer.key())
             || self

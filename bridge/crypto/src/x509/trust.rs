@@ -89,9 +89,10 @@ impl TrustStore {
             known.crl.issuer() == certificate.issuer()
                 && (known.by.iter().any(|at| self.anchors[*at] == *issuer) || known.crl.is_by(issuer))
         };
-        let lists = self.crls.iter().filter(signed).map(|known| known.crl.standing(certificate, wall));
-        let answers = ocsp.iter().map(|answer| answer.standing(certificate, issuer, wall));
-        let all: Vec<Standing> = lists.chain(answers).collect();
+        let lists: Vec<&Crl> = self.crls.iter().filter(signed).map(|known| &known.crl).collect();
+        let listed = |c: &Certificate| lists.iter().any(|list| list.standing(c, wall) == Standing::Revoked);
+        let answers = ocsp.iter().map(|answer| answer.standing(certificate, issuer, wall, &listed));
+        let all: Vec<Standing> = lists.iter().map(|list| list.standing(certificate, wall)).chain(answers).collect();
         [Standing::Revoked, Standing::Good, Standing::Stale]
             .into_iter()
             .find(|standing| all.contains(standing))

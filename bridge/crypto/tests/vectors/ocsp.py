@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Makes ocsp.txt beside this file, with the package cryptography: name and DER in hexadecimal of certificates and of OCSP
-answers about "leaf". Everything is current at 1800000000 seconds after the epoch; keys are new each time.
+"""Makes ocsp.txt beside this file, with the package cryptography: name and DER in hexadecimal of certificates, of OCSP
+answers about "leaf", and of a list on which the responder is. Everything is current at 1800000000 seconds after the epoch; keys are new each time.
 """
 
 import datetime
@@ -83,5 +83,9 @@ answer("by-an-expired-responder", GOOD, responder_key, expired)
 answer("by-no-responder", GOOD, responder_key, plain)
 answer("by-a-stranger", GOOD, other_key, stranger)
 answer("by-the-leaf", GOOD, leaf_key, leaf)
+
+entry = x509.RevokedCertificateBuilder().serial_number(responder.serial_number).revocation_date(NOW - DAY).build()
+crl = x509.CertificateRevocationListBuilder().issuer_name(name("CA")).last_update(NOW - DAY).next_update(NOW + DAY)
+put("list-of-the-responder", crl.add_revoked_certificate(entry).sign(ca_key, hashes.SHA256()))
 unable = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
 put("try-later", unable)

@@ -3,6 +3,7 @@
 
 mod chains;
 mod hostile;
+mod peer;
 mod revocation;
 
 use std::time::Duration;

@@ -167,6 +167,11 @@ fn ocsp_answers_count_if_the_issuer_stands_behind_them() {
         let answer = OcspAnswer::from_der(&all[name]).unwrap();
         assert_eq!(fault(store(Revocation::Require).check(&neighbour, &[], now(), &[answer])), unknown, "{name}");
     }
+    // The responder is on a list of the CA, so nobody believes it that the leaf is revoked.
+    let lists = Crl::all_from_pem_or_der(&all["list-of-the-responder"]).unwrap();
+    let listed = TrustStore::new(vec![ca.clone()], lists, Revocation::Require);
+    let answer = |name| [OcspAnswer::from_der(&all[name]).unwrap()];
+    assert_eq!(fault(listed.check(&leaf, &[], now(), &answer("revoked"))), None);
     assert!(matches!(OcspAnswer::from_der(&all["try-later"]), Err(CertificateError::Malformed(_))));
     for name in ["good-by-ca", "good-by-responder"] {
         for at in 0..all[name].len() {
