@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
 
+use std::io::BufRead;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,11 @@ impl Running {
         let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         child.wait_with_output().unwrap()
+    }
+
+    fn hang_up(&self) {
+        let id = self.0.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     }
 
     fn end(mut self) -> Output {
@@ -226,6 +232,49 @@ fn a_store_of_another_key_stops_the_start() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("does not belong to this store"), "{}", stderr(&output));
     assert!(std::fs::read(place.dir.join("gateway.redb")).unwrap() == before);
+}
+
+/// SIGHUP has the files read again that say whom to trust. One that cannot be used changes nothing, and nothing ends.
+#[test]
+fn a_hangup_has_certificates_read_again() {
+    let place = Place::new();
+    let pki = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../gdoi/tests/vectors/pki");
+    let key = place.dir.join("gateway.key");
+    std::fs::copy(pki.join("gateway-p256.key"), &key).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let lists = place.dir.join("crls");
+    std::fs::create_dir(&lists).unwrap();
+    let mut child = keyferry()
+        .args(["serve", "--config"])
+        .arg(place.config())
+        .env("KEYFERRY__GATEWAY__CERTIFICATE", pki.join("gateway-p256.pem"))
+        .env("KEYFERRY__GATEWAY__PRIVATE_KEY", &key)
+        .env("KEYFERRY__GATEWAY__TRUST", pki.join("root.pem"))
+        .env("KEYFERRY__GATEWAY__CRL", &lists)
+        .env("KEYFERRY__GATEWAY__CRL_RELOAD", "1d")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let (lines, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let hears = |words: &str| {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !said.recv_timeout(until - Instant::now()).unwrap().contains(words) {}
+    };
+    let mut running = Running(Some(child));
+    hears("gateway serves");
+    running.hang_up();
+    hears("read again");
+    std::fs::write(lists.join("broken"), "no list").unwrap();
+    running.hang_up();
+    hears("broken: malformed: no revocation list");
+    std::fs::remove_file(lists.join("broken")).unwrap();
+    running.hang_up();
+    hears("read again");
+    assert!(place.ask(&["status"]).status.success());
+    assert!(running.signal("-TERM").status.success());
 }
 
 struct Mounted(PathBuf);
