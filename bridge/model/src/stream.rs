@@ -3,8 +3,9 @@
 //! A stream is to IEC 61850 what a line of traffic policy is to IPsec: each epoch has an SA with an SPI and keys for it.
 //! Only GDOI can tell them.
 
-use keyferry_crypto::{Random, Secret};
 use std::sync::Arc;
+
+use keyferry_crypto::{Random, Secret};
 
 use crate::epoch::Epoch;
 use crate::oid::OidName;

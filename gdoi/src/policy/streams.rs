@@ -9,7 +9,7 @@ use keyferry_model::stream::{
     DeliveryReport, StreamAuthentication as Authentication, StreamEncryption as Encryption, StreamProtection, StreamSa,
 };
 use keyferry_model::update::NewStream;
-use keyferry_wire::{Attribute, AttributeValue};
+use keyferry_wire::{Attribute, AttributeValue, Encode};
 
 use super::take::{Download, MAX_LIFETIME, refused, take_u32, values};
 use crate::reject::Reject;
@@ -69,14 +69,13 @@ pub(crate) fn sats(epoch: &Epoch, telling: Telling) -> impl Iterator<Item = Vec<
     epoch.streams.iter().map(move |sa| sat(sa, epoch, telling))
 }
 
-/// SA TEKs and key packets of the streams whose delivery is reported.
+/// The streams whose delivery is reported.
 pub(crate) fn reported(report: &DeliveryReport) -> impl Iterator<Item = &StreamSa> {
     report.epoch.streams.iter().filter(|sa| sa.policy.delivery_assurance)
 }
 
 /// The SA TEK of one stream.
 pub(crate) fn sat(sa: &StreamSa, epoch: &Epoch, telling: Telling) -> Vec<u8> {
-    use keyferry_wire::Encode;
     // Zero would be for ever.
     let lifetime = u32::try_from(epoch.remaining(telling.wall).as_secs()).unwrap_or(u32::MAX).max(1);
     let wait = epoch.activates.saturating_sub(telling.wall);
@@ -104,7 +103,6 @@ pub(crate) fn sat(sa: &StreamSa, epoch: &Epoch, telling: Telling) -> Vec<u8> {
 
 /// The key packet of a stream, as RFC 8052 section 2.3 wants it; none if there are no keys.
 pub(crate) fn key_packet(sa: &StreamSa) -> Option<Secret> {
-    use keyferry_wire::Encode;
     let (encryption, authentication) = sa.keymat.expose().split_at_checked(sa.policy.protection.key_lens().0)?;
     let keys = [(key_attribute::TEK_INTEGRITY_KEY, authentication), (key_attribute::TEK_ALGORITHM_KEY, encryption)];
     let keys = keys.into_iter().filter(|(_, key)| !key.is_empty());

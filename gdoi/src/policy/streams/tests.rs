@@ -1,4 +1,4 @@
-use keyferry_wire::{Decode, Encode};
+use keyferry_wire::Decode;
 use proptest::prelude::*;
 
 use super::*;
