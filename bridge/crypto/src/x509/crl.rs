@@ -24,11 +24,31 @@ struct Fields {
 }
 
 /// Which certificates of its issuer a list is about (section 5.2.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+#[derive(Default)]
+struct Scope {
+    kind: Kind,
+    /// Those that name one of these distribution points; all of them if there is none.
+    points: Option<Vec<Vec<u8>>>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Kind {
+    #[default]
     All,
     Users,
     Cas,
+}
+
+impl Scope {
+    fn holds(&self, certificate: &Certificate) -> bool {
+        let named = &certificate.extensions().distribution_points;
+        let kind = match self.kind {
+            Kind::All => true,
+            Kind::Users => !certificate.is_ca(),
+            Kind::Cas => certificate.is_ca(),
+        };
+        kind && self.points.as_ref().is_none_or(|points| points.iter().any(|point| named.contains(point)))
+    }
 }
 
 /// What a list says about a certificate.
@@ -47,7 +67,7 @@ impl Crl {
     ///
     /// # Errors
     /// One of them cannot be read, there is none, or one is of a kind that is not taken: a delta, one of several issuers, one
-    /// of some reasons or some distribution points only.
+    /// of some reasons only.
     pub fn all_from_pem_or_der(octets: &[u8]) -> Result<Vec<Self>, CertificateError> {
         if octets.first() == Some(&tag::SEQUENCE) {
             return Ok(vec![Self::from_der(octets)?]);
@@ -83,7 +103,7 @@ impl Crl {
                 revoked.insert(entry(entries.sequence()?)?);
             }
         }
-        let mut scope = Scope::All;
+        let mut scope = Scope::default();
         if let Some(all) = list.optional(tag::constructed(0))? {
             for extension in extensions::list(der::only_sequence(all.body)?)? {
                 match extension.oid {
@@ -119,12 +139,7 @@ impl Crl {
 
     /// What the list says about a certificate of its issuer. Revoked stays revoked in an old list.
     pub(super) fn standing(&self, certificate: &Certificate, wall: Duration) -> Standing {
-        let about = match self.0.scope {
-            Scope::All => true,
-            Scope::Users => !certificate.is_ca(),
-            Scope::Cas => certificate.is_ca(),
-        };
-        if self.0.issuer != *certificate.issuer() || !about {
+        if self.0.issuer != *certificate.issuer() || !self.0.scope.holds(certificate) {
             return Standing::Unknown;
         }
         if self.0.revoked.contains(certificate.serial()) {
@@ -166,7 +181,15 @@ fn entry(mut fields: Reader<'_>) -> Result<Vec<u8>, CertificateError> {
 fn distribution(value: &[u8]) -> Result<Scope, CertificateError> {
     const PARTIAL: CertificateError = CertificateError::Malformed("a partial or indirect revocation list");
     let mut fields = der::only_sequence(value)?;
-    let mut scope = Scope::All;
+    let mut scope = Scope::default();
+    if let Some(point) = fields.optional(tag::constructed(0))? {
+        // A name relative to the issuer's is written by nobody.
+        let names = extensions::point_names(point.body)?;
+        scope.points = Some(names).filter(|names| !names.is_empty());
+        if scope.points.is_none() {
+            return Err(PARTIAL);
+        }
+    }
     while !fields.is_empty() {
         let field = fields.value()?;
         let set = match field.body {
@@ -176,8 +199,8 @@ fn distribution(value: &[u8]) -> Result<Scope, CertificateError> {
         };
         match (field.tag, set) {
             (_, false) => {}
-            (kind, true) if kind == tag::primitive(1) => scope = Scope::Users,
-            (kind, true) if kind == tag::primitive(2) => scope = Scope::Cas,
+            (kind, true) if kind == tag::primitive(1) => scope.kind = Kind::Users,
+            (kind, true) if kind == tag::primitive(2) => scope.kind = Kind::Cas,
             _ => return Err(PARTIAL),
         }
     }

@@ -16,6 +16,7 @@ pub(super) mod oid {
     pub(crate) const ISSUING_DISTRIBUTION_POINT: &[u8] = b"\x55\x1d\x1c";
     pub(crate) const CERTIFICATE_ISSUER: &[u8] = b"\x55\x1d\x1d";
     pub(crate) const NAME_CONSTRAINTS: &[u8] = b"\x55\x1d\x1e";
+    pub(crate) const DISTRIBUTION_POINTS: &[u8] = b"\x55\x1d\x1f";
     pub(crate) const CERTIFICATE_POLICIES: &[u8] = b"\x55\x1d\x20";
     pub(crate) const EXTENDED_KEY_USAGE: &[u8] = b"\x55\x1d\x25";
 }
@@ -42,6 +43,8 @@ pub(super) struct Extensions {
     pub(super) ca: Option<Option<u32>>,
     pub(super) key_usage: Option<KeyUsage>,
     pub(super) extended: Option<ExtendedUsage>,
+    /// Names of the distribution points of revocation lists about the certificate, in DER.
+    pub(super) distribution_points: Vec<Vec<u8>>,
     /// A critical one, or one that restricts what is issued, that is not understood here.
     pub(super) unknown: bool,
 }
@@ -107,6 +110,7 @@ impl Extensions {
                 oid::KEY_USAGE => out.key_usage = Some(key_usage(value)?),
                 oid::EXTENDED_KEY_USAGE => out.extended = Some(extended(value)?),
                 oid::SUBJECT_ALT_NAME => out.names = alternative_names(value)?,
+                oid::DISTRIBUTION_POINTS => out.distribution_points = distribution_points(value)?,
                 // Policies are not asked for, so any will do (RFC 5280 section 6.1: any-policy is acceptable).
                 oid::CERTIFICATE_POLICIES | oid::SUBJECT_KEY_ID => {}
                 // To pass over what a CA may not issue would be to widen its power.
@@ -155,6 +159,33 @@ fn extended(value: &[u8]) -> Result<ExtendedUsage, Malformed> {
         out.ocsp |= oid == OCSP_SIGNING;
     }
     Ok(out)
+}
+
+/// CRLDistributionPoints ::= SEQUENCE OF SEQUENCE { distributionPoint [0], reasons [1], cRLIssuer [2] }. A point for some
+/// reasons, or with lists of another issuer, is none that a list here can have.
+fn distribution_points(value: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut points = der::only_sequence(value)?;
+    let mut names = Vec::new();
+    while !points.is_empty() {
+        let mut fields = points.sequence()?;
+        let point = fields.optional(tag::constructed(0))?;
+        if let Some(point) = point.filter(|_| fields.is_empty()) {
+            names.extend(point_names(point.body)?);
+        }
+    }
+    Ok(names)
+}
+
+/// DistributionPointName ::= CHOICE { fullName [0] GeneralNames, nameRelativeToCRLIssuer [1] }: the full names, in DER.
+pub(super) fn point_names(choice: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut choice = Reader::new(choice);
+    let Some(full) = choice.optional(tag::constructed(0))? else { return Ok(Vec::new()) };
+    let (mut all, mut names) = (Reader::new(full.body), Vec::new());
+    while !all.is_empty() {
+        names.push(all.value()?.whole.to_vec());
+    }
+    choice.end()?;
+    Ok(names)
 }
 
 /// GeneralNames; those of kinds that no IKE identity has are passed over (section 4.2.1.6).

@@ -115,9 +115,24 @@ fn partial_lists_are_known_for_what_they_are() {
     let cas = with("2.5.29.28", true, "30038201ff").unwrap();
     assert_eq!(faults(&anchor, &cas, &leaf, &[])[1], None);
     assert_eq!(faults(&anchor, &cas, &leaf, &[])[2], Some(Fault::RevocationUnknown));
-    for (kind, value) in
-        [("2.5.29.28", "30038401ff"), ("2.5.29.28", "300483020780"), ("2.5.29.27", "020101"), ("1.2.3.4.5", "0500")]
-    {
+    // A list of one distribution point, the URI "a", is about those who name it.
+    let point = with("2.5.29.28", true, "3007a005a003860161").unwrap();
+    assert_eq!(faults(&anchor, &point, &leaf, &[])[1..], [None, Some(Fault::RevocationUnknown)]);
+    let names = |value: &[u8]| root.issues(&gm, |b| b.append_extension(extension("2.5.29.31", false, value)).unwrap());
+    let here = names(b"\x30\x09\x30\x07\xa0\x05\xa0\x03\x86\x01a");
+    assert_eq!(faults(&anchor, &point, &here, &[])[1], Some(Fault::Revoked));
+    let elsewhere = names(b"\x30\x09\x30\x07\xa0\x05\xa0\x03\x86\x01b");
+    assert_eq!(faults(&anchor, &point, &elsewhere, &[])[1], None);
+    // For some reasons only (reasons [1]): nothing that a whole list could be.
+    let some = names(b"\x30\x0d\x30\x0b\xa0\x05\xa0\x03\x86\x01a\x81\x02\x07\x80");
+    assert_eq!(faults(&anchor, &point, &some, &[])[1], None);
+    for (kind, value) in [
+        ("2.5.29.28", "3004a002a100"),
+        ("2.5.29.28", "30038401ff"),
+        ("2.5.29.28", "300483020780"),
+        ("2.5.29.27", "020101"),
+        ("1.2.3.4.5", "0500"),
+    ] {
         assert!(with(kind, true, value).is_err(), "{kind} {value}");
     }
     assert!(with("1.2.3.4.5", false, "0500").is_ok());

@@ -220,7 +220,9 @@ pub(super) fn members(groups: &[GroupEntry<'_>], peers: &[Peer]) {
         peers.iter().filter_map(|p| p.identity.as_ref().map(ToString::to_string)).collect();
     let many = peers.iter().any(|p| p.identity.is_none());
     let names: Vec<&str> = identities.iter().map(String::as_str).collect();
-    let addressed = peers.iter().any(|p| p.address.is_some() || p.identity.as_ref().and_then(Identity::ip).is_some());
+    // Certificates say who somebody is wherever they come from.
+    let found = |p: &Peer| p.address.is_some() || p.identity.as_ref().and_then(Identity::ip).is_some();
+    let addressed = peers.iter().any(|p| found(p) || matches!(p.proof, Proof::Certificate { .. }));
     for GroupEntry { plan, section } in groups {
         if let Authorization::Listed(listed) = &plan.base().authorization {
             for member in listed.iter().map(ToString::to_string).filter(|m| !many && !identities.contains(m)) {

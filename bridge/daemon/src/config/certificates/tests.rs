@@ -154,6 +154,11 @@ fn a_gateway_has_certificates_and_takes_them() {
     assert_eq!(config.trust.unwrap().reload(), Duration::from_secs(5));
     let peer = &config.credentials.peers()[1];
     assert!(matches!(peer.proof, Proof::Certificate { subject: None }) && peer.address.is_some());
+    // One who is known by certificate alone needs no address.
+    let alone = GATEWAY.replacen("store =", &format!("{OWN}\nstore ="), 1);
+    let alone = alone.split("[[peer]]").next().unwrap().to_owned() + CERTIFIED;
+    let alone = gateway(&pki.files.write("alone.toml", alone, 0o600), Variables::new()).unwrap();
+    assert_eq!(alone.warnings, []);
     // Whoever has a trusted certificate; and a subject.
     let config = pki.gateway(OWN, &format!("{CERTIFIED}\n[[peer]]\nauth = \"certificate\"\n")).unwrap().config;
     let subject = |at: usize| match &config.credentials.peers()[at].proof {
