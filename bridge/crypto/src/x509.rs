@@ -83,8 +83,8 @@ pub enum Fault {
     /// There is no revocation list or OCSP answer for it, and there must be.
     #[error("nothing tells whether it is revoked")]
     RevocationUnknown,
-    /// The revocation list of its issuer is out of date.
-    #[error("the revocation list is out of date")]
+    /// The revocation list of its issuer, or the OCSP answer about it, is out of date.
+    #[error("the revocation list or OCSP answer is out of date")]
     StaleCrl,
 }
 

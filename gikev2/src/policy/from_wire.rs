@@ -207,4 +207,21 @@ mod tests {
         assert_eq!(changed(|p| p.lifetime = Some(u32::MAX)).unwrap().lifetime, LONGEST_LIFE);
         assert!(changed(|p| p.lifetime = Some(0)).is_err());
     }
+
+    /// What is named but weak, or signed in another form than the AUTH payload of a rekey has here, is not taken.
+    #[test]
+    fn rekeys_are_signed_with_rsa_and_sha_2() {
+        use SignatureScheme::{EcdsaP256Sha256, EcdsaP384Sha384, RsaPkcs1Sha1, RsaPkcs1Sha256, RsaPkcs1Sha512};
+        for (scheme, taken) in [
+            (RsaPkcs1Sha256, true),
+            (RsaPkcs1Sha512, true),
+            (RsaPkcs1Sha1, false),
+            (EcdsaP256Sha256, false),
+            (EcdsaP384Sha384, false),
+        ] {
+            let mut transform = Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE);
+            transform.algorithm = Some(Cow::Borrowed(scheme.algorithm_identifier()));
+            assert_eq!(group_authentication(&transform).is_ok(), taken, "{scheme:?}");
+        }
+    }
 }

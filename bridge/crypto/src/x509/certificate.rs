@@ -61,7 +61,8 @@ impl Certificate {
         let (mut tbs, signed) = Signed::read(octets)?;
         if let Some(version) = tbs.optional(tag::constructed(0))? {
             let mut inner = Reader::new(version.body);
-            if inner.unsigned()?.iter().any(|o| *o > 2) {
+            // v1 is 0, and not written.
+            if !matches!(inner.unsigned()?, [] | [1 | 2]) {
                 return Err(CertificateError::Malformed("an unknown version"));
             }
             inner.end()?;

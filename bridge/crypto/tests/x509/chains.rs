@@ -210,6 +210,15 @@ fn extensions_that_are_not_understood_are_refused_where_they_matter() {
         |critical| root.issues(&gm, |b| b.append_extension(extension("1.2.3.4.5", critical, b"\x05\x00")).unwrap());
     assert_eq!(verdict(&anchor, &with(false), &[], NOW), None);
     assert_eq!(verdict(&anchor, &with(true), &[], NOW), Some(Fault::Extension));
+    // Policies, critical: any will do (certificatePolicies), but what constrains them is refused (policyConstraints).
+    for (kind, value, expected) in [
+        ("2.5.29.32", &b"\x30\x07\x30\x05\x06\x03\x2a\x03\x04"[..], None),
+        ("2.5.29.36", b"\x30\x03\x80\x01\x00", Some(Fault::Extension)),
+        ("2.5.29.54", b"\x02\x01\x00", Some(Fault::Extension)),
+    ] {
+        let leaf = root.issues(&gm, |b| b.append_extension(extension(kind, true, value)).unwrap());
+        assert_eq!(fault(store(&[&anchor]).check(&leaf, &[], now(), &[])), expected, "{kind}");
+    }
     let constrained = root.issues(&sub, |b| {
         ca(b);
         // Permitted: the DNS name "a".
