@@ -14,6 +14,9 @@
 
 mod aggressive;
 mod peer;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
