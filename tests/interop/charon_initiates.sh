@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# strongSwan's charon establishes its IKE SAs with the gateway: IKEv1 main mode, and IKEv2 without a child, from port 500
-# and from port 848 (where charon puts a non-ESP marker in front of every packet).
+# strongSwan's charon establishes its IKE SAs with the gateway: IKEv1 main mode and aggressive mode, by pre-shared key and by
+# RSA and ECDSA signatures, and IKEv2 without a child; from port 500 and from port 848 (where charon puts a non-ESP marker in
+# front of every packet).
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
-need ip charon-systemd swanctl
+need ip charon-systemd swanctl pki
 hosts
+certificates member
 gateway_config
 gateway
 
 connections() {
-    local port
-    while read -r name version proposal childless port; do
+    local name version proposal childless port aggressive kind id
+    while read -r name version proposal childless port aggressive kind id; do
         cat <<CONF
   $name {
     version = $version
@@ -19,13 +21,27 @@ connections() {
     remote_port = $port
     proposals = $proposal
     childless = $childless
+    aggressive = ${aggressive:-no}
     mobike = no
+CONF
+        if [[ -n ${kind:-} ]]; then
+            cat <<CONF
+    local { auth = pubkey
+            certs = $work/pki/member-$kind.pem
+            id = "$id" }
+    remote { auth = pubkey
+             id = 10.85.0.1 }
+  }
+CONF
+        else
+            cat <<CONF
     local { auth = psk
             id = 10.85.0.2 }
     remote { auth = psk
              id = 10.85.0.1 }
   }
 CONF
+        fi
     done
 }
 
@@ -50,7 +66,18 @@ write_config <<LIST
 main-modp2048 1 aes128-sha256-modp2048 never 848
 main-ecp256 1 aes256-sha256-ecp256 never 848
 main-ecp384 1 aes256-sha384-ecp384 never 848
-main-sha1 1 aes128-sha1-modp2048 never 848
+main-ecp521 1 aes192-sha512-ecp521 never 848
+main-modp4096 1 aes256-sha256-modp4096 never 848
+main-weak 1 3des-sha1-modp1024 never 848
+main-rsa 1 aes128-sha256-modp2048 never 848 no rsa-2048 member.example
+main-rsa-sha384 1 aes256-sha384-ecp256 never 848 no rsa-2048 O=Example, CN=member
+main-ecdsa-256 1 aes128-sha256-ecp256 never 848 no ecdsa-256 member.example
+main-ecdsa-256-sha384 1 aes128-sha384-ecp256 never 848 no ecdsa-256 O=Example, CN=member
+main-ecdsa-384 1 aes256-sha384-ecp384 never 848 no ecdsa-384 member.example
+aggressive-psk 1 aes128-sha256-ecp256 never 848 yes
+aggressive-psk-modp2048 1 aes256-sha384-modp2048 never 848 yes
+aggressive-rsa 1 aes128-sha256-ecp256 never 848 yes rsa-2048 member.example
+aggressive-ecdsa-256 1 aes128-sha256-ecp256 never 848 yes ecdsa-256 member.example
 ike2-gcm-x25519 2 aes128gcm16-prfsha256-x25519 force 848
 ike2-gcm-ecp384 2 aes256gcm16-prfsha384-ecp384 force 848
 ike2-cbc-modp2048 2 aes128-sha256-prfsha256-modp2048 force 848

@@ -1,20 +1,35 @@
 #!/usr/bin/env bash
-# Members of both protocols establish their phase 1 and IKE SA with strongSwan's charon.
+# Members of both protocols establish their phase 1 and IKE SA with strongSwan's charon: IKEv1 in main mode and aggressive mode, by
+# pre-shared key and by RSA and ECDSA signatures.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
-need ip charon-systemd swanctl
+need ip charon-systemd swanctl pki
 hosts
+certificates gateway
 
-cat >"$work/swanctl.conf" <<CONF
+# peer AGGRESSIVE [KIND]: charon's configuration; with KIND GDOI authenticates by certificate.
+peer() {
+    local auth
+    if [[ -n ${2:-} ]]; then
+        auth="local { auth = pubkey
+            certs = $work/pki/gateway-$2.pem
+            id = 10.85.0.1 }
+    remote { auth = pubkey
+             id = member.example }"
+    else
+        auth="local { auth = psk
+            id = 10.85.0.1 }
+    remote { auth = psk
+             id = 10.85.0.2 }"
+    fi
+    cat >"$work/swanctl.conf" <<CONF
 connections {
   gdoi {
     version = 1
+    aggressive = $1
     local_addrs = 10.85.0.1
-    proposals = aes128-sha256-ecp256,aes256-sha256-modp2048,aes256-sha384-ecp384
-    local { auth = psk
-            id = 10.85.0.1 }
-    remote { auth = psk
-             id = 10.85.0.2 }
+    proposals = aes128-sha256-ecp256,aes256-sha256-modp2048,aes256-sha384-ecp384,aes256-sha512-ecp521,aes256-sha384-ecp256
+    $auth
   }
   gikev2 {
     version = 2
@@ -30,37 +45,62 @@ connections {
 }
 secrets { ike-1 { secret = "correct horse battery staple" } }
 CONF
+}
+
+peer no
 charon "$left" 500
 
-# member NAME PROTOCOL KE HASH: a member that only connects.
+# reload AGGRESSIVE [KIND]
+reload() {
+    peer "$@"
+    swan --load-all --clear --file "$work/swanctl.conf" >"$work/reload.log" 2>&1 || fail "charon does not take its configuration"
+}
+
+# member NAME PROTOCOL KE HASH [LINE...]: a member that only connects, with these lines in its configuration beside.
 member() {
+    local name=$1 protocol=$2 ke=$3 hash=$4
+    shift 4
     (
         umask 077
-        cat >"$work/$1.toml" <<CONF
+        cat >"$work/$name.toml" <<CONF
 [member]
 gateway = "10.85.0.1:500"
 group = 1234
-protocol = "$2"
-psk = "correct horse battery staple"
-ke_groups = ["$3"]
-hashes = ["$4"]
+protocol = "$protocol"
+ke_groups = ["$ke"]
+hashes = ["$hash"]
 connect_only = true
+$(printf '%s\n' "$@")
 
 [control]
-socket = "$work/$1.sock"
+socket = "$work/$name.sock"
 CONF
     )
-    spawn "$right" "$1" "$KEYFERRY" member --config "$work/$1.toml"
-    until_true 15 established "$2" || fail "$1: charon has no established IKE SA"
+    spawn "$right" "$name" "$KEYFERRY" member --config "$work/$name.toml"
+    until_true 15 established "$protocol" || fail "$name: charon has no established IKE SA"
     kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
     unset 'pids[-1]'
-    swan --terminate --ike "$2" --force >"$work/terminate-$1.log" 2>&1 || true
-    echo "ok: $1"
+    swan --terminate --ike "$protocol" --force >"$work/terminate-$name.log" 2>&1 || true
+    echo "ok: $name"
 }
 
-member gdoi-ecp256 gdoi ecp-256 sha2-256
-member gdoi-modp2048 gdoi modp-2048 sha2-256
-member gdoi-ecp384 gdoi ecp-384 sha2-384
-member gikev2-ecp256 gikev2 ecp-256 sha2-256
-member gikev2-ecp384 gikev2 ecp-384 sha2-384
-member gikev2-modp2048 gikev2 modp-2048 sha2-256
+psk='psk = "correct horse battery staple"'
+member gdoi-ecp256 gdoi ecp-256 sha2-256 "$psk"
+member gdoi-modp2048 gdoi modp-2048 sha2-256 "$psk"
+member gdoi-ecp384 gdoi ecp-384 sha2-384 "$psk"
+member gdoi-ecp521 gdoi ecp-521 sha2-512 "$psk"
+member gikev2-ecp256 gikev2 ecp-256 sha2-256 "$psk"
+member gikev2-ecp384 gikev2 ecp-384 sha2-384 "$psk"
+member gikev2-modp2048 gikev2 modp-2048 sha2-256 "$psk"
+
+for kind in rsa-2048 ecdsa-256 ecdsa-384; do
+    certificate=("identity = \"member.example\"" "certificate = \"$work/pki/member-$kind.pem\"" \
+        "private_key = \"$work/pki/member-$kind.key\"" "trust = \"$work/pki/ca.pem\"")
+    reload no "$kind"
+    member "gdoi-$kind" gdoi ecp-256 sha2-256 "${certificate[@]}"
+    member "gdoi-$kind-sha384" gdoi ecp-256 sha2-384 "${certificate[@]}"
+    reload yes "$kind"
+    member "gdoi-$kind-aggressive" gdoi ecp-256 sha2-256 'exchange = "aggressive"' "${certificate[@]}"
+done
+reload yes
+member gdoi-psk-aggressive gdoi ecp-256 sha2-256 'exchange = "aggressive"' "$psk"

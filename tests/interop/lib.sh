@@ -88,6 +88,7 @@ charon-systemd {
   port_nat_t = 4500
   install_routes = no
   retransmit_tries = 3
+  i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins { vici { socket = unix://$work/charon.vici } }
   filelog {
     log {
@@ -112,7 +113,29 @@ established() {
     swan --list-sas | grep -q "^$1: .*ESTABLISHED"
 }
 
-# gateway_config: a gateway at 10.85.0.1 that knows one peer, 10.85.0.2.
+# certificates WHO: a CA, and for the gateway and for a member certificates of each kind of key, made by strongSwan's pki.
+# charon, which is WHO, finds what it needs beside its swanctl.conf.
+certificates() {
+    local pki=$work/pki name kind
+    mkdir "$pki" "$work/private" "$work/x509ca"
+    (
+        umask 077
+        pki --gen --type ecdsa --size 256 --outform pem >"$pki/ca.key"
+        pki --self --ca --in "$pki/ca.key" --type ecdsa --dn "O=Example, CN=CA" --outform pem >"$pki/ca.pem"
+        for kind in rsa-2048 ecdsa-256 ecdsa-384; do
+            for name in gateway:10.85.0.1 member:10.85.0.2; do
+                pki --gen --type "${kind%-*}" --size "${kind#*-}" --outform pem >"$pki/${name%:*}-$kind.key"
+                pki --issue --in "$pki/${name%:*}-$kind.key" --type priv --cacert "$pki/ca.pem" --cakey "$pki/ca.key" \
+                    --dn "O=Example, CN=${name%:*}" --san "${name#*:}" --san "${name%:*}.example" \
+                    --outform pem >"$pki/${name%:*}-$kind.pem"
+            done
+        done
+        cp "$pki/ca.pem" "$work/x509ca/"
+        cp "$pki/$1"-*.key "$work/private/"
+    ) 2>"$work/pki.log" || fail "pki makes no certificates"
+}
+
+# gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, and others by their certificates.
 gateway_config() {
     (
         umask 077
@@ -120,6 +143,11 @@ gateway_config() {
 [gateway]
 listen = ["10.85.0.1:848", "10.85.0.1:500"]
 store = "$work/gateway.redb"
+aggressive = true
+danger_weak_phase1 = true
+certificate = ["$work/pki/gateway-rsa-2048.pem", "$work/pki/gateway-ecdsa-256.pem", "$work/pki/gateway-ecdsa-384.pem"]
+private_key = ["$work/pki/gateway-rsa-2048.key", "$work/pki/gateway-ecdsa-256.key", "$work/pki/gateway-ecdsa-384.key"]
+trust = "$work/pki/ca.pem"
 
 [control]
 socket = "$work/gateway.sock"
@@ -141,6 +169,9 @@ rekey = "239.192.0.85:848"
 [[peer]]
 identity = "10.85.0.2"
 psk = "correct horse battery staple"
+
+[[peer]]
+auth = "certificate"
 CONF
     )
 }

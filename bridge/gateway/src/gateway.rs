@@ -31,6 +31,10 @@ pub struct GatewaySettings {
     pub identity: Option<Identity>,
     /// An IKE SA without traffic is closed after this time; members keep their keys.
     pub idle_ike_sa: Duration,
+    /// Take aggressive mode of IKEv1.
+    pub aggressive: bool,
+    /// Take 3DES, SHA-1 and groups 2, 5 and 24 in phase 1 of IKEv1.
+    pub danger_weak_phase1: bool,
 }
 
 /// A store that this gateway cannot start from. Nothing has been written.
@@ -92,6 +96,8 @@ impl Gateway {
         let outgoing = Outgoing::load(&records).map_err(|(key, e)| LoadError::Outgoing(key, e))?;
         let mut gdoi = gdoi::ServerConfig::new(Arc::clone(&settings.credentials));
         gdoi.identity = settings.identity.clone();
+        gdoi.aggressive = settings.aggressive;
+        gdoi.danger_weak = settings.danger_weak_phase1;
         let mut gikev2 = gikev2::ServerConfig::new(settings.credentials);
         gikev2.identity = settings.identity;
         gikev2.idle = settings.idle_ike_sa;

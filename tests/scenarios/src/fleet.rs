@@ -141,6 +141,8 @@ impl Fleet {
             groups: vec![policy::group(self.variant)],
             identity: None,
             idle_ike_sa: Duration::from_secs(30),
+            aggressive: false,
+            danger_weak_phase1: false,
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();

@@ -11,6 +11,7 @@ use super::certificates::{self, Certificates};
 use super::checks;
 use super::group::{self, GroupPlan};
 use super::peers;
+use super::phase1::{self, GatewayPhase1};
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Endpoint, PORT};
@@ -35,6 +36,8 @@ pub struct GatewayConfig {
     pub rekey: RekeySending,
     /// Bits of the RSA keys that sign rekeys.
     pub signing_bits: u32,
+    /// What is taken in phase 1 of IKEv1 beyond the usual.
+    pub phase1: GatewayPhase1,
     /// Where to write keys for Wireshark.
     pub key_log: Option<PathBuf>,
     /// Who may authenticate, and what we have to show.
@@ -60,6 +63,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
+    let dangers = root.dangers();
     let socket = control_socket(root, GATEWAY_SOCKET);
     let (peers, all_peers) = peers::read(root);
     let groups = group::read_all(root);
@@ -87,6 +91,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
             ttl: u8::try_from(section.number("rekey_ttl", 1..=255, 16)).unwrap_or(u8::MAX),
         },
         signing_bits: section.number("signing_bits", 2048..=4096, 3072),
+        phase1: phase1::gateway(&mut section, &dangers),
         key_log: section.path("key_log"),
         store,
         listen,

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth};
+use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth, Phase1Settings};
 
 use super::certificates::{self, Certificates};
+use super::phase1;
 use super::section::Section;
 use super::trust::TrustFiles;
-use super::values::{Endpoint, HASHES, KE_GROUPS, Network, PORT, Subject};
+use super::values::{Endpoint, Network, PORT, Subject};
 use super::{MEMBER_SOCKET, control_socket, secrets};
 
 /// Configuration of `keyferry member`.
@@ -56,6 +57,8 @@ pub struct MemberConfig {
     pub ke_groups: Vec<KeGroup>,
     /// Hashes, best first.
     pub hashes: Vec<Hash>,
+    /// What is particular to IKEv1's phase 1.
+    pub phase1: Phase1Settings,
     /// The DOI under which GDOI's phase 1 is proposed.
     pub phase1_doi: gdoi::Phase1Doi,
     /// Put a non-ESP marker in front of what is sent.
@@ -86,6 +89,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
+    let dangers = root.dangers();
     let socket = control_socket(root, MEMBER_SOCKET);
     let Some(mut section) = root.section("member") else {
         let remedy = "add [member] with gateway = \"ADDRESS\", group = NUMBER and psk_file = \"FILE\"";
@@ -102,6 +106,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let sender_ids = section.number("sender_ids", 1..=1024, 1);
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
     let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
+    let phase1 = phase1::member(&mut section, &dangers);
     let config = MemberConfig {
         gateway: gateway.map_or(SocketAddr::from(([0, 0, 0, 0], PORT)), |g| g.0),
         gateway_identity: section
@@ -123,8 +128,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
-        ke_groups: names(&mut section, "ke_groups", KE_GROUPS, &[KeGroup::Ecp256, KeGroup::Modp2048]),
-        hashes: names(&mut section, "hashes", HASHES, &[Hash::Sha256, Hash::Sha384]),
+        ke_groups: phase1.ke_groups,
+        hashes: phase1.hashes,
+        phase1: phase1.settings,
         phase1_doi: section.choice(
             "phase1_doi",
             &[("gdoi", gdoi::Phase1Doi::Gdoi), ("ipsec", gdoi::Phase1Doi::Ipsec)],
@@ -232,23 +238,4 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
     if config.key_log.is_some() {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");
     }
-}
-
-/// A list of names, best first.
-fn names<T: Copy + PartialEq>(
-    section: &mut Section<'_>,
-    key: &'static str,
-    known: &[(&str, T)],
-    default: &[T],
-) -> Vec<T> {
-    let Some(texts) = section.texts(key) else { return default.to_vec() };
-    let mut values = Vec::new();
-    for text in &texts {
-        let value = section.named(key, text, known);
-        values.extend(value.filter(|v| !values.contains(v)));
-    }
-    if texts.is_empty() {
-        section.error(key, "is empty", "remove it for the defaults");
-    }
-    values
 }

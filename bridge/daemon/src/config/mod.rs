@@ -15,6 +15,7 @@ mod gateway;
 mod group;
 mod member;
 mod peers;
+mod phase1;
 mod problem;
 mod secrets;
 mod section;
@@ -30,6 +31,7 @@ pub use document::{ENV_PREFIX, Variables, environment};
 pub use gateway::{GatewayConfig, RekeySending};
 pub use group::{GdoiPlan, Gikev2Plan, GroupPlan};
 pub use member::MemberConfig;
+pub use phase1::GatewayPhase1;
 pub use problem::{Problem, Problems, Severity};
 pub use trust::{Stamp, TrustFiles};
 

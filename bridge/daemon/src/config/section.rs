@@ -55,6 +55,21 @@ impl<'a> Section<'a> {
         self.note(Severity::Error, &self.path, what, remedy);
     }
 
+    /// Notes an error at a key that stands anywhere.
+    pub(crate) fn error_at(&self, path: &KeyPath, what: impl Into<String>, remedy: impl Into<String>) {
+        self.note(Severity::Error, path, what, remedy);
+    }
+
+    /// Where keys are that begin with `danger` and are true, in this table and those within it. To be asked before they are
+    /// read.
+    pub(crate) fn dangers(&self) -> Vec<KeyPath> {
+        let mut found = Vec::new();
+        for (key, value) in &self.values {
+            dangers(self.path.key(key), key, &value.kind, &mut found);
+        }
+        found
+    }
+
     fn note(&self, severity: Severity, path: &KeyPath, what: impl Into<String>, remedy: impl Into<String>) {
         let problem = self.reading.document.problem(severity, path, what, remedy);
         self.reading.problems.borrow_mut().push(problem);
@@ -297,6 +312,16 @@ impl<'a> Section<'a> {
             known.dedup();
             self.error(key, what, format!("the keys here are {}", known.join(", ")));
         }
+    }
+}
+
+fn dangers(path: KeyPath, key: &str, kind: &ValueKind, found: &mut Vec<KeyPath>) {
+    if let ValueKind::Table(table) = kind {
+        table.iter().for_each(|(key, value)| dangers(path.key(key), key, &value.kind, found));
+    } else if let ValueKind::Array(items) = kind {
+        items.iter().enumerate().for_each(|(i, value)| dangers(path.index(i), "", &value.kind, found));
+    } else if key.starts_with("danger") && kind.to_string() == "true" {
+        found.push(path);
     }
 }
 

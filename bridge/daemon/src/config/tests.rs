@@ -1,3 +1,4 @@
+mod phase1;
 mod streams;
 
 use super::*;
@@ -324,7 +325,7 @@ fn member_keys_are_checked() {
     assert!(error("protect = [\"10.0.0.0/8\"]").contains("not multicast"));
     assert!(error("tun = \"a name that is too long\"").contains("no name of an interface"));
     assert!(error("ack_jitter = \"6s\"").contains("out of bounds"));
-    assert!(error("ke_groups = [\"modp-1024\"]").contains("not known here"));
+    assert!(error("ke_groups = [\"modp-1024\"]").contains("too weak"));
     assert!(error("hashes = []").contains("is empty"));
     assert!(error("protocol = \"ikev2\"").contains("did you mean \"gikev2\"?"));
     let bare = member_of("[member]\n").unwrap_err();

@@ -61,10 +61,26 @@ pub(crate) const WRAPS: &[(&str, usize)] = &[("aes-128-kwp", 16), ("aes-192-kwp"
 /// Key exchange groups by name.
 pub(crate) const KE_GROUPS: &[(&str, KeGroup)] = &[
     ("modp-2048", KeGroup::Modp2048),
+    ("modp-3072", KeGroup::Modp3072),
+    ("modp-4096", KeGroup::Modp4096),
     ("ecp-256", KeGroup::Ecp256),
     ("ecp-384", KeGroup::Ecp384),
+    ("ecp-521", KeGroup::Ecp521),
     ("x25519", KeGroup::X25519),
 ];
+
+/// Weak ones of phase 1 of IKEv1.
+pub(crate) const WEAK_KE_GROUPS: &[(&str, KeGroup)] =
+    &[("modp-1024", KeGroup::Modp1024), ("modp-1536", KeGroup::Modp1536), ("modp-2048-256", KeGroup::Modp2048s256)];
+
+/// Weak hashes of phase 1 of IKEv1.
+pub(crate) const WEAK_HASHES: &[(&str, Hash)] = &[("sha1", Hash::Sha1)];
+
+/// Ciphers of phase 1 of IKEv1 by name.
+pub(crate) const PHASE1_CIPHERS: &[(&str, BlockCipher)] = KEK_CIPHERS;
+
+/// Weak ones.
+pub(crate) const WEAK_PHASE1_CIPHERS: &[(&str, BlockCipher)] = &[("3des-cbc", BlockCipher::TripleDesCbc)];
 
 /// Hashes by name.
 pub(crate) const HASHES: &[(&str, Hash)] =

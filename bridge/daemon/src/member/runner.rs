@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use dataplane::engine::Userspace;
+use keyferry_crypto::Hash;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{Identity, Protocol};
-use keyferry_model::settings::{MemberAuth, MemberSettings, Phase1Settings};
+use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
@@ -407,6 +408,10 @@ impl Runner {
 /// A machine for one of the protocols, as configured.
 fn machine(parts: &Parts, protocol: Protocol) -> Machine {
     let config = &parts.config;
+    // What is weak is for IKEv1 alone.
+    let strong = protocol == Protocol::Gikev2;
+    let ke_groups = config.ke_groups.iter().copied().filter(|g| !(strong && g.is_weak()));
+    let hashes = config.hashes.iter().copied().filter(|h| !(strong && *h == Hash::Sha1));
     let settings = MemberSettings {
         gateway: config.gateway,
         local: parts.listening.local(),
@@ -414,10 +419,10 @@ fn machine(parts: &Parts, protocol: Protocol) -> Machine {
         identity: parts.identity.clone(),
         gateway_identity: Some(config.gateway_identity.clone()),
         auth: config.auth.clone(),
-        phase1: Phase1Settings::default(),
+        phase1: config.phase1.clone(),
         sender_ids: config.sender_ids,
-        ke_groups: config.ke_groups.clone(),
-        hashes: config.hashes.clone(),
+        ke_groups: ke_groups.collect(),
+        hashes: hashes.collect(),
         marker: config.marker,
         retransmit: config.retransmit,
         tries: config.tries,

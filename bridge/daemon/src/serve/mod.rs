@@ -51,6 +51,8 @@ pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
         groups,
         identity: config.identity.clone(),
         idle_ike_sa: config.idle,
+        aggressive: config.phase1.aggressive,
+        danger_weak_phase1: config.phase1.danger_weak,
     };
     let file = config.store.display();
     let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom).with_context(|| {

@@ -120,7 +120,7 @@ impl Run {
         let message1 = self.initiator.messages(0).remove(0);
         self.open(&message1);
         let message2 = self.half().answer(NOW.mono).unwrap().to_vec();
-        let message3 = self.to_initiator(&message2).unwrap();
+        let message3 = self.tell_initiator(&message2).unwrap();
         let (header, body) = Header::decode(&message3).unwrap();
         let half = self.half.as_ref().unwrap();
         let Ok(KeStep::New(peer)) = half.ke(&header, &datagram(&message3), body, &self.credentials) else {
@@ -129,10 +129,10 @@ impl Run {
         let Self { half, out, rng, .. } = self;
         half.as_mut().unwrap().begin(peer, out, rng);
         let Progress::Send(message4) = self.run_job() else { panic!("message 4") };
-        self.to_initiator(&message4.bytes).unwrap()
+        self.tell_initiator(&message4.bytes).unwrap()
     }
 
-    fn to_initiator(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    fn tell_initiator(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         let (header, body) = Header::decode(message).unwrap();
         self.initiator.clear(&header, body, NOW.mono, &mut self.rng).unwrap()
     }
@@ -239,7 +239,8 @@ fn the_third_message_of_aggressive_mode_may_come_in_clear() {
             let message3 = if encrypted { done.message3.clone() } else { in_clear(&done.message3, &done.sa) };
             let completed = complete(&mut run, &message3);
             assert!(completed.answer.is_none());
-            let last = if encrypted { run.initiator.advance(verified).sa.iv(9) } else { phase2_iv(suite, &first_iv, 9) };
+            let last =
+                if encrypted { run.initiator.advance(verified).sa.iv(9) } else { phase2_iv(suite, &first_iv, 9) };
             assert_eq!(completed.sa.iv(9), last, "{kind} {encrypted}");
         }
     }

@@ -1,0 +1,104 @@
+//! Phase 1 of IKEv1 beyond what everybody should do: aggressive mode, weak algorithms, and the profile that forbids both.
+
+use keyferry_crypto::{Hash, KeGroup};
+use keyferry_model::settings::{Phase1Exchange, Phase1Settings};
+
+use super::document::KeyPath;
+use super::section::Section;
+use super::values::{HASHES, KE_GROUPS, PHASE1_CIPHERS, WEAK_HASHES, WEAK_KE_GROUPS, WEAK_PHASE1_CIPHERS};
+
+/// Name of the profile of IEC 62351-9.
+const IEC: &str = "iec-62351-9";
+
+/// What a key server takes in phase 1 beyond the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatewayPhase1 {
+    /// Aggressive mode.
+    pub aggressive: bool,
+    /// 3DES, SHA-1, groups 2, 5 and 24.
+    pub danger_weak: bool,
+}
+
+/// What a member offers in phase 1, and in IKE_SA_INIT.
+#[derive(Debug)]
+pub(super) struct MemberPhase1 {
+    pub(super) settings: Phase1Settings,
+    pub(super) ke_groups: Vec<KeGroup>,
+    pub(super) hashes: Vec<Hash>,
+}
+
+pub(super) fn gateway(section: &mut Section<'_>, dangers: &[KeyPath]) -> GatewayPhase1 {
+    let forbids = profile(section, dangers);
+    let phase1 = GatewayPhase1 {
+        aggressive: section.flag("aggressive", false),
+        danger_weak: section.flag("danger_weak_phase1", false),
+    };
+    if phase1.aggressive && forbids {
+        forbidden(section, "aggressive");
+    } else if phase1.aggressive {
+        let what = "whoever listens sees identities, and may guess pre-shared keys by trying";
+        section.warning("aggressive", what, "remove it when the last device uses main mode");
+    }
+    phase1
+}
+
+pub(super) fn member(section: &mut Section<'_>, dangers: &[KeyPath]) -> MemberPhase1 {
+    let forbids = profile(section, dangers);
+    let exchanges = [("main", Phase1Exchange::Main), ("aggressive", Phase1Exchange::Aggressive)];
+    let exchange = section.choice("exchange", &exchanges, Phase1Exchange::Main);
+    if exchange == Phase1Exchange::Aggressive && forbids {
+        forbidden(section, "exchange");
+    }
+    let danger_weak = section.flag("danger_weak_phase1", false);
+    let groups = [KeGroup::Ecp256, KeGroup::Modp2048];
+    let hashes = [Hash::Sha256, Hash::Sha384];
+    let usual = Phase1Settings::default();
+    let ciphers = named(section, "phase1_ciphers", PHASE1_CIPHERS, WEAK_PHASE1_CIPHERS, danger_weak, &usual.ciphers);
+    MemberPhase1 {
+        settings: Phase1Settings { exchange, ciphers, danger_weak },
+        ke_groups: named(section, "ke_groups", KE_GROUPS, WEAK_KE_GROUPS, danger_weak, &groups),
+        hashes: named(section, "hashes", HASHES, WEAK_HASHES, danger_weak, &hashes),
+    }
+}
+
+/// Is there a profile? Then nothing that says danger may stand anywhere.
+fn profile(section: &mut Section<'_>, dangers: &[KeyPath]) -> bool {
+    let given = section.choice("profile", &[(IEC, true)], false);
+    for path in dangers.iter().filter(|_| given) {
+        section.error_at(path, format!("is forbidden by profile = \"{IEC}\""), "remove it, or the profile");
+    }
+    given
+}
+
+fn forbidden(section: &Section<'_>, key: &str) {
+    let what = format!("aggressive mode is forbidden by profile = \"{IEC}\"");
+    section.error(key, what, "remove it, for main mode, or remove the profile");
+}
+
+/// A list of names, best first. Weak ones are known only to those who ask for danger.
+fn named<T: Copy + PartialEq>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    good: &[(&str, T)],
+    weak: &[(&str, T)],
+    danger: bool,
+    default: &[T],
+) -> Vec<T> {
+    let Some(texts) = section.texts(key) else { return default.to_vec() };
+    let known = [good, if danger { weak } else { &[] }].concat();
+    let mut values = Vec::new();
+    for text in &texts {
+        let value = if !danger && weak.iter().any(|(name, _)| name == text) {
+            let what = format!("{text:?} is refused: it is too weak");
+            section.error(key, what, "choose another, or set danger_weak_phase1 = true");
+            None
+        } else {
+            section.named(key, text, &known)
+        };
+        values.extend(value.filter(|v| !values.contains(v)));
+    }
+    if texts.is_empty() {
+        section.error(key, "is empty", "remove it for the defaults");
+    }
+    values
+}

@@ -1,0 +1,66 @@
+//! Phase 1 of IKEv1: what is weak, aggressive mode, and the profile that forbids them.
+
+use keyferry_crypto::{BlockCipher, Hash, KeGroup};
+use keyferry_model::settings::Phase1Exchange;
+
+use super::*;
+
+const PROFILE: &str = "store = \"gateway.redb\"\nprofile = \"iec-62351-9\"\n";
+
+#[test]
+fn a_gateway_takes_main_mode_and_nothing_weak_unless_told() {
+    let phase1 =
+        |more: &str| gateway_of(&GATEWAY.replace("store =", &format!("{more}\nstore ="))).unwrap().config.phase1;
+    assert_eq!(phase1(""), GatewayPhase1::default());
+    let told = phase1("aggressive = true\ndanger_weak_phase1 = true");
+    assert_eq!(told, GatewayPhase1 { aggressive: true, danger_weak: true });
+    let warned = gateway_of(&GATEWAY.replace("store =", "aggressive = true\nstore =")).unwrap().warnings;
+    assert!(warned[0].to_string().contains("guess pre-shared keys"), "{}", warned[0]);
+}
+
+#[test]
+fn the_profile_of_iec_62351_9_forbids_what_is_weak_wherever_it_stands() {
+    let store = "store = \"gateway.redb\"\n";
+    assert!(gateway_of(&GATEWAY.replace(store, PROFILE)).is_ok());
+    let forbidden = &["forbidden by profile = \"iec-62351-9\""];
+    one_problem(store, &format!("{PROFILE}aggressive = true\n"), "aggressive", forbidden);
+    one_problem(store, &format!("{PROFILE}danger_weak_phase1 = true\n"), "danger_weak_phase1", forbidden);
+    let text = GATEWAY.replace(store, PROFILE).replace("psk = ", "danger_short_psk = true\npsk = ");
+    let problems = gateway_of(&text).unwrap_err().to_string();
+    assert!(problems.contains("peer[0].danger_short_psk: is forbidden by profile"), "{problems}");
+    let unknown = gateway_of(&GATEWAY.replace(store, "store = \"x\"\nprofile = \"iec\"\n")).unwrap_err().to_string();
+    assert!(unknown.contains("iec-62351-9"), "{unknown}");
+    let member = |more: &str| member_of(&format!("{MEMBER}profile = \"iec-62351-9\"\n{more}\n"));
+    assert!(member("exchange = \"main\"").is_ok());
+    for more in ["exchange = \"aggressive\"", "danger_weak_phase1 = true", "danger_weak_rekey = true"] {
+        let problems = member(more).unwrap_err().to_string();
+        assert!(problems.contains(forbidden[0]), "{problems}");
+    }
+    assert!(member("danger_weak_phase1 = false").is_ok());
+}
+
+#[test]
+fn a_member_offers_weak_algorithms_only_where_it_says_danger() {
+    let usual = member_of(MEMBER).unwrap().config;
+    assert_eq!(usual.phase1.exchange, Phase1Exchange::Main);
+    assert_eq!(usual.phase1.ciphers, [BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc]);
+    let weak = "ke_groups = [\"modp-1024\", \"ecp-521\"]\nhashes = [\"sha1\"]\nphase1_ciphers = [\"3des-cbc\"]\n";
+    let Problems(problems) = member_of(&format!("{MEMBER}{weak}")).map(|c| c.config).unwrap_err();
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(problems.iter().all(|p| p.remedy.contains("danger_weak_phase1 = true")), "{problems:#?}");
+    let weak = format!("{MEMBER}{weak}danger_weak_phase1 = true\nexchange = \"aggressive\"\n");
+    let config = member_of(&weak).unwrap().config;
+    assert_eq!(config.ke_groups, [KeGroup::Modp1024, KeGroup::Ecp521]);
+    assert_eq!((config.hashes, config.phase1.ciphers), (vec![Hash::Sha1], vec![BlockCipher::TripleDesCbc]));
+    assert_eq!(config.phase1.exchange, Phase1Exchange::Aggressive);
+    assert!(config.phase1.danger_weak);
+}
+
+#[test]
+fn a_network_alone_is_a_peer_with_a_key_for_everybody_in_it() {
+    let text = GATEWAY.replace("identity = \"10.0.0.1\"", "address = \"10.0.0.0/24\"");
+    let credentials = gateway_of(&text).unwrap().config.credentials;
+    let ip = "10.0.0.7".parse().unwrap();
+    assert!(credentials.allows(ip, &Identity::from_ip(ip)));
+    assert!(!credentials.allows(ip, &"10.0.0.8".parse().unwrap()));
+}
