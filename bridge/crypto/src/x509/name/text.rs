@@ -49,7 +49,6 @@ fn attribute(chars: &mut Peekable<Chars<'_>>) -> Result<Attribute, &'static str>
     let value = value.finish()?;
     match der {
         true => Attribute::of_der(kind.trim(), &hex(&value).ok_or("# is not followed by hexadecimal digits")?),
-        false if value.is_empty() => Err("a part has no value"),
         false => Attribute::of_text(kind.trim(), value),
     }
 }
