@@ -27,6 +27,8 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
         EspTransform::Aead(Aead::Aes128Gcm16 | Aead::Aes192Gcm16 | Aead::Aes256Gcm16) => {
             ("AES-GCM with 16 octet ICV [RFC4106]", "NULL", keymat.len())
         }
+        // Wireshark knows no GMAC, and needs no key to read what it protects.
+        EspTransform::Gmac(_) => ("NULL", "ANY 128 bit authentication [no checking]", 0),
         EspTransform::CbcHmac(cipher, integrity) => {
             let mac = match integrity {
                 Integrity::HmacSha1_96 => "HMAC-SHA-1-96 [RFC2404]",
@@ -41,7 +43,10 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
             (name, mac, cipher.key_len().min(keymat.len()))
         }
     };
-    let (encryption, integrity) = keymat.split_at(split);
+    let (encryption, integrity) = match sa.policy.transform {
+        EspTransform::Gmac(_) => <(&[u8], &[u8])>::default(),
+        EspTransform::Aead(_) | EspTransform::CbcHmac(..) => keymat.split_at(split),
+    };
     format!(
         "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{cipher}\",\"{}\",\"{mac}\",\"{}\"",
         address(&sa.policy.source),
@@ -103,5 +108,8 @@ mod tests {
         policy.transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
         let line = esp_sa_line(&sa(&policy, 48));
         assert!(line.ends_with(&format!("\"HMAC-SHA-256-128 [RFC4868]\",\"0x{}\"", "ab".repeat(32))));
+        policy.transform = EspTransform::Gmac(Aead::Aes128Gcm16);
+        let line = esp_sa_line(&sa(&policy, 20));
+        assert!(line.ends_with("\"NULL\",\"\",\"ANY 128 bit authentication [no checking]\",\"\""), "{line}");
     }
 }

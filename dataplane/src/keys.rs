@@ -40,6 +40,13 @@ pub(crate) enum Keys {
         /// Salt, as secret as the key.
         salt: Secret,
     },
+    /// AES-GMAC (RFC 4543): nonces as with GCM, and everything in front of the ICV is authenticated in clear.
+    Gmac {
+        /// Prepared key.
+        key: AeadKey,
+        /// Salt, as secret as the key.
+        salt: Secret,
+    },
     /// CBC (RFC 3602), then HMAC over everything before the ICV (RFC 4868).
     Cbc {
         /// Cipher.
@@ -62,6 +69,10 @@ impl Keys {
                 let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
                 Ok(Keys::Gcm { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
             }
+            EspTransform::Gmac(aead) => {
+                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
+                Ok(Keys::Gmac { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
+            }
             EspTransform::CbcHmac(BlockCipher::TripleDesCbc, _) => {
                 Err(CryptoError::BadKey("Triple DES is not offered"))
             }
@@ -82,7 +93,7 @@ impl Keys {
 
     pub(crate) fn layout(&self) -> Layout {
         match self {
-            Keys::Gcm { .. } => Layout { iv: GCM_IV, block: 4, icv: GCM_ICV },
+            Keys::Gcm { .. } | Keys::Gmac { .. } => Layout { iv: GCM_IV, block: 4, icv: GCM_ICV },
             Keys::Cbc { icv, .. } => Layout { iv: CBC_BLOCK, block: CBC_BLOCK, icv: *icv },
         }
     }
@@ -106,6 +117,17 @@ impl Keys {
                 };
                 *iv_field = iv;
                 key.seal(&nonce(salt, iv), header, body, tag)
+            }
+            Keys::Gmac { key, salt } => {
+                let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
+                let Some((clear, tag)) = esp.split_last_chunk_mut::<GCM_ICV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some(iv_field) = clear.get_mut(HEADER_LEN..HEADER_LEN + GCM_IV) else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                iv_field.copy_from_slice(&iv);
+                key.seal(&nonce(salt, iv), clear, &mut [], tag)
             }
             Keys::Cbc { cipher, key, mac, .. } => {
                 let iv = ivs.next()?;
@@ -137,6 +159,15 @@ impl Keys {
                     return Err(CryptoError::Unauthentic);
                 };
                 key.open(&nonce(salt, *iv), header, body, tag)
+            }
+            Keys::Gmac { key, salt } => {
+                let Some((clear, tag)) = esp.split_last_chunk::<GCM_ICV>() else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                let Some(iv) = clear.get(HEADER_LEN..).and_then(|b| b.first_chunk::<GCM_IV>()) else {
+                    return Err(CryptoError::Unauthentic);
+                };
+                key.open(&nonce(salt, *iv), clear, &mut [], tag)
             }
             Keys::Cbc { cipher, key, mac, .. } => {
                 let (protected, icv) = esp.split_at_mut(icv_at);
@@ -195,6 +226,39 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 3);
+    }
+
+    /// RFC 4543 has no vectors for ESP: these are tests/vectors/gmac.py's.
+    #[test]
+    fn gmac_is_that_of_an_independent_computation() {
+        let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+        let mut seen = 0;
+        for line in include_str!("../tests/vectors/gmac.txt").lines() {
+            let fields: Vec<Vec<u8>> = line.split(' ').map(|field| hex::decode(field).unwrap()).collect();
+            let [keymat, sealed] = &fields[..] else { panic!("malformed line: {line}") };
+            let aead = match keymat.len() {
+                20 => Aead::Aes128Gcm16,
+                28 => Aead::Aes192Gcm16,
+                _ => Aead::Aes256Gcm16,
+            };
+            let keys = Keys::new(EspTransform::Gmac(aead), keymat).unwrap();
+            let iv = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
+            let mut esp = sealed.clone();
+            esp[8..16].fill(0);
+            let end = esp.len() - 16;
+            esp[end..].fill(0);
+            keys.seal(&mut esp, Some(iv), &mut ivs).unwrap();
+            assert_eq!(esp, *sealed);
+            keys.open(&mut esp).unwrap();
+            assert_eq!(esp, *sealed, "readable before and after");
+            for at in 0..esp.len() {
+                esp[at] ^= 1;
+                assert!(keys.open(&mut esp).is_err(), "octet {at}");
+                esp[at] ^= 1;
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 6);
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl SaStatus {
             },
             transform: match sa.policy.transform {
                 EspTransform::Aead(aead) => format!("{aead:?}"),
+                EspTransform::Gmac(aead) => format!("{aead:?} for authentication alone"),
                 EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
             },
             source: side(&sa.policy.source),

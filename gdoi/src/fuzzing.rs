@@ -59,7 +59,7 @@ pub fn read(message: &rules::Message, payloads: &[RawPayload<'_>]) {
         let decree = Decree::of_message(payloads, taking).ok();
         let kd = Kd::exact(body(payload::KD)).ok();
         let download = kd.as_ref().and_then(|kd| Download::read(kd).ok());
-        let sas = decree.zip(download).and_then(|(decree, download)| download.data_sas(&decree).ok());
+        let sas = decree.zip(download).and_then(|(decree, mut download)| download.data_sas(&decree).ok());
         assert!(sas.iter().flatten().all(|sa| sa.keymat.len() == sa.policy.transform.keymat_len()));
         if let Ok(content) = Content::read(payloads, taking) {
             assert!(content.install.len() <= content.decree.data.len());

@@ -41,6 +41,7 @@ fn members_register_with_every_group_and_hash() {
 fn a_member_gets_policy_keys_and_sender_ids() {
     let transforms = [
         (EspTransform::Aead(Aead::Aes256Gcm16), EspMode::Tunnel, Some(vec![0, 1])),
+        (EspTransform::Gmac(Aead::Aes128Gcm16), EspMode::Tunnel, Some(vec![0, 1])),
         (EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128), EspMode::Transport, None),
     ];
     for (transform, mode, ids) in transforms {

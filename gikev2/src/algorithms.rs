@@ -1,7 +1,7 @@
 //! Algorithms by name, and their numbers in IKEv2.
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup, Prf};
-use keyferry_model::policy::RekeyProtection;
+use keyferry_model::policy::{EspTransform, RekeyProtection};
 
 use crate::wire::registry::{TransformType, encr, integ, ke, kwa, prf};
 use crate::wire::sa::Transform;
@@ -97,6 +97,31 @@ pub fn prf_transform(p: Prf) -> Transform<'static> {
 #[must_use]
 pub fn aead_transform(a: Aead) -> Transform<'static> {
     Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, bits(a.key_len()))
+}
+
+/// Transform of a combined mode's MAC alone, for data SAs (RFC 4543 section 3).
+#[must_use]
+pub fn gmac_transform(a: Aead) -> Transform<'static> {
+    Transform::with_key(TransformType::ENCR, encr::NULL_AUTH_AES_GMAC, bits(a.key_len()))
+}
+
+/// What the transforms of a data SA say together; `None` when it is nothing we can do.
+#[must_use]
+pub fn esp_from(transforms: &[Transform<'_>]) -> Option<EspTransform> {
+    let gmac = [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16]
+        .into_iter()
+        .find(|a| transforms.contains(&gmac_transform(*a)));
+    if let Some(aead) = gmac {
+        // It is cipher and MAC in one, so no other stands beside it.
+        let others = |t: &&Transform<'_>| matches!(t.kind, TransformType::ENCR | TransformType::INTEG);
+        let alone = transforms.iter().filter(others).all(|t| *t == gmac_transform(aead) || t.id == integ::NONE);
+        let once = transforms.iter().filter(|t| t.kind == TransformType::ENCR).count() == 1;
+        return (alone && once).then_some(EspTransform::Gmac(aead));
+    }
+    Some(match protection_from(transforms.iter())? {
+        Protection::Aead(a) => EspTransform::Aead(a),
+        Protection::CbcHmac(c, i) => EspTransform::CbcHmac(c, i),
+    })
 }
 
 /// Transform of a block cipher in CBC mode.
@@ -215,5 +240,18 @@ mod tests {
         assert_eq!(protection_from([cbc_transform(BlockCipher::TripleDesCbc), mac()].iter()), None);
         let bare = Transform::new(TransformType::ENCR, encr::AES_GCM_16);
         assert_eq!(protection_from([bare].iter()), None);
+    }
+
+    #[test]
+    fn gmac_is_for_data_and_stands_alone() {
+        for aead in [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16] {
+            let gmac = || gmac_transform(aead);
+            assert_eq!(esp_from(&[gmac()]), Some(EspTransform::Gmac(aead)));
+            assert_eq!(esp_from(&[gmac(), gmac()]), None);
+            assert_eq!(esp_from(&[gmac(), aead_transform(aead)]), None);
+            assert_eq!(esp_from(&[gmac(), integ_transform(Integrity::HmacSha256_128)]), None);
+            assert_eq!(protection_from([gmac()].iter()), None, "rekeys are encrypted");
+        }
+        assert_eq!(esp_from(&[aead_transform(Aead::Aes128Gcm16)]), Some(EspTransform::Aead(Aead::Aes128Gcm16)));
     }
 }

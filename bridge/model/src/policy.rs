@@ -17,6 +17,9 @@ pub enum EspTransform {
     Aead(Aead),
     /// Cipher then MAC; keying material is the cipher's key followed by the MAC's.
     CbcHmac(BlockCipher, Integrity),
+    /// Authentication alone by the MAC of a combined mode (RFC 4543): packets stay readable. Keying material is the key
+    /// followed by a salt of four octets.
+    Gmac(Aead),
 }
 
 impl EspTransform {
@@ -24,7 +27,7 @@ impl EspTransform {
     #[must_use]
     pub fn keymat_len(self) -> usize {
         match self {
-            EspTransform::Aead(a) => a.key_len() + 4,
+            EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len() + 4,
             EspTransform::CbcHmac(c, i) => c.key_len() + i.key_len(),
         }
     }
@@ -32,7 +35,7 @@ impl EspTransform {
     /// Does it need a nonce that never repeats under one key (so sender IDs, RFC 6054)?
     #[must_use]
     pub fn is_counter_mode(self) -> bool {
-        matches!(self, EspTransform::Aead(_))
+        matches!(self, EspTransform::Aead(_) | EspTransform::Gmac(_))
     }
 }
 

@@ -56,11 +56,13 @@ pub enum Reading {
     LkhEncryptedIv,
     /// In an LKH_UPDATE_ARRAY keys are encrypted under the IV of the key before.
     LkhParentIv,
+    /// AES-GMAC's key and salt stand in TEK_INTEGRITY_KEY (section 5.6.1.2).
+    GmacIntegrityKey,
 }
 
 impl Reading {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::SeqInMessage2,
         Self::AttributesBehindSa,
         Self::DstIdProt,
@@ -82,6 +84,7 @@ impl Reading {
         Self::SigKeyKept,
         Self::LkhEncryptedIv,
         Self::LkhParentIv,
+        Self::GmacIntegrityKey,
     ];
 
     /// Those a key server can be told to send; the others are only taken.
@@ -125,6 +128,7 @@ impl Reading {
             Self::SigKeyKept => "sig-key-kept",
             Self::LkhEncryptedIv => "lkh-encrypted-iv",
             Self::LkhParentIv => "lkh-parent-iv",
+            Self::GmacIntegrityKey => "gmac-integrity-key",
         }
     }
 

@@ -20,6 +20,7 @@ pub const MODES: [EspMode; 2] = [EspMode::Transport, EspMode::Tunnel];
 pub fn transforms() -> Vec<EspTransform> {
     let mut all: Vec<_> =
         [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].into_iter().map(EspTransform::Aead).collect();
+    all.extend([Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].map(EspTransform::Gmac));
     for cipher in [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc] {
         for mac in
             [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256]

@@ -28,7 +28,7 @@ pub(crate) fn cipher_strength(cipher: BlockCipher) -> usize {
 /// (RFC 6407 section 7.1.2).
 pub(crate) fn strength(policy: &GroupPolicy) -> usize {
     let traffic = policy.traffic.iter().map(|line| match line.transform {
-        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => cipher_strength(c),
     });
     traffic.chain(policy.gdoi.iter().map(|g| cipher_strength(g.cipher))).max().unwrap_or(0)
@@ -57,6 +57,10 @@ fn aead_bits(aead: Aead) -> u16 {
     }
 }
 
+fn aead_of_bits(bits: u32) -> Option<Aead> {
+    [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].into_iter().find(|a| u32::from(aead_bits(*a)) == bits)
+}
+
 fn integrity_number(integrity: Integrity) -> u16 {
     match integrity {
         Integrity::HmacSha1_96 => esp::HMAC_SHA1,
@@ -79,6 +83,9 @@ pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
         EspTransform::Aead(aead) => {
             EspNumbers { transform: esp::AES_GCM_16, key_bits: Some(aead_bits(aead)), authentication: None }
         }
+        EspTransform::Gmac(aead) => {
+            EspNumbers { transform: esp::NULL_AES_GMAC, key_bits: Some(aead_bits(aead)), authentication: None }
+        }
         EspTransform::CbcHmac(cipher, integrity) => EspNumbers {
             transform: match cipher {
                 BlockCipher::TripleDesCbc => esp::TRIPLE_DES,
@@ -94,10 +101,8 @@ pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
 pub(crate) fn esp_transform(transform: u8, bits: Option<u32>, authentication: Option<u32>) -> Option<EspTransform> {
     let bits = bits?;
     match (transform, authentication) {
-        (esp::AES_GCM_16, None) => [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16]
-            .into_iter()
-            .find(|a| u32::from(aead_bits(*a)) == bits)
-            .map(EspTransform::Aead),
+        (esp::AES_GCM_16, None) => aead_of_bits(bits).map(EspTransform::Aead),
+        (esp::NULL_AES_GMAC, None) => aead_of_bits(bits).map(EspTransform::Gmac),
         (esp::AES_CBC, Some(number)) => {
             let all = [
                 Integrity::HmacSha1_96,
@@ -184,6 +189,7 @@ mod tests {
         for transform in [
             EspTransform::Aead(Aead::Aes128Gcm16),
             EspTransform::Aead(Aead::Aes256Gcm16),
+            EspTransform::Gmac(Aead::Aes192Gcm16),
             EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
             EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96),
         ] {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use keyferry_wire::Attribute;
 
-pub(crate) use decree::{Decree, MAX_LIFETIME, RekeyPolicy};
+pub(crate) use decree::{DataPolicy, Decree, MAX_LIFETIME, RekeyPolicy};
 pub(crate) use download::{Download, KekSource, RekeyKeys, signature_key};
 
 use crate::reject::Reject;

@@ -314,8 +314,8 @@ impl KdParts {
         for sa in &epoch.sas {
             let keymat = sa.keymat.expose();
             let encryption_len = match sa.policy.transform {
-                // Key and salt together (RFC 4106 section 8.1).
-                EspTransform::Aead(_) => keymat.len(),
+                // Key and salt together (RFC 4106 section 8.1, RFC 4543 section 3.2).
+                EspTransform::Aead(_) | EspTransform::Gmac(_) => keymat.len(),
                 EspTransform::CbcHmac(cipher, _) => cipher.key_len().min(keymat.len()),
             };
             let (encryption, integrity) = keymat.split_at(encryption_len);

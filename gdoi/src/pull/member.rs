@@ -186,7 +186,7 @@ impl ExpectKeys {
         sender: bool,
         last_seq: LastSeq<'_>,
     ) -> Result<Registration, Reject> {
-        let download = Download::read(kd)?;
+        let mut download = Download::read(kd)?;
         let data = download.data_sas(&self.decree)?;
         let streams = download.streams(&self.decree)?;
         let mut readings = self.decree.readings.union(download.readings);

@@ -96,7 +96,7 @@ impl<'a> Content<'a> {
             Some(_) => Decree::of_message(payloads, taking)?,
             None => Decree::default(),
         };
-        let download = match rules::body(payloads, payload::KD) {
+        let mut download = match rules::body(payloads, payload::KD) {
             Some(kd) => Download::read(&Kd::exact(kd)?)?,
             None => Download::default(),
         };

@@ -142,6 +142,8 @@ pub mod esp {
     pub const AES_CBC: u8 = 12;
     /// AES-GCM with an ICV of 16 octets as transform (RFC 4106 section 8.2).
     pub const AES_GCM_16: u8 = 20;
+    /// AES-GMAC without encryption as transform (RFC 4543 section 9).
+    pub const NULL_AES_GMAC: u8 = 23;
     /// HMAC-SHA1.
     pub const HMAC_SHA1: u16 = 2;
     /// HMAC-SHA2-256.

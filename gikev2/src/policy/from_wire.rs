@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{KeyKind, SignatureScheme};
-use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
 
 use super::{UDP, from_ranges};
-use crate::algorithms::{KeyWrap, Protection, protection_from};
+use crate::algorithms::{KeyWrap, Protection, esp_from, protection_from};
 use crate::reject::Reject;
 use crate::wire::gsa::SaPolicy;
 use crate::wire::registry::{NotifyType, ProtocolId, TransformType, gcauth, sn};
@@ -88,10 +88,7 @@ pub(crate) fn data_policy(p: &SaPolicy<'_>, mode: EspMode) -> Result<DataPolicy,
     if spi < 256 || p.initial_message_id.is_some() {
         return Err(UNACCEPTABLE);
     }
-    let transform = match protection_from(p.transforms.iter()).ok_or(UNACCEPTABLE)? {
-        Protection::Aead(a) => EspTransform::Aead(a),
-        Protection::CbcHmac(c, i) => EspTransform::CbcHmac(c, i),
-    };
+    let transform = esp_from(&p.transforms).ok_or(UNACCEPTABLE)?;
     let sequence = match one(p, TransformType::SN)?.map(|t| t.id) {
         Some(sn::SEQUENTIAL_32) => SequenceNumbers::Sequential,
         Some(sn::UNSPECIFIED_32) => SequenceNumbers::Unspecified,

@@ -6,7 +6,7 @@ use keyferry_crypto::{Aead, BlockCipher, Integrity};
 use keyferry_model::policy::{EspTransform, GroupPolicy};
 
 use super::to_wire::{esp_transforms, gcauth_transform, rekey_transforms};
-use crate::algorithms::{KeyWrap, Protection, aead_transform, cbc_transform, integ_transform};
+use crate::algorithms::{KeyWrap, Protection, aead_transform, cbc_transform, gmac_transform, integ_transform};
 use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
 use crate::wire::sa::{Proposal, Sa, Transform};
 
@@ -25,6 +25,7 @@ pub(crate) fn capabilities() -> Sa<'static> {
     // Which algorithm is the key server's to say (reading 20).
     rekey.push(Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE));
     let mut esp = common;
+    esp.extend([Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].map(gmac_transform));
     esp.extend([sn::SEQUENTIAL_32, sn::UNSPECIFIED_32].map(|id| Transform::new(TransformType::SN, id)));
     let proposal = |protocol, transforms| Proposal { number: 1, protocol, spi: Cow::Borrowed(&[]), transforms };
     Sa { proposals: vec![proposal(ProtocolId::GIKE_UPDATE, rekey), proposal(ProtocolId::ESP, esp)] }
@@ -49,7 +50,7 @@ pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy) -> bool {
 /// (RFC 9838 section 3.1).
 pub(crate) fn strength(policy: &GroupPolicy) -> usize {
     let traffic = policy.traffic.iter().map(|line| match line.transform {
-        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => c.key_len(),
     });
     let rekey = policy.gikev2.iter().flat_map(|g| match g.protection {

@@ -12,7 +12,9 @@ use keyferry_model::policy::{
 use keyferry_model::rekey_sa::RekeySa;
 
 use super::{UDP, any_udp, to_ranges};
-use crate::algorithms::{KeyWrap, aead_transform, cbc_transform, integ_transform, protection_transforms};
+use crate::algorithms::{
+    KeyWrap, aead_transform, cbc_transform, gmac_transform, integ_transform, protection_transforms,
+};
 use crate::wire::gsa::SaPolicy;
 use crate::wire::kd::{GroupBag, WrappedKey};
 use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
@@ -23,6 +25,7 @@ use crate::wire::ts::TrafficSelector;
 pub(crate) fn esp_transforms(line: &TrafficPolicy) -> Vec<Transform<'static>> {
     let mut transforms = match line.transform {
         EspTransform::Aead(a) => vec![aead_transform(a)],
+        EspTransform::Gmac(a) => vec![gmac_transform(a)],
         EspTransform::CbcHmac(c, i) => vec![cbc_transform(c), integ_transform(i)],
     };
     let numbers = match line.sequence {

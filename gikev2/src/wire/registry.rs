@@ -158,6 +158,8 @@ pub mod encr {
     pub const AES_CBC: u16 = 12;
     /// AES-GCM with an ICV of 16 octets (RFC 4106, RFC 5282).
     pub const AES_GCM_16: u16 = 20;
+    /// AES-GMAC without encryption (RFC 4543).
+    pub const NULL_AUTH_AES_GMAC: u16 = 21;
 }
 
 /// Pseudorandom functions (transform type 2).

@@ -12,6 +12,9 @@ pub(crate) const TRANSFORMS: &[(&str, EspTransform)] = &[
     ("aes-128-gcm", EspTransform::Aead(Aead::Aes128Gcm16)),
     ("aes-192-gcm", EspTransform::Aead(Aead::Aes192Gcm16)),
     ("aes-256-gcm", EspTransform::Aead(Aead::Aes256Gcm16)),
+    ("null-auth-aes-128-gmac", EspTransform::Gmac(Aead::Aes128Gcm16)),
+    ("null-auth-aes-192-gmac", EspTransform::Gmac(Aead::Aes192Gcm16)),
+    ("null-auth-aes-256-gmac", EspTransform::Gmac(Aead::Aes256Gcm16)),
     ("aes-128-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
     ("aes-192-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha256_128)),
     ("aes-256-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)),
@@ -86,10 +89,10 @@ pub(crate) const WEAK_PHASE1_CIPHERS: &[(&str, BlockCipher)] = &[("3des-cbc", Bl
 pub(crate) const HASHES: &[(&str, Hash)] =
     &[("sha2-256", Hash::Sha256), ("sha2-384", Hash::Sha384), ("sha2-512", Hash::Sha512)];
 
-/// Octets of the longest key that a transform uses for encryption.
+/// Octets of the longest key that a transform uses for encryption, or in its place.
 pub(crate) fn transform_strength(transform: EspTransform) -> usize {
     match transform {
-        EspTransform::Aead(a) => a.key_len(),
+        EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => c.key_len(),
     }
 }

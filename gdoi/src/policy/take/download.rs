@@ -11,7 +11,7 @@ use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::update::{NewSa, NewStream, SenderIds};
 use keyferry_wire::{Attribute, AttributeValue, Decode};
 
-use super::{Decree, refused, values};
+use super::{DataPolicy, Decree, refused, values};
 use crate::reject::Reject;
 use crate::wire::kd::{Kd, KeyPacket};
 use crate::wire::lkh::{DownloadArray, UpdateArray};
@@ -134,7 +134,12 @@ impl<'a> Download<'a> {
     }
 
     /// The data SAs of a decree with their keys, in its order. Each must have keys of the right length.
-    pub(crate) fn data_sas(&self, decree: &Decree) -> Result<Vec<NewSa>, Reject> {
+    pub(crate) fn data_sas(&mut self, decree: &Decree) -> Result<Vec<NewSa>, Reject> {
+        let apart = |d: &DataPolicy| {
+            matches!(d.policy.transform, EspTransform::Gmac(_))
+                && self.teks.get(&d.spi).is_some_and(|tek| tek.encryption.is_empty())
+        };
+        self.readings.add_if(decree.data.iter().any(apart), Reading::GmacIntegrityKey);
         decree
             .data
             .iter()
@@ -142,6 +147,9 @@ impl<'a> Download<'a> {
                 let tek = self.teks.get(&d.spi).ok_or(refused("a data SA without keys"))?;
                 let (encryption, integrity) = match d.policy.transform {
                     EspTransform::Aead(a) => (a.key_len() + 4, 0),
+                    // RFC 6407 section 5.6.1.2 names GMAC's key among those of integrity.
+                    EspTransform::Gmac(a) if tek.encryption.is_empty() => (0, a.key_len() + 4),
+                    EspTransform::Gmac(a) => (a.key_len() + 4, 0),
                     EspTransform::CbcHmac(c, i) => (c.key_len(), i.key_len()),
                 };
                 if (tek.encryption.len(), tek.integrity.len()) != (encryption, integrity) {

@@ -218,7 +218,7 @@ fn keys_must_be_there_once_and_have_their_length() {
     let decree = read(&sa(None, vec![tek()])).unwrap();
     let sas = |packets: Vec<KeyPacket<'static>>| {
         let kd = Kd { packets };
-        Download::read(&kd).and_then(|d| d.data_sas(&decree))
+        Download::read(&kd).and_then(|mut d| d.data_sas(&decree))
     };
     let key = |len: usize| long(key_attribute::TEK_ALGORITHM_KEY, &[9; 64][..len]);
     assert_eq!(sas(vec![tek_packet(SPI, vec![key(20)])]).unwrap()[0].keymat.len(), 20);
@@ -352,4 +352,26 @@ fn what_has_no_place_in_a_group_is_refused_by_name() {
     assert!(read(&sa(None, vec![ecn])).is_ok());
     let ah = GroupSa { sats: vec![Sat::Ah(tek())], ..sa(None, vec![]) };
     assert!(matches!(read(&ah), Err(Reject::Unacceptable(what, _)) if what.contains("AH")));
+}
+
+/// RFC 6407 section 5.6.1.2 names GMAC's key among those of integrity, RFC 4543 has key and salt as one.
+#[test]
+fn the_key_of_gmac_comes_in_either_attribute() {
+    let gmac = EspTek { transform: esp::NULL_AES_GMAC, ..tek() };
+    let decree = read(&sa(None, vec![gmac])).unwrap();
+    assert_eq!(decree.data[0].policy.transform, EspTransform::Gmac(Aead::Aes128Gcm16));
+    assert!(decree.needs_sender_ids());
+    let take = |attributes: Vec<Attribute<'static>>| {
+        let kd = Kd { packets: vec![tek_packet(SPI, attributes)] };
+        let mut download = Download::read(&kd)?;
+        let sas = download.data_sas(&decree)?;
+        Ok::<_, Reject>((sas[0].keymat.expose().to_vec(), download.readings))
+    };
+    let key = |kind, len: usize| long(kind, &[9; 64][..len]);
+    let (usual, other) = (key_attribute::TEK_ALGORITHM_KEY, key_attribute::TEK_INTEGRITY_KEY);
+    assert_eq!(take(vec![key(usual, 20)]).unwrap(), (vec![9; 20], Readings::NONE));
+    assert_eq!(take(vec![key(other, 20)]).unwrap(), (vec![9; 20], Readings::from_iter([Reading::GmacIntegrityKey])));
+    assert!(take(vec![key(usual, 16), key(other, 4)]).is_err());
+    assert!(take(vec![key(usual, 20), key(other, 20)]).is_err());
+    assert!(take(vec![key(other, 16)]).is_err());
 }
