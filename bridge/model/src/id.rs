@@ -96,6 +96,17 @@ impl Identity {
             Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::Dn(_) | Identity::KeyId(_) => None,
         }
     }
+
+    /// The text under which a store keeps what belongs to it: the same for all identities that are equal, as names that are
+    /// written in upper or lower case.
+    pub(crate) fn record_key(&self) -> String {
+        match self {
+            Identity::Dn(name) => Identity::Dn(name.canonical()).to_string(),
+            Identity::Ipv4(_) | Identity::Ipv6(_) | Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::KeyId(_) => {
+                self.to_string()
+            }
+        }
+    }
 }
 
 impl fmt::Display for Identity {

@@ -38,6 +38,10 @@ impl DistinguishedName {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let mut rdns = text::parse(text).map_err(NameError)?;
         rdns.reverse();
+        Ok(Self::encode(rdns))
+    }
+
+    fn encode(rdns: Vec<Vec<Attribute>>) -> Self {
         let encoded: Vec<Vec<u8>> = rdns
             .iter()
             .map(|rdn| {
@@ -48,7 +52,18 @@ impl DistinguishedName {
             })
             .collect();
         let octets = der::encode(tag::SEQUENCE, &encoded.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        Ok(Self::new(octets, rdns))
+        Self::new(octets, rdns)
+    }
+
+    /// The one among all names that equal this one whose text they share, so that it can be a key.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let rdn = |rdn: &Vec<Attribute>| {
+            let mut attributes: Vec<Attribute> = rdn.iter().map(Attribute::plain).collect();
+            attributes.sort_by_cached_key(Attribute::canonical);
+            attributes
+        };
+        Self::encode(self.0.rdns.iter().map(rdn).collect())
     }
 
     /// Reads a DER Name.

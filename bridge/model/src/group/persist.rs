@@ -118,7 +118,7 @@ impl Group {
 
     pub(super) fn store_member(&mut self, identity: &Identity) {
         if let Some(member) = self.members.get(identity) {
-            self.ops.push(put(self.key(&format!("member/{identity}")), member));
+            self.ops.push(put(self.key(&format!("member/{}", identity.record_key())), member));
         }
     }
 
@@ -129,13 +129,13 @@ impl Group {
     }
 
     pub(super) fn store_ack(&mut self, id: u64, identity: &Identity, ack: Ack) {
-        self.ops.push(put(self.key(&format!("ack/{id}/{identity}")), &ack));
+        self.ops.push(put(self.key(&format!("ack/{id}/{}", identity.record_key())), &ack));
     }
 
     pub(super) fn forget_entry(&mut self, entry: &Entry) {
         self.ops.push(StoreOp::Delete(self.key(&format!("rekey/{}", entry.id))));
         for identity in entry.acks.keys() {
-            self.ops.push(StoreOp::Delete(self.key(&format!("ack/{}/{identity}", entry.id))));
+            self.ops.push(StoreOp::Delete(self.key(&format!("ack/{}/{}", entry.id, identity.record_key()))));
         }
     }
 

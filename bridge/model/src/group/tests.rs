@@ -113,9 +113,12 @@ impl Bench {
     }
 
     fn join(&mut self, n: u8, protocol: Protocol) -> Result<Vec<u32>, Refusal> {
-        let identity = member(n);
+        self.join_as(&member(n), n, protocol)
+    }
+
+    fn join_as(&mut self, identity: &Identity, n: u8, protocol: Protocol) -> Result<Vec<u32>, Refusal> {
         let address = SocketAddr::from(([10, 0, 0, n], 848));
-        let request = JoinRequest { identity: &identity, protocol, address, sender_ids: Some(1) };
+        let request = JoinRequest { identity, protocol, address, sender_ids: Some(1) };
         let now = self.now();
         let admission = self.model.admit(&GroupId::Number(7), request, None, now, &mut self.rng);
         self.commit();
@@ -183,6 +186,23 @@ fn eviction_takes_two_messages_and_the_first_brings_no_traffic_keys() {
     assert_eq!(b.join(2, Protocol::Gikev2), Err(Refusal::NotAuthorized));
     assert!(b.model.readmit("g", &member(2)));
     assert!(b.join(2, Protocol::Gikev2).is_ok());
+}
+
+/// A name in upper and lower case is one member (RFC 5280 section 7.1), before and after a crash.
+#[test]
+fn a_member_is_evicted_however_its_name_is_written() {
+    let name = |text: &str| text.parse::<Identity>().unwrap();
+    let mut b = Bench::new(8);
+    b.join_as(&name("dn:CN=gm1,O=Example"), 1, Protocol::Gdoi).unwrap();
+    let plan = b.rekey(RekeyReason::Eviction, &[name("dn:cn=GM1, o=example")]);
+    assert!(plan.steps.iter().all(|s| s.protocol == Protocol::Gdoi));
+    for _ in 0..2 {
+        for text in ["dn:CN=gm1,O=Example", "dn:CN=Gm1,O=EXAMPLE"] {
+            assert_eq!(b.join_as(&name(text), 1, Protocol::Gdoi), Err(Refusal::NotAuthorized), "{text}");
+        }
+        b.crash();
+    }
+    assert_eq!(b.store.keys().filter(|key| key.contains("/member/")).count(), 1);
 }
 
 #[test]

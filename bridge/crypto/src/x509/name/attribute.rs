@@ -79,16 +79,22 @@ impl Attribute {
         der::encode(tag::SEQUENCE, &[&der::encode(tag::OID, &[&self.oid]), &value])
     }
 
-    /// What is compared. Unicode's compatible forms of one character stay different: no CA writes a name in two.
-    pub(super) fn canonical(&self) -> Vec<u8> {
+    /// The attribute in one form for all that are equal. Unicode's compatible forms of one character stay different: no CA
+    /// writes a name in two.
+    pub(super) fn plain(&self) -> Self {
         let value = match &self.value {
             AttributeValue::Text(_, text) => {
                 let words: Vec<&str> = text.split_whitespace().collect();
-                der::encode(tag::UTF8_STRING, &[words.join(" ").to_lowercase().as_bytes()])
+                AttributeValue::Text(tag::UTF8_STRING, words.join(" ").to_lowercase())
             }
-            AttributeValue::Other(octets) => octets.clone(),
+            AttributeValue::Other(octets) => AttributeValue::Other(octets.clone()),
         };
-        der::encode(tag::SEQUENCE, &[&der::encode(tag::OID, &[&self.oid]), &value])
+        Self { oid: self.oid.clone(), value }
+    }
+
+    /// What is compared.
+    pub(super) fn canonical(&self) -> Vec<u8> {
+        self.plain().to_der()
     }
 
     /// Type, `=`, value (RFC 4514 section 2.4).

@@ -71,6 +71,9 @@ fn names_that_mean_the_same_are_equal() {
         assert_ne!(name(other), plain, "{other}");
     }
     assert_eq!(name("CN=a+O=b"), name("O=b+CN=a"));
+    assert_eq!(name("CN=a+O=b").canonical().to_string(), name("o= B+cn=A").canonical().to_string());
+    assert_eq!(plain.canonical(), plain);
+    assert_eq!(plain.canonical().to_string(), "CN=group member 1,O=example,C=de");
     // "gm" as UTF8String, PrintableString, TeletexString, BMPString and UniversalString.
     let strings = ["0c02676d", "1302676d", "1402676d", "1e040067006d", "1c08000000670000006d"];
     let names: Vec<_> = strings.iter().map(|s| name(&format!("CN=#{s}"))).collect();
