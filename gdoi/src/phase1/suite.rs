@@ -269,4 +269,31 @@ mod tests {
         transform.attributes.push(Attribute { kind: attribute::HASH, value: AttributeValue::Short(2) });
         assert_eq!(read(&transform), None, "said twice");
     }
+
+    #[test]
+    fn transforms_with_anything_unknown_are_passed_over() {
+        let suites = accepted().suites(Method::PreSharedKey);
+        let body = offer(&suites[..2], Duration::from_secs(3600), Phase1Doi::Gdoi);
+        let sa = Sa::exact(&body).unwrap();
+        let unknown = [
+            Attribute { kind: 13, value: AttributeValue::Short(1) },
+            Attribute { kind: 9999, value: AttributeValue::Long(&[1, 2, 3, 4]) },
+            Attribute { kind: attribute::LIFE_TYPE, value: AttributeValue::Long(&[0; 9]) },
+        ];
+        for attribute in unknown {
+            let mut altered = sa.clone();
+            altered.proposals[0].transforms[0].attributes.push(attribute);
+            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1]);
+        }
+        // Values that are not known, and a cipher without the length of its key.
+        for (kind, value) in [(1, 8), (2, 3), (3, 2), (4, 1), (14, 64)] {
+            let mut altered = sa.clone();
+            let attributes = &mut altered.proposals[0].transforms[0].attributes;
+            attributes.retain(|a| a.kind != kind);
+            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1], "without {kind}");
+            let attributes = &mut altered.proposals[0].transforms[0].attributes;
+            attributes.push(Attribute { kind, value: AttributeValue::Short(value) });
+            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1], "{kind}: {value}");
+        }
+    }
 }

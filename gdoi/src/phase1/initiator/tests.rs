@@ -310,3 +310,64 @@ fn altered_signatures_cost_few_checks_and_keep_nobody_out() {
     }
     assert!(matches!(run.run_job(), Progress::Job(_)), "the true one");
 }
+
+/// Certificates come in any order, lists of revoked ones beside them are passed over, and encodings that are not taken are
+/// refused, as is what cannot be read.
+#[test]
+fn certificates_come_in_many_forms() {
+    const PKCS7: u8 = 1;
+    const X509: u8 = 4;
+    const CRL: u8 = 7;
+    let chain: Vec<Vec<u8>> = own("gm10-p256").chain.iter().map(|c| c.der().to_vec()).collect();
+    let (leaf, issuer) = (chain[0].as_slice(), chain[1].as_slice());
+    let junk = [0x30, 0x03, 1, 2, 3];
+    let taken: [&[(u8, &[u8])]; 4] = [
+        &[(X509, leaf), (X509, issuer)],
+        &[(X509, issuer), (X509, leaf)],
+        &[(CRL, &junk), (X509, leaf), (PKCS7, &junk), (X509, issuer)],
+        &[(X509, leaf), (X509, issuer), (X509, &junk)],
+    ];
+    for certificates in taken {
+        let (mut run, message5) = with_certificates(certificates);
+        assert!(matches!(run.check(&message5), Progress::Job(_)), "{certificates:?}");
+    }
+    // The anchor has not issued the leaf, and one issuer alone is nobody's certificate.
+    let untrusted: [&[(u8, &[u8])]; 3] = [&[(X509, leaf)], &[(X509, issuer)], &[(X509, &junk)]];
+    for certificates in untrusted {
+        let (mut run, message5) = with_certificates(certificates);
+        assert!(matches!(run.check(&message5), Progress::Nothing(_)), "{certificates:?}");
+    }
+    let refused: [&[(u8, &[u8])]; 3] = [&[], &[(PKCS7, leaf)], &[(CRL, leaf)]];
+    for certificates in refused {
+        let (mut run, message5) = with_certificates(certificates);
+        let found = run.proof(&message5).map(|_| "a signature to check");
+        let kind = NotifyType::CERT_TYPE_UNSUPPORTED;
+        assert!(matches!(found, Err(Reject::Unacceptable(_, k)) if k == kind), "{found:?}");
+    }
+    // More than a chain can have are not looked at, and an empty one is none.
+    let many = vec![(X509, leaf); 17];
+    let (mut run, message5) = with_certificates(&many);
+    assert!(run.proof(&message5).is_err());
+    let (mut run, message5) = with_certificates(&[(X509, &[])]);
+    assert!(run.proof(&message5).is_err());
+}
+
+/// Message 5 with these CERT payloads in place of ours.
+fn with_certificates(certificates: &[(u8, &[u8])]) -> (Run, Vec<u8>) {
+    let mut run = Run::new("p256", Hash::Sha256, Phase1Exchange::Main);
+    run.up_to_message_5();
+    let MemberAuth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
+    let (branch, i) = (&run.initiator.branches[0], &run.initiator);
+    let proof = &branch.proofs[0];
+    let keys = proof.sa.keys();
+    let hash = i.transcript(branch, &proof.ke_r, &proof.nonce_r).hash_i(keys, &i.id_i, Hash::Sha256);
+    let way = readings(i.offered[0], KeyKind::EcP256)[0];
+    let signature = auth.own.key.sign_digest(way.how, hash.expose()).unwrap();
+    let mut payloads = auth::id_payload(Payloads::new(), &i.id_i);
+    for (encoding, data) in certificates {
+        payloads = payloads.with_body(payload::CERT, Secret::new([&[*encoding], *data].concat()));
+    }
+    let payloads = Own::Signature { signature: &signature, chain: None }.put(payloads);
+    let (message5, _) = proof.sa.seal_phase1(exchange::MAIN_MODE, &keys.iv, &payloads).unwrap();
+    (run, message5)
+}
