@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use keyferry_crypto::{Aead, SeededRandom};
+use keyferry_crypto::{Aead, BlockCipher, SeededRandom};
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::{RekeyReason, RekeyStep};
 use keyferry_model::policy::{EspTransform, GroupPolicy};
@@ -68,6 +68,32 @@ fn keys(streams: &[NewStream]) -> Vec<(u32, Vec<u8>)> {
 
 fn rekeyed(bench: &Bench, n: u8) -> usize {
     bench.nodes[&n].count(|e| matches!(e, MemberEvent::Rekeyed { .. }))
+}
+
+/// RFC 6407 section 7.1.2 holds for the keys of streams, too.
+#[test]
+fn a_phase_1_weaker_than_the_keys_of_a_stream_is_refused() {
+    let (none, hmac) = (StreamAuthentication::None, StreamAuthentication::HmacSha256);
+    let protections = [
+        (none, StreamEncryption::AesGcm256, false),
+        (hmac, StreamEncryption::AesCbc256, false),
+        (StreamAuthentication::AesGmac256, StreamEncryption::None, false),
+        (none, StreamEncryption::AesGcm128, true),
+        (hmac, StreamEncryption::None, true),
+    ];
+    for (authentication, encryption, fits) in protections {
+        for (cipher, strong) in [(BlockCipher::Aes128Cbc, false), (BlockCipher::Aes256Cbc, true)] {
+            let mut group = substation(Setup::default(), false);
+            group.streams = vec![stream(1, authentication, encryption)];
+            let mut bench = Bench::with_policy(Setup::default(), group, |_| {});
+            let mut device = ied(Setup::default(), 10);
+            device.phase1.ciphers = vec![cipher];
+            bench.add_with(10, device);
+            bench.settle();
+            let registered = bench.nodes[&10].count(|e| *e == MemberEvent::Registered) == 1;
+            assert_eq!(registered, fits || strong, "{authentication:?} {encryption:?} {cipher:?}");
+        }
+    }
 }
 
 #[test]

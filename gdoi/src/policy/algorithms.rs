@@ -31,7 +31,14 @@ pub(crate) fn strength(policy: &GroupPolicy) -> usize {
         EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => cipher_strength(c),
     });
-    traffic.chain(policy.gdoi.iter().map(|g| cipher_strength(g.cipher))).max().unwrap_or(0)
+    let rekey = policy.gdoi.iter().map(|g| cipher_strength(g.cipher));
+    let streams = policy.streams.iter().map(|stream| {
+        let (encryption, authentication) = (stream.protection.encryption(), stream.protection.authentication());
+        // As with traffic, the key of an HMAC says nothing about a cipher, that of a GMAC is one.
+        let gmac = if authentication.salt_len() > 0 { authentication.key_len() } else { 0 };
+        encryption.key_len().max(gmac)
+    });
+    traffic.chain(rekey).chain(streams).max().unwrap_or(0)
 }
 
 /// KEK_ALGORITHM.
