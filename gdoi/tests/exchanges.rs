@@ -10,7 +10,7 @@ use gdoi::{Phase1Doi, Phase1Options};
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, Authorization, EspMode, EspTransform};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::settings::MemberAuth;
@@ -317,22 +317,22 @@ fn a_push_with_the_number_told_is_taken_if_it_is_new() {
     bench.settle();
     let (plan, _) = bench.plan(RekeyReason::Operator, &[]);
     let step = &plan.steps[0];
-    let same = |delete: Vec<u32>| RekeyStep {
+    let same = |delete: Deletion| RekeyStep {
         protocol: step.protocol,
         over: Arc::clone(&step.over),
         counter: 0,
         new_rekey: None,
         new_epoch: step.new_epoch.clone(),
         delete,
-        delete_all: false,
         activation_delay: step.activation_delay,
         deactivation_delay: step.deactivation_delay,
-        planned: step.planned,
         streams: keyferry_model::stream::StreamStep::default(),
+        counted_from: step.counted_from,
+        policy: Arc::clone(&step.policy),
     };
     let mut rng = SeededRandom::new(1);
     let first = gdoi::push::render(&plan.policy, &same(step.delete.clone()), &mut rng).unwrap();
-    let second = gdoi::push::render(&plan.policy, &same(vec![9999]), &mut rng).unwrap();
+    let second = gdoi::push::render(&plan.policy, &same(Deletion::Spis(vec![9999])), &mut rng).unwrap();
     bench.send_pushes(&[first, second]);
     bench.run(secs(2));
     assert_eq!(bench.nodes[&10].count(|e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
@@ -495,15 +495,15 @@ fn a_push_is_that_of_an_independent_computation() {
     let step = RekeyStep {
         protocol: Protocol::Gdoi,
         over: Arc::new(over),
+        policy: Arc::new(policy.clone()),
         counter: 5,
         new_rekey: None,
         new_epoch: Some(Arc::new(epoch)),
-        delete: vec![0x1001],
-        delete_all: false,
+        delete: Deletion::Spis(vec![0x1001]),
         activation_delay: secs(5),
         deactivation_delay: secs(15),
-        planned: secs(100),
         streams: keyferry_model::stream::StreamStep::default(),
+        counted_from: secs(100),
     };
     let rendered = gdoi::push::render(&policy, &step, &mut SeededRandom::new(1)).unwrap();
     assert_eq!(hex::encode(rendered), hex::encode(message));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use keyferry_crypto::{Aead, BlockCipher, SeededRandom};
 use keyferry_model::id::Protocol;
-use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
 use keyferry_model::policy::{EspTransform, GroupPolicy};
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection, StreamStep};
@@ -270,11 +270,11 @@ fn deletes_under_either_number_take_what_they_name() {
             counter: step.counter,
             new_rekey: None,
             new_epoch: step.new_epoch.clone(),
-            delete: Vec::new(),
-            delete_all: false,
+            delete: Deletion::Spis(Vec::new()),
             activation_delay: step.activation_delay,
             deactivation_delay: step.deactivation_delay,
-            planned: step.planned,
+            counted_from: step.counted_from,
+            policy: Arc::clone(&step.policy),
             streams: StreamStep { delete: data.into_iter().chain([old]).collect(), report: None },
         };
         let message = gdoi::push::render(&plan.policy, &wrong, &mut SeededRandom::new(1)).unwrap();

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use keyferry_crypto::{Hash, SeededRandom};
-use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, EspMode};
 use keyferry_model::update::{MemberEvent, Removal};
 use support::{Bench, GROUP, Packet, Setup, host, policy, secs};
@@ -105,7 +105,7 @@ fn a_registration_that_a_push_has_overtaken_takes_nothing_back() {
     assert_eq!(bench.nodes[&10].updates.len(), updates);
 }
 
-fn step(bench: &Bench, delete: Vec<u32>, delete_all: bool) -> RekeyStep {
+fn step(bench: &Bench, delete: Deletion) -> RekeyStep {
     let now = bench.now();
     let offer = bench
         .model
@@ -123,11 +123,11 @@ fn step(bench: &Bench, delete: Vec<u32>, delete_all: bool) -> RekeyStep {
         new_rekey: None,
         new_epoch: None,
         delete,
-        delete_all,
         activation_delay: secs(0),
         deactivation_delay: secs(0),
-        planned: now.wall,
         streams: keyferry_model::stream::StreamStep::default(),
+        counted_from: now.wall,
+        policy: offer.policy,
     }
 }
 
@@ -140,7 +140,7 @@ fn without_data_sas_a_member_still_follows_pushes() {
     let own = bench.nodes[&10].updates[0].install[0].spi;
     // All by the number that stands for all, or each by its own.
     for (i, delete) in [vec![0], vec![own]].into_iter().enumerate() {
-        let mut only = step(&bench, delete.clone(), false);
+        let mut only = step(&bench, Deletion::Spis(delete.clone()));
         only.counter = u32::try_from(i).unwrap() + 1;
         let push = gdoi::push::render(&policy(bench.setup), &only, &mut SeededRandom::new(1)).unwrap();
         bench.send_pushes(&[push]);
@@ -156,7 +156,7 @@ fn without_data_sas_a_member_still_follows_pushes() {
     bench.run(secs(7200));
     assert_eq!(registered(&bench), 1);
     // Deleting the rekey SA too is the end.
-    let mut all = step(&bench, Vec::new(), true);
+    let mut all = step(&bench, Deletion::Everything);
     all.counter = 3;
     let push = gdoi::push::render(&policy(bench.setup), &all, &mut SeededRandom::new(1)).unwrap();
     bench.send_pushes(&[push]);

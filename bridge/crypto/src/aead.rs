@@ -1,5 +1,6 @@
 //! AES-GCM with 16 octets of tag (RFC 4106, RFC 5282).
 
+use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, TryLockError};
 
 use openssl::cipher::{Cipher, CipherRef};
@@ -10,7 +11,7 @@ use crate::error::CryptoError;
 use crate::secret::Secret;
 
 /// An AEAD algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Aead {
     /// AES-128-GCM, 16 octets of tag.
     Aes128Gcm16,

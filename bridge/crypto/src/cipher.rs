@@ -2,12 +2,13 @@
 
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::CryptoError;
 
 /// A block cipher in CBC mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BlockCipher {
     /// Triple DES with three keys. Only for peers that know nothing better: its block of 8 octets gives plaintext away
     /// after some gigabytes under one key.

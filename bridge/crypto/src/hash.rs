@@ -1,10 +1,11 @@
 //! Hash functions (FIPS 180-4).
 
 use openssl::sha::{Sha1, Sha256, Sha384, Sha512};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 /// A hash function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Hash {
     /// SHA-1. Only where a peer knows nothing better; within HMAC it is not broken.
     Sha1,

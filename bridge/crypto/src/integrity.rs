@@ -2,9 +2,10 @@
 
 use crate::hash::{Hash, Hmac, MAX_HASH};
 use crate::secret::ct_eq;
+use serde::{Deserialize, Serialize};
 
 /// An integrity algorithm of IKEv2 and ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Integrity {
     /// HMAC-SHA1-96 (RFC 2404); for old fleets.
     HmacSha1_96,

@@ -11,6 +11,7 @@ pub use verifying::VerifyingKey;
 use openssl::hash::MessageDigest;
 use openssl::md::{Md, MdRef};
 use openssl::pkey::{Id, PKey, Private};
+use serde::{Deserialize, Serialize};
 
 use crate::{CryptoError, Hash};
 
@@ -34,7 +35,7 @@ pub enum KeyKind {
 }
 
 /// A signature algorithm with its hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SignatureScheme {
     /// RSASSA-PKCS1-v1_5 (RFC 8017, section 8.2) with SHA-1. Only for peers that know nothing better.
     RsaPkcs1Sha1,

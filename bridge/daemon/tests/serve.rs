@@ -182,6 +182,44 @@ fn commands_answer_people_and_programs() {
     }
 }
 
+/// A configuration that is read again, by command and by signal; one with mistakes changes nothing.
+#[test]
+fn a_changed_configuration_is_taken_without_a_restart() {
+    let place = Place::new();
+    let mut gateway = place.serve();
+    let mut client = place.client();
+    let first = client.status().unwrap();
+    let said = |args: &[&str]| String::from_utf8(place.ask(args).stdout).unwrap();
+    assert!(said(&["reload"]).contains("nothing to learn"));
+    place.configure("tek_lifetime = \"30m\"");
+    assert_eq!(said(&["reload"]), "changed: g\n");
+    let second = client.status().unwrap();
+    assert_ne!(spis(&first), spis(&second));
+    assert!(second.groups[0].epochs.iter().all(|e| e.remaining <= 1810));
+    place.configure("tek_lifetime = \"30m\"\nfoo = 1");
+    let refused = place.ask(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("foo"), "{}", stderr(&refused));
+    place.configure("tek_lifetime = \"20m\"");
+    gateway.hang_up();
+    let until = Instant::now() + Duration::from_secs(30);
+    while client.status().unwrap().groups[0].rekeys == second.groups[0].rekeys {
+        assert!(Instant::now() < until, "SIGHUP does nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let third = client.status().unwrap();
+    assert_ne!(spis(&second), spis(&third));
+    // A restart with another configuration than before does the same.
+    gateway.signal("-TERM");
+    place.configure("tek_lifetime = \"25m\"");
+    let _gateway = place.serve();
+    let fourth = place.client().status().unwrap();
+    assert!(fourth.groups[0].epochs.iter().any(|e| !spis(&third).contains(&e.spis[0])));
+    for what in ["--delete-teks", "--delete-kek", "--delete-all"] {
+        assert!(said(&["rekey", "g", what]).contains("it deletes"));
+    }
+}
+
 #[test]
 fn nobody_there_is_a_failure_with_a_remedy() {
     let place = Place::new();

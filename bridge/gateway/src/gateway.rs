@@ -16,9 +16,10 @@ use keyferry_model::rekey_sa::transport;
 use keyferry_model::store::RecordError;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::view::{GroupView, MemberView, RekeyView};
+use serde::{Deserialize, Serialize};
 
 use crate::demux::{Route, classify};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Message, Outgoing};
 
 /// What a gateway is configured with.
 #[derive(Clone, Debug)]
@@ -62,6 +63,29 @@ pub enum CommandError {
     NotEvicted(String, Identity),
 }
 
+/// What an operator may have deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delete {
+    /// The traffic keys: new ones are used at once.
+    Teks,
+    /// The rekey SAs: members register anew.
+    Kek,
+    /// Everything: members register anew.
+    All,
+}
+
+/// What became of a new configuration: names of groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Groups that were not there before.
+    pub added: Vec<String>,
+    /// Groups whose members are told something new.
+    pub changed: Vec<String>,
+    /// Groups that are not there any more.
+    pub removed: Vec<String>,
+}
+
 /// The two protocols.
 struct Endpoints {
     gdoi: gdoi::Server,
@@ -93,7 +117,7 @@ impl Gateway {
     ) -> Result<Self, LoadError> {
         let records: BTreeMap<String, Secret> = records.into_iter().collect();
         let model = Model::load(settings.groups, &records, now, rng)?;
-        let outgoing = Outgoing::load(&records).map_err(|(key, e)| LoadError::Outgoing(key, e))?;
+        let left = Outgoing::load(&records, now).map_err(|(key, e)| LoadError::Outgoing(key, e))?;
         let mut gdoi = gdoi::ServerConfig::new(Arc::clone(&settings.credentials));
         gdoi.identity = settings.identity.clone();
         gdoi.aggressive = settings.aggressive;
@@ -104,11 +128,16 @@ impl Gateway {
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },
-            outgoing,
+            outgoing: left.outgoing,
             out: Outbox::default(),
             jobs: BTreeMap::new(),
             nowhere: 0,
         };
+        for group in &left.overdue {
+            tracing::warn!(%group, "a rekey was delayed by a restart; another follows");
+            gateway.model.hasten(group);
+        }
+        gateway.out.persist(left.ops);
         gateway.flush();
         Ok(gateway)
     }
@@ -156,7 +185,11 @@ impl Gateway {
     pub fn expire(&mut self, now: Now, rng: &mut dyn Random) {
         self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.expire(ctx));
         self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.expire(ctx));
-        for (group, reason) in self.model.expire(now) {
+        let due = self.model.expire(now);
+        for (group, rekey, members) in self.model.take_resends() {
+            self.outgoing.resend(&group, rekey, &members, &mut self.out);
+        }
+        for (group, reason) in due {
             self.plan(now, rng, &group, reason, &[]);
         }
         self.flush();
@@ -182,6 +215,43 @@ impl Gateway {
     /// No such group.
     pub fn rekey(&mut self, now: Now, rng: &mut dyn Random, group: &str) -> Result<u64, CommandError> {
         self.command(now, rng, group, RekeyReason::Operator, &[])
+    }
+
+    /// Deletes keys of a group; returns the number of the rekey that does.
+    ///
+    /// # Errors
+    /// No such group.
+    pub fn delete(&mut self, now: Now, rng: &mut dyn Random, group: &str, what: Delete) -> Result<u64, CommandError> {
+        let reason = match what {
+            Delete::Teks => RekeyReason::DeleteTeks,
+            Delete::Kek => RekeyReason::DeleteKek,
+            Delete::All => RekeyReason::Reset,
+        };
+        self.command(now, rng, group, reason, &[])
+    }
+
+    /// Goes on with other groups and peers. Members of groups that have changed are told by a rekey, those of groups that
+    /// are no longer configured that everything is deleted. What happens elsewhere than in groups and peers is not changed.
+    pub fn reload(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        groups: Vec<GroupPolicy>,
+        credentials: Arc<Credentials>,
+    ) -> Reloaded {
+        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
+        self.endpoints.gikev2.set_credentials(credentials);
+        let before: Vec<String> = self.model.groups().map(|g| g.policy().name.clone()).collect();
+        let wanted = |name: &String| groups.iter().any(|g| g.name == *name);
+        let added = groups.iter().map(|g| g.name.clone()).filter(|n| !before.contains(n)).collect();
+        let removed: Vec<String> = before.iter().filter(|n| !wanted(n)).cloned().collect();
+        for name in &removed {
+            self.plan(now, rng, name, RekeyReason::Reset, &[]);
+            self.model.remove(name);
+        }
+        let changed = self.model.change(groups, now, rng);
+        self.expire(now, rng);
+        Reloaded { added, changed, removed }
     }
 
     /// Evicts a member: the rest is rekeyed so that it can follow no more, and it may not come back.
@@ -287,22 +357,14 @@ impl Gateway {
         reason: RekeyReason,
         evict: &[Identity],
     ) -> Option<u64> {
-        // A reset tells members whom it no longer counts as such.
-        let before = Protocol::ALL.map(|p| self.model.addresses(group, p));
         let plan = self.model.rekey(group, reason, evict, now, rng)?;
         let mut ops = self.model.take_store_ops();
-        for (protocol, before) in Protocol::ALL.into_iter().zip(before) {
-            let to = match transport(protocol, &plan.policy) {
-                Some(RekeyTransport::Multicast(to)) => vec![to],
-                Some(RekeyTransport::Unicast) if reason == RekeyReason::Reset => before,
-                Some(RekeyTransport::Unicast) => self.model.addresses(group, protocol),
-                None => continue,
-            };
+        for protocol in Protocol::ALL {
             let messages = render(&plan, protocol, rng);
-            if !messages.is_empty() && !to.is_empty() {
-                // In the order of the rekeys: a later one may stand under a rekey SA that an earlier one brings.
-                let name = format!("{group}/{:020}/{protocol}", plan.id);
-                ops.push(self.outgoing.add(&name, messages, to, plan.policy.retransmit, now));
+            let unicast = messages.iter().any(|m| m.multicast.is_none());
+            let members = if unicast { self.model.receivers(group, protocol, plan.id) } else { Vec::new() };
+            if !messages.is_empty() {
+                ops.push(self.outgoing.add((&plan.policy, plan.id, protocol), messages, members, now));
             }
         }
         self.out.persist(ops);
@@ -316,7 +378,7 @@ impl Gateway {
 }
 
 /// The messages of one protocol, in their order. If one cannot be made, those behind it would not be understood.
-fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Vec<u8>> {
+fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Message> {
     let mut messages = Vec::new();
     for step in plan.steps.iter().filter(|s| s.protocol == protocol) {
         let message = match protocol {
@@ -324,7 +386,13 @@ fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Vec
             Protocol::Gikev2 => gikev2::rekey::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
         };
         match message {
-            Ok(bytes) => messages.push(bytes),
+            Ok(bytes) => {
+                let multicast = match transport(protocol, &step.policy) {
+                    Some(RekeyTransport::Multicast(to)) => Some(to),
+                    Some(RekeyTransport::Unicast) | None => None,
+                };
+                messages.push(Message { bytes, multicast });
+            }
             Err(error) => {
                 tracing::error!(group = %plan.policy.name, rekey = plan.id, %protocol, %error,
                     "rekey message could not be made: members must register anew");

@@ -17,4 +17,4 @@ mod gateway;
 mod outgoing;
 
 pub use demux::{Route, classify};
-pub use gateway::{CommandError, Gateway, GatewaySettings, LoadError};
+pub use gateway::{CommandError, Delete, Gateway, GatewaySettings, LoadError, Reloaded};

@@ -1,12 +1,12 @@
 //! Rekey messages on their way: bitwise identical copies, sent several times, and again after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
 use keyferry_model::drive::{Outbox, Transmit};
-use keyferry_model::policy::Retransmit;
+use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::{Deadline, Now};
 use serde::{Deserialize, Serialize};
@@ -14,19 +14,49 @@ use serde::{Deserialize, Serialize};
 /// What all keys of these records begin with.
 pub(crate) const PREFIX: &str = "outgoing/";
 
+/// A message, encrypted.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Message {
+    pub(crate) bytes: Vec<u8>,
+    /// A multicast address; none is each of the members.
+    pub(crate) multicast: Option<SocketAddr>,
+}
+
 /// One protocol's messages of one rekey.
 #[derive(Serialize, Deserialize)]
 struct Batch {
-    /// Messages in their order, encrypted.
-    messages: Vec<Vec<u8>>,
-    /// A multicast address, or the members'.
-    to: Vec<SocketAddr>,
+    /// In their order.
+    messages: Vec<Message>,
+    /// The members, where messages go to each of them.
+    members: Vec<SocketAddr>,
     /// Copies still to be sent.
     left: u16,
     interval: Duration,
+    /// Copies from then on tell lifetimes that are too long, wall clock.
+    late: Duration,
+    /// Copies from then on are of no use: other keys should be here by then.
+    useless: Duration,
     /// When the next copy is due, monotonic; after a restart, at once.
     #[serde(skip)]
     due: Duration,
+    /// Kept for members that miss it until then, monotonic.
+    #[serde(skip)]
+    kept: Duration,
+}
+
+impl Batch {
+    fn transmit(&self, message: &Message, to: SocketAddr) -> Transmit {
+        Transmit { from: None, to, marker: false, bytes: message.bytes.clone() }
+    }
+
+    fn send(&self, out: &mut Outbox) {
+        for message in &self.messages {
+            match message.multicast {
+                Some(to) => out.send(self.transmit(message, to)),
+                None => self.members.iter().for_each(|to| out.send(self.transmit(message, *to))),
+            }
+        }
+    }
 }
 
 /// All batches that are not finished.
@@ -35,15 +65,37 @@ pub(crate) struct Outgoing {
     batches: BTreeMap<String, Batch>,
 }
 
+/// What the last run left.
+pub(crate) struct Left {
+    pub(crate) outgoing: Outgoing,
+    /// Groups whose members may think that keys live longer than they do, or have missed a rekey for good.
+    pub(crate) overdue: BTreeSet<String>,
+    /// Removes the records of what is not sent any more.
+    pub(crate) ops: Vec<StoreOp>,
+}
+
+fn record(group: &str, rekey: u64) -> String {
+    // In the order of the rekeys: a later one may stand under a rekey SA that an earlier one brings.
+    format!("{PREFIX}{group}/{rekey:020}/")
+}
+
 impl Outgoing {
-    /// Takes up what the last run has not finished: a member that missed it before the crash gets it now.
-    pub(crate) fn load(records: &BTreeMap<String, Secret>) -> Result<Self, (String, serde_json::Error)> {
-        let mut batches = BTreeMap::new();
+    /// Takes up what the last run has not finished: a member that missed it before the crash gets it now. Of what has become
+    /// old meanwhile, the lifetimes would be told too long: a newer rekey has to follow it, or comes in its place.
+    pub(crate) fn load(records: &BTreeMap<String, Secret>, now: Now) -> Result<Left, (String, serde_json::Error)> {
+        let mut left = Left { outgoing: Self::default(), overdue: BTreeSet::new(), ops: Vec::new() };
         for (key, bytes) in records.range(PREFIX.to_owned()..).take_while(|(k, _)| k.starts_with(PREFIX)) {
-            let batch = serde_json::from_slice(bytes.expose()).map_err(|e| (key.clone(), e))?;
-            batches.insert(key.clone(), batch);
+            let batch: Batch = serde_json::from_slice(bytes.expose()).map_err(|e| (key.clone(), e))?;
+            if now.wall > batch.late {
+                left.overdue.extend(key[PREFIX.len()..].split('/').next().map(str::to_owned));
+            }
+            if now.wall > batch.useless {
+                left.ops.push(StoreOp::Delete(key.clone()));
+            } else {
+                left.outgoing.batches.insert(key.clone(), batch);
+            }
         }
-        Ok(Self { batches })
+        Ok(left)
     }
 
     /// Takes messages, whose first copies go with the next [`expire`](Self::expire). The operation returned belongs into
@@ -51,32 +103,47 @@ impl Outgoing {
     #[must_use]
     pub(crate) fn add(
         &mut self,
-        name: &str,
-        messages: Vec<Vec<u8>>,
-        to: Vec<SocketAddr>,
-        retransmit: Retransmit,
+        (policy, rekey, protocol): (&GroupPolicy, u64, keyferry_model::id::Protocol),
+        messages: Vec<Message>,
+        members: Vec<SocketAddr>,
         now: Now,
     ) -> StoreOp {
-        let key = format!("{PREFIX}{name}");
-        let left = u16::from(retransmit.copies) + 1;
-        let batch = Batch { messages, to, left, interval: retransmit.interval, due: now.mono };
+        let key = format!("{}{protocol}", record(&policy.name, rekey));
+        let kept = if policy.ack_resend { policy.ack_patience + policy.retransmit.interval } else { Duration::ZERO };
+        let batch = Batch {
+            messages,
+            members,
+            left: u16::from(policy.retransmit.copies) + 1,
+            interval: policy.retransmit.interval,
+            late: now.wall + policy.last_copy(),
+            useless: now.wall + policy.last_copy().max(policy.rekey_margin),
+            due: now.mono,
+            kept: now.mono + kept,
+        };
         let bytes = serde_json::to_vec(&batch).expect("a batch has no failing serializers");
         self.batches.insert(key.clone(), batch);
         StoreOp::Put(key, Secret::new(bytes))
     }
 
+    /// Sends a rekey once more, to these members alone.
+    pub(crate) fn resend(&mut self, group: &str, rekey: u64, to: &[SocketAddr], out: &mut Outbox) {
+        let prefix = record(group, rekey);
+        for (_, batch) in self.batches.range(prefix.clone()..).take_while(|(k, _)| k.starts_with(&prefix)) {
+            for to in to {
+                batch.messages.iter().for_each(|m| out.send(batch.transmit(m, *to)));
+            }
+        }
+    }
+
     /// Sends the copies that are due.
     pub(crate) fn expire(&mut self, now: Now, out: &mut Outbox) {
-        for batch in self.batches.values_mut().filter(|b| b.due <= now.mono) {
-            for to in &batch.to {
-                for bytes in &batch.messages {
-                    out.send(Transmit { from: None, to: *to, marker: false, bytes: bytes.clone() });
-                }
-            }
-            batch.left = batch.left.saturating_sub(1);
+        for batch in self.batches.values_mut().filter(|b| b.left > 0 && b.due <= now.mono) {
+            batch.send(out);
+            batch.left -= 1;
             batch.due = now.mono + batch.interval;
         }
-        let done: Vec<String> = self.batches.iter().filter(|(_, b)| b.left == 0).map(|(k, _)| k.clone()).collect();
+        let done = |b: &Batch| b.left == 0 && b.kept <= now.mono;
+        let done: Vec<String> = self.batches.iter().filter(|(_, b)| done(b)).map(|(k, _)| k.clone()).collect();
         for key in &done {
             self.batches.remove(key);
         }
@@ -84,7 +151,7 @@ impl Outgoing {
     }
 
     pub(crate) fn deadline(&self) -> Option<Deadline> {
-        let at = self.batches.values().map(|b| b.due).min()?;
+        let at = self.batches.values().map(|b| if b.left > 0 { b.due } else { b.kept }).min()?;
         Some(Deadline { at, reason: "copy of a rekey message" })
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{GroupPolicy, TrafficPolicy};
 use crate::store::SecretRecord;
-use crate::stream::StreamSa;
+use crate::stream::{StreamPolicy, StreamSa};
 
 /// A data SA as the key server knows it.
 #[derive(Debug)]
@@ -94,33 +94,39 @@ impl Epoch {
     pub(crate) fn to_record(&self) -> EpochRecord {
         EpochRecord {
             number: self.number,
-            sas: self.sas.iter().map(|sa| (sa.spi, SecretRecord::of(&sa.keymat))).collect(),
-            streams: self.streams.iter().map(|sa| (sa.spi, SecretRecord::of(&sa.keymat))).collect(),
+            sas: self.sas.iter().map(|sa| (sa.spi, (*sa.policy).clone(), SecretRecord::of(&sa.keymat))).collect(),
+            streams: self
+                .streams
+                .iter()
+                .map(|sa| (sa.spi, (*sa.policy).clone(), SecretRecord::of(&sa.keymat)))
+                .collect(),
             announced: self.announced,
             activates: self.activates,
             expires: self.expires,
         }
     }
 
-    /// `None` when the stored SAs do not fit the policy lines any more.
+    /// Its lines are those it was made with; ones that are still in the policy are shared with it. `None` when a key does
+    /// not fit its line.
     pub(crate) fn from_record(record: EpochRecord, policy: &GroupPolicy) -> Option<Self> {
-        if record.sas.len() != policy.traffic.len() || record.streams.len() != policy.streams.len() {
-            return None;
-        }
+        let shared = |line: TrafficPolicy| {
+            policy.traffic.iter().find(|l| ***l == line).map_or_else(|| Arc::new(line), Arc::clone)
+        };
+        let shared_stream = |line: StreamPolicy| {
+            policy.streams.iter().find(|l| ***l == line).map_or_else(|| Arc::new(line), Arc::clone)
+        };
         let sas = record
             .sas
             .into_iter()
-            .zip(&policy.traffic)
-            .map(|((spi, keymat), line)| {
+            .map(|(spi, line, keymat)| {
                 let keymat = keymat.into_secret();
-                (keymat.len() == line.transform.keymat_len()).then(|| DataSa { spi, policy: Arc::clone(line), keymat })
+                (keymat.len() == line.transform.keymat_len()).then(|| DataSa { spi, policy: shared(line), keymat })
             })
             .collect::<Option<Vec<_>>>()?;
         let streams = record
             .streams
             .into_iter()
-            .zip(&policy.streams)
-            .map(|((spi, keymat), stream)| StreamSa::restore(spi, stream, keymat.into_secret()))
+            .map(|(spi, stream, keymat)| StreamSa::restore(spi, &shared_stream(stream), keymat.into_secret()))
             .collect::<Option<Vec<_>>>()?;
         Some(Self {
             number: record.number,
@@ -131,15 +137,28 @@ impl Epoch {
             expires: record.expires,
         })
     }
+
+    /// Is it what this policy would make, apart from keys and times?
+    pub(crate) fn fits(&self, policy: &GroupPolicy) -> bool {
+        self.expires.saturating_sub(self.activates) == policy.tek_lifetime
+            && self.sas.iter().map(|sa| &*sa.policy).eq(policy.traffic.iter().map(|line| &**line))
+            && self.streams.iter().map(|sa| &*sa.policy).eq(policy.streams.iter().map(|line| &**line))
+    }
+
+    /// Do its senders need sender IDs?
+    pub(crate) fn needs_sender_ids(&self) -> bool {
+        self.sas.iter().any(|sa| sa.policy.transform.is_counter_mode())
+            || self.streams.iter().any(|sa| sa.policy.needs_sender_ids())
+    }
 }
 
 /// An epoch as it is stored.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct EpochRecord {
     number: u64,
-    sas: Vec<(u32, SecretRecord)>,
+    sas: Vec<(u32, TrafficPolicy, SecretRecord)>,
     #[serde(default)]
-    streams: Vec<(u32, SecretRecord)>,
+    streams: Vec<(u32, StreamPolicy, SecretRecord)>,
     announced: Duration,
     activates: Duration,
     expires: Duration,

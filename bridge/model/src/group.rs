@@ -1,18 +1,22 @@
 //! A group: policy, epochs, rekey SAs, members, ledger.
 
 mod assurance;
+mod change;
+mod form;
 mod join;
 mod persist;
 mod rekey;
+mod side;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::Random;
 
 pub(crate) use persist::key_prefix;
+pub(crate) use side::{ReplacedSa, Side};
 
 use crate::epoch::Epoch;
 use crate::id::{Identity, Protocol};
@@ -31,34 +35,6 @@ use crate::view::{EpochView, GroupView, MemberState, MemberView, RekeySaView, Re
 /// Members that leave within this time are excluded by one rekey.
 pub const LEAVE_BATCH: Duration = Duration::from_secs(5);
 
-/// One protocol's half of a group.
-#[derive(Debug)]
-pub(crate) struct Side {
-    pub(crate) current: Arc<RekeySa>,
-    /// Messages sent under the current SA: the last GDOI SEQ, the next G-IKEv2 message ID.
-    pub(crate) sent: u32,
-    /// Replaced SAs whose messages may still be acknowledged, and until when.
-    pub(crate) replaced: Vec<ReplacedSa>,
-    pub(crate) tree: KeyTree,
-    /// Leaves of members that left, moved or were evicted, to be excluded with the next change of the rekey SA.
-    pub(crate) stale: BTreeSet<u32>,
-}
-
-impl Side {
-    /// The rekey SAs whose messages may be acknowledged, with the messages sent under each.
-    pub(crate) fn sas(&self) -> impl Iterator<Item = (&Arc<RekeySa>, u32)> {
-        std::iter::once((&self.current, self.sent)).chain(self.replaced.iter().map(|r| (&r.sa, r.sent)))
-    }
-}
-
-/// A rekey SA that has been replaced.
-#[derive(Debug)]
-pub(crate) struct ReplacedSa {
-    pub(crate) sa: Arc<RekeySa>,
-    pub(crate) sent: u32,
-    pub(crate) until: Duration,
-}
-
 /// A group with its state. Every change leaves store operations behind, which must be durable before anything that
 /// depends on the change leaves the machine.
 #[derive(Debug)]
@@ -74,9 +50,17 @@ pub struct Group {
     members: Members,
     ledger: Ledger,
     exhausted: bool,
+    /// The rekey that tells members what of the policy they do not know yet.
+    pending: Option<RekeyReason>,
+    /// Rekey SAs are to be replaced by a rekey at once: members may think that the present ones live longer than they do.
+    keks_overdue: bool,
     leavers_due: Option<Duration>,
     state_changed: bool,
     given_changed: bool,
+    /// Rekeys to be sent once more to members that have missed them.
+    resend: Vec<(u64, Vec<Identity>)>,
+    /// Hashes of the signing keys that are in the store.
+    stored_signers: BTreeMap<Protocol, Vec<u8>>,
     ops: Vec<StoreOp>,
 }
 
@@ -93,9 +77,13 @@ impl Group {
             members: Members::default(),
             ledger: Ledger::default(),
             exhausted: false,
+            pending: None,
+            keks_overdue: false,
             leavers_due: None,
             state_changed: false,
             given_changed: false,
+            resend: Vec::new(),
+            stored_signers: BTreeMap::new(),
             ops: Vec::new(),
             policy,
         };
@@ -118,8 +106,8 @@ impl Group {
         let sa = RekeySa::generate(protocol, &self.policy, now.wall, rng);
         if let (Some(sa), Some(key_len)) = (sa, tree_key_len(protocol, &self.policy)) {
             let tree = KeyTree::new(self.policy.capacity, key_len);
-            let side = Side { current: Arc::new(sa), sent: 0, replaced: Vec::new(), tree, stale: BTreeSet::new() };
-            self.sides.insert(protocol, side);
+            self.sides.insert(protocol, Side::new(sa, Arc::clone(&self.policy), tree));
+            self.store_signer(protocol);
         }
     }
 
@@ -138,7 +126,7 @@ impl Group {
 
     /// SPIs of all rekey SAs.
     pub(crate) fn spis(&self) -> impl Iterator<Item = (Protocol, [u8; 16])> {
-        self.sides.iter().flat_map(|(protocol, side)| side.sas().map(|(sa, _)| (*protocol, sa.spi)))
+        self.sides.iter().flat_map(|(protocol, side)| side.sas().map(|at| (*protocol, at.sa.spi)))
     }
 
     pub(crate) fn member(&self, identity: &Identity) -> Option<&Member> {
@@ -150,7 +138,12 @@ impl Group {
         self.members.active(protocol)
     }
 
-    /// Active members of a protocol that registered from this address.
+    /// Members that a rekey is for.
+    pub(crate) fn receivers(&self, protocol: Protocol, rekey: u64) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |m| m.is_active(protocol) || (m.protocol == protocol && m.until == Some(rekey)))
+    }
+
+    /// Members of a protocol that registered from this address and may acknowledge something.
     pub(crate) fn members_at(&self, protocol: Protocol, ip: IpAddr) -> impl Iterator<Item = &Member> {
         self.members.at(protocol, ip)
     }
@@ -164,7 +157,7 @@ impl Group {
         identity: &Identity,
         now: Now,
     ) -> bool {
-        let Some(member) = self.members.get(identity).filter(|m| m.is_active(protocol)) else { return false };
+        let Some(member) = self.members.get(identity).filter(|m| m.listens(protocol)) else { return false };
         let Acknowledged::Rekey(id, ack) = self.ledger.acknowledge(protocol, spi, counter, member, now.wall) else {
             return false;
         };
@@ -172,6 +165,7 @@ impl Group {
         self.members.note(identity, |m| {
             m.acknowledged += 1;
             m.missed = 0;
+            m.answers = true;
             m.latency = Some(ack.latency);
         });
         self.store_member(identity);
@@ -188,29 +182,42 @@ impl Group {
             changed = true;
         }
         for side in self.sides.values_mut() {
-            let before = side.replaced.len();
-            side.replaced.retain(|r| r.until > now.wall);
-            changed |= side.replaced.len() != before;
+            changed |= side.expire(now.wall);
         }
         if changed {
             self.store_state();
         }
         while let Some((id, _)) = self.ledger.closes(self.policy.ack_patience).filter(|(_, at)| *at <= now.wall) {
-            self.close(id);
+            self.close(id, now);
         }
         if self.exhausted {
             Some(RekeyReason::Reset)
+        } else if self.pending.is_some() {
+            self.pending
         } else if self.leavers_due.is_some_and(|at| at <= now.wall) {
             Some(RekeyReason::Eviction)
         } else {
-            let due = (self.lifetime_rekey_at() <= now.wall).then_some(RekeyReason::Lifetime);
+            let due = self.keks_overdue || self.lifetime_rekey_at() <= now.wall;
+            let due = due.then_some(RekeyReason::Lifetime);
             due.or_else(|| self.report_is_due(now).then_some(RekeyReason::Assurance))
         }
     }
 
+    /// Wants a rekey at once that replaces the rekey SAs too: what was told of the present ones came late.
+    pub(crate) fn hasten(&mut self) {
+        self.keks_overdue = true;
+    }
+
+    /// Rekeys to be sent once more, and the addresses of the members that have missed them and are members still.
+    pub(crate) fn take_resends(&mut self) -> Vec<(u64, Vec<SocketAddr>)> {
+        let address = |i: &Identity| self.members.get(i).filter(|m| m.state == MemberState::Active).map(|m| m.address);
+        let all = std::mem::take(&mut self.resend);
+        all.into_iter().map(|(id, missing)| (id, missing.iter().filter_map(address).collect())).collect()
+    }
+
     /// When [`expire`](Self::expire) is wanted next, on the wall clock.
     pub(crate) fn wake_at(&self, now: Now) -> Duration {
-        if self.exhausted || self.report_is_due(now) {
+        if self.exhausted || self.pending.is_some() || self.keks_overdue || self.report_is_due(now) {
             return Duration::ZERO;
         }
         let retiring = self.epochs.len().checked_sub(2).and(self.epochs.first()).map(|e| e.expires);
@@ -225,14 +232,13 @@ impl Group {
 
     /// When keys must be replaced: a margin before the newest epoch or a rekey SA expires.
     fn lifetime_rekey_at(&self) -> Duration {
-        let epoch = self.epochs.last().map(|e| e.expires);
-        let keks = self.sides.values().map(|s| s.current.expires);
-        let first = epoch.into_iter().chain(keks).min().unwrap_or(Duration::MAX);
-        first.saturating_sub(self.policy.rekey_margin)
+        let epoch = self.epochs.last().map(|e| e.expires.saturating_sub(self.policy.rekey_margin));
+        let keks = self.sides.values().map(|s| s.current.expires.saturating_sub(self.policy.kek_margin()));
+        epoch.into_iter().chain(keks).min().unwrap_or(Duration::MAX)
     }
 
     /// The time to acknowledge a rekey has passed: whoever is missing has missed it.
-    fn close(&mut self, id: u64) {
+    fn close(&mut self, id: u64, now: Now) {
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
         let missing: Vec<Identity> = entry.missing(&self.members).cloned().collect();
         entry.missing = Some(missing.iter().cloned().collect());
@@ -243,10 +249,28 @@ impl Group {
                 "members did not acknowledge a rekey");
         }
         self.store_entry(id);
-        for identity in missing {
-            self.members.note(&identity, |m| m.missed += 1);
-            self.store_member(&identity);
+        for identity in &missing {
+            self.members.note(identity, |m| m.missed += 1);
+            self.store_member(identity);
         }
+        if self.policy.ack_resend && !missing.is_empty() {
+            self.resend.push((id, missing.clone()));
+        }
+        self.evict_silent(&missing, now);
+    }
+
+    /// Evicts those who have missed too many rekeys and did acknowledge before.
+    fn evict_silent(&mut self, missing: &[Identity], now: Now) {
+        let Some(most) = self.policy.evict_after_misses else { return };
+        let silent = |m: &Member| m.state == MemberState::Active && m.answers && m.missed >= u64::from(most);
+        let gone: Vec<&Identity> = missing.iter().filter(|i| self.members.get(i).is_some_and(silent)).collect();
+        for identity in gone {
+            tracing::warn!(group = %self.policy.name, member = %identity, misses = most,
+                "member is evicted: it stopped acknowledging rekeys");
+            self.drop_member(identity, MemberState::Evicted);
+            self.leavers_due = Some(now.wall);
+        }
+        self.store_state();
     }
 
     /// The group at a glance.
@@ -304,7 +328,7 @@ impl Group {
         if !self.members.get(identity).is_some_and(|m| m.state == MemberState::Evicted) {
             return false;
         }
-        self.members.set_state(identity, MemberState::Left);
+        self.members.set_state(identity, MemberState::Left, None);
         self.store_member(identity);
         true
     }

@@ -28,6 +28,8 @@ pub struct Model {
 pub struct RekeySaInfo<'a> {
     /// The SA.
     pub sa: &'a Arc<RekeySa>,
+    /// The policy under which it was made.
+    pub made_under: &'a Arc<GroupPolicy>,
     /// Policy of its group.
     pub policy: &'a Arc<GroupPolicy>,
     /// Messages sent under it, so the highest GDOI SEQ used.
@@ -145,7 +147,7 @@ impl Model {
         let Some(side) = group.side(protocol) else { return Vec::new() };
         group
             .members_at(protocol, ip)
-            .map(|m| MemberAt { identity: &m.identity, leaf: side.tree.leaf(m.leaf), port: m.address.port() })
+            .map(|m| MemberAt { identity: &m.identity, leaf: side.leaf_key(m), port: m.address.port() })
             .collect()
     }
 
@@ -177,6 +179,35 @@ impl Model {
         Some(plan)
     }
 
+    /// Goes on under these policies, of groups that change or are new. Returns the names of groups whose members are told by a
+    /// rekey, which [`expire`](Self::expire) calls for at once.
+    pub fn change(&mut self, policies: Vec<GroupPolicy>, now: Now, rng: &mut dyn Random) -> Vec<String> {
+        let mut told = Vec::new();
+        for policy in policies {
+            let (name, policy) = (policy.name.clone(), Arc::new(policy));
+            match self.groups.get_mut(&name) {
+                Some(group) => told.extend(group.change_policy(policy).then_some(name)),
+                None => drop(self.groups.insert(name, Group::create(policy, now, rng))),
+            }
+        }
+        self.index_spis();
+        told
+    }
+
+    /// Wants a rekey of a group at once, with new rekey SAs.
+    pub fn hasten(&mut self, group: &str) {
+        self.groups.get_mut(group).into_iter().for_each(Group::hasten);
+    }
+
+    /// Rekeys to be sent once more: group, number, and the addresses of the members that have missed it.
+    pub fn take_resends(&mut self) -> Vec<(String, u64, Vec<std::net::SocketAddr>)> {
+        let of = |(name, g): (&String, &mut Group)| {
+            let name = name.clone();
+            g.take_resends().into_iter().map(move |(id, to)| (name.clone(), id, to)).collect::<Vec<_>>()
+        };
+        self.groups.iter_mut().flat_map(of).collect()
+    }
+
     /// Lets an evicted member register again; `false` if it is not an evicted member of that group.
     pub fn readmit(&mut self, group: &str, member: &Identity) -> bool {
         self.groups.get_mut(group).is_some_and(|g| g.readmit(member))
@@ -197,6 +228,19 @@ impl Model {
     pub fn deadline(&self, now: Now) -> Option<Deadline> {
         let wall = self.groups.values().map(|g| g.wake_at(now)).min()?;
         Some(Deadline { at: now.mono_of(wall), reason: "group timers" })
+    }
+
+    /// Ends a group; what is stored of it stays.
+    pub fn remove(&mut self, group: &str) {
+        self.groups.remove(group);
+        self.index_spis();
+    }
+
+    /// Addresses of the members that a rekey of this protocol is for: those it dismisses, and those that are active.
+    #[must_use]
+    pub fn receivers(&self, group: &str, protocol: Protocol, rekey: u64) -> Vec<std::net::SocketAddr> {
+        let Some(group) = self.groups.get(group) else { return Vec::new() };
+        group.receivers(protocol, rekey).map(|m| m.address).collect()
     }
 
     /// Addresses of the active members of a group and protocol, for unicast rekeys.
@@ -223,7 +267,7 @@ impl Model {
     fn with_spi(&self, protocol: Protocol, spi: &[u8; 16]) -> Option<(&Group, RekeySaInfo<'_>)> {
         let group = self.groups.get(self.spis.get(&(protocol, *spi))?)?;
         let side = group.side(protocol)?;
-        let (sa, highest) = side.sas().find(|(sa, _)| sa.spi == *spi)?;
-        Some((group, RekeySaInfo { sa, policy: group.policy(), highest }))
+        let at = side.sas().find(|at| at.sa.spi == *spi)?;
+        Some((group, RekeySaInfo { sa: at.sa, made_under: at.policy, policy: group.policy(), highest: at.sent }))
     }
 }

@@ -41,7 +41,8 @@ pub(crate) struct Ack {
 impl Entry {
     /// Is the member to acknowledge this? Not if it has registered since, or learned of it when it registered.
     fn expects(&self, member: &Member) -> bool {
-        self.awaited.iter().any(|(protocol, ..)| member.is_active(*protocol)) && member.since <= self.id
+        let listens = self.awaited.iter().any(|(protocol, ..)| member.listens(*protocol));
+        listens && member.since <= self.id && member.until.is_none_or(|until| self.id <= until)
     }
 
     /// Members that are to acknowledge this and have not.

@@ -123,10 +123,31 @@ impl KeyTree {
         }
     }
 
+    /// Takes everybody out, and goes on with keys of `key_len` octets: the tree as it was.
+    pub(crate) fn restart(&mut self, key_len: usize) -> Self {
+        let fresh = Self {
+            next_handle: self.next_handle,
+            fresh_from: self.next_handle,
+            dirty: (0..).zip(&self.nodes).filter(|(_, k)| k.is_some()).map(|(n, _)| n).collect(),
+            ..Self::new(self.capacity, key_len)
+        };
+        std::mem::replace(self, fresh)
+    }
+
+    /// How many members there may be from now on; more that are there stay.
+    pub(crate) fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = capacity.clamp(1, MAX_MEMBERS);
+    }
+
     /// Members in the tree.
     #[must_use]
     pub fn members(&self) -> usize {
         self.next_leaf as usize - self.free.len()
+    }
+
+    /// Octets of its keys.
+    pub(crate) fn key_len(&self) -> usize {
+        self.key_len
     }
 
     /// Is there no room left?

@@ -20,11 +20,15 @@ pub(crate) struct Member {
     pub(crate) history: Vec<Protocol>,
     pub(crate) state: MemberState,
     pub(crate) address: SocketAddr,
-    /// Its leaf in the key tree of `protocol`.
-    pub(crate) leaf: u32,
+    /// Its leaf in the key tree of `protocol`, if it has one.
+    pub(crate) leaf: Option<u32>,
     pub(crate) registrations: u64,
     /// The rekey that comes after its registration: this and later ones it is to acknowledge.
     pub(crate) since: u64,
+    /// The rekey that ended its membership by deleting what it had, which it may acknowledge still.
+    pub(crate) until: Option<u64>,
+    /// Has it acknowledged anything since it registered? One that cannot is not evicted for that (RFC 8263 section 6).
+    pub(crate) answers: bool,
     /// Registrations since `burst_since`, see [`Member::too_often`].
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,
@@ -37,6 +41,11 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn is_active(&self, protocol: Protocol) -> bool {
         self.state == MemberState::Active && self.protocol == protocol
+    }
+
+    /// May it acknowledge rekeys of this protocol?
+    pub(crate) fn listens(&self, protocol: Protocol) -> bool {
+        self.protocol == protocol && (self.state == MemberState::Active || self.until.is_some())
     }
 
     /// Has it registered more often lately than any sound member does? Each time costs sender IDs, and when those run out

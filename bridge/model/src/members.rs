@@ -11,7 +11,7 @@ use crate::view::MemberState;
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     all: BTreeMap<Identity, Member>,
-    /// Active members; several where they share an address behind a translator.
+    /// Members that may acknowledge something; several where they share an address behind a translator.
     at: BTreeMap<(Protocol, IpAddr), BTreeSet<Identity>>,
     active: BTreeMap<Protocol, usize>,
 }
@@ -35,7 +35,7 @@ impl Members {
         self.active.get(&protocol).copied().unwrap_or(0)
     }
 
-    /// Active members of a protocol that registered from this address.
+    /// Members of a protocol that registered from this address and may acknowledge something.
     pub(crate) fn at(&self, protocol: Protocol, ip: IpAddr) -> impl Iterator<Item = &Member> {
         self.at.get(&(protocol, ip)).into_iter().flatten().filter_map(|identity| self.all.get(identity))
     }
@@ -43,9 +43,11 @@ impl Members {
     /// Enters a member, in place of what was known of it.
     pub(crate) fn put(&mut self, member: Member) {
         self.unlist(&member.identity);
-        if member.state == MemberState::Active {
+        if member.listens(member.protocol) {
             let key = (member.protocol, member.address.ip());
             self.at.entry(key).or_default().insert(member.identity.clone());
+        }
+        if member.state == MemberState::Active {
             *self.active.entry(member.protocol).or_default() += 1;
         }
         self.all.insert(member.identity.clone(), member);
@@ -58,15 +60,15 @@ impl Members {
         }
     }
 
-    /// Changes the state of a member.
-    pub(crate) fn set_state(&mut self, identity: &Identity, state: MemberState) {
+    /// Changes the state of a member, and says which rekey ended its membership, if one did.
+    pub(crate) fn set_state(&mut self, identity: &Identity, state: MemberState, until: Option<u64>) {
         if let Some(member) = self.all.get(identity) {
-            self.put(Member { state, ..member.clone() });
+            self.put(Member { state, until, ..member.clone() });
         }
     }
 
     fn unlist(&mut self, identity: &Identity) {
-        let Some(member) = self.all.get(identity).filter(|m| m.state == MemberState::Active) else { return };
+        let Some(member) = self.all.get(identity) else { return };
         let key = (member.protocol, member.address.ip());
         if let Some(list) = self.at.get_mut(&key) {
             list.remove(identity);
@@ -74,7 +76,9 @@ impl Members {
                 self.at.remove(&key);
             }
         }
-        if let Some(count) = self.active.get_mut(&member.protocol) {
+        if member.state == MemberState::Active
+            && let Some(count) = self.active.get_mut(&member.protocol)
+        {
             *count -= 1;
         }
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{IdError, parse_hex};
 
 /// Tag of an OBJECT IDENTIFIER (X.690 section 8.19).
@@ -124,7 +126,8 @@ fn number(text: &str) -> Option<u128> {
 /// stream, for instance (RFC 8052 sections 2.1 and 2.2.1). Payloads are compared by their octets.
 ///
 /// Text form: the OID, and the payload behind `#` in hexadecimal: `1.2.840.10070#0a0b`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct OidName {
     /// The OID.
     pub oid: Oid,
@@ -137,6 +140,20 @@ impl OidName {
     #[must_use]
     pub fn is_der(&self) -> bool {
         self.payload.is_empty() || der_value(&self.payload, MAX_DEPTH).is_some_and(<[u8]>::is_empty)
+    }
+}
+
+impl From<OidName> for String {
+    fn from(name: OidName) -> String {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for OidName {
+    type Error = IdError;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
     }
 }
 

@@ -22,7 +22,13 @@ pub enum RekeyReason {
     Operator,
     /// Members were evicted or left.
     Eviction,
-    /// Sender IDs ran out: everything is deleted, all register anew.
+    /// The policy has changed.
+    Policy,
+    /// An operator had all traffic keys deleted: the new ones are used at once.
+    DeleteTeks,
+    /// An operator had the rekey SAs deleted: all register anew.
+    DeleteKek,
+    /// Sender IDs ran out, or an operator asked for it: everything is deleted, all register anew.
     Reset,
     /// Nothing changes: publishers are told how many members have the newest keys.
     Assurance,
@@ -51,24 +57,37 @@ pub struct RekeyStep {
     pub protocol: Protocol,
     /// The rekey SA that protects it.
     pub over: Arc<RekeySa>,
+    /// The policy under which that SA was made: how it protects, who signs, and where its messages go.
+    pub policy: Arc<GroupPolicy>,
     /// GDOI SEQ or G-IKEv2 message ID of this message; used once.
     pub counter: u32,
     /// A new rekey SA, if it brings one.
     pub new_rekey: Option<NewRekeySa>,
     /// A new epoch, if it brings one.
     pub new_epoch: Option<Arc<Epoch>>,
-    /// Data SAs to delete after the deactivation delay.
-    pub delete: Vec<u32>,
-    /// Delete all data SAs and the rekey SA; members register anew.
-    pub delete_all: bool,
+    /// What members are to delete.
+    pub delete: Deletion,
     /// ATD told to members.
     pub activation_delay: Duration,
     /// DTD told to members.
     pub deactivation_delay: Duration,
-    /// When the plan was made (wall clock): lifetimes are told as what remains from here.
-    pub planned: Duration,
+    /// Lifetimes are told as what remains from here (wall clock): from the last copy of the message, so that none tells too long.
+    pub counted_from: Duration,
     /// What it does about IEC 61850 streams.
     pub streams: StreamStep,
+}
+
+/// What a rekey message deletes (RFC 6407 section 5.9, RFC 9838 section 2.4.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// These data SAs, after the deactivation delay; possibly none.
+    Spis(Vec<u32>),
+    /// All data SAs but those of the new epoch.
+    DataSas,
+    /// The rekey SA: nothing follows it, and members register anew.
+    RekeySa,
+    /// All data SAs and the rekey SA.
+    Everything,
 }
 
 /// A rekey SA that replaces another.

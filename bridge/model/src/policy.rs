@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme, SigningKey};
+use serde::{Deserialize, Serialize};
 
-use crate::id::{GroupId, Identity};
+use crate::id::{GroupId, Identity, Protocol};
 use crate::reading::Readings;
 use crate::stream::StreamPolicy;
 
+/// A rekey SA is replaced this long before it expires, unless it lives for less than twice as long.
+const LEAST_KEK_MARGIN: Duration = Duration::from_secs(200);
+
 /// How ESP protects packets (RFC 4106; RFC 3602 with RFC 4868).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EspTransform {
     /// Combined mode; keying material is the key followed by a salt of four octets.
     Aead(Aead),
@@ -40,7 +44,7 @@ impl EspTransform {
 }
 
 /// ESP encapsulation. Tunnel mode is with address preservation (RFC 5374 section 3.1), never without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EspMode {
     /// The IP header stays, its payload is protected.
     Transport,
@@ -49,7 +53,7 @@ pub enum EspMode {
 }
 
 /// Meaning of ESP's sequence numbers in a group SA (RFC 9838 section 4.4.2.1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SequenceNumbers {
     /// One sender (or windows told apart by sender): replay protection is possible.
     Sequential,
@@ -58,7 +62,7 @@ pub enum SequenceNumbers {
 }
 
 /// Addresses, protocol and port of one side of a traffic policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Selector {
     /// Network address; host bits are zero.
     pub address: IpAddr,
@@ -106,7 +110,7 @@ impl Selector {
 }
 
 /// One line of a group's traffic policy: one data SA per epoch comes of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficPolicy {
     /// Senders; an all-zero address with prefix 0 is any.
     pub source: Selector,
@@ -137,6 +141,18 @@ pub struct GdoiRekey {
     pub ack: Option<AckType>,
     /// Readings of RFC 6407 that are sent in place of the usual ones, for devices that need them.
     pub sends: Readings,
+    /// How members are excluded.
+    pub management: KekManagement,
+}
+
+/// KEK_MANAGEMENT_ALGORITHM (RFC 6407 section 5.3.1): how a new KEK is kept from members that are excluded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KekManagement {
+    /// Along a key tree.
+    #[default]
+    Lkh,
+    /// Not at all, for members that know no LKH: everything is deleted, and those who stay register anew.
+    None,
 }
 
 /// How G-IKEv2 rekeys: Rekey SA and authentication (RFC 9838 sections 2.4.1 and 4.4.2.1).
@@ -153,7 +169,7 @@ pub struct Gikev2Rekey {
 }
 
 /// Encryption (and integrity) of a G-IKEv2 Rekey SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RekeyProtection {
     /// AES-GCM with 16 octets of ICV (RFC 5282).
     Aead(Aead),
@@ -182,7 +198,7 @@ pub enum RekeyAuthentication {
 }
 
 /// Where rekey messages go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RekeyTransport {
     /// One multicast address and port for all.
     Multicast(SocketAddr),
@@ -191,7 +207,7 @@ pub enum RekeyTransport {
 }
 
 /// Types of RFC 8263 section 2: which key the acknowledgement key is derived from, and the hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AckType {
     /// REKEY_ACK_KEK_*: from the KEK that protected the push.
     Kek(Hash),
@@ -239,6 +255,10 @@ pub struct GroupPolicy {
     pub retransmit: Retransmit,
     /// When a member that has not acknowledged counts as having missed a rekey.
     pub ack_patience: Duration,
+    /// Send a rekey once more, to them alone, to the members that have missed it.
+    pub ack_resend: bool,
+    /// Evict a member that has missed so many rekeys in a row, if it has acknowledged any since it registered.
+    pub evict_after_misses: Option<u32>,
     /// Who may join.
     pub authorization: Authorization,
     /// GDOI side; `None` does not serve GDOI.
@@ -252,6 +272,32 @@ impl GroupPolicy {
     #[must_use]
     pub fn needs_sender_ids(&self) -> bool {
         self.traffic.iter().any(|t| t.transform.is_counter_mode()) || self.streams.iter().any(|s| s.needs_sender_ids())
+    }
+
+    /// Do members of this protocol have keys of a tree?
+    #[must_use]
+    pub fn has_tree(&self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Gdoi => self.gdoi.as_ref().is_some_and(|g| g.management == KekManagement::Lkh),
+            Protocol::Gikev2 => self.gikev2.is_some(),
+        }
+    }
+
+    /// The last time at which a message of a rekey may be sent, after its first copy.
+    #[must_use]
+    pub fn last_copy(&self) -> Duration {
+        let copies = self.retransmit.interval * u32::from(self.retransmit.copies);
+        if self.ack_resend && self.gdoi.as_ref().is_some_and(|g| g.ack.is_some()) {
+            copies.max(self.ack_patience)
+        } else {
+            copies
+        }
+    }
+
+    /// How long before a rekey SA expires its replacement is announced: deployed members want 200 s at least.
+    #[must_use]
+    pub fn kek_margin(&self) -> Duration {
+        self.rekey_margin.max(LEAST_KEK_MARGIN.min(self.kek_lifetime / 2))
     }
 
     /// The encapsulation, the same for all lines.

@@ -5,6 +5,7 @@
 /// The next value is stored before an ID leaves the machine, so a crash loses IDs rather than repeating them.
 #[derive(Debug)]
 pub(crate) struct SenderIdAllocator {
+    bits: u8,
     limit: u64,
     next: u64,
 }
@@ -12,7 +13,7 @@ pub(crate) struct SenderIdAllocator {
 impl SenderIdAllocator {
     /// An allocator for IDs of `bits` bits (at most 32) that continues at `next`.
     pub(crate) fn new(bits: u8, next: u64) -> Self {
-        Self { limit: 1 << bits.min(32), next }
+        Self { bits, limit: 1 << bits.min(32), next }
     }
 
     /// Takes `count` fresh IDs, or none at all if there are not as many left.
@@ -26,6 +27,11 @@ impl SenderIdAllocator {
     /// The ID that is given next.
     pub(crate) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// The width of an ID.
+    pub(crate) fn bits(&self) -> u8 {
+        self.bits
     }
 
     /// IDs there are in all.

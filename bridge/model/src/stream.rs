@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use keyferry_crypto::{Random, Secret};
+use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::oid::OidName;
 
 /// How messages of a stream are authenticated (RFC 8052 section 2.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StreamAuthentication {
     /// Not at all, or by the cipher.
     None,
@@ -26,7 +27,7 @@ pub enum StreamAuthentication {
 }
 
 /// How messages of a stream are encrypted (RFC 8052 section 2.2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StreamEncryption {
     /// Not at all.
     None,
@@ -120,7 +121,7 @@ fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'stat
 }
 
 /// Authentication and encryption of a stream, in a combination that is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StreamProtection {
     authentication: StreamAuthentication,
     encryption: StreamEncryption,
@@ -173,7 +174,7 @@ impl StreamProtection {
 }
 
 /// One stream of a group: one SA per epoch comes of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamPolicy {
     /// Which messages: the protocol by its OID, and as a rule the multicast address behind it.
     pub name: OidName,

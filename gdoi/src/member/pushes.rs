@@ -57,7 +57,7 @@ impl Member {
         if let Some(destination) = applied.listen {
             ctx.out.push(MemberOutput::Listen(destination));
         }
-        if applied.excluded {
+        if applied.excluded && !applied.keeps_data {
             self.drop_group(ctx);
             ctx.event(MemberEvent::Excluded);
             self.register_soon(ctx);
@@ -70,7 +70,12 @@ impl Member {
                 ctx.out.push(MemberOutput::Streams(streams));
             }
             ctx.event(MemberEvent::Rekeyed { counter: applied.seq });
-            self.plan_renewal(ctx);
+            if applied.excluded {
+                self.group = None;
+                self.register_soon(ctx);
+            } else {
+                self.plan_renewal(ctx);
+            }
         }
         if let Some(ack) = applied.ack {
             self.acknowledge(ctx, dgram, Some(applied.seq), ack);

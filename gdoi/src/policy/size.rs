@@ -53,7 +53,7 @@ impl Sizes {
             Epoch { number: 1, sas, streams, announced, activates, expires }
         };
         let mut sa = SaParts::new(sends);
-        sa.epoch(&one, Telling { wall: Duration::ZERO, delayed: true, delivered: Some(100) });
+        sa.epoch(&one, Telling { wall: Duration::ZERO, wait: one.activates, delayed: true, delivered: Some(100) });
         let mut kd = KdParts::default();
         kd.epoch(&one);
         let (sats, teks) = (sa.append_to(Payloads::new()).octets(), kd.append_to(Payloads::new()).octets());
@@ -112,6 +112,8 @@ mod tests {
             capacity: 1024,
             retransmit: Retransmit { copies: 0, interval: Duration::ZERO },
             ack_patience: Duration::from_secs(30),
+            ack_resend: false,
+            evict_after_misses: None,
             authorization: Authorization::Authenticated,
             gdoi: None,
             gikev2: None,

@@ -55,8 +55,10 @@ fn protection(authentication: u16, encryption: u16) -> Option<StreamProtection> 
 /// What a stream's SA TEK says of the time beside the keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Telling {
-    /// The present on the wall clock.
+    /// Lifetimes are told as what remains from here, wall clock.
     pub(crate) wall: Duration,
+    /// The time until it is used.
+    pub(crate) wait: Duration,
     /// Does GAP tell of a delay, which streams that are used already must not take for theirs?
     pub(crate) delayed: bool,
     /// Per cent of the members that have the keys, where it is told.
@@ -78,7 +80,7 @@ pub(crate) fn reported(report: &DeliveryReport) -> impl Iterator<Item = &StreamS
 pub(crate) fn sat(sa: &StreamSa, epoch: &Epoch, telling: Telling) -> Vec<u8> {
     // Zero would be for ever.
     let lifetime = u32::try_from(epoch.remaining(telling.wall).as_secs()).unwrap_or(u32::MAX).max(1);
-    let wait = epoch.activates.saturating_sub(telling.wall);
+    let wait = telling.wait;
     let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).to_be_bytes();
     let mut attributes = Vec::new();
     if telling.delayed || !wait.is_zero() {

@@ -8,7 +8,7 @@ use keyferry_crypto::{BlockCipher, CryptoError, Secret};
 use keyferry_model::admission::{Admission, Offer};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::lkh::TreeUpdate;
-use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport};
+use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::stream::DeliveryReport;
@@ -113,7 +113,8 @@ impl SaParts {
         let delayed = !offer.activation_delay.is_zero();
         for epoch in told(&offer.epochs) {
             let newest = offer.epochs.last().is_some_and(|e| e.number == epoch.number);
-            parts.epoch(epoch, Telling { wall, delayed, delivered: offer.delivered.filter(|_| newest) });
+            let wait = epoch.activates.saturating_sub(wall);
+            parts.epoch(epoch, Telling { wall, wait, delayed, delivered: offer.delivered.filter(|_| newest) });
         }
         Ok(parts)
     }
@@ -149,7 +150,7 @@ impl SaParts {
         let sig_bits = u16::try_from(gdoi.signer.signature_len() * 8).unwrap_or(u16::MAX);
         let (algorithm, hash) = algorithms::signature_numbers(gdoi.scheme);
         let mut attributes = Vec::with_capacity(8);
-        if management {
+        if management && gdoi.management == KekManagement::Lkh {
             attributes.push(short(kek_attribute::MANAGEMENT, kek::LKH));
         }
         attributes.push(short(kek_attribute::ALGORITHM, algorithms::kek_algorithm(gdoi.cipher)));
@@ -190,8 +191,8 @@ impl SaParts {
     }
 
     /// The streams whose delivery is reported, again.
-    pub(crate) fn report(&mut self, report: &DeliveryReport, wall: Duration) {
-        let telling = Telling { wall, delayed: false, delivered: Some(report.delivered) };
+    pub(crate) fn report(&mut self, report: &DeliveryReport, wall: Duration, wait: Duration) {
+        let telling = Telling { wall, wait, delayed: false, delivered: Some(report.delivered) };
         let sats = streams::reported(report).map(|sa| streams::sat(sa, &report.epoch, telling));
         self.parts.extend(sats.map(|sat| (payload::SAT, sat)));
     }

@@ -106,6 +106,8 @@ pub(crate) struct Applied {
     pub(crate) listen: Option<SocketAddr>,
     /// No rekey SA is left, or we have been left out: register anew.
     pub(crate) excluded: bool,
+    /// The rekey SA was deleted and data SAs were not: those are good until they expire (RFC 6407 section 5.9).
+    pub(crate) keeps_data: bool,
     /// A registration has told all this before: nothing has changed.
     pub(crate) superseded: bool,
 }
@@ -359,9 +361,16 @@ impl Group {
             (newest.ack, newest.acks) = (Some(ack.clone()), 1);
         }
         if superseded {
-            let nothing =
-                Applied { seq: push.seq, ack, listen: None, excluded: false, superseded, update: None, streams: None };
-            return Ok(nothing);
+            return Ok(Applied {
+                seq: push.seq,
+                ack,
+                listen: None,
+                excluded: false,
+                keeps_data: false,
+                superseded,
+                update: None,
+                streams: None,
+            });
         }
         let replaced = matches!(change, Change::New(..));
         let listen = self.carry_out(change, &content, now);
@@ -375,8 +384,10 @@ impl Group {
         let lost = self.sas.iter().all(|sa| sa.retires.is_some());
         let streams = std::mem::take(&mut content.streams);
         let streams = streams::update(streams, &mut content.deletes, content.decree.deactivation_delay);
+        let keeps_data = lost && !excluded && !content.deletes.all_teks;
         let excluded = excluded || lost;
-        Ok(Applied { seq: push.seq, ack, listen, excluded, superseded, update: self.update(content), streams })
+        let update = self.update(content);
+        Ok(Applied { seq: push.seq, ack, listen, excluded, keeps_data, superseded, update, streams })
     }
 
     /// A push has opened under a KEK, so there is no doubt about it any more.

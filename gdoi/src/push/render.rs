@@ -1,9 +1,9 @@
 //! One step of a rekey plan as one GROUPKEY-PUSH message.
 
 use keyferry_crypto::{CryptoError, Random};
-use keyferry_model::plan::RekeyStep;
-use keyferry_model::policy::{GdoiRekey, GroupPolicy};
-use keyferry_model::reading::Reading;
+use keyferry_model::plan::{Deletion, RekeyStep};
+use keyferry_model::policy::GroupPolicy;
+use keyferry_model::reading::{Reading, Readings};
 
 use super::envelope::Sealing;
 use crate::message::{self, Payloads, SealError};
@@ -34,8 +34,8 @@ pub enum RenderError {
 /// # Errors
 /// [`RenderError`]; nothing but an unfit policy or a message longer than a datagram brings one about.
 pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
-    let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
-    let payloads = payloads(policy, gdoi, step)?;
+    let gdoi = step.policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
+    let payloads = payloads(policy, gdoi.sends, step)?;
     #[cfg(feature = "fuzzing")]
     let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
     let header = message::header(&step.over.spi, exchange::PUSH, flag::ENCRYPTED, 0, payloads.first());
@@ -49,27 +49,31 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> 
     Ok(sealing.seal(&header, &payloads.chain(payload::SIG)?)?)
 }
 
-fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<Payloads, RenderError> {
+fn payloads(policy: &GroupPolicy, sends: Readings, step: &RekeyStep) -> Result<Payloads, RenderError> {
     let mut payloads = Payloads::new().with(payload::SEQ, &Seq(step.counter));
-    let esp = if gdoi.sends.has(Reading::IpsecDeletes) { protocol::IPSEC_ESP } else { protocol::ESP };
-    if step.delete_all {
-        // Zeros of full size stand for all (RFC 6407 section 5.9); the KEK's Delete comes last.
-        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, esp, 4, &[0; 4]));
-        if !policy.streams.is_empty() {
-            payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::IEC_61850, 4, &[0; 4]));
+    let esp = if sends.has(Reading::IpsecDeletes) { protocol::IPSEC_ESP } else { protocol::ESP };
+    // Zeros of full size stand for all (RFC 6407 section 5.9); the KEK's Delete comes last.
+    let (teks, streams) = match &step.delete {
+        Deletion::Spis(spis) => (spis.clone(), step.streams.delete.clone()),
+        Deletion::DataSas | Deletion::Everything => {
+            let streams = !policy.streams.is_empty() || !step.policy.streams.is_empty();
+            (vec![0], if streams { vec![0] } else { Vec::new() })
         }
-        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, &[0; 16]));
-    } else {
-        for (protocol, spis) in [(esp, &step.delete), (protocol::IEC_61850, &step.streams.delete)] {
-            let spis: Vec<u8> = spis.iter().flat_map(|spi| spi.to_be_bytes()).collect();
-            if !spis.is_empty() {
-                payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol, 4, &spis));
-            }
+        Deletion::RekeySa => (Vec::new(), Vec::new()),
+    };
+    for (protocol, spis) in [(esp, teks), (protocol::IEC_61850, streams)] {
+        let spis: Vec<u8> = spis.iter().flat_map(|spi| spi.to_be_bytes()).collect();
+        if !spis.is_empty() {
+            payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol, 4, &spis));
         }
     }
-    let (mut sa, mut kd) = (SaParts::new(gdoi.sends), KdParts::default());
+    if matches!(step.delete, Deletion::RekeySa | Deletion::Everything) {
+        payloads = payloads.with(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, &[0; 16]));
+    }
+    let (mut sa, mut kd) = (SaParts::new(sends), KdParts::default());
     if let Some(new) = &step.new_rekey {
-        sa.rekey_in_push(&new.sa, policy, step.planned)?;
+        let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
+        sa.rekey_in_push(&new.sa, policy, step.counted_from)?;
         match &new.tree {
             Some(update) => kd.rekey_by_tree(&new.sa, gdoi, update)?,
             None => kd.rekey(&new.sa, gdoi)?,
@@ -80,11 +84,12 @@ fn payloads(policy: &GroupPolicy, gdoi: &GdoiRekey, step: &RekeyStep) -> Result<
     }
     if let Some(epoch) = &step.new_epoch {
         // When it is sent nobody has it yet.
-        sa.epoch(epoch, Telling { wall: step.planned, delayed: true, delivered: None });
+        let (wall, wait) = (step.counted_from, step.activation_delay);
+        sa.epoch(epoch, Telling { wall, wait, delayed: true, delivered: None });
         kd.epoch(epoch);
     }
     if let Some(report) = &step.streams.report {
-        sa.report(report, step.planned);
+        sa.report(report, step.counted_from, step.activation_delay);
         kd.report(report);
     }
     // A message that only deletes has neither (RFC 6407 section 5.9).

@@ -82,24 +82,39 @@ impl Acks {
     /// another, which it may share with others.
     fn verify(&mut self, ctx: &Ctx<'_>, ack: &Ack<'_>, from: SocketAddr) -> Result<Identity, Reject> {
         let info = ctx.model.rekey_sa(Protocol::Gdoi, &ack.spi).ok_or(Reject::Unauthenticated("no such rekey SA"))?;
-        let policy = info.policy.gdoi.as_ref().and_then(|g| g.ack.map(|ack| (g.cipher, ack)));
-        let (cipher, asked) = policy.ok_or(Reject::Unauthenticated("no acknowledgement was asked for"))?;
+        let (now, then) = (info.policy.gdoi.as_ref(), info.made_under.gdoi.as_ref());
+        let cipher = then.map(|g| g.cipher).ok_or(Reject::Unauthenticated("no such rekey SA"))?;
+        // A push may bring the SA that asks for another type (RFC 8263 section 4).
+        let asked: BTreeSet<AckType> = [now, then].into_iter().flatten().filter_map(|g| g.ack).collect();
+        if asked.is_empty() {
+            return Err(Reject::Unauthenticated("no acknowledgement was asked for"));
+        }
         if ack.seq == 0 || ack.seq > info.highest {
             return Err(Reject::Unauthenticated("acknowledgement of a push that was not sent"));
         }
-        let (identity, reading) = match asked {
-            AckType::Kek(_) => {
-                let identity = by_address(ctx.model, ack, from).ok_or(WRONG)?;
-                let likeliest = self.readings.get(&identity).copied().unwrap_or(0);
-                let kek = secret_part(cipher, info.sa.keymat.expose());
-                let keys = self.keys_of(ctx.model, &ack.spi, asked, kek);
-                let reading = find(keys.len(), likeliest, |n| keys.get(n).is_some_and(|key| ack.verify(key)));
-                (identity, reading.ok_or(WRONG)?)
-            }
-            AckType::Lkh(_) => self.by_leaf(ctx.model, ack, (asked, cipher), from).ok_or(WRONG)?,
-        };
+        let kek = secret_part(cipher, info.sa.keymat.expose());
+        let proven = asked.into_iter().find_map(|asked| match asked {
+            AckType::Kek(_) => self.by_kek(ctx.model, ack, (asked, kek), from),
+            AckType::Lkh(_) => self.by_leaf(ctx.model, ack, (asked, cipher), from),
+        });
+        let (identity, reading) = proven.ok_or(WRONG)?;
         self.learn(&identity, reading);
         Ok(identity)
+    }
+
+    /// The member at the datagram's address or the one named, if the KEK proves its acknowledgement.
+    fn by_kek(
+        &mut self,
+        model: &Model,
+        ack: &Ack<'_>,
+        (asked, kek): (AckType, &[u8]),
+        from: SocketAddr,
+    ) -> Option<(Identity, usize)> {
+        let identity = by_address(model, ack, from)?;
+        let likeliest = self.readings.get(&identity).copied().unwrap_or(0);
+        let keys = self.keys_of(model, &ack.spi, asked, kek);
+        let reading = find(keys.len(), likeliest, |n| keys.get(n).is_some_and(|key| ack.verify(key)))?;
+        Some((identity, reading))
     }
 
     /// The member whose leaf key proves an acknowledgement: of those at the address named or the datagram's, the ones with the

@@ -16,8 +16,8 @@ use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport, Retransmit, Selector,
-    SequenceNumbers, TrafficPolicy,
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, Retransmit,
+    Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
@@ -56,6 +56,7 @@ pub struct Setup {
     pub kek: BlockCipher,
     pub sends: Readings,
     pub scheme: SignatureScheme,
+    pub management: KekManagement,
 }
 
 impl Default for Setup {
@@ -71,6 +72,7 @@ impl Default for Setup {
             kek: BlockCipher::Aes128Cbc,
             sends: Readings::NONE,
             scheme: SignatureScheme::RsaPkcs1Sha256,
+            management: KekManagement::Lkh,
         }
     }
 }
@@ -110,6 +112,8 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         capacity: 16,
         retransmit: Retransmit { copies: 2, interval: secs(2) },
         ack_patience: secs(20),
+        ack_resend: false,
+        evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {
             cipher: setup.kek,
@@ -118,6 +122,7 @@ pub fn policy(setup: Setup) -> GroupPolicy {
             scheme: setup.scheme,
             ack: setup.ack,
             sends: setup.sends,
+            management: setup.management,
         }),
         gikev2: None,
     }

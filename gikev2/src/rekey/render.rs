@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use keyferry_crypto::{CryptoError, Random, Secret};
 use keyferry_model::lkh::TreeUpdate;
-use keyferry_model::plan::{NewRekeySa, RekeyStep};
+use keyferry_model::plan::{Deletion, NewRekeySa, RekeyStep};
 use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::{ChainWriter, Encode};
@@ -43,17 +43,22 @@ pub enum RenderError {
 /// # Errors
 /// The group serves no G-IKEv2, or the message cannot be made.
 pub fn render(policy: &GroupPolicy, step: &RekeyStep, rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
-    let rekey = policy.gikev2.as_ref().ok_or(RenderError::NotServed)?;
+    let rekey = step.policy.gikev2.as_ref().ok_or(RenderError::NotServed)?;
     let (spi_i, spi_r) = halves(&step.over.spi);
     let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, 0, step.counter);
     let mut payloads: Vec<(PayloadKind, Vec<u8>)> = Vec::new();
-    if step.delete_all {
-        for (protocol, spi_len) in [(ProtocolId::ESP, 4), (ProtocolId::GIKE_UPDATE, 16)] {
-            let all = Delete { protocol, spi_len, spis: Cow::Owned(vec![0; usize::from(spi_len)]) };
-            payloads.push((PayloadKind::DELETE, all.to_vec()));
-        }
-    } else {
+    if matches!(step.delete, Deletion::Spis(_) | Deletion::DataSas) {
         keys(policy, step, &mut payloads)?;
+    }
+    let all = |protocol, spi_len: u8| {
+        let all = Delete { protocol, spi_len, spis: Cow::Owned(vec![0; usize::from(spi_len)]) };
+        (PayloadKind::DELETE, all.to_vec())
+    };
+    if matches!(step.delete, Deletion::DataSas | Deletion::Everything) {
+        payloads.push(all(ProtocolId::ESP, 4));
+    }
+    if matches!(step.delete, Deletion::RekeySa | Deletion::Everything) {
+        payloads.push(all(ProtocolId::GIKE_UPDATE, 16));
     }
     let (first, inner) = match &rekey.authentication {
         RekeyAuthentication::Implicit => finish(&payloads)?,
@@ -99,18 +104,18 @@ fn finish(payloads: &[(PayloadKind, Vec<u8>)]) -> Result<(u8, Secret), RenderErr
 
 /// GSA, KD, USE_TRANSPORT_MODE and the Delete of replaced data SAs.
 fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind, Vec<u8>)>) -> Result<(), RenderError> {
-    let default = to_wire::rekey_wrap_key(policy, &step.over).ok_or(RenderError::NotServed)?;
+    let default = to_wire::rekey_wrap_key(&step.policy, &step.over).ok_or(RenderError::NotServed)?;
     let (mut sas, mut groups) = (Vec::new(), Vec::new());
     let mut member = None;
     if let Some(NewRekeySa { sa, tree }) = &step.new_rekey {
-        let lifetime = sa.remaining(step.planned);
+        let lifetime = sa.remaining(step.counted_from);
         sas.push(to_wire::rekey_policy(policy, sa, lifetime, None).ok_or(RenderError::NotServed)?);
         groups.push(rekey_bag(sa, tree.as_ref(), &default)?);
         member = tree.as_ref().map(tree_bag).transpose()?;
     }
     if let Some(epoch) = &step.new_epoch {
         for sa in &epoch.sas {
-            sas.push(to_wire::data_policy(sa, epoch.remaining(step.planned)));
+            sas.push(to_wire::data_policy(sa, epoch.remaining(step.counted_from)));
             groups.push(to_wire::data_bag(sa, &default)?);
         }
     }
@@ -127,8 +132,10 @@ fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind,
         let notify = Notify::bare(NotifyType::USE_TRANSPORT_MODE);
         payloads.push((PayloadKind::NOTIFY, notify.to_vec()));
     }
-    if !step.delete.is_empty() {
-        payloads.push((PayloadKind::DELETE, Delete::esp(&step.delete).to_vec()));
+    if let Deletion::Spis(spis) = &step.delete
+        && !spis.is_empty()
+    {
+        payloads.push((PayloadKind::DELETE, Delete::esp(spis).to_vec()));
     }
     Ok(())
 }

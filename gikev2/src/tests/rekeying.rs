@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyferry_crypto::{BlockCipher, Integrity};
 use keyferry_model::epoch::Epoch;
 use keyferry_model::id::Protocol;
-use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
 use keyferry_model::policy::{EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
@@ -175,15 +175,15 @@ fn traffic_keys(world: &mut World, policy: &GroupPolicy) -> RekeyStep {
     RekeyStep {
         protocol: Protocol::Gikev2,
         over: world.rekey_sa(),
+        policy: Arc::new(policy.clone()),
         counter: 0,
         new_rekey: None,
         new_epoch: Some(Arc::new(epoch)),
-        delete: Vec::new(),
-        delete_all: false,
+        delete: Deletion::Spis(Vec::new()),
         activation_delay: Duration::ZERO,
         deactivation_delay: Duration::ZERO,
-        planned: wall,
         streams: keyferry_model::stream::StreamStep::default(),
+        counted_from: wall,
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
         capacity: 8,
         retransmit: Retransmit { copies: 2, interval: Duration::from_secs(1) },
         ack_patience: Duration::from_secs(10),
+        ack_resend: false,
+        evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: None,
         gikev2: Some(Gikev2Rekey {

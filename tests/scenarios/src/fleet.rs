@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use dataplane::{Frame, IvSource, Sad};
 use keyferry_crypto::{Random, Secret, SeededRandom};
-use keyferry_gateway::{Gateway, GatewaySettings};
+use keyferry_gateway::{Gateway, GatewaySettings, Reloaded};
 use keyferry_model::drive::{Datagram, Output, Transmit};
 use keyferry_model::id::Protocol;
+use keyferry_model::policy::GroupPolicy;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
@@ -97,6 +98,8 @@ pub struct Fleet {
     tampered: BTreeSet<(SocketAddr, Vec<u8>)>,
     /// Datagrams that tampering drew from the gateway.
     pub drawn: usize,
+    /// What the group is configured with, when the gateway starts or reads its configuration again.
+    pub policy: GroupPolicy,
     variant: Variant,
     clock: Duration,
     rng: SeededRandom,
@@ -109,6 +112,12 @@ impl Fleet {
     /// A running gateway without members.
     #[must_use]
     pub fn new(seed: u64, variant: Variant) -> Self {
+        Self::with_policy(seed, variant, policy::group(variant))
+    }
+
+    /// The same with another policy of the group.
+    #[must_use]
+    pub fn with_policy(seed: u64, variant: Variant, policy: GroupPolicy) -> Self {
         let mut fleet = Self {
             net: Net::new(seed.wrapping_mul(31).wrapping_add(1)),
             gateway: None,
@@ -117,6 +126,7 @@ impl Fleet {
             tamper: Vec::new(),
             tampered: BTreeSet::new(),
             drawn: 0,
+            policy,
             variant,
             clock: Duration::from_secs(1),
             rng: SeededRandom::new(seed),
@@ -138,7 +148,7 @@ impl Fleet {
     pub fn boot(&mut self) {
         let settings = GatewaySettings {
             credentials: policy::credentials(self.variant.family),
-            groups: vec![policy::group(self.variant)],
+            groups: vec![self.policy.clone()],
             identity: None,
             idle_ike_sa: Duration::from_secs(30),
             aggressive: false,
@@ -149,6 +159,15 @@ impl Fleet {
         let gateway = Gateway::new(settings, records, now, &mut self.rng).expect("the gateway starts over its store");
         self.gateway = Some(gateway);
         self.drain_gateway(None);
+    }
+
+    /// The gateway reads its configuration again.
+    ///
+    /// # Panics
+    /// If the gateway is down.
+    pub fn reload(&mut self) -> Reloaded {
+        let (groups, credentials) = (vec![self.policy.clone()], policy::credentials(self.variant.family));
+        self.command(|g, now, rng| g.reload(now, rng, groups, credentials))
     }
 
     /// Kills the gateway: whatever was not durable is lost.

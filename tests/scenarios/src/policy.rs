@@ -9,8 +9,8 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::oid::OidName;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
-    RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, KekManagement,
+    RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
@@ -105,6 +105,10 @@ pub struct Variant {
     pub hash: Hash,
     /// Acknowledgements of GDOI.
     pub ack: AckType,
+    /// Does GDOI ask for none?
+    pub no_acks: bool,
+    /// How GDOI excludes members.
+    pub management: KekManagement,
     /// Width of sender IDs.
     pub sender_id_bits: u8,
     /// Is it a group of IEC 61850 streams, for GDOI alone and asked for by OID?
@@ -123,6 +127,8 @@ impl Default for Variant {
             ke: KeGroup::Ecp256,
             hash: Hash::Sha256,
             ack: AckType::Kek(Hash::Sha256),
+            no_acks: false,
+            management: KekManagement::Lkh,
             sender_id_bits: 8,
             substation: false,
         }
@@ -143,6 +149,8 @@ impl Variant {
             ke: KeGroup::Modp2048,
             hash: Hash::Sha384,
             ack: AckType::Lkh(Hash::Sha512),
+            no_acks: false,
+            management: KekManagement::Lkh,
             sender_id_bits: 8,
             substation: false,
         }
@@ -211,14 +219,17 @@ pub fn group(v: Variant) -> GroupPolicy {
         capacity: 64,
         retransmit: Retransmit { copies: 3, interval: Duration::from_secs(2) },
         ack_patience: Duration::from_secs(15),
+        ack_resend: false,
+        evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {
             cipher: BlockCipher::Aes256Cbc,
             transport: to(0),
             signer: signer(),
             scheme: SignatureScheme::RsaPkcs1Sha256,
-            ack: Some(v.ack),
+            ack: Some(v.ack).filter(|_| !v.no_acks),
             sends: Readings::NONE,
+            management: v.management,
         }),
         gikev2: Some(Gikev2Rekey {
             protection: v.protection,

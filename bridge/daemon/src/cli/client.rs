@@ -1,5 +1,6 @@
 //! Commands that talk to a running process: what they print.
 
+use keyferry_gateway::Delete;
 use keyferry_model::id::{Identity, Protocol};
 use serde::Serialize;
 
@@ -28,9 +29,19 @@ pub(super) fn rekeys(args: &GatewayArgs, group: &str) -> anyhow::Result<String> 
     shown(args.json, &Client::connect(&args.socket)?.rekeys(group)?, |r| tables::rekeys(r))
 }
 
-pub(super) fn rekey(args: &GatewayArgs, group: &str) -> anyhow::Result<String> {
-    let started = RekeyStarted { rekey: Client::connect(&args.socket)?.rekey(group)? };
-    shown(args.json, &started, |r| format!("rekey {} of {group} is on its way\n", r.rekey))
+pub(super) fn rekey(args: &GatewayArgs, group: &str, delete: Option<Delete>) -> anyhow::Result<String> {
+    let started = RekeyStarted { rekey: Client::connect(&args.socket)?.rekey_deleting(group, delete)? };
+    let what = match delete {
+        None => "",
+        Some(Delete::Teks) => "; it deletes all traffic keys",
+        Some(Delete::Kek) => "; it deletes the rekey SAs, and all members register anew",
+        Some(Delete::All) => "; it deletes everything, and all members register anew",
+    };
+    shown(args.json, &started, |r| format!("rekey {} of {group} is on its way{what}\n", r.rekey))
+}
+
+pub(super) fn reload(args: &GatewayArgs) -> anyhow::Result<String> {
+    shown(args.json, &Client::connect(&args.socket)?.reload()?, tables::reloaded)
 }
 
 pub(super) fn evict(args: &GatewayArgs, group: &str, member: &Identity) -> anyhow::Result<String> {

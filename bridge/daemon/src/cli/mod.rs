@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use keyferry_gateway::Delete;
 use keyferry_model::id::{Identity, Protocol};
 
 use crate::config::{self, GATEWAY_SOCKET, MEMBER_SOCKET, Problems};
@@ -74,13 +75,21 @@ enum Command {
         #[command(flatten)]
         gateway: GatewayArgs,
     },
-    /// Rekey a group now.
+    /// Rekey a group now, or have its keys deleted.
+    #[command(after_help = "Examples:\n  keyferry rekey branches\n  keyferry rekey branches --delete-teks\n\n\
+        An ordinary rekey loses no packet. The others are for keys that are not trusted any more.")]
     Rekey {
         /// Name of the group.
         group: String,
         #[command(flatten)]
+        delete: DeleteArgs,
+        #[command(flatten)]
         gateway: GatewayArgs,
     },
+    /// Read the configuration again: groups and peers that have changed, are new or are gone.
+    #[command(after_help = "Example:\n  keyferry check gateway.toml && keyferry reload\n\n\
+        Members are told by rekeys, without losing a packet where the protocols allow it. SIGHUP does the same.")]
+    Reload(GatewayArgs),
     /// Exclude a member: the others get new keys, and it may not come back.
     #[command(
         after_help = "Examples:\n  keyferry evict branches 10.0.0.9\n  keyferry evict branches fqdn:gm7.example.org"
@@ -145,6 +154,28 @@ struct CheckArgs {
     json: bool,
 }
 
+/// What a rekey deletes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(multiple = false)]
+struct DeleteArgs {
+    /// Delete all traffic keys at once; new ones are used without delay.
+    #[arg(long)]
+    delete_teks: bool,
+    /// Delete the rekey SAs; all members register anew.
+    #[arg(long)]
+    delete_kek: bool,
+    /// Delete everything; all members register anew.
+    #[arg(long)]
+    delete_all: bool,
+}
+
+impl DeleteArgs {
+    fn what(self) -> Option<Delete> {
+        let wanted = [(self.delete_teks, Delete::Teks), (self.delete_kek, Delete::Kek), (self.delete_all, Delete::All)];
+        wanted.into_iter().find_map(|(set, what)| set.then_some(what))
+    }
+}
+
 /// How to reach a running gateway.
 #[derive(Clone, Debug, clap::Args)]
 struct GatewayArgs {
@@ -177,7 +208,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
     match command {
         // Before any thread exists: it may enter namespaces of its own.
         Command::Lab(args) => lab::run(args),
-        Command::Serve(args) => configured(config::gateway(&args.config, config::environment()), serve::run),
+        Command::Serve(args) => {
+            let read = || config::gateway(&args.config, config::environment());
+            configured(read(), |config| serve::run(config, &args.config))
+        }
         Command::Member(args) => configured(config::member(&args.config, config::environment()), member::run),
         Command::Check(args) => check(&args),
         Command::Completions { shell } => {
@@ -193,7 +227,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Status(a) => print(&client::status(&a)?),
         Command::Members { group, gateway } => print(&client::members(&gateway, group.as_deref())?),
         Command::Rekeys { group, gateway } => print(&client::rekeys(&gateway, &group)?),
-        Command::Rekey { group, gateway } => print(&client::rekey(&gateway, &group)?),
+        Command::Rekey { group, delete, gateway } => print(&client::rekey(&gateway, &group, delete.what())?),
+        Command::Reload(a) => print(&client::reload(&a)?),
         Command::Evict { group, member, gateway } => print(&client::evict(&gateway, &group, &member)?),
         Command::Readmit { group, member, gateway } => print(&client::readmit(&gateway, &group, &member)?),
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
@@ -266,14 +301,23 @@ mod tests {
         let Command::Evict { group, member, gateway } = evict.command else { panic!("another command") };
         assert_eq!((group.as_str(), member), ("g", "10.0.0.9".parse().unwrap()));
         assert_eq!((gateway.json, gateway.socket), (true, PathBuf::from("/x")));
+        let rekey = Cli::try_parse_from(["keyferry", "rekey", "g", "--delete-kek"]).unwrap();
+        let Command::Rekey { delete, .. } = rekey.command else { panic!("another command") };
+        assert_eq!(delete.what(), Some(Delete::Kek));
         let moved = Cli::try_parse_from(["keyferry", "move", "--to", "gdoi"]).unwrap();
         assert!(matches!(moved.command, Command::Move { to: Protocol::Gdoi, .. }));
     }
 
     #[test]
     fn what_is_wrong_is_an_error_of_usage() {
-        for args in [&["evict", "g", "nonsense"][..], &["move", "--to", "ike"], &["serve"], &["members", "a", "b"], &[]]
-        {
+        for args in [
+            &["evict", "g", "nonsense"][..],
+            &["move", "--to", "ike"],
+            &["serve"],
+            &["members", "a", "b"],
+            &[],
+            &["rekey", "g", "--delete-kek", "--delete-all"],
+        ] {
             let error = Cli::try_parse_from(std::iter::once(&"keyferry").chain(args)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{args:?}");
         }

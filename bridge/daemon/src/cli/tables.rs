@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use keyferry_gateway::Reloaded;
 use keyferry_model::view::{GroupView, MemberState, RekeyView};
 use serde_json::Value;
 
@@ -29,6 +30,17 @@ fn text(table: &Table) -> String {
         out.push('\n');
     }
     out
+}
+
+/// What became of a configuration that was read again.
+pub(super) fn reloaded(r: &Reloaded) -> String {
+    let mut out = String::new();
+    for (what, names) in [("added", &r.added), ("changed", &r.changed), ("removed", &r.removed)] {
+        if !names.is_empty() {
+            let _ = writeln!(out, "{what}: {}", names.join(", "));
+        }
+    }
+    if out.is_empty() { "reloaded; members have nothing to learn from it\n".to_owned() } else { out }
 }
 
 /// Seconds in the two largest units that say something.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::Identity;
-use keyferry_model::policy::{Authorization, GroupPolicy, RekeyTransport, Selector};
+use keyferry_model::policy::{AckType, Authorization, GroupPolicy, KekManagement, RekeyTransport, Selector};
 use keyferry_model::reading::Reading;
 
 use super::certificates::Certificates;
@@ -102,6 +102,7 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
             format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
         section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
     }
+    acknowledgements(section, plan);
     let room = 1u64 << p.sender_id_bits;
     let wanted = u64::from(p.capacity) * u64::from(p.sender_ids_per_member);
     if p.needs_sender_ids() && room < wanted {
@@ -112,6 +113,29 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
         section.error("sender_id_bits", what, "more bits, a smaller capacity, or a mode that is no counter mode");
     }
     sides(section, plan);
+}
+
+fn acknowledgements(section: &Section<'_>, plan: &GroupPlan) {
+    let p = plan.base();
+    let asks = plan.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
+    for (key, set) in [("ack_resend", p.ack_resend), ("evict_after_misses", p.evict_after_misses.is_some())] {
+        if set && !asks {
+            let what = "nobody is asked to acknowledge anything";
+            section.error(key, what, "add ack = \"kek-sha256\" to [group.gdoi], or remove the key");
+        }
+    }
+    if !asks || !p.ack_resend {
+        return;
+    }
+    if p.ack_patience >= p.rekey_margin {
+        let what = "with ack_resend a rekey may be sent once more when its keys are about to be replaced again";
+        section.error("ack_patience", what, "a shorter time than rekey_margin");
+    }
+    if p.deactivation_delay < p.ack_patience + p.activation_delay {
+        let least = humantime::format_duration(p.ack_patience + p.activation_delay).to_string();
+        let what = "a member that gets a rekey after ack_patience still sends with keys that the others have dropped";
+        section.warning("deactivation_delay", what, format!("at least {least}"));
+    }
 }
 
 /// What must hold between a group's traffic and the protocols that serve it.
@@ -150,6 +174,10 @@ pub(super) fn push(section: &Section<'_>, plan: &GdoiPlan, weak: bool) {
     if plan.scheme.is_weak() && !weak {
         let remedy = "use rsa-sha2-256, or allow it by danger_weak_rekey = true";
         section.error("signature", "SHA-1 is weak", remedy);
+    }
+    if plan.management == KekManagement::None && matches!(plan.ack, Some(AckType::Lkh(_))) {
+        let what = "members without LKH have no leaf key to acknowledge with";
+        section.error("ack", what, "kek-sha256 or kek-sha512, or management = \"lkh\"");
     }
     let raw = plan.sends.has(Reading::SigRaw);
     if raw && plan.sends.has(Reading::SigHashedTwice) {

@@ -9,8 +9,8 @@ use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureScheme, Signing
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication,
-    RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, KekManagement,
+    RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
 
@@ -42,6 +42,8 @@ pub struct GdoiPlan {
     pub transport: RekeyTransport,
     /// Acknowledgement asked for.
     pub ack: Option<AckType>,
+    /// How members are excluded.
+    pub management: KekManagement,
     /// Readings of RFC 6407 to send in place of the usual ones.
     pub sends: Readings,
 }
@@ -96,6 +98,7 @@ impl GroupPlan {
                 signer: signer(Protocol::Gdoi, g.scheme.kind())?,
                 scheme: g.scheme,
                 ack: g.ack,
+                management: g.management,
                 sends: g.sends,
             });
         }
@@ -123,6 +126,8 @@ pub(crate) struct GroupEntry<'a> {
     pub(crate) plan: GroupPlan,
     pub(crate) section: Section<'a>,
 }
+
+const MANAGEMENTS: &[(&str, KekManagement)] = &[("lkh", KekManagement::Lkh), ("none", KekManagement::None)];
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -180,7 +185,10 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
             copies: u8::try_from(section.number("retransmit_copies", 0..=10, 2)).unwrap_or(0),
             interval: section.duration("retransmit_interval", Duration::from_millis(10)..=MINUTE, 2 * SECOND),
         },
-        ack_patience: section.duration("ack_patience", SECOND..=60 * MINUTE, 30 * SECOND),
+        // RFC 8263 section 6 wants 10 s at least.
+        ack_patience: section.duration("ack_patience", 10 * SECOND..=60 * MINUTE, 30 * SECOND),
+        ack_resend: section.flag("ack_resend", false),
+        evict_after_misses: Some(section.number("evict_after_misses", 0..=1000, 0)).filter(|n| *n > 0),
         authorization,
         traffic: traffic(section, !streams.is_empty()),
         streams,
@@ -276,6 +284,7 @@ fn gdoi(mut section: Section<'_>) -> GdoiPlan {
         scheme: section.choice("signature", PUSH_SIGNATURES, SignatureScheme::RsaPkcs1Sha256),
         transport: target(&mut section),
         ack: section.choice("ack", ACKS, Some(AckType::Kek(Hash::Sha256))),
+        management: section.choice("management", MANAGEMENTS, KekManagement::Lkh),
         sends: sends(&mut section),
     };
     checks::push(&section, &plan, weak);

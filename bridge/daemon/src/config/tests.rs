@@ -4,7 +4,7 @@ mod streams;
 use super::*;
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::policy::{Authorization, EspMode, RekeyTransport};
+use keyferry_model::policy::{Authorization, EspMode, KekManagement, RekeyTransport};
 use std::os::unix::fs::PermissionsExt;
 
 pub(super) const GATEWAY: &str = r#"
@@ -172,6 +172,34 @@ fn times_must_go_together() {
     with("rekey_margin = \"10s\"", &["not longer than activation_delay", "expire"]);
     with("kek_lifetime = \"30m\"", &["shorter than tek_lifetime"]);
     with("retransmit_interval = \"5s\"", &["senders have switched"]);
+}
+
+#[test]
+fn acknowledgements_are_asked_for_as_they_can_be_given() {
+    let with = |key: &str, at: &str, words: &[&str]| one_problem("id = 1234", &format!("id = 1234\n{key}"), at, words);
+    with("ack_patience = \"9s\"", "ack_patience", &["10s"]);
+    let text = GATEWAY.replace("[group.gdoi]", "[group.gdoi]\nack = \"none\"");
+    assert_ne!(text, GATEWAY);
+    for key in ["ack_resend = true", "evict_after_misses = 3"] {
+        let text = text.replace("id = 1234", &format!("id = 1234\n{key}"));
+        let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].to_string().contains("nobody is asked"), "{problems:?}");
+    }
+    let late = GATEWAY.replace("id = 1234", "id = 1234\nack_resend = true\nack_patience = \"6m\"");
+    assert!(gateway_of(&late).is_err());
+    let resent = gateway_of(&GATEWAY.replace("id = 1234", "id = 1234\nack_resend = true")).unwrap();
+    assert!(resent.warnings.iter().any(|w| w.to_string().contains("at least 40s")), "{:?}", resent.warnings);
+    let kept = gateway_of(&GATEWAY.replace("id = 1234", "id = 1234\nevict_after_misses = 3")).unwrap().config;
+    assert_eq!(kept.groups[0].base().evict_after_misses, Some(3));
+}
+
+#[test]
+fn members_without_a_tree_acknowledge_by_the_kek() {
+    let with = |keys: &str| gateway_of(&GATEWAY.replace("[group.gdoi]", &format!("[group.gdoi]\n{keys}")));
+    let policy = with("management = \"none\"").unwrap().config;
+    assert_eq!(policy.groups[0].gdoi.as_ref().unwrap().management, KekManagement::None);
+    let Problems(problems) = with("management = \"none\"\nack = \"lkh-sha256\"").map(|c| c.config).unwrap_err();
+    assert!(problems[0].to_string().contains("no leaf key"), "{problems:?}");
 }
 
 #[test]

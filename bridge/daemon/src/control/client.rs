@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keyferry_gateway::{Delete, Reloaded};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::view::RekeyView;
 use serde::de::DeserializeOwned;
@@ -134,7 +135,23 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn rekey(&mut self, group: &str) -> Result<u64, ClientError> {
-        self.get::<RekeyStarted>(&Request::Rekey { group: group.to_owned() }).map(|r| r.rekey)
+        self.rekey_deleting(group, None)
+    }
+
+    /// The same, with keys deleted.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn rekey_deleting(&mut self, group: &str, delete: Option<Delete>) -> Result<u64, ClientError> {
+        self.get::<RekeyStarted>(&Request::Rekey { group: group.to_owned(), delete }).map(|r| r.rekey)
+    }
+
+    /// Makes a gateway read its configuration again.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); what is wrong with the configuration.
+    pub fn reload(&mut self) -> Result<Reloaded, ClientError> {
+        self.get(&Request::Reload)
     }
 
     /// Evicts a member of a gateway's group; returns the number of the rekey that excludes it.

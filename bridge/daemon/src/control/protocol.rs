@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use keyferry_gateway::Delete;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::view::{GroupView, MemberView};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,12 @@ pub enum Request {
     Rekey {
         /// Name of the group.
         group: String,
+        /// What is deleted; none is an ordinary rekey.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delete: Option<Delete>,
     },
+    /// Gateway: read the configuration again; answered by [`Reloaded`](keyferry_gateway::Reloaded).
+    Reload,
     /// Gateway: exclude a member for good; answered by [`RekeyStarted`].
     Evict {
         /// Name of the group.

@@ -154,7 +154,7 @@ mod tests {
         let (server, mut calls) = Server::start(socket).unwrap();
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
-                let reply = if let Request::Rekey { group } = call.request {
+                let reply = if let Request::Rekey { group, delete: None } = call.request {
                     Reply::of(&crate::control::RekeyStarted { rekey: group.len() as u64 })
                 } else {
                     Reply::Error(format!("{:?}", call.request))

@@ -143,7 +143,7 @@ sender_id_bits = {SENDER_ID_BITS}
 capacity = {capacity}
 retransmit_copies = 2
 retransmit_interval = "300ms"
-ack_patience = "5s"
+ack_patience = "10s"
 
 [[group.traffic]]
 destination = "{traffic}"

@@ -175,6 +175,7 @@ impl Runner {
             Request::Members { .. }
             | Request::Rekeys { .. }
             | Request::Rekey { .. }
+            | Request::Reload
             | Request::Evict { .. }
             | Request::Readmit { .. } => {
                 let why = "this is a member; gateways do that (--socket names a gateway's socket)";

@@ -10,10 +10,12 @@
 //! One round takes everything that waits (group commit), writes what must not repeat, and only then sends.
 
 mod jobs;
+mod reload;
 mod round;
 mod signing;
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -31,7 +33,9 @@ use crate::trust;
 use crate::udp::{MulticastOut, Udp, pump};
 
 use jobs::Jobs;
+use reload::{Reloading, Source};
 use round::Round;
+use signing::SigningKeys;
 
 /// Datagrams that may wait for a round.
 const QUEUE: usize = 8192;
@@ -40,11 +44,12 @@ const QUEUE: usize = 8192;
 ///
 /// # Errors
 /// It cannot start, or its store fails while it runs.
-pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
+pub fn run(config: GatewayConfig, file: &Path) -> anyhow::Result<()> {
     let credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
     let key = MasterKeySource::find(&config.master_key, credentials_directory.as_deref());
     let (mut store, mut records) = Store::open(&config.store, &key, &mut OsRandom)?;
-    let groups = signing::policies(&config, &mut store, &mut records)?;
+    let mut keys = SigningKeys::take(&mut records)?;
+    let groups = keys.policies(&config, &mut store)?;
     let clock = Clock::new();
     let settings = GatewaySettings {
         credentials: Arc::new(config.credentials.clone()),
@@ -54,20 +59,25 @@ pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
         aggressive: config.phase1.aggressive,
         danger_weak_phase1: config.phase1.danger_weak,
     };
-    let file = config.store.display();
-    let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom).with_context(|| {
-        format!("{file}: the store does not fit the configuration: restore the configuration it was made with")
-    })?;
+    let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom)
+        .with_context(|| format!("{}: the store cannot be used", config.store.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(jobs::parallelism() + 4)
         .enable_all()
         .build()
         .context("no runtime")?;
-    runtime.block_on(serve(config, gateway, store, clock))
+    let source = Source { file: file.to_owned(), keys };
+    runtime.block_on(serve(config, source, gateway, store, clock))
 }
 
-async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock: Clock) -> anyhow::Result<()> {
+async fn serve(
+    config: GatewayConfig,
+    source: Source,
+    mut gateway: Gateway,
+    store: Store,
+    clock: Clock,
+) -> anyhow::Result<()> {
     if let Some(directory) = &config.key_log {
         let log = FileKeyLog::open(directory).with_context(|| directory.display().to_string())?;
         gateway.set_key_log(Box::new(log.clone()), Box::new(log));
@@ -81,13 +91,15 @@ async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock:
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
     let (jobs, mut results) = Jobs::new();
+    let groups = config.groups.len();
     let mut trust = trust::watch(config.trust.clone())?;
-    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun, config.credentials);
+    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun, Reloading::new(config, source));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     // What was on its way when the last process ended goes on before anything new is taken.
     round.expire();
     round.settle().await?;
-    tracing::info!(listen = ?round.listen(), groups = config.groups.len(), "gateway serves");
+    tracing::info!(listen = ?round.listen(), groups, "gateway serves");
     notify(sd_notify::NotifyState::Ready);
     loop {
         tokio::select! {
@@ -96,6 +108,7 @@ async fn serve(config: GatewayConfig, mut gateway: Gateway, store: Store, clock:
             Some(call) = calls.recv() => round.call(call),
             () = round.sleep() => round.expire(),
             Some(fresh) = trust.recv() => round.set_trust(fresh),
+            _ = hangup.recv() => round.hangup(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

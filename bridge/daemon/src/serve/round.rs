@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
-use keyferry_gateway::Gateway;
-use keyferry_model::credentials::{Credentials, Trust};
+use keyferry_gateway::{Gateway, Reloaded};
+use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{JobId, Output, Transmit};
 use keyferry_model::time::Now;
 use tokio::sync::{mpsc, oneshot};
 
 use super::jobs::{Finished, Jobs};
+use super::reload::Reloading;
 use crate::control::{Call, DatagramCounters, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
 use crate::random::{Clock, OsRandom};
 use crate::store::{Store, StoreError};
@@ -37,7 +38,7 @@ pub(super) struct Round {
     unsent: u64,
     last_expire: Duration,
     replies: Vec<(oneshot::Sender<Reply>, Reply)>,
-    credentials: Credentials,
+    reloading: Reloading,
 }
 
 impl Round {
@@ -48,11 +49,11 @@ impl Round {
         sockets: Vec<Arc<Udp>>,
         jobs: Jobs,
         overrun: Arc<AtomicU64>,
-        credentials: Credentials,
+        reloading: Reloading,
     ) -> Self {
         let store = Some(store);
         let (unsent, last_expire, replies) = (0, Duration::ZERO, Vec::new());
-        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies, credentials }
+        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies, reloading }
     }
 
     pub(super) fn listen(&self) -> Vec<std::net::SocketAddr> {
@@ -61,8 +62,7 @@ impl Round {
 
     /// Holds certificates against another trust store from now on.
     pub(super) fn set_trust(&mut self, trust: Trust) {
-        self.credentials = self.credentials.clone().with_trust(trust);
-        self.gateway.set_credentials(Arc::new(self.credentials.clone()));
+        self.gateway.set_credentials(self.reloading.set_trust(trust));
     }
 
     /// Takes a datagram and those that wait behind it.
@@ -114,7 +114,11 @@ impl Round {
                 .map(|all| all.into_iter().map(|(group, member)| GroupMember { group, member }).collect::<Vec<_>>())
                 .into(),
             Request::Rekeys { group } => self.gateway.rekeys(&group).into(),
-            Request::Rekey { group } => self.gateway.rekey(now, rng, &group).map(started).into(),
+            Request::Rekey { group, delete: None } => self.gateway.rekey(now, rng, &group).map(started).into(),
+            Request::Rekey { group, delete: Some(what) } => {
+                self.gateway.delete(now, rng, &group, what).map(started).into()
+            }
+            Request::Reload => self.reload().into(),
             Request::Evict { group, member } => self.gateway.evict(now, rng, &group, &member).map(started).into(),
             Request::Readmit { group, member } => self.gateway.readmit(&group, &member).into(),
             Request::Move { .. } | Request::Leave => {
@@ -122,6 +126,23 @@ impl Round {
             }
         };
         self.replies.push((call.reply, reply));
+    }
+
+    /// Reads the configuration again.
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        let store = self.store.as_mut().ok_or_else(|| StoreError::Lost.to_string())?;
+        let (groups, credentials) = self.reloading.read(store)?;
+        let reloaded = self.gateway.reload(self.clock.now(), &mut OsRandom, groups, credentials);
+        tracing::info!(added = ?reloaded.added, changed = ?reloaded.changed, removed = ?reloaded.removed,
+            "configuration read again");
+        Ok(reloaded)
+    }
+
+    /// The same, when nobody waits for an answer.
+    pub(super) fn hangup(&mut self) {
+        if let Err(problems) = self.reload() {
+            tracing::error!(%problems, "configuration not taken; the old one stays");
+        }
     }
 
     fn status(&self, now: Now) -> GatewayStatus {

@@ -27,42 +27,49 @@ fn record(group: &str, protocol: Protocol, kind: KeyKind) -> String {
     format!("{PREFIX}{group}/{protocol}{kind}")
 }
 
-/// The policies of all groups with their keys. Keys that are not in the store yet are made and stored; those that are
-/// leave `records`.
-pub(super) fn policies(
-    config: &GatewayConfig,
-    store: &mut Store,
-    records: &mut Vec<(String, Secret)>,
-) -> anyhow::Result<Vec<GroupPolicy>> {
-    let (stored, rest): (Vec<_>, Vec<_>) =
-        std::mem::take(records).into_iter().partition(|(k, _)| k.starts_with(PREFIX));
-    *records = rest;
-    let mut keys: BTreeMap<String, Arc<SigningKey>> = BTreeMap::new();
-    for (name, pem) in stored {
-        let key = SigningKey::from_pem(pem.expose()).with_context(|| format!("record {name} holds no signing key"))?;
-        keys.insert(name, Arc::new(key));
+/// All signing keys that there are.
+pub(super) struct SigningKeys(BTreeMap<String, Arc<SigningKey>>);
+
+impl SigningKeys {
+    /// Takes the keys out of a store's records.
+    pub(super) fn take(records: &mut Vec<(String, Secret)>) -> anyhow::Result<Self> {
+        let (stored, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(records).into_iter().partition(|(k, _)| k.starts_with(PREFIX));
+        *records = rest;
+        let mut keys = BTreeMap::new();
+        for (name, pem) in stored {
+            let key =
+                SigningKey::from_pem(pem.expose()).with_context(|| format!("record {name} holds no signing key"))?;
+            keys.insert(name, Arc::new(key));
+        }
+        Ok(Self(keys))
     }
-    let wanted = config
-        .groups
-        .iter()
-        .flat_map(|g| g.signers().into_iter().map(|(protocol, kind)| (record(g.name(), protocol, kind), kind)));
-    let missing: Vec<(String, KeyKind)> = wanted.filter(|(name, _)| !keys.contains_key(name)).collect();
-    let made = make(&missing, config.signing_bits)?;
-    let ops: Vec<StoreOp> = made.iter().map(|(name, key)| StoreOp::Put(name.clone(), key.to_pem())).collect();
-    if !ops.is_empty() {
-        store.commit(&ops, &mut OsRandom)?;
-    }
-    keys.extend(made.into_iter().map(|(name, key)| (name, Arc::new(key))));
-    config
-        .groups
-        .iter()
-        .map(|group| {
-            group.policy(|protocol, kind| {
-                let name = record(group.name(), protocol, kind);
-                keys.get(&name).map(Arc::clone).ok_or_else(|| anyhow!("there is no key {name}"))
+
+    /// The policies of all groups with their keys. Keys that there are not yet are made and stored.
+    pub(super) fn policies(&mut self, config: &GatewayConfig, store: &mut Store) -> anyhow::Result<Vec<GroupPolicy>> {
+        let Self(keys) = self;
+        let wanted = config
+            .groups
+            .iter()
+            .flat_map(|g| g.signers().into_iter().map(|(protocol, kind)| (record(g.name(), protocol, kind), kind)));
+        let missing: Vec<(String, KeyKind)> = wanted.filter(|(name, _)| !keys.contains_key(name)).collect();
+        let made = make(&missing, config.signing_bits)?;
+        let ops: Vec<StoreOp> = made.iter().map(|(name, key)| StoreOp::Put(name.clone(), key.to_pem())).collect();
+        if !ops.is_empty() {
+            store.commit(&ops, &mut OsRandom)?;
+        }
+        keys.extend(made.into_iter().map(|(name, key)| (name, Arc::new(key))));
+        config
+            .groups
+            .iter()
+            .map(|group| {
+                group.policy(|protocol, kind| {
+                    let name = record(group.name(), protocol, kind);
+                    keys.get(&name).map(Arc::clone).ok_or_else(|| anyhow!("there is no key {name}"))
+                })
             })
-        })
-        .collect()
+            .collect()
+    }
 }
 
 /// Makes keys, several at a time: the search for primes takes a while.

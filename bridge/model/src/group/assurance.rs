@@ -14,7 +14,7 @@ use super::Group;
 use crate::epoch::Epoch;
 use crate::id::Protocol;
 use crate::ledger::Entry;
-use crate::plan::{RekeyPlan, RekeyReason, RekeyStep};
+use crate::plan::{Deletion, RekeyPlan, RekeyReason, RekeyStep};
 use crate::stream::{DeliveryReport, StreamStep};
 use crate::time::Now;
 
@@ -57,14 +57,14 @@ impl Group {
             steps.push(Arc::new(RekeyStep {
                 protocol: Protocol::Gdoi,
                 over: Arc::clone(&side.current),
+                policy: Arc::clone(&side.policy),
                 counter: side.take_counter(Protocol::Gdoi),
                 new_rekey: None,
                 new_epoch: None,
-                delete: Vec::new(),
-                delete_all: false,
+                delete: Deletion::Spis(Vec::new()),
                 activation_delay: epoch.activates.saturating_sub(now.wall),
                 deactivation_delay: policy.deactivation_delay,
-                planned: now.wall,
+                counted_from: now.wall + policy.last_copy(),
                 streams: StreamStep { delete: Vec::new(), report: Some(DeliveryReport { epoch, delivered }) },
             }));
         }

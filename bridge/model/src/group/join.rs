@@ -54,22 +54,31 @@ impl Group {
         if self.exhausted {
             return Err(Refusal::SenderIdsExhausted);
         }
+        if self.pending.is_some() {
+            // What was offered is told to nobody any more.
+            return Err(Refusal::Stale);
+        }
         if self.members.get(request.identity).is_some_and(|m| m.too_often(now.wall)) {
             tracing::debug!(group = %self.policy.name, member = %request.identity, "member registers too often");
             return Err(Refusal::TooOften);
         }
         // A member that stays where it is keeps its leaf; everything is checked before anything is taken.
-        let kept = self.members.get(request.identity).filter(|m| m.is_active(request.protocol)).map(|m| m.leaf);
+        let stays = self.members.get(request.identity).filter(|m| m.is_active(request.protocol));
+        let (is_new, kept) = (stays.is_none(), stays.and_then(|m| m.leaf));
         let side = self.sides.get(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
-        if kept.is_none() && side.tree.is_full() {
+        let has_tree = side.policy.has_tree(request.protocol);
+        let members = self.members.count(request.protocol).max(side.tree.members());
+        if members >= self.policy.capacity as usize && (is_new || (has_tree && kept.is_none() && side.tree.is_full())) {
             return Err(Refusal::Full);
         }
         let sender_ids = self.take_sender_ids(request)?;
-        let leaf = match (kept, self.sides.get_mut(&request.protocol)) {
-            (Some(leaf), _) => leaf,
-            (None, side) => side.and_then(|s| s.tree.join(rng)).ok_or(Refusal::Full)?,
+        let side = self.sides.get_mut(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
+        let leaf = match kept {
+            None if has_tree => Some(side.tree.join(rng).ok_or(Refusal::Full)?),
+            kept => kept,
         };
-        let path = self.sides.get(&request.protocol).map(|s| s.tree.path(leaf)).unwrap_or_default();
+        let path = leaf.map(|leaf| side.tree.path(leaf)).unwrap_or_default();
+        side.outsiders.remove(request.identity);
         self.record(request, leaf, &sender_ids, now);
         self.store_sender_ids();
         Ok(Admission { offer, path, sender_ids })
@@ -94,7 +103,7 @@ impl Group {
         Err(Refusal::SenderIdsExhausted)
     }
 
-    fn record(&mut self, request: JoinRequest<'_>, leaf: u32, sender_ids: &[u32], now: Now) {
+    fn record(&mut self, request: JoinRequest<'_>, leaf: Option<u32>, sender_ids: &[u32], now: Now) {
         let fresh = Member {
             identity: request.identity.clone(),
             protocol: request.protocol,
@@ -104,6 +113,8 @@ impl Group {
             leaf,
             registrations: 0,
             since: 0,
+            until: None,
+            answers: false,
             burst: 0,
             burst_since: now.wall,
             sender_ids: Vec::new(),
@@ -118,7 +129,7 @@ impl Group {
             if moved {
                 // It no longer follows the old protocol: its keys there go with the next change of that rekey SA.
                 let old = member.protocol;
-                self.make_stale(old, member.leaf);
+                self.make_stale(&member);
                 tracing::info!(group = %self.policy.name, member = %member.identity, from = %old, to = %request.protocol,
                     "member moved");
             }
@@ -131,6 +142,8 @@ impl Group {
         member.registered_at(now.wall);
         member.missed = 0;
         member.since = self.next_rekey;
+        member.until = None;
+        member.answers = false;
         member.sender_ids = sender_ids.to_vec();
         tracing::info!(group = %self.policy.name, member = %member.identity, protocol = %member.protocol,
             address = %member.address, sender_ids = ?member.sender_ids, "member registered");
@@ -140,19 +153,23 @@ impl Group {
 
     /// A member leaves. What it knew is changed by a rekey soon, together with others that leave.
     pub(crate) fn leave(&mut self, identity: &Identity, protocol: Protocol, now: Now) -> bool {
-        let Some(member) = self.members.get(identity).filter(|m| m.is_active(protocol)) else { return false };
-        self.make_stale(protocol, member.leaf);
-        self.members.set_state(identity, MemberState::Left);
-        self.store_member(identity);
+        if !self.members.get(identity).is_some_and(|m| m.is_active(protocol)) {
+            return false;
+        }
+        self.drop_member(identity, MemberState::Left);
         self.leavers_due.get_or_insert(now.wall + LEAVE_BATCH);
         self.store_state();
         tracing::info!(group = %self.policy.name, member = %identity, %protocol, "member left");
         true
     }
 
-    pub(super) fn make_stale(&mut self, protocol: Protocol, leaf: u32) {
-        if let Some(side) = self.sides.get_mut(&protocol) {
-            side.stale.insert(leaf);
+    /// Notes that a member is none of its protocol any more, and has keys still.
+    pub(super) fn make_stale(&mut self, member: &Member) {
+        if let Some(side) = self.sides.get_mut(&member.protocol) {
+            match member.leaf {
+                Some(leaf) => side.stale.insert(leaf),
+                None => side.outsiders.insert(member.identity.clone()),
+            };
         }
         self.store_state();
     }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::Secret;
+use keyferry_crypto::{Secret, SigningKey};
 use serde::{Deserialize, Serialize};
 
+use super::form::{Form, key_hash, signer};
 use super::{Group, ReplacedSa, Side};
 use crate::epoch::{Epoch, EpochRecord};
 use crate::id::{Identity, Protocol};
@@ -14,7 +15,7 @@ use crate::ledger::{Ack, Entry, Ledger};
 use crate::lkh::{KeyTree, NodeRecord};
 use crate::member::Member;
 use crate::members::Members;
-use crate::policy::{Gikev2Rekey, GroupPolicy, RekeyAuthentication};
+use crate::policy::GroupPolicy;
 use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
 use crate::store::{RecordError, StoreOp, get, put};
@@ -22,8 +23,6 @@ use crate::view::MemberState;
 
 #[derive(Serialize, Deserialize)]
 struct StateRecord {
-    /// What the keys are for; other keys are wanted when it changes.
-    shape: Shape,
     generation: u64,
     next_epoch: u64,
     next_rekey: u64,
@@ -35,11 +34,13 @@ struct StateRecord {
 #[derive(Serialize, Deserialize)]
 struct SideRecord {
     current: RekeySaRecord,
+    form: Form,
     sent: u32,
-    replaced: Vec<(RekeySaRecord, u32, Duration)>,
+    replaced: Vec<(RekeySaRecord, Form, u32, Duration)>,
     next_handle: u32,
     fresh_from: u32,
     stale: BTreeSet<u32>,
+    outsiders: BTreeSet<Identity>,
 }
 
 /// What all keys of a group's records begin with.
@@ -59,7 +60,7 @@ fn node_ops(group: &str, protocol: Protocol, changes: Vec<(u32, Option<NodeRecor
 }
 
 impl Group {
-    fn key(&self, rest: &str) -> String {
+    pub(super) fn key(&self, rest: &str) -> String {
         key_prefix(&self.policy.name) + rest
     }
 
@@ -89,28 +90,36 @@ impl Group {
     }
 
     fn put_state(&mut self) {
-        let side = |s: &Side| SideRecord {
-            current: s.current.to_record(),
-            sent: s.sent,
-            replaced: s.replaced.iter().map(|r| (r.sa.to_record(), r.sent, r.until)).collect(),
-            next_handle: s.tree.next_handle(),
-            fresh_from: s.tree.fresh_from(),
-            stale: s.stale.clone(),
+        let side = |(protocol, s): (&Protocol, &Side)| {
+            let replaced = s.replaced.iter().filter_map(|r| {
+                let form = Form::of(&r.policy, *protocol)?;
+                Some((r.sa.to_record(), form, r.sent, r.until))
+            });
+            let record = SideRecord {
+                current: s.current.to_record(),
+                form: Form::of(&s.policy, *protocol)?,
+                sent: s.sent,
+                replaced: replaced.collect(),
+                next_handle: s.tree.next_handle(),
+                fresh_from: s.tree.fresh_from(),
+                stale: s.stale.clone(),
+                outsiders: s.outsiders.clone(),
+            };
+            Some((*protocol, record))
         };
         let record = StateRecord {
-            shape: Shape::of(&self.policy),
             generation: self.generation,
             next_epoch: self.next_epoch,
             next_rekey: self.next_rekey,
             epochs: self.epochs.iter().map(|e| e.to_record()).collect(),
-            sides: self.sides.iter().map(|(p, s)| (*p, side(s))).collect(),
+            sides: self.sides.iter().filter_map(side).collect(),
             leavers_due: self.leavers_due,
         };
         self.ops.push(put(self.key("state"), &record));
     }
 
     fn put_given(&mut self) {
-        let record = (self.sender_ids.next(), self.exhausted);
+        let record = (self.sender_ids.next(), self.exhausted, self.sender_ids.bits());
         self.ops.push(put(self.key("sender-ids"), &record));
         let handles: BTreeMap<Protocol, u32> = self.sides.iter().map(|(p, s)| (*p, s.tree.next_handle())).collect();
         self.ops.push(put(self.key("handles"), &handles));
@@ -119,6 +128,24 @@ impl Group {
     pub(super) fn store_member(&mut self, identity: &Identity) {
         if let Some(member) = self.members.get(identity) {
             self.ops.push(put(self.key(&format!("member/{}", identity.record_key())), member));
+        }
+    }
+
+    /// Keeps the key that signs under the present rekey SA, so that members can be told when it is replaced by another.
+    pub(super) fn store_signer(&mut self, protocol: Protocol) {
+        let key = self.sides.get(&protocol).and_then(|s| signer(&s.policy, protocol)).map(Arc::clone);
+        let hash = key.as_ref().map(|k| key_hash(k));
+        if self.stored_signers.get(&protocol) == hash.as_ref() {
+            return;
+        }
+        let name = self.key(&signer_key(protocol));
+        self.ops.push(match &key {
+            Some(key) => StoreOp::Put(name, key.to_pem()),
+            None => StoreOp::Delete(name),
+        });
+        match hash {
+            Some(hash) => drop(self.stored_signers.insert(protocol, hash)),
+            None => drop(self.stored_signers.remove(&protocol)),
         }
     }
 
@@ -142,20 +169,17 @@ impl Group {
     /// Rebuilds a group from its records (keys without the group's prefix); `None` if there is no state record.
     ///
     /// # Errors
-    /// A record that cannot be read, or keys that do not fit the policy any more.
+    /// A record that cannot be read. Where the policy has changed, a rekey is due that tells members so.
     pub(crate) fn restore(
         policy: Arc<GroupPolicy>,
         records: &BTreeMap<String, &Secret>,
     ) -> Result<Option<Self>, RecordError> {
         let Some(bytes) = records.get("state") else { return Ok(None) };
         let state: StateRecord = get("state", bytes)?;
-        if !state.shape.fits(&Shape::of(&policy)) {
-            return Err(misfit("state"));
-        }
         // Without these, IDs and handles could be given twice: a store that lost them is of no use.
         let must = |key: &str| records.get(key).ok_or_else(|| RecordError::new(key, "is missing"));
         let handles: BTreeMap<Protocol, u32> = get("handles", must("handles")?)?;
-        let (next_sender_id, exhausted) = get("sender-ids", must("sender-ids")?)?;
+        let (next_sender_id, exhausted, bits) = get("sender-ids", must("sender-ids")?)?;
         let mut sides = BTreeMap::new();
         for (protocol, record) in state.sides {
             let handles = handles.get(&protocol).copied().unwrap_or(0);
@@ -178,22 +202,33 @@ impl Group {
         let members = with_prefix(records, "member/")
             .map(|(key, bytes)| get::<Member>(key, bytes))
             .collect::<Result<Members, _>>()?;
-        Ok(Some(Self {
+        let stored_signers = sides
+            .iter()
+            .filter(|(p, _)| records.contains_key(&signer_key(**p)))
+            .filter_map(|(p, s)| Some((*p, key_hash(signer(&s.policy, *p)?))))
+            .collect();
+        let mut group = Self {
             generation: state.generation,
             epochs,
             next_epoch: state.next_epoch,
             next_rekey: state.next_rekey,
             sides,
-            sender_ids: SenderIdAllocator::new(policy.sender_id_bits, next_sender_id),
+            sender_ids: SenderIdAllocator::new(bits, next_sender_id),
             members,
             ledger,
             exhausted,
+            pending: None,
+            keks_overdue: false,
             leavers_due: state.leavers_due,
             state_changed: false,
             given_changed: false,
+            resend: Vec::new(),
+            stored_signers,
             ops: Vec::new(),
             policy,
-        }))
+        };
+        group.compare();
+        Ok(Some(group))
     }
 
     /// Starts the sides that the policy serves and the stored state does not have: of a protocol that is new, or was not served
@@ -220,6 +255,7 @@ impl Group {
             self.store_sender_ids();
             self.store_state();
         }
+        self.compare();
     }
 }
 
@@ -228,7 +264,7 @@ impl Group {
     pub(super) fn dismiss(&mut self, protocol: Protocol) -> usize {
         let gone: Vec<Identity> = self.members.active(protocol).map(|m| m.identity.clone()).collect();
         for identity in &gone {
-            self.members.set_state(identity, MemberState::Left);
+            self.members.set_state(identity, MemberState::Left, Some(self.next_rekey));
             self.store_member(identity);
         }
         gone.len()
@@ -248,54 +284,20 @@ fn with_prefix<'a>(
         .map(|(k, v)| (k.as_str(), *v))
 }
 
-/// What a group's keys are made for.
-#[derive(Serialize, Deserialize)]
-struct Shape {
-    /// Traffic lines and the width of sender IDs.
-    traffic: String,
-    /// Streams.
-    #[serde(default)]
-    streams: Vec<String>,
-    /// Rekey SAs and how their messages are authenticated.
-    rekey: BTreeMap<Protocol, String>,
-}
-
-impl Shape {
-    fn of(policy: &GroupPolicy) -> Self {
-        let authentication = |g: &Gikev2Rekey| match &g.authentication {
-            RekeyAuthentication::Implicit => None,
-            RekeyAuthentication::Signature(_, scheme) => Some(*scheme),
-        };
-        let gdoi = policy.gdoi.as_ref().map(|g| format!("{:?}", (g.cipher, g.scheme)));
-        let gikev2 = policy.gikev2.as_ref().map(|g| format!("{:?}", (g.protection, g.wrap_key_len, authentication(g))));
-        let rekey = [(Protocol::Gdoi, gdoi), (Protocol::Gikev2, gikev2)];
-        Self {
-            traffic: format!("{:?}", (&policy.traffic, policy.sender_id_bits)),
-            streams: policy.streams.iter().map(|s| format!("{:?}", (&s.name, s.protection))).collect(),
-            rekey: rekey.into_iter().filter_map(|(p, shape)| Some((p, shape?))).collect(),
-        }
-    }
-
-    /// Keys of one shape do for the other. A protocol that is added or given up does not touch the other's keys.
-    fn fits(&self, other: &Self) -> bool {
-        let same = |(p, shape)| other.rekey.get(p).is_none_or(|s: &String| s == shape);
-        self.traffic == other.traffic && self.streams == other.streams && self.rekey.iter().all(same)
-    }
-}
-
 fn misfit(key: &str) -> RecordError {
-    RecordError::new(key, "the stored keys do not fit the configured policy: restore the policy or rename the group")
+    RecordError::new(key, "holds keys that do not fit what it says of them")
 }
 
-/// `None` when the policy no longer serves the protocol.
+/// `None` when the policy no longer serves the protocol, or the key is lost that signs what its members would be told.
 fn restore_side(
     protocol: Protocol,
     record: SideRecord,
     handles: u32,
-    policy: &GroupPolicy,
+    present: &Arc<GroupPolicy>,
     records: &BTreeMap<String, &Secret>,
 ) -> Result<Option<Side>, RecordError> {
-    let (Some(len), Some(tree_len)) = (keymat_len(protocol, policy), tree_key_len(protocol, policy)) else {
+    let Some(policy) = made_under(protocol, &record.form, present, records)? else { return Ok(None) };
+    let (Some(len), Some(tree_len)) = (keymat_len(protocol, &policy), tree_key_len(protocol, &policy)) else {
         return Ok(None);
     };
     let prefix = format!("tree/{protocol}/");
@@ -305,22 +307,50 @@ fn restore_side(
         nodes.insert(node, get::<NodeRecord>(key, bytes)?);
     }
     let next_handle = record.next_handle.max(handles);
-    let tree = KeyTree::restore(policy.capacity, tree_len, next_handle, record.fresh_from, nodes);
+    let tree = KeyTree::restore(present.capacity, tree_len, next_handle, record.fresh_from, nodes);
     let tree = tree.ok_or_else(|| misfit(&prefix))?;
     let current = RekeySa::from_record(record.current);
     if current.keymat.len() != len {
         return Err(misfit("state"));
     }
-    let replaced = record.replaced.into_iter().map(|(sa, sent, until)| ReplacedSa {
-        sa: Arc::new(RekeySa::from_record(sa)),
-        sent,
-        until,
+    let replaced = record.replaced.into_iter().filter_map(|(sa, form, sent, until)| {
+        // Nothing is signed under it any more.
+        let policy = form.policy(present, None)?;
+        Some(ReplacedSa { sa: Arc::new(RekeySa::from_record(sa)), policy, sent, until })
     });
     Ok(Some(Side {
         current: Arc::new(current),
+        policy,
         sent: record.sent,
         replaced: replaced.collect(),
         tree,
+        former: None,
         stale: record.stale,
+        outsiders: record.outsiders,
     }))
+}
+
+/// The policy that a rekey SA was made under, with the key that signs under it.
+fn made_under(
+    protocol: Protocol,
+    form: &Form,
+    present: &Arc<GroupPolicy>,
+    records: &BTreeMap<String, &Secret>,
+) -> Result<Option<Arc<GroupPolicy>>, RecordError> {
+    if Form::of(present, protocol).as_ref() == Some(form) {
+        return Ok(Some(Arc::clone(present)));
+    }
+    let Some(wanted) = form.signer() else { return Ok(form.policy(present, None)) };
+    if signer(present, protocol).is_some_and(|key| key_hash(key) == wanted) {
+        return Ok(form.policy(present, None));
+    }
+    let name = signer_key(protocol);
+    let Some(pem) = records.get(&name) else { return Ok(None) };
+    let key = SigningKey::from_pem(pem.expose()).map_err(|e| RecordError::new(&name, e.to_string()))?;
+    Ok((key_hash(&key) == wanted).then(|| form.policy(present, Some(Arc::new(key)))).flatten())
+}
+
+/// Record of the key that signs under the rekey SA there is.
+fn signer_key(protocol: Protocol) -> String {
+    format!("signer/{protocol}")
 }

@@ -1,20 +1,21 @@
 //! Planning a rekey.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::Random;
 
-use super::{Group, ReplacedSa, Side};
+use super::Group;
+use super::form::Form;
+use super::side::Content;
 use crate::epoch::{DataSa, Epoch};
 use crate::id::{Identity, Protocol};
 use crate::ledger::Entry;
-use crate::lkh::TreeUpdate;
-use crate::plan::{NewRekeySa, RekeyPlan, RekeyReason, RekeyStep};
-use crate::rekey_sa::RekeySa;
+use crate::plan::{Deletion, RekeyPlan, RekeyReason, RekeyStep};
+use crate::policy::GroupPolicy;
+use crate::rekey_sa::{RekeySa, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
-use crate::stream::{StreamSa, StreamStep};
+use crate::stream::StreamSa;
 use crate::time::Now;
 use crate::view::MemberState;
 
@@ -24,18 +25,18 @@ const MAX_UPDATE: usize = 32 * 1024;
 /// A rekey SA under which so many messages have been sent is replaced with the next: numbers must not run out.
 const MAX_SENT: u32 = 1 << 31;
 
-/// What all messages of one plan have in common.
-struct Content {
-    epoch: Arc<Epoch>,
-    delete: Vec<u32>,
-    delete_streams: Vec<u32>,
-    activation_delay: Duration,
-    deactivation_delay: Duration,
-    planned: Duration,
+/// Whom a rekey leaves out, and what it cannot put off.
+#[derive(Clone, Copy)]
+struct Urgent {
+    /// Whoever is no member any more is excluded.
+    exclude: bool,
+    /// Rekey SAs are replaced.
+    keks: bool,
 }
 
 impl Group {
-    /// Decides a rekey: a new epoch, and new rekey SAs where members are excluded or a rekey SA is about to expire.
+    /// Decides a rekey: a new epoch, and new rekey SAs where members are excluded, the policy has changed, or a rekey SA is
+    /// about to expire.
     ///
     /// `evict` are members to exclude; they stay known as evicted. Protocols nobody speaks get no messages.
     pub(crate) fn rekey(
@@ -46,118 +47,201 @@ impl Group {
         rng: &mut dyn Random,
     ) -> Arc<RekeyPlan> {
         if reason == RekeyReason::Assurance {
+            let awaiting = self.expected_acks();
             let plan = self.report_delivery(now);
-            self.enter_into_ledger(&plan, now);
+            self.enter_into_ledger(&plan, awaiting, now);
             self.store_state();
             return Arc::new(plan);
         }
         for identity in evict {
             self.mark_evicted(identity);
         }
-        // Whoever left is excluded by the next rekey, whatever its reason.
-        let exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction;
-        self.generation += 1;
-        let plan = if reason == RekeyReason::Reset {
-            self.reset(now, rng)
-        } else {
-            self.replace_keys(reason, exclude, now, rng)
+        // Whoever left is excluded by the next rekey, and a new policy told by it, whatever its reason.
+        let unlisted = self.dismiss_unlisted();
+        let exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction || unlisted;
+        let reason = match self.pending.take() {
+            Some(RekeyReason::Reset) => RekeyReason::Reset,
+            Some(_) | None => reason,
         };
-        self.enter_into_ledger(&plan, now);
+        self.generation += 1;
+        let urgent = Urgent { exclude, keks: std::mem::take(&mut self.keks_overdue) };
+        let awaiting = self.expected_acks();
+        let mut steps = self.align_sides(now, rng);
+        steps.extend(match reason {
+            RekeyReason::Reset => self.reset(now, rng),
+            RekeyReason::DeleteKek => self.restart_all(&Deletion::RekeySa, now, rng),
+            RekeyReason::Lifetime
+            | RekeyReason::Operator
+            | RekeyReason::Eviction
+            | RekeyReason::Policy
+            | RekeyReason::Assurance
+            | RekeyReason::DeleteTeks => self.replace_keys(reason, urgent, now, rng),
+        });
+        let plan = RekeyPlan { id: self.take_rekey_id(), reason, policy: Arc::clone(&self.policy), steps };
+        let epoch = self.epochs.last().map_or(0, |e| e.number);
+        tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
+            "rekey planned");
+        self.enter_into_ledger(&plan, awaiting, now);
         self.store_state();
         Arc::new(plan)
     }
 
-    fn mark_evicted(&mut self, identity: &Identity) {
-        if let Some(member) = self.members.get(identity).filter(|m| m.state == MemberState::Active) {
-            self.make_stale(member.protocol, member.leaf);
+    pub(super) fn mark_evicted(&mut self, identity: &Identity) {
+        self.drop_member(identity, MemberState::Evicted);
+    }
+
+    /// A member is one no more; what it knew is changed with the next exclusion.
+    pub(super) fn drop_member(&mut self, identity: &Identity, state: MemberState) {
+        if let Some(member) = self.members.get(identity).filter(|m| m.state == MemberState::Active).cloned() {
+            self.make_stale(&member);
         }
-        self.members.set_state(identity, MemberState::Evicted);
+        self.members.set_state(identity, state, None);
         self.store_member(identity);
     }
 
-    fn replace_keys(&mut self, reason: RekeyReason, exclude: bool, now: Now, rng: &mut dyn Random) -> RekeyPlan {
+    fn replace_keys(
+        &mut self,
+        reason: RekeyReason,
+        urgent: Urgent,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Vec<Arc<RekeyStep>> {
         let policy = Arc::clone(&self.policy);
-        let delete = self.epochs.last().map(|e| e.spis()).unwrap_or_default();
-        let delete_streams = self.epochs.last().map(|e| e.stream_spis()).unwrap_or_default();
-        self.retire_epochs(now);
-        let epoch = self.start_epoch(now.wall, now.wall + policy.activation_delay, rng);
+        let at_once = reason == RekeyReason::DeleteTeks;
+        let (activation_delay, deactivation_delay) = if at_once {
+            <(Duration, Duration)>::default()
+        } else {
+            (policy.activation_delay, policy.deactivation_delay)
+        };
+        let replaced = self.epochs.last().map(|e| e.spis()).unwrap_or_default();
+        let replaced_streams = self.epochs.last().map(|e| e.stream_spis()).unwrap_or_default();
+        self.retire_epochs(now.wall + deactivation_delay + policy.last_copy());
         let content = Content {
-            epoch,
-            delete,
-            delete_streams,
-            activation_delay: policy.activation_delay,
-            deactivation_delay: policy.deactivation_delay,
-            planned: now.wall,
+            epoch: self.start_epoch(now.wall, now.wall + activation_delay, rng),
+            delete: if at_once { Deletion::DataSas } else { Deletion::Spis(replaced) },
+            delete_streams: if at_once { Vec::new() } else { replaced_streams },
+            activation_delay,
+            deactivation_delay,
+            counted_from: now.wall + policy.last_copy(),
+            keep: now.wall + policy.deactivation_delay + policy.ack_patience,
         };
         let mut steps = Vec::new();
         for protocol in Protocol::ALL {
-            let listening = self.members.count(protocol) > 0;
-            let Some(side) = self.sides.get_mut(&protocol) else { continue };
-            let due = side.current.remaining(now.wall) <= policy.rekey_margin * 2 || side.sent >= MAX_SENT;
-            let leaves = if exclude || due { std::mem::take(&mut side.stale) } else { BTreeSet::new() };
-            let mut exclusions = Vec::new();
-            for batch in side
-                .tree
-                .batches(&Vec::from_iter(leaves), MAX_UPDATE, |depth| wrap_cost(protocol, &side.current, depth))
-            {
+            steps.extend(self.replace_side_keys(protocol, urgent, &content, now, rng));
+        }
+        steps
+    }
+
+    fn replace_side_keys(
+        &mut self,
+        protocol: Protocol,
+        urgent: Urgent,
+        content: &Content,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Vec<Arc<RekeyStep>> {
+        let policy = Arc::clone(&self.policy);
+        let Some(side) = self.sides.get(&protocol) else { return Vec::new() };
+        let strangers = side.outsiders.iter().any(|i| !self.members.get(i).is_some_and(|m| m.is_active(m.protocol)));
+        let (before, after) = (Form::of(&side.policy, protocol), Form::of(&policy, protocol));
+        let told = before.as_ref().zip(after.as_ref()).is_some_and(|(b, a)| b.can_bring(a));
+        if !told || (urgent.exclude && strangers && !side.policy.has_tree(protocol)) {
+            // What cannot be told, or not kept from somebody who has the KEK, is not told: who stays registers anew.
+            return self.restart_side(protocol, Deletion::Everything, now, rng).into_iter().collect();
+        }
+        if !before.zip(after.clone()).is_some_and(|(b, a)| b.shares_tree(&a)) {
+            self.forget_leaves(protocol);
+        }
+        let listening = self.members.count(protocol) > 0;
+        let changed =
+            Form::of(&policy, protocol) != self.sides.get(&protocol).and_then(|s| Form::of(&s.policy, protocol));
+        let Some(side) = self.sides.get_mut(&protocol) else { return Vec::new() };
+        let lifetime = side.current.expires.saturating_sub(side.current.created);
+        let due = urgent.keks
+            || changed
+            || lifetime != policy.kek_lifetime
+            || side.sent >= MAX_SENT
+            || side.current.remaining(now.wall) <= policy.kek_margin().max(policy.rekey_margin * 2);
+        let mut exclusions = Vec::new();
+        if policy.has_tree(protocol) && (urgent.exclude || due) {
+            let leaves = Vec::from_iter(std::mem::take(&mut side.stale));
+            let cost = |depth| wrap_cost(protocol, &side.current, depth);
+            let mut batches = side.tree.batches(&leaves, MAX_UPDATE, cost);
+            if batches.is_empty() && !side.outsiders.is_empty() {
+                // They have no leaf, so whatever is sent along the tree is not for them.
+                batches.push(Vec::new());
+            }
+            side.outsiders.clear();
+            for batch in batches {
                 let tree = side.tree.evict(&batch, rng);
                 exclusions.extend(RekeySa::generate(protocol, &policy, now.wall, rng).map(|sa| (Arc::new(sa), tree)));
             }
-            let keep = now.wall + policy.deactivation_delay + policy.ack_patience;
-            if exclusions.is_empty() {
-                let new = if due { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
-                steps.extend(side.announce(protocol, new.map(Arc::new), listening, keep, &content));
-            } else {
-                steps.extend(side.exclude(protocol, exclusions, listening, keep, &content));
-            }
         }
-        let id = self.take_rekey_id();
-        tracing::info!(group = %policy.name, rekey = id, ?reason, epoch = content.epoch.number, messages = steps.len(),
-            "rekey planned");
-        RekeyPlan { id, reason, policy, steps }
+        let steps = if exclusions.is_empty() {
+            let new = if due { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
+            side.announce(protocol, new.map(Arc::new), &policy, listening, content)
+        } else {
+            side.exclude(protocol, exclusions, &policy, listening, content)
+        };
+        self.store_signer(protocol);
+        steps
+    }
+
+    /// The keys of a protocol's tree are of no use any more: members stay, and get a leaf when they register next.
+    fn forget_leaves(&mut self, protocol: Protocol) {
+        let Some(side) = self.sides.get_mut(&protocol) else { return };
+        let len = tree_key_len(protocol, &self.policy).unwrap_or_else(|| side.tree.key_len());
+        side.former = Some(side.tree.restart(len));
+        side.stale.clear();
+        let members: Vec<Identity> = self.members.active(protocol).map(|m| m.identity.clone()).collect();
+        for identity in members {
+            self.members.note(&identity, |m| m.leaf = None);
+            self.store_member(&identity);
+        }
+    }
+
+    /// Deletes a protocol's rekey SA, with everything or without: its members register anew, under keys that nobody has yet.
+    pub(super) fn restart_side(
+        &mut self,
+        protocol: Protocol,
+        delete: Deletion,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Option<Arc<RekeyStep>> {
+        let policy = Arc::clone(&self.policy);
+        let listening = self.members.count(protocol) > 0;
+        let side = self.sides.get_mut(&protocol)?;
+        let step = listening.then(|| side.deletion(protocol, delete, now.wall));
+        let len = tree_key_len(protocol, &policy).unwrap_or_else(|| side.tree.key_len());
+        side.former = Some(side.tree.restart(len));
+        side.stale.clear();
+        side.outsiders.clear();
+        if let Some(sa) = RekeySa::generate(protocol, &policy, now.wall, rng) {
+            // Those who get the message may acknowledge it (RFC 8263 section 6).
+            side.replace(Arc::new(sa), &policy, now.wall + policy.ack_patience);
+        }
+        let members = self.dismiss(protocol);
+        self.store_signer(protocol);
+        if members > 0 {
+            tracing::warn!(group = %policy.name, %protocol, members, "members register anew");
+        }
+        step
+    }
+
+    pub(super) fn restart_all(&mut self, delete: &Deletion, now: Now, rng: &mut dyn Random) -> Vec<Arc<RekeyStep>> {
+        Protocol::ALL.into_iter().filter_map(|p| self.restart_side(p, delete.clone(), now, rng)).collect()
     }
 
     /// Starts over: new keys for everything, sender IDs from 0, and everybody registers anew (RFC 6407 section 3.5,
     /// RFC 9838 section 2.5.1). IDs given out before are only good for keys that nobody may use any more.
-    fn reset(&mut self, now: Now, rng: &mut dyn Random) -> RekeyPlan {
-        let policy = Arc::clone(&self.policy);
-        let mut steps = Vec::new();
-        for protocol in Protocol::ALL {
-            let listening = self.members.count(protocol) > 0;
-            let Some(side) = self.sides.get_mut(&protocol) else { continue };
-            if listening {
-                let counter = side.take_counter(protocol);
-                steps.push(Arc::new(RekeyStep {
-                    protocol,
-                    over: Arc::clone(&side.current),
-                    counter,
-                    new_rekey: None,
-                    new_epoch: None,
-                    delete: Vec::new(),
-                    delete_all: true,
-                    activation_delay: Duration::ZERO,
-                    deactivation_delay: Duration::ZERO,
-                    planned: now.wall,
-                    streams: StreamStep::default(),
-                }));
-            }
-            let active = self.members.active(protocol).map(|m| m.leaf);
-            let leaves: Vec<u32> = active.chain(side.stale.iter().copied()).collect();
-            side.tree.evict(&leaves, rng);
-            side.stale.clear();
-            if let Some(sa) = RekeySa::generate(protocol, &policy, now.wall, rng) {
-                side.replace(Arc::new(sa), now.wall + policy.ack_patience);
-            }
-        }
-        let members: usize = Protocol::ALL.map(|p| self.dismiss(p)).into_iter().sum();
+    fn reset(&mut self, now: Now, rng: &mut dyn Random) -> Vec<Arc<RekeyStep>> {
+        let steps = self.restart_all(&Deletion::Everything, now, rng);
         self.epochs.clear();
         self.start_epoch(now.wall, now.wall, rng);
-        self.sender_ids = SenderIdAllocator::new(policy.sender_id_bits, 0);
+        self.sender_ids = SenderIdAllocator::new(self.policy.sender_id_bits, 0);
         self.exhausted = false;
         self.store_sender_ids();
-        let id = self.take_rekey_id();
-        tracing::warn!(group = %policy.name, rekey = id, members, "group reset: all members register anew");
-        RekeyPlan { id, reason: RekeyReason::Reset, policy, steps }
+        steps
     }
 
     pub(super) fn take_rekey_id(&mut self) -> u64 {
@@ -167,9 +251,7 @@ impl Group {
     }
 
     /// Replaced epochs live until the last member, which may get the last copy, has dropped them.
-    fn retire_epochs(&mut self, now: Now) {
-        let repeats = self.policy.retransmit.interval * u32::from(self.policy.retransmit.copies);
-        let end = now.wall + self.policy.deactivation_delay + repeats;
+    fn retire_epochs(&mut self, end: Duration) {
         for epoch in &mut self.epochs {
             if epoch.expires > end {
                 let sas = epoch.sas.iter().map(|sa| DataSa {
@@ -183,20 +265,23 @@ impl Group {
         }
     }
 
-    fn enter_into_ledger(&mut self, plan: &RekeyPlan, now: Now) {
-        let mut awaited = Vec::new();
-        let asks = self.policy.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
-        if let Some(last) = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi && asks) {
-            awaited.push((Protocol::Gdoi, last.over.spi, last.counter));
-        }
-        let expected = awaited.iter().map(|(p, ..)| self.members.count(*p)).sum();
+    /// How many members are asked to acknowledge a rekey that is planned now.
+    fn expected_acks(&self) -> usize {
+        let asks = |p: &GroupPolicy| p.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
+        let side = self.sides.get(&Protocol::Gdoi).filter(|s| asks(&s.policy) || asks(&self.policy));
+        side.map_or(0, |_| self.members.count(Protocol::Gdoi))
+    }
+
+    fn enter_into_ledger(&mut self, plan: &RekeyPlan, expected: usize, now: Now) {
+        let last = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi).filter(|_| expected > 0);
+        let awaited: Vec<_> = last.iter().map(|s| (Protocol::Gdoi, s.over.spi, s.counter)).collect();
         let entry = Entry {
             id: plan.id,
             reason: plan.reason,
             at: now.wall,
             epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
+            expected: if awaited.is_empty() { 0 } else { expected },
             awaited,
-            expected,
             missing: None,
             acks: std::collections::BTreeMap::new(),
         };
@@ -204,87 +289,6 @@ impl Group {
             self.forget_entry(&forgotten);
         }
         self.store_entry(plan.id);
-    }
-}
-
-impl Side {
-    /// The counter of the next message; never the same twice under one rekey SA.
-    pub(super) fn take_counter(&mut self, protocol: Protocol) -> u32 {
-        self.sent = self.sent.checked_add(1).expect("a rekey SA expires long before 2^32 messages");
-        match protocol {
-            // SEQ of the first push is 1 (RFC 6407 section 4.3), the first message ID is 0 (RFC 9838 section 2.4.1.3).
-            Protocol::Gdoi => self.sent,
-            Protocol::Gikev2 => self.sent - 1,
-        }
-    }
-
-    fn replace(&mut self, new: Arc<RekeySa>, until: Duration) {
-        let sa = std::mem::replace(&mut self.current, new);
-        self.replaced.push(ReplacedSa { sa, sent: self.sent, until });
-        self.sent = 0;
-    }
-
-    fn step(
-        &mut self,
-        protocol: Protocol,
-        new_rekey: Option<NewRekeySa>,
-        with_epoch: bool,
-        content: &Content,
-    ) -> Arc<RekeyStep> {
-        Arc::new(RekeyStep {
-            protocol,
-            over: Arc::clone(&self.current),
-            counter: self.take_counter(protocol),
-            new_rekey,
-            new_epoch: with_epoch.then(|| Arc::clone(&content.epoch)),
-            delete: if with_epoch { content.delete.clone() } else { Vec::new() },
-            delete_all: false,
-            activation_delay: content.activation_delay,
-            deactivation_delay: content.deactivation_delay,
-            planned: content.planned,
-            streams: StreamStep {
-                delete: if with_epoch { content.delete_streams.clone() } else { Vec::new() },
-                report: None,
-            },
-        })
-    }
-
-    /// The new epoch, and a new rekey SA if there is one, for all who listen.
-    fn announce(
-        &mut self,
-        protocol: Protocol,
-        new: Option<Arc<RekeySa>>,
-        listening: bool,
-        keep: Duration,
-        content: &Content,
-    ) -> Vec<Arc<RekeyStep>> {
-        let told = new.clone().map(|sa| NewRekeySa { sa, tree: None });
-        let step = listening.then(|| self.step(protocol, told, true, content));
-        new.into_iter().for_each(|sa| self.replace(sa, keep));
-        step.into_iter().collect()
-    }
-
-    /// One rekey SA after the other, each of which excludes some more, and at last the new epoch.
-    fn exclude(
-        &mut self,
-        protocol: Protocol,
-        exclusions: Vec<(Arc<RekeySa>, TreeUpdate)>,
-        listening: bool,
-        keep: Duration,
-        content: &Content,
-    ) -> Vec<Arc<RekeyStep>> {
-        let mut steps = Vec::new();
-        for (sa, tree) in exclusions {
-            if listening {
-                let told = NewRekeySa { sa: Arc::clone(&sa), tree: Some(tree) };
-                steps.push(self.step(protocol, Some(told), false, content));
-            }
-            self.replace(sa, keep);
-        }
-        if listening {
-            steps.push(self.step(protocol, None, true, content));
-        }
-        steps
     }
 }
 

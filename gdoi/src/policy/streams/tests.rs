@@ -188,8 +188,14 @@ fn streams_of_an_independent_computation_are_taken_and_told_alike() {
         activates: wall + stream.activation_delay,
         expires: wall + stream.lifetime.unwrap(),
     };
-    let telling = Telling { wall, delayed: false, delivered: Some(75) };
-    let told: Vec<Vec<u8>> = streams.iter().flat_map(|s| sats(&epoch(s), telling).collect::<Vec<_>>()).collect();
+    let telling = |epoch: &Epoch| Telling {
+        wall,
+        wait: epoch.activates.saturating_sub(wall),
+        delayed: false,
+        delivered: Some(75),
+    };
+    let told = |epoch: &Epoch| sats(epoch, telling(epoch)).collect::<Vec<_>>();
+    let told: Vec<Vec<u8>> = streams.iter().flat_map(|s| told(&epoch(s))).collect();
     let GroupSa { sats, .. } = GroupSa::exact(&sa).unwrap();
     assert_eq!(told, sats.iter().map(Encode::to_vec).collect::<Vec<_>>());
     let packets = streams.iter().map(|s| key_packet(&epoch(s).streams[0]).unwrap());

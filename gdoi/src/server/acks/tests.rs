@@ -8,7 +8,7 @@ use keyferry_model::drive::Outbox;
 use keyferry_model::id::GroupId;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{
-    Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, RekeyTransport, Retransmit, Selector,
+    Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, Retransmit, Selector,
     SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::time::Now;
@@ -45,6 +45,8 @@ fn policy(ack: AckType) -> GroupPolicy {
         capacity: 8,
         retransmit: Retransmit { copies: 0, interval: Duration::from_secs(2) },
         ack_patience: Duration::from_secs(10),
+        ack_resend: false,
+        evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {
             cipher: CIPHER,
@@ -53,6 +55,7 @@ fn policy(ack: AckType) -> GroupPolicy {
             scheme: SignatureScheme::RsaPkcs1Sha256,
             ack: Some(ack),
             sends: keyferry_model::reading::Readings::NONE,
+            management: KekManagement::Lkh,
         }),
         gikev2: None,
     }

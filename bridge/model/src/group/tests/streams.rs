@@ -40,7 +40,7 @@ fn streams_have_keys_of_their_own_in_each_epoch_and_keep_them() {
     let plan = b.rekey(RekeyReason::Operator, &[]);
     let step = &plan.steps[0];
     assert_eq!(step.streams.delete, before.iter().map(|(spi, _)| *spi).collect::<Vec<_>>());
-    assert_eq!(step.delete.len(), 1, "the line of traffic is deleted apart");
+    assert!(matches!(&step.delete, Deletion::Spis(spis) if spis.len() == 1), "the line of traffic is deleted apart");
     let group = b.model.group("g").unwrap();
     assert_eq!(group.epochs[0].streams[0].keymat.expose(), before[0].1, "a retiring epoch keeps its keys");
     let mut spis: Vec<u32> = group.epochs.iter().flat_map(|e| [e.spis(), e.stream_spis()].concat()).collect();
@@ -57,7 +57,7 @@ fn a_group_may_have_streams_alone() {
     let offer = b.model.offer(&GroupId::Number(7), &member(1), Protocol::Gdoi, b.now()).unwrap();
     assert_eq!((offer.epochs[0].sas.len(), offer.epochs[0].streams.len()), (0, 2));
     let step = &b.rekey(RekeyReason::Eviction, &[]).steps[0];
-    assert!(step.delete.is_empty() && step.streams.delete.len() == 2);
+    assert!(step.delete == Deletion::Spis(vec![]) && step.streams.delete.len() == 2);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn several_senders_of_a_counter_mode_get_sender_ids() {
 }
 
 #[test]
-fn changed_streams_do_not_take_the_wrong_keys() {
+fn changed_streams_keep_their_keys_until_a_rekey_brings_others() {
     let mut b = Bench::with(substation(true));
     b.join(1, Protocol::Gdoi).unwrap();
     let mut other = substation(true);
@@ -80,7 +80,14 @@ fn changed_streams_do_not_take_the_wrong_keys() {
     renamed.streams[0] = Arc::new(StreamPolicy { name, ..(*renamed.streams[0]).clone() });
     for changed in [other, renamed, GroupPolicy { streams: Vec::new(), ..substation(true) }] {
         let now = b.now();
-        assert!(Model::load(vec![changed], &b.store, now, &mut b.rng).is_err());
+        let mut model = Model::load(vec![changed.clone()], &b.store, now, &mut b.rng).unwrap();
+        assert_eq!(model.expire(now), [("g".to_owned(), RekeyReason::Policy)]);
+        let plan = model.rekey("g", RekeyReason::Policy, &[], now, &mut b.rng).unwrap();
+        let epochs = &model.group("g").unwrap().epochs;
+        let lines = |n: usize| epochs[n].streams.iter().map(|sa| (*sa.policy).clone()).collect::<Vec<_>>();
+        let of = |p: &GroupPolicy| p.streams.iter().map(|s| (**s).clone()).collect::<Vec<_>>();
+        assert_eq!((lines(0), lines(1)), (of(&substation(true)), of(&changed)));
+        assert_eq!(plan.steps[0].streams.delete, epochs[0].stream_spis());
     }
 }
 
@@ -125,7 +132,7 @@ fn delivery_is_reported_once_when_all_have_answered() {
     let report = b.rekey(RekeyReason::Assurance, &[]);
     let [step] = report.steps.as_slice() else { panic!("one message") };
     assert_eq!(step.counter, plan.steps[0].counter + 1);
-    assert!(step.new_epoch.is_none() && step.delete.is_empty() && step.streams.delete.is_empty());
+    assert!(step.new_epoch.is_none() && step.delete == Deletion::Spis(vec![]) && step.streams.delete.is_empty());
     let told = step.streams.report.as_ref().unwrap();
     assert_eq!((told.epoch.number, told.delivered), (2, 100));
     // The report is acknowledged like any push, and that is not reported again.
