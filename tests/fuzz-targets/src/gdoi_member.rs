@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gdoi::fuzzing;
 use keyferry_model::plan::RekeyReason;
+use keyferry_model::settings::Phase1Exchange;
 use keyferry_scenarios::policy::Variant;
 
 use crate::script::Script;
@@ -55,7 +56,7 @@ impl Drop for Guard {
 
 fn live(story: u8, world: &mut World) {
     for n in [VICTIM, OTHER] {
-        world.join(n);
+        world.join(n, Phase1Exchange::Main);
     }
     world.run(Duration::from_secs(30));
     if story & 4 == 0 {

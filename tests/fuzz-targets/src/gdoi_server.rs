@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_model::plan::RekeyReason;
+use keyferry_model::settings::Phase1Exchange;
 use keyferry_scenarios::policy::Variant;
 
 use crate::script::Script;
@@ -37,8 +38,9 @@ pub fn target(data: &[u8]) {
 fn step(world: &mut World, op: u8, script: &mut Script<'_>) {
     match op % 16 {
         0 => {
-            let n = MEMBERS[script.below(MEMBERS.len())];
-            world.join(n);
+            let pick = script.below(2 * MEMBERS.len());
+            let exchange = if pick < MEMBERS.len() { Phase1Exchange::Main } else { Phase1Exchange::Aggressive };
+            world.join(MEMBERS[pick % MEMBERS.len()], exchange);
         }
         1 => {
             if let Some((from, bytes)) = world.to_server.pop_front() {

@@ -15,6 +15,7 @@ use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{GroupPolicy, RekeyTransport};
+use keyferry_model::settings::{MemberSettings, Phase1Exchange, Phase1Settings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_scenarios::policy::{self, Family, Variant};
@@ -77,6 +78,7 @@ impl World {
         config.half_open_per_source = HALF_OPEN_PER_SOURCE;
         config.sas = SAS;
         config.pulls = 2;
+        config.aggressive = true;
         Self {
             variant,
             model,
@@ -102,8 +104,9 @@ impl World {
     }
 
     /// A member begins; one that is there begins anew, with nothing.
-    pub(crate) fn join(&mut self, n: u8) {
+    pub(crate) fn join(&mut self, n: u8, exchange: Phase1Exchange) {
         let settings = policy::member(self.variant, n);
+        let settings = MemberSettings { phase1: Phase1Settings { exchange, ..settings.phase1.clone() }, ..settings };
         // Another one each time, or a member that begins anew would repeat itself.
         self.joined += 1;
         let seed = u64::from(n) << 32 | self.joined;
@@ -271,7 +274,7 @@ impl World {
     pub(crate) fn newcomer_gets_in(&mut self, n: u8) {
         self.to_server.clear();
         self.to_members.clear();
-        self.join(n);
+        self.join(n, Phase1Exchange::Main);
         self.run(Duration::from_secs(60));
         let registered = self.nodes.get(&n).map_or(0, |node| node.registered);
         assert!(registered > 0, "the newcomer {n} did not get in");
