@@ -1,19 +1,18 @@
 //! The bare operations that a key server cannot avoid, as OpenSSL does them best: what depends on no peer is prepared.
 
 use openssl::bn::{BigNum, BigNumContext};
-use openssl::derive::Deriver;
 use openssl::dh::Dh;
 use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Params, Private};
+use openssl::pkey::Params;
 
 use keyferry_crypto::KeGroup;
 
 /// A key exchange: a key pair of our own, its public value, and agreement with a public value that came as octets.
 pub(crate) enum KeyExchange {
     Modp { params: Dh<Params>, peer: BigNum },
-    Ec { group: EcGroup, peer: Vec<u8> },
+    Ec { group: EcGroup, order: BigNum, peer: Vec<u8> },
 }
 
 impl KeyExchange {
@@ -25,8 +24,11 @@ impl KeyExchange {
         let curves = [(KeGroup::Ecp256, Nid::X9_62_PRIME256V1), (KeGroup::Ecp384, Nid::SECP384R1)];
         let Some((_, curve)) = curves.into_iter().find(|(of, _)| *of == group) else { return Ok(None) };
         let group = EcGroup::from_curve_name(curve)?;
-        let peer = public(&group, &EcKey::generate(&group)?)?;
-        Ok(Some(KeyExchange::Ec { group, peer }))
+        let key = EcKey::generate(&group)?;
+        let peer = key.public_key().to_bytes(&group, PointConversionForm::UNCOMPRESSED, &mut *BigNumContext::new()?)?;
+        let mut order = BigNum::new()?;
+        group.order(&mut order, &mut *BigNumContext::new()?)?;
+        Ok(Some(KeyExchange::Ec { group, order, peer }))
     }
 
     /// Once; the octets are the public value and the shared secret.
@@ -36,15 +38,20 @@ impl KeyExchange {
                 let own = again(params)?.generate_key()?;
                 Ok((own.public_key().to_vec(), own.compute_key(peer)?))
             }
-            KeyExchange::Ec { group, peer } => {
-                let own = EcKey::generate(group)?;
-                let octets = public(group, &own)?;
-                let point = EcPoint::from_bytes(group, peer, &mut *BigNumContext::new()?)?;
-                let peer = PKey::from_ec_key(EcKey::from_public_key(group, &point)?)?;
-                let own = PKey::from_ec_key(own)?;
-                let mut deriver = Deriver::new(&own)?;
-                deriver.set_peer(&peer)?;
-                Ok((octets, deriver.derive_to_vec()?))
+            KeyExchange::Ec { group, order, peer } => {
+                let mut context = BigNumContext::new_secure()?;
+                let mut scalar = BigNum::new_secure()?;
+                order.rand_range(&mut scalar)?;
+                let mut own = EcPoint::new(group)?;
+                own.mul_generator2(group, &scalar, &mut context)?;
+                let octets = own.to_bytes(group, PointConversionForm::UNCOMPRESSED, &mut context)?;
+                // Refuses what is not on the curve.
+                let peer = EcPoint::from_bytes(group, peer, &mut context)?;
+                let mut shared = EcPoint::new(group)?;
+                shared.mul2(group, &peer, &scalar, &mut context)?;
+                let (mut x, mut y) = (BigNum::new()?, BigNum::new()?);
+                shared.affine_coordinates(group, &mut x, &mut y, &mut context)?;
+                Ok((octets, x.to_vec_padded(i32::try_from(group.degree().div_ceil(8)).unwrap_or(i32::MAX))?))
             }
         }
     }
@@ -59,10 +66,6 @@ fn modp() -> Result<KeyExchange, ErrorStack> {
 /// The parameters once more: making a key uses them up.
 fn again(params: &Dh<Params>) -> Result<Dh<Params>, ErrorStack> {
     Dh::from_pqg(params.prime_p().to_owned()?, None, params.generator().to_owned()?)
-}
-
-fn public(group: &EcGroup, key: &EcKey<Private>) -> Result<Vec<u8>, ErrorStack> {
-    key.public_key().to_bytes(group, PointConversionForm::UNCOMPRESSED, &mut *BigNumContext::new()?)
 }
 
 #[cfg(test)]

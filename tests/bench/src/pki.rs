@@ -10,11 +10,11 @@ use keyferry_model::credentials::{OwnCertificate, Trust};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
+use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::{Padding, Rsa};
 use openssl::x509::extension::{BasicConstraints, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
@@ -74,25 +74,26 @@ impl Pki {
 
     /// The bare work of one exchange, with a peer's signature and certificate.
     pub(crate) fn floor(&self) -> Result<Signatures> {
-        let peer = self.issue("peer", IpAddr::from([10, 0, 0, 1]))?.to_der()?;
-        let signature = sign(self.kind, &self.key)?;
-        Ok(Signatures {
-            kind: self.kind,
-            key: self.key.clone(),
-            authority: self.authority_key.clone(),
-            peer,
-            signature,
+        Ok(match self.kind {
+            Kind::Rsa2048 => {
+                let (own, authority) = (self.key.rsa()?, self.authority_key.rsa()?);
+                let (signature, issued) = (rsa_sign(&own)?, rsa_sign(&authority)?);
+                Signatures::Rsa { own, signature, authority, issued }
+            }
+            Kind::EcdsaP256 => {
+                let (own, authority) = (self.key.ec_key()?, self.authority_key.ec_key()?);
+                let (signature, issued) = (EcdsaSig::sign(&HASH, &own)?, EcdsaSig::sign(&HASH, &authority)?);
+                Signatures::Ecdsa { own, signature, authority, issued }
+            }
         })
     }
 }
 
-/// One signature, one verification, and the verification of the peer's certificate.
-pub(crate) struct Signatures {
-    kind: Kind,
-    key: PKey<Private>,
-    authority: PKey<Private>,
-    peer: Vec<u8>,
-    signature: Vec<u8>,
+/// One signature, one verification, and the verification of the signature on the peer's certificate; keys and certificate
+/// are at hand.
+pub(crate) enum Signatures {
+    Rsa { own: Rsa<Private>, signature: Vec<u8>, authority: Rsa<Private>, issued: Vec<u8> },
+    Ecdsa { own: EcKey<Private>, signature: EcdsaSig, authority: EcKey<Private>, issued: EcdsaSig },
 }
 
 const HASH: [u8; 32] = [7; 32];
@@ -100,30 +101,29 @@ const HASH: [u8; 32] = [7; 32];
 impl Signatures {
     /// Once; whether everything was right.
     pub(crate) fn run(&self) -> Result<bool, ErrorStack> {
-        let signature = sign(self.kind, &self.key)?;
-        let peer = X509::from_der(&self.peer)?;
-        let mut context = PkeyCtx::new(&*peer.public_key()?)?;
-        context.verify_init()?;
-        prepare(self.kind, &mut context)?;
-        let proved = context.verify(&HASH, &self.signature)?;
-        Ok(proved && peer.verify(&self.authority)? && !signature.is_empty())
+        match self {
+            Signatures::Rsa { own, signature, authority, issued } => {
+                let signed = rsa_sign(own)?;
+                Ok(!signed.is_empty() && rsa_verify(own, signature)? && rsa_verify(authority, issued)?)
+            }
+            Signatures::Ecdsa { own, signature, authority, issued } => {
+                EcdsaSig::sign(&HASH, own)?;
+                Ok(signature.verify(&HASH, own)? && issued.verify(&HASH, authority)?)
+            }
+        }
     }
 }
 
-fn sign(kind: Kind, key: &PKey<Private>) -> Result<Vec<u8>, ErrorStack> {
-    let mut context = PkeyCtx::new(key)?;
-    context.sign_init()?;
-    prepare(kind, &mut context)?;
-    let mut signature = Vec::new();
-    context.sign_to_vec(&HASH, &mut signature)?;
+fn rsa_sign(key: &Rsa<Private>) -> Result<Vec<u8>, ErrorStack> {
+    let mut signature = vec![0; key.size() as usize];
+    key.private_encrypt(&HASH, &mut signature, Padding::PKCS1)?;
     Ok(signature)
 }
 
-fn prepare<T>(kind: Kind, context: &mut PkeyCtx<T>) -> Result<(), ErrorStack> {
-    if kind == Kind::Rsa2048 {
-        context.set_rsa_padding(Padding::PKCS1)?;
-    }
-    Ok(())
+fn rsa_verify(key: &Rsa<Private>, signature: &[u8]) -> Result<bool, ErrorStack> {
+    let mut octets = vec![0; key.size() as usize];
+    let len = key.public_decrypt(signature, &mut octets, Padding::PKCS1)?;
+    Ok(octets[..len] == HASH)
 }
 
 fn certificate(
