@@ -279,13 +279,15 @@ impl Member {
         self.plan_renewal(ctx);
     }
 
-    /// Sets the time to register anew: before what we have runs out, spread so that not all members come at once.
+    /// Sets the time to register anew: before what we have runs out, spread so that not all members come at once, and not at
+    /// once again if it has run out already.
     pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>) {
         let Phase::Resting(_, wake) = &mut self.phase else { return };
         *wake = self.group.as_ref().and_then(|g| g.runs_out(ctx.now)).map(|(at, lifetime)| {
             let span =
                 (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
-            at.saturating_sub(span + below(span, ctx.rng)).max(ctx.now.mono)
+            let pause = self.settings.retry.min(lifetime / 3);
+            at.saturating_sub(span + below(span, ctx.rng)).max(ctx.now.mono + pause)
         });
     }
 

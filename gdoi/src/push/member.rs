@@ -130,7 +130,7 @@ impl Group {
     /// A registration; `former` is what there was before it. Also says whether a push has overtaken it.
     pub(crate) fn register(registration: &mut Registration, former: Option<Self>, now: Now) -> (Self, bool) {
         match former {
-            Some(former) if former.has_overtaken(registration) => (former.keep(registration), true),
+            Some(former) if former.has_overtaken(registration) => (former.keep(registration, now), true),
             former => (Self::begin(registration, former, now), false),
         }
     }
@@ -162,12 +162,16 @@ impl Group {
     }
 
     /// The number told is stale (RFC 6407 section 3.3), and so is the rest: what the push brought stays.
-    fn keep(mut self, registration: &mut Registration) -> Self {
+    fn keep(mut self, registration: &mut Registration, now: Now) -> Self {
         self.note(registration.readings);
         let told = registration.rekey.as_ref().map(|rekey| rekey.policy.spi);
         // A new KEK may have come with changes of the tree, which the registration does not know.
         if self.newest().map(|(spi, _)| *spi) == told {
             self.tree = std::mem::take(&mut registration.tree);
+        }
+        // A push whose number counted and that could not be followed has brought nothing that lasts longer.
+        if registration.data.iter().any(|sa| now.mono + sa.lifetime > self.data_expires) {
+            self.note_data(&registration.data, now);
         }
         self
     }
