@@ -1,6 +1,8 @@
 //! Who and what: identities of members and groups, and the two protocols.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -60,7 +62,10 @@ pub struct IdError(pub &'static str);
 ///
 /// Text form: an address is itself, `fqdn:NAME`, `user:NAME@HOST`, `dn:CN=NAME,O=NAME`, `key-id:HEX`; a bare name with a
 /// dot and no `@` is an FQDN, with `@` a user FQDN.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// Names of hosts have no case, and distinguished names are compared as RFC 5280 section 7.1 says, so that nobody who is
+/// evicted comes back under another spelling.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Identity {
     /// ID_IPV4_ADDR.
@@ -102,10 +107,65 @@ impl Identity {
     pub(crate) fn record_key(&self) -> String {
         match self {
             Identity::Dn(name) => Identity::Dn(name.canonical()).to_string(),
-            Identity::Ipv4(_) | Identity::Ipv6(_) | Identity::Fqdn(_) | Identity::UserFqdn(_) | Identity::KeyId(_) => {
-                self.to_string()
-            }
+            Identity::Fqdn(name) => Identity::Fqdn(folded(name, 0).into_owned()).to_string(),
+            Identity::UserFqdn(name) => Identity::UserFqdn(folded(name, host(name)).into_owned()).to_string(),
+            Identity::Ipv4(_) | Identity::Ipv6(_) | Identity::KeyId(_) => self.to_string(),
         }
+    }
+
+    /// What is compared: a number for the kind, and octets.
+    fn compared(&self) -> (u8, Cow<'_, [u8]>) {
+        let octets = |text| match text {
+            Cow::Borrowed(text) => Cow::Borrowed(str::as_bytes(text)),
+            Cow::Owned(text) => Cow::Owned(String::into_bytes(text)),
+        };
+        match self {
+            Identity::Ipv4(a) => (0, Cow::Owned(a.octets().to_vec())),
+            Identity::Ipv6(a) => (1, Cow::Owned(a.octets().to_vec())),
+            Identity::Fqdn(name) => (2, octets(folded(name, 0))),
+            Identity::UserFqdn(name) => (3, octets(folded(name, host(name)))),
+            Identity::Dn(name) => (4, Cow::Borrowed(name.compared())),
+            Identity::KeyId(k) => (5, Cow::Borrowed(k)),
+        }
+    }
+}
+
+/// Where the name of the host begins in that of a user at it; the local part has a case (RFC 5280 section 7.5).
+fn host(name: &str) -> usize {
+    name.rfind('@').unwrap_or(0)
+}
+
+/// A name in lower case from an octet on.
+fn folded(name: &str, from: usize) -> Cow<'_, str> {
+    if !name[from..].bytes().any(|b| b.is_ascii_uppercase()) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(name[..from].to_owned() + &name[from..].to_ascii_lowercase())
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.compared() == other.compared()
+    }
+}
+
+impl Eq for Identity {}
+
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Identity {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.compared().cmp(&other.compared())
+    }
+}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.compared().hash(state);
     }
 }
 

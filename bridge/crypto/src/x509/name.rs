@@ -107,6 +107,12 @@ impl DistinguishedName {
         &self.0.der
     }
 
+    /// What is compared: the same octets for equal names, and for no others.
+    #[must_use]
+    pub fn compared(&self) -> &[u8] {
+        &self.0.canonical
+    }
+
     /// Is it the name without parts?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -198,17 +198,25 @@ fn eviction_takes_two_messages_and_the_first_brings_no_traffic_keys() {
 #[test]
 fn a_member_is_evicted_however_its_name_is_written() {
     let name = |text: &str| text.parse::<Identity>().unwrap();
-    let mut b = Bench::new(8);
-    b.join_as(&name("dn:CN=gm1,O=Example"), 1, Protocol::Gdoi).unwrap();
-    let plan = b.rekey(RekeyReason::Eviction, &[name("dn:cn=GM1, o=example")]);
-    assert!(plan.steps.iter().all(|s| s.protocol == Protocol::Gdoi));
-    for _ in 0..2 {
-        for text in ["dn:CN=gm1,O=Example", "dn:CN=Gm1,O=EXAMPLE"] {
-            assert_eq!(b.join_as(&name(text), 1, Protocol::Gdoi), Err(Refusal::NotAuthorized), "{text}");
+    for [one, two, three] in [
+        ["dn:CN=gm1,O=Example", "dn:cn=GM1, o=example", "dn:CN=Gm1,O=EXAMPLE"],
+        ["fqdn:gm1.example.net", "GM1.example.net", "fqdn:gm1.Example.Net"],
+        ["user:gm1@example.net", "gm1@Example.net", "user:gm1@EXAMPLE.NET"],
+    ] {
+        let mut b = Bench::new(8);
+        b.join_as(&name(one), 1, Protocol::Gdoi).unwrap();
+        let plan = b.rekey(RekeyReason::Eviction, &[name(two)]);
+        assert!(plan.steps.iter().all(|s| s.protocol == Protocol::Gdoi));
+        for _ in 0..2 {
+            for text in [one, two, three] {
+                assert_eq!(b.join_as(&name(text), 1, Protocol::Gdoi), Err(Refusal::NotAuthorized), "{text}");
+            }
+            b.crash();
         }
-        b.crash();
+        assert_eq!(b.store.keys().filter(|key| key.contains("/member/")).count(), 1);
     }
-    assert_eq!(b.store.keys().filter(|key| key.contains("/member/")).count(), 1);
+    // The local part of a mailbox has a case.
+    assert_ne!(name("gm1@example.net"), name("GM1@example.net"));
 }
 
 #[test]
