@@ -145,11 +145,14 @@ impl Group {
         let strangers = side.outsiders.iter().any(|i| !self.members.get(i).is_some_and(|m| m.is_active(m.protocol)));
         let (before, after) = (Form::of(&side.policy, protocol), Form::of(&policy, protocol));
         let told = before.as_ref().zip(after.as_ref()).is_some_and(|(b, a)| b.can_bring(a));
-        if !told || (urgent.exclude && strangers && !side.policy.has_tree(protocol)) {
+        let shares_tree = before.zip(after).is_some_and(|(b, a)| b.shares_tree(&a));
+        // With the tree it would be forgotten who is to be excluded still.
+        let unfinished = !shares_tree && side.stale.len() + side.outsiders.len() > 0;
+        if !told || unfinished || (urgent.exclude && strangers && !side.policy.has_tree(protocol)) {
             // What cannot be told, or not kept from somebody who has the KEK, is not told: who stays registers anew.
             return self.restart_side(protocol, Deletion::Everything, now, rng).into_iter().collect();
         }
-        if !before.zip(after.clone()).is_some_and(|(b, a)| b.shares_tree(&a)) {
+        if !shares_tree {
             self.forget_leaves(protocol);
         }
         let listening = self.members.count(protocol) > 0;

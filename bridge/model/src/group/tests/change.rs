@@ -123,6 +123,22 @@ fn a_new_kek_algorithm_and_signing_key_are_told_under_the_old_ones() {
     }
 }
 
+/// Somebody who moved has the old KEK still. With a tree that is given up it must not be forgotten that he is to be excluded.
+#[test]
+fn a_new_kek_algorithm_is_not_told_to_who_should_be_excluded() {
+    for restart in [false, true] {
+        let mut b = running();
+        b.join(2, Protocol::Gikev2).unwrap();
+        let mut to = policy(8);
+        to.gdoi = to.gdoi.map(|g| GdoiRekey { cipher: BlockCipher::Aes256Cbc, ..g });
+        let (_, plan) = change(&mut b, &to, restart).unwrap();
+        let [step] = of(&plan, Protocol::Gdoi)[..] else { panic!("one message") };
+        assert_eq!(step.delete, Deletion::Everything);
+        let plan = b.rekey(RekeyReason::Eviction, &[member(2)]);
+        assert!(of(&plan, Protocol::Gikev2)[0].new_rekey.as_ref().unwrap().tree.is_some());
+    }
+}
+
 #[test]
 fn a_kek_lifetime_is_told_with_a_new_kek() {
     let mut b = running();
