@@ -23,6 +23,7 @@ use std::time::Duration;
 use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::reading::Reading;
 use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
@@ -54,8 +55,8 @@ pub struct Member {
     group: Option<Group>,
     /// Our address as the key server reaches it.
     own: IpAddr,
-    /// Has there been a phase 1 SA with the key server since we exist?
-    contacted: bool,
+    /// Key servers, by their place in the list, with which there has been a phase 1 SA since we exist.
+    contacted: BTreeSet<usize>,
     acks: Vec<PendingAck>,
     status: MemberStatus,
     options: Phase1Options,
@@ -185,7 +186,7 @@ impl Member {
             phase: Phase::Idle,
             successor: None,
             group: None,
-            contacted: false,
+            contacted: BTreeSet::new(),
             acks: Vec::new(),
             status: MemberStatus::default(),
             options: Phase1Options::default(),
@@ -231,7 +232,7 @@ impl Member {
         if header.exchange == exchange::PUSH {
             return self.push(ctx, &header, dgram);
         }
-        if dgram.from.ip() != self.settings.gateway.ip() {
+        if dgram.from.ip() != self.settings.gateway().ip() {
             return Err(Reject::Unauthenticated("not from the key server"));
         }
         match header.exchange {
@@ -280,6 +281,23 @@ impl Member {
         [acks, group, self.kept_due()].into_iter().fold(phase, Deadline::earlier)
     }
 
+    /// Registers anew soon, though the keys are good: sequence numbers or IVs run out (RFC 6407 section 5.6.4.3).
+    pub fn reregister(&mut self, ctx: &mut MemberCtx<'_>) {
+        let soon = ctx.now.mono + below(self.settings.retry, ctx.rng);
+        match &mut self.phase {
+            Phase::Resting(_, wake) if self.goal == Goal::Register && self.group.is_some() => {
+                *wake = Some(wake.map_or(soon, |at| at.min(soon)));
+            }
+            Phase::Idle | Phase::Connecting(..) | Phase::Registering(_) | Phase::Resting(..) => {}
+        }
+    }
+
+    /// The key servers, and which of them is in use.
+    #[must_use]
+    pub fn key_servers(&self) -> &KeyServers {
+        &self.settings.key_servers
+    }
+
     /// Leaves the group: tells the key server, as far as GDOI allows, by deleting the rekey SA and phase 1. The data SAs
     /// are left to whoever carries out [`MemberEvent::Left`].
     pub fn leave(&mut self, ctx: &mut MemberCtx<'_>) {
@@ -310,7 +328,17 @@ impl Member {
     }
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: Some(self.settings.local), to: self.settings.gateway, marker: self.settings.marker, bytes }
+        Transmit { from: Some(self.settings.local), to: self.settings.gateway(), marker: self.settings.marker, bytes }
+    }
+
+    /// The key server in use fails: when to turn to the next.
+    fn failover_at(&mut self, ctx: &mut MemberCtx<'_>) -> Duration {
+        let before = self.settings.gateway();
+        let wait = self.settings.key_servers.failed(self.settings.retry, ctx.rng);
+        if self.settings.key_servers.has_others() {
+            tracing::info!(gateway = %before, next = %self.settings.gateway(), ?wait, "key server fails");
+        }
+        ctx.now.mono + wait
     }
 
     /// Some time between the retry delay and twice that.

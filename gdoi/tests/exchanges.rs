@@ -10,6 +10,7 @@ use gdoi::{Phase1Doi, Phase1Options};
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
 use keyferry_model::policy::{AckType, Authorization, EspMode, EspTransform};
 use keyferry_model::rekey_sa::RekeySa;
@@ -138,7 +139,7 @@ fn an_identity_that_is_not_the_keys_is_refused_by_a_protected_notice() {
     assert_eq!(bench.nodes[&10].events, [MemberEvent::Refused("INVALID-ID-INFORMATION".into())]);
 
     let mut expects = settings(setup, 11);
-    expects.gateway_identity = Some("fqdn:another.example".parse().unwrap());
+    expects.key_servers = KeyServers::one(expects.gateway(), Some("fqdn:another.example".parse().unwrap()));
     bench.add_with(11, expects);
     bench.run(secs(30));
     assert!(bench.nodes[&11].events.iter().all(|e| *e == MemberEvent::Unanswered));

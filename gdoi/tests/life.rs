@@ -3,7 +3,12 @@
 
 mod support;
 
+use std::net::SocketAddr;
+
 use gdoi::{Dpd, Phase1Options};
+use keyferry_model::id::Identity;
+use keyferry_model::key_server::{KeyServer, KeyServers};
+use keyferry_model::plan::RekeyReason;
 use keyferry_model::update::MemberEvent;
 use support::{Bench, GROUP, Packet, Setup, host, policy, secs, settings};
 
@@ -270,4 +275,74 @@ fn one_member_has_a_bounded_number_of_sas() {
         bench.settle_through(&mut |p| if p.bytes[18] == INFORMATIONAL { Vec::new() } else { vec![p.clone()] });
     }
     assert_eq!((bench.server.counters().established, bench.server.counters().closed), (13, 4));
+}
+
+/// Two key servers, of which the first is dead: the member passes on to the second, stays with it, and when that one is away
+/// too goes round, ever more slowly, with its keys in hand.
+#[test]
+fn a_member_goes_along_its_list_of_key_servers() {
+    let setup = Setup::default();
+    let mut bench = Bench::new(setup);
+    let mut listed = settings(setup, 10);
+    let (dead, alive) = (host(false, 2), host(false, 1));
+    let server = |address: SocketAddr| KeyServer { address, identity: Some(Identity::from_ip(address.ip())) };
+    listed.key_servers = KeyServers::new(vec![server(dead), server(alive)]);
+    bench.add_with(10, listed);
+    bench.run(secs(60));
+    let registered = |b: &Bench| b.nodes[&10].count(|e| *e == MemberEvent::Registered);
+    assert_eq!((registered(&bench), bench.nodes[&10].count(|e| *e == MemberEvent::Unanswered)), (1, 1));
+    assert_eq!(bench.nodes[&10].member.key_servers().place(), 1);
+
+    bench.log.clear();
+    bench.run(secs(3400));
+    assert_eq!(registered(&bench), 2, "again, before the keys run out");
+    assert!(bench.log.iter().all(|p| p.to != dead), "it stays with the one that works");
+
+    // Both are away now.
+    bench.rekey(RekeyReason::Operator, &[]);
+    bench.run(secs(2));
+    bench.member(10, |m, ctx| m.start(ctx));
+    let mut asked = Vec::new();
+    bench.run_through(secs(1500), &mut |p| {
+        asked.push(p.to);
+        Vec::new()
+    });
+    asked.dedup();
+    assert!(asked.len() >= 6 && asked[0] == alive, "{asked:?}");
+    assert_eq!(bench.nodes[&10].flushed, 0);
+    bench.run(secs(400));
+    assert_eq!(registered(&bench), 3);
+}
+
+/// What one key server refuses another may grant.
+#[test]
+fn a_refusal_sends_a_member_to_the_next_key_server() {
+    let setup = Setup::default();
+    let mut bench = Bench::new(setup);
+    let mut listed = settings(setup, 10);
+    let one = KeyServer { address: host(false, 1), identity: None };
+    listed.key_servers = KeyServers::new(vec![one.clone(), KeyServer { address: host(false, 2), identity: None }]);
+    listed.group = "77".parse().unwrap();
+    bench.add_with(10, listed);
+    bench.settle();
+    assert_eq!(bench.nodes[&10].count(|e| matches!(e, MemberEvent::Refused(_))), 1);
+    assert_eq!(bench.server.counters().closed, 1, "it has said goodbye");
+    bench.run(secs(3));
+    assert_eq!(bench.log.last().unwrap().to, host(false, 2));
+}
+
+/// The data plane is short of IVs: the member registers anew although its keys are good (RFC 6407 section 5.6.4.3), and gets
+/// other sender IDs.
+#[test]
+fn a_member_short_of_ivs_gets_new_sender_ids() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.run(secs(100));
+    bench.member(10, |m, ctx| m.reregister(ctx));
+    bench.run(secs(10));
+    let node = &bench.nodes[&10];
+    assert_eq!(node.count(|e| *e == MemberEvent::Registered), 2);
+    let ids: Vec<u32> = node.updates.iter().flat_map(|u| u.sender_ids.clone().unwrap().ids).collect();
+    assert_eq!(ids, [0, 1, 2, 3]);
+    assert_eq!(node.flushed, 0);
 }

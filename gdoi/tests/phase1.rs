@@ -10,6 +10,7 @@ use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Aead, BlockCipher, Hash, KeGroup};
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::Identity;
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::policy::{EspTransform, Selector};
 use keyferry_model::settings::{MemberAuth, MemberSettings, Phase1Exchange};
 use keyferry_model::update::MemberEvent;
@@ -218,7 +219,7 @@ fn another_member_is_not_taken_for_the_key_server() {
             c.identity = Some("10.84.0.1".parse().unwrap());
         });
         let mut own = with_certificate(Setup::default(), "gm10-p256");
-        own.gateway_identity = identity.map(|i| i.parse().unwrap());
+        own.key_servers = KeyServers::one(own.gateway(), identity.map(|i| i.parse().unwrap()));
         if let (MemberAuth::Certificate(auth), Some(subject)) = (&mut own.auth, subject) {
             auth.gateway_subject = Some(DistinguishedName::parse(subject).unwrap());
         }

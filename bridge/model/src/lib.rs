@@ -19,6 +19,7 @@ pub mod drive;
 pub mod epoch;
 pub mod group;
 pub mod id;
+pub mod key_server;
 pub mod ledger;
 pub mod lkh;
 pub mod member;

@@ -9,20 +9,19 @@ use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 
 use crate::credentials::{OwnCertificate, Trust};
 use crate::id::{GroupId, Identity};
+use crate::key_server::KeyServers;
 
 /// Settings of a group member.
 #[derive(Clone, Debug)]
 pub struct MemberSettings {
-    /// The key server.
-    pub gateway: SocketAddr,
+    /// The key servers.
+    pub key_servers: KeyServers,
     /// Our address and port, as the socket is bound.
     pub local: SocketAddr,
     /// The group to join.
     pub group: GroupId,
     /// Who we are.
     pub identity: Identity,
-    /// Who the key server must be; `None` takes whoever has the pre-shared key, or a certificate that is trusted.
-    pub gateway_identity: Option<Identity>,
     /// How we and the key server prove who we are.
     pub auth: MemberAuth,
     /// What is particular to IKEv1.
@@ -39,7 +38,8 @@ pub struct MemberSettings {
     pub retransmit: Duration,
     /// Retransmissions before an exchange is given up.
     pub tries: u8,
-    /// Wait at least this long, and at most twice as long, before registering again after a failure or an exclusion.
+    /// Wait at least this long, and at most twice as long, before registering again after a failure of all key servers, or an
+    /// exclusion; after more failures without a success up to eight times as long.
     pub retry: Duration,
     /// Send acknowledgements with up to this much jitter; at most 5 s (RFC 8263 section 6).
     pub ack_jitter: Duration,
@@ -118,5 +118,19 @@ impl Default for Phase1Settings {
             ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
             danger_weak: false,
         }
+    }
+}
+
+impl MemberSettings {
+    /// Where the key server in use is.
+    #[must_use]
+    pub fn gateway(&self) -> SocketAddr {
+        self.key_servers.present().address
+    }
+
+    /// Who it must be.
+    #[must_use]
+    pub fn gateway_identity(&self) -> Option<&Identity> {
+        self.key_servers.present().identity.as_ref()
     }
 }

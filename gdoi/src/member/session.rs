@@ -94,7 +94,7 @@ impl Member {
             exchange: self.settings.phase1.exchange,
             accepted: &accepted,
             identity: &self.settings.identity,
-            peer: self.settings.gateway_identity.as_ref(),
+            peer: self.settings.gateway_identity(),
             auth: &self.settings.auth,
             lifetime: self.options.lifetime,
             doi: self.options.doi,
@@ -111,7 +111,7 @@ impl Member {
         for message in initiator.messages(0) {
             ctx.send(self.transmit(message));
         }
-        tracing::debug!(gateway = %self.settings.gateway, "phase 1 begins");
+        tracing::debug!(gateway = %self.settings.gateway(), "phase 1 begins");
         self.phase = Phase::Connecting(Box::new(initiator), repeats);
     }
 
@@ -165,7 +165,7 @@ impl Member {
         if let Some(log) = &mut self.key_log {
             log.log(keylog::TABLE, &done.sa.key_log_line());
         }
-        tracing::info!(gateway = %self.settings.gateway, identity = %done.identity, "phase 1 stands");
+        tracing::info!(gateway = %self.settings.gateway(), identity = %done.identity, "phase 1 stands");
         if let Some(message3) = &done.message3 {
             ctx.send(self.transmit(message3.clone()));
         }
@@ -184,13 +184,16 @@ impl Member {
             return self.succeed(ctx, session);
         }
         ctx.event(MemberEvent::Connected);
-        if !std::mem::replace(&mut self.contacted, true) {
+        if self.contacted.insert(self.settings.key_servers.place()) {
             let first = session.status(NotifyType::INITIAL_CONTACT, &[], ctx.rng);
             first.into_iter().for_each(|n| ctx.send(self.transmit(n)));
         }
         match self.goal {
             Goal::Register => self.register(ctx, session, 0, false),
-            Goal::Connect => self.phase = Phase::Resting(Some(Box::new(session)), None),
+            Goal::Connect => {
+                self.settings.key_servers.worked();
+                self.phase = Phase::Resting(Some(Box::new(session)), None);
+            }
             Goal::Leave => self.say_goodbye(ctx, &session),
         }
     }
@@ -272,6 +275,7 @@ impl Member {
             activation_delay: registration.activation_delay,
             deactivation_delay: registration.deactivation_delay,
         }));
+        self.settings.key_servers.worked();
         self.status.registrations += 1;
         tracing::info!(group = %self.settings.group, "registered");
         ctx.event(MemberEvent::Registered);
@@ -300,15 +304,23 @@ impl Member {
         self.failed(ctx, None, MemberEvent::Refused(why.to_owned()));
     }
 
-    /// Rests, and tries again later.
+    /// Rests, and tries again later, with the next key server if there are several.
     pub(super) fn failed(&mut self, ctx: &mut MemberCtx<'_>, session: Option<Session>, event: MemberEvent) {
         if self.goal == Goal::Leave {
             return self.gone(ctx);
         }
-        tracing::info!(gateway = %self.settings.gateway, ?event, "registration failed");
-        let wake = self.retry_at(ctx);
+        tracing::info!(gateway = %self.settings.gateway(), ?event, "registration failed");
         ctx.event(event);
-        self.phase = Phase::Resting(session.map(Box::new), Some(wake));
+        let session = session.and_then(|session| {
+            if !self.settings.key_servers.has_others() {
+                return Some(Box::new(session));
+            }
+            let delete = session.sa.notice(session.sa.delete(), ctx.rng);
+            delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
+            None
+        });
+        let wake = self.failover_at(ctx);
+        self.phase = Phase::Resting(session, Some(wake));
     }
 
     pub(super) fn notice(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {

@@ -14,6 +14,7 @@ use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, Retransmit,
@@ -134,11 +135,10 @@ pub fn psk(n: u8) -> Arc<Secret> {
 
 pub fn settings(setup: Setup, n: u8) -> MemberSettings {
     MemberSettings {
-        gateway: host(setup.v6, 1),
+        key_servers: KeyServers::one(host(setup.v6, 1), Some(Identity::from_ip(host(setup.v6, 1).ip()))),
         local: host(setup.v6, n),
         group: GroupId::Number(1234),
         identity: Identity::from_ip(host(setup.v6, n).ip()),
-        gateway_identity: Some(Identity::from_ip(host(setup.v6, 1).ip())),
         auth: MemberAuth::Psk(psk(n)),
         phase1: Phase1Settings::default(),
         sender_ids: 2,

@@ -82,7 +82,7 @@ impl Candidate {
             });
         };
         let identity = identity_from_wire(&id);
-        let expected = settings.gateway_identity.as_ref();
+        let expected = settings.gateway_identity();
         if expected.is_some() && identity.as_ref() != expected {
             return Err("the key server is somebody else".to_owned());
         }

@@ -138,7 +138,7 @@ impl Connecting {
             ke_method: ke_number(self.pair.group()),
             public: self.pair.public(),
             nonce: &self.nonce_i,
-            path: (wish.settings.local, wish.settings.gateway),
+            path: (wish.settings.local, wish.settings.gateway()),
         };
         self.request.bytes = request(&parts, self.cookie.as_deref());
     }
@@ -296,7 +296,7 @@ impl Connecting {
         let settings = wish.settings;
         // A socket bound to no address in particular says nothing about NATs.
         let behind_nat = !settings.local.ip().is_unspecified()
-            && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway, settings.local));
+            && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway(), settings.local));
         let known = self.asked.iter().position(|a| a.keys == name);
         let (asked, next) = match known.and_then(|at| Some((at, self.asked.get(at)?))) {
             Some((at, asked)) if asked.is_pending() => {
@@ -339,7 +339,7 @@ impl Connecting {
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::INITIAL_CONTACT).to_vec());
-        if let Some(gateway) = &settings.gateway_identity {
+        if let Some(gateway) = settings.gateway_identity() {
             chain.push(PayloadKind::ID_R.0, &identity_to_wire(gateway).to_vec());
         }
         chain.push(PayloadKind::AUTH.0, &auth.to_vec());

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Prf, Random};
 use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
@@ -167,6 +168,21 @@ impl Member {
         }
         self.goal = Goal::Leave;
         self.pursue(ctx);
+    }
+
+    /// Registers anew soon, though the keys are good: sequence numbers or IVs run out (RFC 9838 section 3.3).
+    pub fn reregister(&mut self, ctx: &mut MemberCtx<'_>) {
+        if self.group.is_some() && self.goal == Goal::Rest {
+            let millis = u64::try_from(self.settings.retry.as_millis()).unwrap_or(u64::MAX);
+            let soon = ctx.now.mono + Duration::from_millis(ctx.rng.below(millis));
+            self.renew_at = Some(self.renew_at.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    /// The key servers, and which of them is in use.
+    #[must_use]
+    pub fn key_servers(&self) -> &KeyServers {
+        &self.settings.key_servers
     }
 
     /// A member at a glance.
@@ -339,7 +355,7 @@ impl Member {
     }
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: None, to: self.settings.gateway, marker: self.settings.marker, bytes }
+        Transmit { from: None, to: self.settings.gateway(), marker: self.settings.marker, bytes }
     }
 }
 

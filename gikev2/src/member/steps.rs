@@ -93,8 +93,27 @@ impl Member {
         match self.goal {
             Goal::Leave => self.left(ctx),
             Goal::Rest => {}
-            Goal::Connect | Goal::Register => self.retry_later(ctx),
+            Goal::Connect | Goal::Register => self.turn_to_next(ctx),
         }
+    }
+
+    /// Tries again later, with the next key server if there are several.
+    fn turn_to_next(&mut self, ctx: &mut MemberCtx<'_>) {
+        if self.settings.key_servers.has_others() {
+            self.close(ctx);
+        }
+        let wait = self.settings.key_servers.failed(self.settings.retry, ctx.rng);
+        self.retry_at = Some(ctx.now.mono + wait);
+    }
+
+    /// Closes the IKE SA without waiting for an answer.
+    fn close(&mut self, ctx: &mut MemberCtx<'_>) {
+        if let Link::Up(up) = &self.link
+            && up.requests.is_idle()
+        {
+            self.ask(ctx, Purpose::Delete, deletion());
+        }
+        self.link = Link::Down;
     }
 
     /// Closes the IKE SA and stays in the group: for a member that ends, or goes on by another protocol. Nothing is
@@ -103,12 +122,7 @@ impl Member {
         self.goal = Goal::Rest;
         self.retry_at = None;
         self.renew_at = None;
-        if let Link::Up(up) = &self.link
-            && up.requests.is_idle()
-        {
-            self.ask(ctx, Purpose::Delete, deletion());
-        }
-        self.link = Link::Down;
+        self.close(ctx);
     }
 
     fn left(&mut self, ctx: &mut MemberCtx<'_>) {
@@ -154,7 +168,7 @@ impl Member {
         let wish = wish(&self.settings, self.goal);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let result = match ExchangeType(header.exchange) {
-            ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway.ip() => {
+            ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway().ip() => {
                 let log = self.key_log.as_deref_mut().map(|l| l as _);
                 connecting.init_response(&wish, header, dgram.bytes, &mut step, log).map(|next| match next {
                     Next::Send(bytes) => {
@@ -177,8 +191,11 @@ impl Member {
             }
             Ok(Outcome::Up { sa, behind_nat, opened, exchange }) => {
                 self.status.behind_nat = behind_nat;
-                tracing::info!(gateway = %self.settings.gateway, "IKE SA established");
+                tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
                 self.link = Link::Up(Box::new(Up::new(*sa, ctx.now.mono)));
+                if self.settings.connect_only {
+                    self.settings.key_servers.worked();
+                }
                 ctx.event(MemberEvent::Connected);
                 if exchange == ExchangeType::GSA_AUTH {
                     self.registration_response(ctx, &opened, rules::AUTH_RESPONSE);
@@ -239,6 +256,7 @@ impl Member {
         self.group = Some(group);
         self.goal = Goal::Rest;
         self.status.registrations += 1;
+        self.settings.key_servers.worked();
         ctx.out.push(MemberOutput::Update(update));
         if let Some(listen) = listen {
             ctx.out.push(MemberOutput::Listen(listen));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Prf, Secret};
 use keyferry_model::id::Identity;
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
 
@@ -187,7 +188,7 @@ fn strangers_and_impostors_fail() {
     // A key server that is not the one expected.
     let mut world = World::new(policy(false));
     let mut settings = world.settings(1);
-    settings.gateway_identity = Some(Identity::Fqdn("ks.example".into()));
+    settings.key_servers = KeyServers::one(settings.gateway(), Some(Identity::Fqdn("ks.example".into())));
     let at = world.add(settings);
     world.start(at);
     world.run();

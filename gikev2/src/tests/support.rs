@@ -12,6 +12,7 @@ use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
 use keyferry_model::rekey_sa::RekeySa;
@@ -186,11 +187,10 @@ impl World {
 
     pub(super) fn settings(&self, n: u8) -> MemberSettings {
         MemberSettings {
-            gateway: self.gateway,
+            key_servers: KeyServers::one(self.gateway, Some(Identity::from_ip(self.gateway.ip()))),
             local: SocketAddr::new(address(self.gateway.is_ipv6(), n), 848),
             group: GroupId::Number(GROUP),
             identity: identity(n),
-            gateway_identity: Some(Identity::from_ip(self.gateway.ip())),
             auth: MemberAuth::Psk(Arc::new(Secret::copy_from(PSK))),
             phase1: Phase1Settings::default(),
             sender_ids: 1,

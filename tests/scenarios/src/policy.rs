@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey};
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{GroupId, Identity};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::oid::OidName;
 use keyferry_model::policy::{
     AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, KekManagement,
@@ -266,11 +267,10 @@ pub fn credentials(family: Family) -> Arc<Credentials> {
 #[must_use]
 pub fn member(v: Variant, n: u8) -> MemberSettings {
     MemberSettings {
-        gateway: v.family.gateway(),
+        key_servers: KeyServers::one(v.family.gateway(), None),
         local: SocketAddr::new(v.family.host(n), 848),
         group: if v.substation { GroupId::Oid(stream_name(1)) } else { GroupId::Number(GROUP) },
         identity: Identity::from_ip(v.family.host(n)),
-        gateway_identity: None,
         auth: MemberAuth::Psk(psk(n)),
         phase1: Phase1Settings::default(),
         sender_ids: 1,

@@ -1,6 +1,7 @@
 //! Answers for people, in at most 80 columns.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -171,6 +172,10 @@ pub(super) fn member(status: &MemberStatus) -> String {
         let _ = writeln!(out, "{name:<12} {value}");
     };
     line("member", format!("{} of group {} at {}", status.identity, status.group, status.gateway));
+    if status.gateways.len() > 1 {
+        let mark = |g: &SocketAddr| if *g == status.gateway { format!("{g} (in use)") } else { g.to_string() };
+        line("key servers", status.gateways.iter().map(mark).collect::<Vec<_>>().join(", "));
+    }
     let moving = status.moving_to.map_or_else(String::new, |p| format!(", moving to {p}"));
     line("protocol", format!("{}{moving}", status.protocol));
     line("state", status.state.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::key_server::KeyServer;
 use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth, Phase1Settings};
 
 use super::certificates::{self, Certificates};
@@ -19,10 +20,9 @@ use super::{MEMBER_SOCKET, control_socket, secrets};
 /// Configuration of `keyferry member`.
 #[derive(Debug)]
 pub struct MemberConfig {
-    /// The key server.
-    pub gateway: SocketAddr,
-    /// Who it must be; its address unless said otherwise, so that another holder of the key is not taken for it.
-    pub gateway_identity: Identity,
+    /// The key servers, in the order in which they are tried. Each must be who the configuration says; its address unless
+    /// said otherwise, so that another holder of the key is not taken for it.
+    pub gateways: Vec<KeyServer>,
     /// The group to join.
     pub group: GroupId,
     /// The protocol to start with.
@@ -96,7 +96,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         root.error("member", "the [member] table is missing", remedy);
         return None;
     };
-    let gateway: Option<Endpoint> = section.required("gateway", "192.0.2.1");
+    let gateways = gateways(&mut section);
     let group: Option<GroupId> = section.required("group", "1234");
     let protocol =
         section.choice("protocol", &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)], Protocol::Gikev2);
@@ -108,10 +108,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
     let phase1 = phase1::member(&mut section, &dangers);
     let config = MemberConfig {
-        gateway: gateway.map_or(SocketAddr::from(([0, 0, 0, 0], PORT)), |g| g.0),
-        gateway_identity: section
-            .parsed("gateway_identity", "gateway.example.org")
-            .unwrap_or_else(|| Identity::from_ip(gateway.as_ref().map_or(IpAddr::from([0; 4]), |g| g.0.ip()))),
+        gateways,
         group: group.clone().unwrap_or(GroupId::Number(0)),
         protocol,
         identity,
@@ -154,7 +151,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     };
     check(&section, &config);
     section.finish();
-    (gateway.is_some() && group.is_some() && auth.is_some()).then_some(config)
+    (!config.gateways.is_empty() && group.is_some() && auth.is_some()).then_some(config)
 }
 
 /// A pre-shared key, or certificates if one of ours is named.
@@ -206,11 +203,19 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
     if config.interface.as_ref() == Some(&config.tun) {
         section.error("tun", "is the interface itself", "choose a name that no interface has, as \"kf0\"");
     }
-    if config.address.is_some_and(|a| a.is_ipv4() != config.gateway.is_ipv4()) {
+    let v4 = |g: &KeyServer| g.address.is_ipv4();
+    if config.address.is_some_and(|a| config.gateways.iter().any(|g| a.is_ipv4() != v4(g))) {
         section.error("address", "is not of the gateway's family", "use IPv4 or IPv6 for both");
     }
-    if config.gateway.ip().is_multicast() || config.gateway.port() == 0 {
+    if config.gateways.iter().any(|g| config.gateways.first().map(v4) != Some(v4(g))) {
+        section.error("gateway", "mixes IPv4 and IPv6", "the member has one address: use one family");
+    }
+    if config.gateways.iter().any(|g| g.address.ip().is_multicast() || g.address.port() == 0) {
         section.error("gateway", "is no address that can be reached", "write the gateway's own address");
+    }
+    let twice = |(i, g): (usize, &KeyServer)| config.gateways[..i].iter().any(|b| b.address == g.address);
+    if config.gateways.iter().enumerate().any(twice) {
+        section.error("gateway", "names an address twice", "name each key server once");
     }
     if config.protect.iter().any(|(ip, prefix)| !ip.is_multicast() || *prefix < 4) {
         section.error(
@@ -238,4 +243,24 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
     if config.key_log.is_some() {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");
     }
+}
+
+/// Key servers and who they must be: one identity for all, or one for each.
+fn gateways(section: &mut Section<'_>) -> Vec<KeyServer> {
+    if !section.has("gateway") {
+        // Says that it is missing.
+        let _: Option<Endpoint> = section.required("gateway", "192.0.2.1");
+    }
+    let addresses: Vec<Endpoint> = section.parsed_list("gateway", "192.0.2.1").unwrap_or_default();
+    let identities: Vec<Identity> = section.parsed_list("gateway_identity", "gateway.example.org").unwrap_or_default();
+    if identities.len() > 1 && identities.len() != addresses.len() {
+        let what = format!("has {} identities for {} gateways", identities.len(), addresses.len());
+        section.error("gateway_identity", what, "give one for all, or one for each in their order");
+    }
+    let identity = |i: usize, address: &SocketAddr| {
+        let said = if identities.len() == 1 { identities.first() } else { identities.get(i) };
+        said.cloned().unwrap_or_else(|| Identity::from_ip(address.ip()))
+    };
+    let server = |(i, e): (usize, &Endpoint)| KeyServer { address: e.0, identity: Some(identity(i, &e.0)) };
+    addresses.iter().enumerate().map(server).collect()
 }

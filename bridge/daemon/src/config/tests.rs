@@ -106,7 +106,7 @@ fn listen_is_everywhere_by_default() {
 #[test]
 fn a_member_needs_four_lines() {
     let config = member_of(MEMBER).unwrap().config;
-    assert_eq!(config.gateway, "192.0.2.1:848".parse().unwrap());
+    assert_eq!(config.gateways[0].address, "192.0.2.1:848".parse().unwrap());
     assert_eq!((config.group, config.protocol, config.sender_ids), (GroupId::Number(1234), Protocol::Gikev2, 1));
     assert_eq!(config.auth.psk().unwrap().expose(), (0..16).collect::<Vec<u8>>());
     let receiver = member_of(&format!("{MEMBER}sender = false\nprotocol = \"gdoi\"\n")).unwrap().config;
@@ -426,7 +426,31 @@ fn a_replay_window_needs_one_sender_where_gikev2_is_served() {
 
 #[test]
 fn the_key_server_is_who_it_was_configured_to_be() {
-    assert_eq!(member_of(MEMBER).unwrap().config.gateway_identity, Identity::Ipv4([192, 0, 2, 1].into()));
+    let identities = |more: &str| -> Vec<String> {
+        let text =
+            MEMBER.replace("gateway = \"192.0.2.1\"", &format!("gateway = [\"192.0.2.1\", \"192.0.2.2:849\"]\n{more}"));
+        let gateways = member_of(&text).unwrap().config.gateways;
+        assert_eq!(gateways[1].address, "192.0.2.2:849".parse().unwrap());
+        gateways.iter().map(|g| g.identity.as_ref().unwrap().to_string()).collect()
+    };
+    assert_eq!(member_of(MEMBER).unwrap().config.gateways[0].identity, Some(Identity::Ipv4([192, 0, 2, 1].into())));
+    assert_eq!(identities(""), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(identities("gateway_identity = \"ks.example\""), ["fqdn:ks.example", "fqdn:ks.example"]);
+    let each = identities("gateway_identity = [\"a.example\", \"b.example\"]");
+    assert_eq!(each, ["fqdn:a.example", "fqdn:b.example"]);
+}
+
+#[test]
+fn a_list_of_key_servers_must_make_sense() {
+    let wrong = |list: &str, more: &str| {
+        let text = MEMBER.replace("gateway = \"192.0.2.1\"", &format!("gateway = {list}\n{more}"));
+        member_of(&text).map(|c| c.config).unwrap_err().to_string()
+    };
+    assert!(wrong("[\"192.0.2.1\", \"192.0.2.1\"]", "").contains("twice"));
+    assert!(wrong("[\"192.0.2.1\", \"2001:db8::1\"]", "").contains("mixes"));
+    assert!(wrong("[]", "").contains("gateway"));
+    let two = "[\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\"]";
+    assert!(wrong(two, "gateway_identity = [\"a.example\", \"b.example\"]").contains("2 identities for 3"));
 }
 
 #[test]

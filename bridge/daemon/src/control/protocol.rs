@@ -163,8 +163,10 @@ pub struct MemberStatus {
     pub group: GroupId,
     /// Its address and port.
     pub local: SocketAddr,
-    /// The key server.
+    /// The key server in use.
     pub gateway: SocketAddr,
+    /// All key servers, in the order in which they are tried.
+    pub gateways: Vec<SocketAddr>,
     /// Where it listens for rekeys besides its own address.
     pub listening: Vec<SocketAddr>,
     /// Datagrams dropped because too many were waiting.

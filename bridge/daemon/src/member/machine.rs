@@ -4,6 +4,7 @@ use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::Protocol;
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{MemberCtx, MemberOutput};
@@ -82,6 +83,16 @@ impl Machine {
     /// Closes the phase 1 or IKE SA and stays a member of the group.
     pub(super) fn disconnect(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
         step(now, rng, |ctx| either!(self, m => m.disconnect(ctx)))
+    }
+
+    /// Registers anew soon, because sequence numbers or IVs run out.
+    pub(super) fn reregister(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {
+        step(now, rng, |ctx| either!(self, m => m.reregister(ctx)))
+    }
+
+    /// The key servers, and which of them is in use.
+    pub(super) fn key_servers(&self) -> &KeyServers {
+        either!(self, m => m.key_servers())
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {

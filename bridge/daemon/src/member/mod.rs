@@ -45,7 +45,8 @@ pub fn run(config: MemberConfig) -> anyhow::Result<()> {
 }
 
 async fn member(config: MemberConfig) -> anyhow::Result<()> {
-    let place = network::place(config.gateway, config.address, config.interface.as_deref())?;
+    let gateway = config.gateways.first().context("no gateway is configured")?.address;
+    let place = network::place(gateway, config.address, config.interface.as_deref())?;
     let key_log = match &config.key_log {
         Some(directory) => Some(FileKeyLog::open(directory).with_context(|| directory.display().to_string())?),
         None => None,
@@ -92,7 +93,7 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
         MemberAuth::Certificate(auth) => auth.own.identity(address),
     });
     let mut trust = trust::watch(config.trust.clone())?;
-    tracing::info!(gateway = %config.gateway, group = %config.group, %identity, interface = %place.interface,
+    tracing::info!(%gateway, group = %config.group, %identity, interface = %place.interface,
         tun = %config.tun, mtu, "member starts");
     let parts = Parts { config, identity, clock: Clock::new(), engine, routes, listening, key_log };
     let mut runner = Runner::new(parts);

@@ -7,6 +7,7 @@ use keyferry_crypto::Hash;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
@@ -34,6 +35,9 @@ const MOVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the key server may take to confirm that a member leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two registrations for want of sequence numbers or IVs: where new keys are needed they take a rekey.
+const ASK_ANEW: Duration = Duration::from_secs(300);
 
 /// What a runner is made of.
 pub(super) struct Parts {
@@ -68,7 +72,8 @@ pub(super) struct Runner {
     /// Who asked the member to leave.
     leaving: Vec<oneshot::Sender<Reply>>,
     registered: bool,
-    warned: bool,
+    /// When a registration was last asked for because sequence numbers or IVs run out.
+    asked_anew: Option<Duration>,
     counters: MemberCounters,
     last_error: Option<String>,
     last_expire: Duration,
@@ -76,7 +81,7 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
-        let present = machine(&parts, parts.config.protocol);
+        let present = machine(&parts, parts.config.protocol, 0);
         let config = &parts.config;
         let streams =
             StreamKeys::new(config.stream_keys.clone(), config.group.to_string(), config.danger_unprotected_streams);
@@ -87,7 +92,7 @@ impl Runner {
             next: None,
             leaving: Vec::new(),
             registered: false,
-            warned: false,
+            asked_anew: None,
             counters: MemberCounters::default(),
             last_error: None,
             last_expire: Duration::ZERO,
@@ -135,10 +140,12 @@ impl Runner {
             self.move_failed("the key server did not register the member in time").await;
         }
         let short = self.parts.engine.needs_rekey();
-        if short && !self.warned {
-            tracing::warn!("sequence numbers are running out: the key server must rekey the group");
+        if short && self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
+            tracing::warn!("sequence numbers or IVs are running out: the member registers anew");
+            self.asked_anew = Some(now.mono);
+            let outputs = self.present.reregister(now, &mut OsRandom);
+            self.carry_out(self.present.protocol(), outputs).await;
         }
-        self.warned = short;
     }
 
     /// Holds the key server's certificate against another trust store from the next time on.
@@ -226,7 +233,7 @@ impl Runner {
         }
         tracing::info!(from = %self.present.protocol(), %to, "member moves");
         let now = self.parts.clock.now();
-        let mut machine = machine(&self.parts, to);
+        let mut machine = machine(&self.parts, to, self.present.key_servers().place());
         let outputs = machine.start(now, &mut OsRandom);
         self.next = Some(Move { machine, reply, until: now.mono + MOVE_PATIENCE });
         self.carry_out(to, outputs).await;
@@ -356,7 +363,11 @@ impl Runner {
             }
             MemberEvent::Unanswered => {
                 self.counters.unanswered += 1;
-                let why = format!("the key server {} does not answer", self.parts.config.gateway);
+                let next = self.present.key_servers().present().address;
+                let why = match self.parts.config.gateways.as_slice() {
+                    [one] => format!("the key server {} does not answer", one.address),
+                    _ => format!("the key server does not answer, the next is {next}"),
+                };
                 tracing::warn!(%protocol, "{why}");
                 self.failed(moving, why).await;
             }
@@ -394,7 +405,8 @@ impl Runner {
             identity: self.parts.identity.clone(),
             group: config.group.clone(),
             local: self.parts.listening.local(),
-            gateway: config.gateway,
+            gateway: self.present.key_servers().present().address,
+            gateways: config.gateways.iter().map(|g| g.address).collect(),
             listening: self.parts.listening.groups(),
             overrun: self.parts.listening.overrun(),
             counters: self.counters,
@@ -406,19 +418,20 @@ impl Runner {
     }
 }
 
-/// A machine for one of the protocols, as configured.
-fn machine(parts: &Parts, protocol: Protocol) -> Machine {
+/// A machine for one of the protocols, as configured, that begins with the key server at this place.
+fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
     let config = &parts.config;
+    let mut key_servers = KeyServers::new(config.gateways.clone());
+    key_servers.turn_to(key_server);
     // What is weak is for IKEv1 alone.
     let strong = protocol == Protocol::Gikev2;
     let ke_groups = config.ke_groups.iter().copied().filter(|g| !(strong && g.is_weak()));
     let hashes = config.hashes.iter().copied().filter(|h| !(strong && *h == Hash::Sha1));
     let settings = MemberSettings {
-        gateway: config.gateway,
+        key_servers,
         local: parts.listening.local(),
         group: config.group.clone(),
         identity: parts.identity.clone(),
-        gateway_identity: Some(config.gateway_identity.clone()),
         auth: config.auth.clone(),
         phase1: config.phase1.clone(),
         sender_ids: config.sender_ids,

@@ -1,0 +1,156 @@
+//! The key servers of a member, and which of them it turns to.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyferry_crypto::Random;
+
+use crate::id::Identity;
+
+/// A key server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Who it must be; `None` takes whoever authenticates.
+    pub identity: Option<Identity>,
+}
+
+/// Rounds of failures after which waits grow no longer.
+const MAX_DOUBLINGS: u32 = 3;
+
+/// Key servers in the order of the configuration. A member stays with the one that works; when it fails it turns to the next
+/// one at once, and when all have failed it waits, longer each time, before it begins with the first again.
+#[derive(Clone, Debug)]
+pub struct KeyServers {
+    list: Vec<KeyServer>,
+    present: usize,
+    /// Failures since something worked.
+    failures: u32,
+}
+
+impl KeyServers {
+    /// Begins with the first.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn new(list: Vec<KeyServer>) -> Self {
+        assert!(!list.is_empty(), "a member has a key server");
+        Self { list, present: 0, failures: 0 }
+    }
+
+    /// Only this one.
+    #[must_use]
+    pub fn one(address: SocketAddr, identity: Option<Identity>) -> Self {
+        Self::new(vec![KeyServer { address, identity }])
+    }
+
+    /// The one in use.
+    #[must_use]
+    pub fn present(&self) -> &KeyServer {
+        &self.list[self.present]
+    }
+
+    /// Its place in the order.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.present
+    }
+
+    /// Turns to the one at this place, if there is one.
+    pub fn turn_to(&mut self, place: usize) {
+        if place < self.list.len() {
+            self.present = place;
+        }
+    }
+
+    /// Are there others?
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.list.len() > 1
+    }
+
+    /// The present one does what it is for.
+    pub fn worked(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The present one does not: turns to the next, and says how long to wait before that. `retry` is the least pause after a
+    /// whole round of failures.
+    pub fn failed(&mut self, retry: Duration, rng: &mut dyn Random) -> Duration {
+        let count = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        self.present = (self.present + 1) % self.list.len();
+        self.failures = self.failures.saturating_add(1);
+        if !self.failures.is_multiple_of(count) {
+            // Not all members of a dead key server in one moment.
+            return below(retry / 4, rng);
+        }
+        let wait = retry.saturating_mul(1 << (self.failures / count - 1).min(MAX_DOUBLINGS));
+        wait + below(wait, rng)
+    }
+}
+
+fn below(d: Duration, rng: &mut dyn Random) -> Duration {
+    Duration::from_micros(rng.below(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_crypto::SeededRandom;
+
+    use super::*;
+
+    fn servers(count: u16) -> KeyServers {
+        let server = |n| KeyServer { address: SocketAddr::from(([10, 0, 0, 1], n)), identity: None };
+        KeyServers::new((1..=count).map(server).collect())
+    }
+
+    #[test]
+    fn servers_are_tried_in_order_with_a_pause_after_each_round() {
+        let (retry, mut rng) = (Duration::from_secs(10), SeededRandom::new(1));
+        let mut servers = servers(3);
+        let mut waits = Vec::new();
+        for round in 0..5 {
+            for place in 0..3 {
+                assert_eq!(servers.place(), place);
+                let wait = servers.failed(retry, &mut rng);
+                if place < 2 {
+                    assert!(wait < retry / 4);
+                } else {
+                    let least = retry * (1 << round.min(3));
+                    assert!((least..2 * least).contains(&wait), "{round}: {wait:?}");
+                    waits.push(wait);
+                }
+            }
+        }
+        assert_eq!(waits.len(), 5);
+    }
+
+    #[test]
+    fn a_member_stays_with_the_one_that_works() {
+        let (retry, mut rng) = (Duration::from_secs(10), SeededRandom::new(1));
+        let mut servers = servers(2);
+        servers.failed(retry, &mut rng);
+        servers.worked();
+        assert_eq!(servers.place(), 1);
+        assert!(servers.failed(retry, &mut rng) < retry / 4, "the other one may work at once");
+        assert_eq!(servers.place(), 0);
+        assert!(servers.failed(retry, &mut rng) >= retry);
+    }
+
+    #[test]
+    fn a_single_one_is_asked_again_less_and_less_often() {
+        let (retry, mut rng) = (Duration::from_secs(10), SeededRandom::new(1));
+        let mut servers = servers(1);
+        assert!(!servers.has_others());
+        servers.turn_to(1);
+        assert_eq!(servers.place(), 0);
+        for doublings in [0, 1, 2, 3, 3] {
+            let least = retry * (1 << doublings);
+            assert!((least..2 * least).contains(&servers.failed(retry, &mut rng)));
+        }
+        servers.worked();
+        assert!(servers.failed(retry, &mut rng) < 2 * retry);
+    }
+}
