@@ -14,6 +14,7 @@
 //! model's words and the payloads' numbers; [`wire`] knows syntax alone.
 
 mod dpd;
+mod fragments;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -15,6 +15,7 @@ mod keeping;
 mod options;
 mod pushes;
 mod session;
+mod transport;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use keyferry_wire::Header;
 use serde::Serialize;
 
 use crate::dpd::Liveness;
+use crate::fragments::Reassembly;
 use crate::keylog::{self, KeyLog};
 use crate::message;
 use crate::phase1::extensions::Extensions;
@@ -41,7 +43,7 @@ use crate::policy::take::Taking;
 use crate::pull::member::Pull;
 use crate::push::member::Group;
 use crate::reject::Reject;
-use crate::wire::registry::exchange;
+use crate::wire::registry::{exchange, payload};
 
 pub use options::Phase1Options;
 
@@ -58,6 +60,7 @@ pub struct Member {
     /// Key servers, by their place in the list, with which there has been a phase 1 SA since we exist.
     contacted: BTreeSet<usize>,
     acks: Vec<PendingAck>,
+    fragments: Reassembly,
     status: MemberStatus,
     options: Phase1Options,
     key_log: Option<Box<dyn KeyLog + Send>>,
@@ -188,6 +191,7 @@ impl Member {
             group: None,
             contacted: BTreeSet::new(),
             acks: Vec::new(),
+            fragments: Reassembly::default(),
             status: MemberStatus::default(),
             options: Phase1Options::default(),
             key_log: None,
@@ -220,10 +224,12 @@ impl Member {
 
     /// Takes a datagram, unicast or multicast.
     pub fn receive(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
+        let kept = ctx.out.len();
         if let Err(reject) = self.take(ctx, &dgram) {
             self.status.rejected += 1;
             tracing::debug!(from = %dgram.from, %reject, "datagram not taken");
         }
+        self.cut_up(ctx, kept);
     }
 
     fn take(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
@@ -235,6 +241,9 @@ impl Member {
         if dgram.from.ip() != self.settings.gateway().ip() {
             return Err(Reject::Unauthenticated("not from the key server"));
         }
+        if header.next == payload::FRAGMENT {
+            return self.fragment(ctx, &header, body, dgram);
+        }
         match header.exchange {
             exchange::MAIN_MODE | exchange::AGGRESSIVE => self.phase1(ctx, &header, body, dgram),
             exchange::INFORMATIONAL => self.notice(ctx, &header, body),
@@ -245,12 +254,13 @@ impl Member {
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
-        let mono = ctx.now.mono;
+        let (mono, kept) = (ctx.now.mono, ctx.out.len());
         self.send_acks_until(ctx, mono);
         if let Some(group) = &mut self.group {
             group.expire(mono);
         }
         self.expire_session(ctx);
+        self.cut_up(ctx, kept);
     }
 
     fn send_acks_until(&mut self, ctx: &mut MemberCtx<'_>, until: Duration) {

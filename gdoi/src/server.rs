@@ -15,6 +15,7 @@ mod notices;
 mod phase1;
 mod sessions;
 mod table;
+mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,11 +29,12 @@ use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
 
 use crate::dpd::Dpd;
+use crate::fragments::Reassembly;
 use crate::keylog::KeyLog;
 use crate::message;
 use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
-use crate::wire::registry::exchange;
+use crate::wire::registry::{exchange, payload};
 use acks::Acks;
 use half_open::HalfOpens;
 use table::Sessions;
@@ -76,6 +78,9 @@ pub struct ServerConfig {
     pub idle: Duration,
     /// When a silent member that speaks DPD is asked whether it is alive; `None` never asks.
     pub dpd: Option<Dpd>,
+    /// Messages of phase 1 and under it are cut up where an IP packet would be longer than this, for peers that take
+    /// fragments. At least 576.
+    pub fragment_size: usize,
     /// Notices to unauthenticated peers per second, at most.
     pub notices_per_second: u32,
 }
@@ -118,6 +123,7 @@ impl ServerConfig {
             sa_lifetime: Duration::from_secs(86_400),
             idle: Duration::from_secs(300),
             dpd: None,
+            fragment_size: 1280,
             notices_per_second: 10,
         }
     }
@@ -193,6 +199,7 @@ pub struct Server {
     aggressive: (Duration, u32),
     /// Makes keys for identities that have none, so that who asks cannot tell.
     decoy: Option<Secret>,
+    fragments: Reassembly,
     notices: (Duration, u32),
     counters: Counters,
     key_log: Option<Box<dyn KeyLog + Send>>,
@@ -212,6 +219,7 @@ impl Server {
             acks: Acks::default(),
             aggressive: (Duration::ZERO, 0),
             decoy: None,
+            fragments: Reassembly::default(),
             notices: (Duration::ZERO, 0),
             counters: Counters::default(),
             key_log: None,
@@ -231,6 +239,7 @@ impl Server {
     /// Takes a datagram.
     pub fn receive(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
         self.counters.received += 1;
+        let kept = ctx.out.len();
         if let Err(reject) = self.take(ctx, &dgram) {
             let counter = match reject {
                 Reject::Malformed(_) => &mut self.counters.malformed,
@@ -241,6 +250,7 @@ impl Server {
             *counter += 1;
             tracing::debug!(from = %dgram.from, %reject, "datagram not taken");
         }
+        self.cut_up(ctx, kept);
     }
 
     fn take(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
@@ -248,6 +258,9 @@ impl Server {
         message::check_header(&header)?;
         if header.spi_i == [0; 8] {
             return Err(Reject::Unauthenticated("cookie"));
+        }
+        if header.next == payload::FRAGMENT {
+            return self.fragment(ctx, &header, body, dgram);
         }
         match header.exchange {
             exchange::MAIN_MODE => self.phase1(ctx, &header, body, dgram),
@@ -261,7 +274,9 @@ impl Server {
 
     /// Takes the result of a job back. Jobs that are not ours, or no longer wanted, are ignored.
     pub fn complete(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
+        let kept = ctx.out.len();
         self.phase1_done(ctx, job, done);
+        self.cut_up(ctx, kept);
     }
 
     /// Does what is due.

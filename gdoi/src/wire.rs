@@ -7,6 +7,7 @@
 pub mod cert;
 pub mod delete;
 pub mod endpoint;
+pub mod fragment;
 pub mod gap;
 pub mod group_sa;
 pub mod id;
@@ -127,7 +128,7 @@ mod tests {
             survives!(&octets, seq::Seq, cert::Cert<'_>, cert::CertRequest<'_>, delete::Delete<'_>, gap::Gap<'_>, group_sa::GroupSa<'_>, id::Id<'_>, kd::Kd<'_>,
                 lkh::DownloadArray<'_>, lkh::UpdateArray<'_>, notification::Notification<'_>, nonce::Nonce<'_>,
                 iec61850::StreamTek<'_>,
-                opaque::Ke<'_>, proposal::Proposal<'_>, sa::Sa<'_>, sat::Sat<'_>);
+                fragment::Fragment<'_>, opaque::Ke<'_>, proposal::Proposal<'_>, sa::Sa<'_>, sat::Sat<'_>);
             // What stands in the reserved octets of an SA KEK, which old senders used, may decide how its destination is
             // read; so octets made from it may read in the other way.
             if let Ok(sak) = sak::Sak::exact(&octets) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gdoi::Dpd;
 use keyferry_crypto::{JobDone, Random, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::Credentials;
@@ -36,6 +37,12 @@ pub struct GatewaySettings {
     pub aggressive: bool,
     /// Take 3DES, SHA-1 and groups 2, 5 and 24 in phase 1 of IKEv1.
     pub danger_weak_phase1: bool,
+    /// The longest life of GDOI's phase 1 SAs.
+    pub phase1_lifetime: Duration,
+    /// When silent members with a phase 1 SA are asked whether they are alive; `None` never asks.
+    pub dpd: Option<Dpd>,
+    /// GDOI's unicast messages are cut up where an IP packet would be longer, for peers that take fragments.
+    pub fragment_size: usize,
 }
 
 /// A store that this gateway cannot start from. Nothing has been written.
@@ -122,6 +129,10 @@ impl Gateway {
         gdoi.identity = settings.identity.clone();
         gdoi.aggressive = settings.aggressive;
         gdoi.danger_weak = settings.danger_weak_phase1;
+        gdoi.idle = settings.idle_ike_sa;
+        gdoi.sa_lifetime = settings.phase1_lifetime;
+        gdoi.dpd = settings.dpd;
+        gdoi.fragment_size = settings.fragment_size;
         let mut gikev2 = gikev2::ServerConfig::new(settings.credentials);
         gikev2.identity = settings.identity;
         gikev2.idle = settings.idle_ike_sa;

@@ -18,3 +18,4 @@ mod outgoing;
 
 pub use demux::{Route, classify};
 pub use gateway::{CommandError, Delete, Gateway, GatewaySettings, LoadError, Reloaded};
+pub use gdoi::Dpd;

@@ -100,6 +100,23 @@ impl Outbox {
         self.items.pop_front()
     }
 
+    /// Outputs queued.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Lets each datagram queued behind the first `kept` outputs become several, in its place.
+    pub fn split_sends(&mut self, kept: usize, mut split: impl FnMut(Transmit) -> Vec<Transmit>) {
+        let fresh = self.items.split_off(kept.min(self.items.len()));
+        for output in fresh {
+            match output {
+                Output::Send(transmit) => self.items.extend(split(transmit).into_iter().map(Output::Send)),
+                Output::Persist(_) | Output::Job(..) => self.items.push_back(output),
+            }
+        }
+    }
+
     /// Is nothing queued?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -17,6 +17,9 @@ pub struct Phase1Options {
     pub keep: bool,
     /// When a silent key server that speaks DPD is asked whether it is alive, while phase 1 is kept; `None` never asks.
     pub dpd: Option<Dpd>,
+    /// Messages of phase 1 and under it are cut up where an IP packet would be longer than this, for a key server that takes
+    /// fragments. At least 576.
+    pub fragment_size: usize,
 }
 
 impl Default for Phase1Options {
@@ -26,6 +29,7 @@ impl Default for Phase1Options {
             lifetime: Duration::from_secs(86_400),
             keep: false,
             dpd: Some(Dpd::every(Duration::from_secs(30))),
+            fragment_size: 1280,
         }
     }
 }

@@ -13,16 +13,25 @@ const DPD: [u8; 16] = [0xaf, 0xca, 0xd7, 0x13, 0x68, 0xa1, 0xf1, 0xc9, 0x6b, 0x8
 /// Octets of [`DPD`] that do not say its version.
 const DPD_NAME: usize = 14;
 
+/// Fragmentation of messages, as vendors have it: the MD5 hash of "FRAGMENTATION".
+const FRAGMENTATION: [u8; 16] =
+    [0x40, 0x48, 0xb7, 0xd5, 0x6e, 0xbc, 0xe8, 0x85, 0x25, 0xe7, 0xde, 0x7f, 0x00, 0xd6, 0xc2, 0xd3];
+
+/// What may follow it: which messages, this bit those of phase 1.
+const FRAGMENTS_PHASE1: u32 = 0x8000_0000;
+
 /// What one side can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extensions {
     /// Answers R-U-THERE (RFC 3706).
     pub(crate) dpd: bool,
+    /// Takes fragments of messages.
+    pub(crate) fragmentation: bool,
 }
 
 impl Extensions {
     /// What we can do.
-    pub(crate) const OURS: Extensions = Extensions { dpd: true };
+    pub(crate) const OURS: Extensions = Extensions { dpd: true, fragmentation: true };
 
     /// What the payloads of a first message announce. Vendor IDs that we do not know are ignored (RFC 2408 section 3.16).
     pub(crate) fn read(payloads: &[RawPayload<'_>]) -> Self {
@@ -30,19 +39,28 @@ impl Extensions {
         for id in rules::bodies(payloads, payload::VENDOR_ID) {
             // Another minor version changes nothing that we use.
             found.dpd |= id.len() == DPD.len() && id[..DPD_NAME] == DPD[..DPD_NAME] && id[DPD_NAME] == DPD[DPD_NAME];
+            found.fragmentation |=
+                id.strip_prefix(&FRAGMENTATION).is_some_and(|which| match <[u8; 4]>::try_from(which) {
+                    Ok(which) => u32::from_be_bytes(which) & FRAGMENTS_PHASE1 != 0,
+                    Err(_) => which.is_empty(),
+                });
         }
         found
     }
 
     /// What both sides can do.
     pub(crate) fn and(self, other: Self) -> Self {
-        Self { dpd: self.dpd && other.dpd }
+        Self { dpd: self.dpd && other.dpd, fragmentation: self.fragmentation && other.fragmentation }
     }
 
     /// Announces it behind the payloads of a first message.
     pub(crate) fn announce(self, mut payloads: Payloads) -> Payloads {
         if self.dpd {
             payloads = payloads.with(payload::VENDOR_ID, &VendorId(&DPD));
+        }
+        if self.fragmentation {
+            let id = [&FRAGMENTATION[..], &FRAGMENTS_PHASE1.to_be_bytes()].concat();
+            payloads = payloads.with(payload::VENDOR_ID, &VendorId(&id));
         }
         payloads
     }
@@ -69,6 +87,14 @@ mod tests {
             assert_eq!(Extensions::read(&chain(payloads.first(), octets.expose()).unwrap()), ours);
         }
         assert_eq!(Extensions::OURS.and(Extensions::default()), Extensions::default());
+    }
+
+    #[test]
+    fn fragmentation_is_announced_with_and_without_its_capabilities() {
+        let with = |octets: &[u8]| [&FRAGMENTATION[..], octets].concat();
+        assert!(read(&[&with(&[])]).fragmentation);
+        assert!(read(&[&with(&[0xc0, 0, 0, 0])]).fragmentation);
+        assert!(!read(&[&with(&[0x40, 0, 0, 0]), &with(&[0x80]), &FRAGMENTATION[..15]]).fragmentation);
     }
 
     #[test]

@@ -202,6 +202,11 @@ impl Initiator {
         &self.cookie
     }
 
+    /// What the responder with these cookies has announced, and we have.
+    pub(crate) fn extensions(&self, cookies: &[u8; 16]) -> Option<Extensions> {
+        self.branches.iter().find(|b| b.cookies == *cookies).map(|b| b.extensions)
+    }
+
     /// An error that somebody claimed in clear. It proves nothing, but may explain why the exchange failed.
     pub(crate) fn hint(&self) -> Option<NotifyType> {
         self.hint

@@ -210,6 +210,11 @@ impl HalfOpen {
         &self.cookies
     }
 
+    /// What both sides can do.
+    pub(crate) fn extensions(&self) -> Extensions {
+        self.extensions
+    }
+
     pub(crate) fn peer(&self) -> IpAddr {
         self.peer
     }

@@ -40,6 +40,8 @@ pub mod payload {
     pub const NAT_D: u8 = 20;
     /// Group Associated Policy.
     pub const GAP: u8 = 22;
+    /// Fragment, of the private range; all vendors use this one.
+    pub const FRAGMENT: u8 = 132;
 }
 
 /// Exchange types (RFC 2408 section 3.1, RFC 8263 section 8).

@@ -153,6 +153,9 @@ impl Fleet {
             idle_ike_sa: Duration::from_secs(30),
             aggressive: false,
             danger_weak_phase1: false,
+            phase1_lifetime: Duration::from_secs(86_400),
+            dpd: None,
+            fragment_size: 1280,
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();

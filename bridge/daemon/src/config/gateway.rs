@@ -10,6 +10,7 @@ use keyferry_model::id::Identity;
 use super::certificates::{self, Certificates};
 use super::checks;
 use super::group::{self, GroupPlan};
+use super::life::{self, GatewayLife};
 use super::peers;
 use super::phase1::{self, GatewayPhase1};
 use super::section::Section;
@@ -32,6 +33,8 @@ pub struct GatewayConfig {
     pub socket: PathBuf,
     /// IKE SAs without traffic are closed after this time.
     pub idle: Duration,
+    /// The life of GDOI's phase 1.
+    pub life: GatewayLife,
     /// How multicast rekeys leave.
     pub rekey: RekeySending,
     /// Bits of the RSA keys that sign rekeys.
@@ -85,6 +88,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         master_key,
         socket,
         idle: section.duration("idle", Duration::from_secs(1)..=DAY, 5 * MINUTE),
+        life: life::gateway(&mut section),
         rekey: RekeySending {
             interface: section.text("rekey_interface"),
             source: section.parsed_list("rekey_source", "192.0.2.1").unwrap_or_default(),

@@ -15,7 +15,7 @@ use super::phase1;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Endpoint, Network, PORT, Subject};
-use super::{MEMBER_SOCKET, control_socket, secrets};
+use super::{MEMBER_SOCKET, control_socket, life, secrets};
 
 /// Configuration of `keyferry member`.
 #[derive(Debug)]
@@ -59,8 +59,6 @@ pub struct MemberConfig {
     pub hashes: Vec<Hash>,
     /// What is particular to IKEv1's phase 1.
     pub phase1: Phase1Settings,
-    /// The DOI under which GDOI's phase 1 is proposed.
-    pub phase1_doi: gdoi::Phase1Doi,
     /// Put a non-ESP marker in front of what is sent.
     pub marker: bool,
     /// What is taken from a key server of GDOI beyond the usual.
@@ -79,6 +77,8 @@ pub struct MemberConfig {
     pub stream_keys: Option<PathBuf>,
     /// Hand on streams that nothing protects?
     pub danger_unprotected_streams: bool,
+    /// How GDOI's phase 1 is made and kept.
+    pub life: gdoi::Phase1Options,
     /// The control socket.
     pub socket: PathBuf,
     /// Where to write keys for Wireshark.
@@ -128,11 +128,6 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         ke_groups: phase1.ke_groups,
         hashes: phase1.hashes,
         phase1: phase1.settings,
-        phase1_doi: section.choice(
-            "phase1_doi",
-            &[("gdoi", gdoi::Phase1Doi::Gdoi), ("ipsec", gdoi::Phase1Doi::Ipsec)],
-            gdoi::Phase1Doi::Gdoi,
-        ),
         gdoi: GdoiSettings {
             danger_weak_rekey: section.flag("danger_weak_rekey", false),
             accept_unknown_kek_attributes: section.flag("accept_unknown_kek_attributes", false),
@@ -146,6 +141,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
+        life: life::member(&mut section),
         socket,
         key_log: section.path("key_log"),
     };
@@ -251,7 +247,11 @@ fn gateways(section: &mut Section<'_>) -> Vec<KeyServer> {
         // Says that it is missing.
         let _: Option<Endpoint> = section.required("gateway", "192.0.2.1");
     }
-    let addresses: Vec<Endpoint> = section.parsed_list("gateway", "192.0.2.1").unwrap_or_default();
+    let addresses: Option<Vec<Endpoint>> = section.parsed_list("gateway", "192.0.2.1");
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        section.error("gateway", "is empty", "name at least one key server");
+    }
+    let addresses = addresses.unwrap_or_default();
     let identities: Vec<Identity> = section.parsed_list("gateway_identity", "gateway.example.org").unwrap_or_default();
     if identities.len() > 1 && identities.len() != addresses.len() {
         let what = format!("has {} identities for {} gateways", identities.len(), addresses.len());

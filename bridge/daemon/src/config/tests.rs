@@ -454,6 +454,27 @@ fn a_list_of_key_servers_must_make_sense() {
 }
 
 #[test]
+fn the_life_of_phase_1_has_defaults_and_bounds() {
+    let config = gateway_of(GATEWAY).unwrap().config.life;
+    assert_eq!((config.lifetime.as_secs(), config.dpd, config.fragment_size), (86_400, None, 1280));
+    let at = "store = \"gateway.redb\"";
+    let text = format!(
+        "{at}\ndpd = \"20s\"\ndpd_retry = \"2s\"\ndpd_tries = 3\nphase1_lifetime = \"1h\"\nfragment_size = 600"
+    );
+    let config = gateway_of(&GATEWAY.replace(at, &text)).unwrap().config.life;
+    let dpd = config.dpd.unwrap();
+    assert_eq!((dpd.interval.as_secs(), dpd.retry.as_secs(), dpd.tries), (20, 2, 3));
+    assert_eq!((config.lifetime.as_secs(), config.fragment_size), (3600, 600));
+    one_problem(at, &format!("{at}\nfragment_size = 575"), "fragment_size", &["from 576 to 65535"]);
+    one_problem(at, &format!("{at}\ndpd = \"10ms\""), "dpd", &["too short"]);
+
+    let config = member_of(MEMBER).unwrap().config.life;
+    assert_eq!((config.keep, config.dpd.unwrap().interval.as_secs()), (false, 30));
+    let config = member_of(&format!("{MEMBER}keep_phase1 = true\ndpd = \"0s\"\n")).unwrap().config.life;
+    assert_eq!((config.keep, config.dpd), (true, None));
+}
+
+#[test]
 fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
     let text = GATEWAY.replacen("destination", "destinaton", 1);
     let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();

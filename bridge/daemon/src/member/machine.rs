@@ -32,13 +32,13 @@ impl Machine {
     pub(super) fn new(
         protocol: Protocol,
         settings: MemberSettings,
-        doi: gdoi::Phase1Doi,
+        phase1: gdoi::Phase1Options,
         key_log: Option<&FileKeyLog>,
     ) -> Self {
         let mut machine = match protocol {
             Protocol::Gdoi => {
                 let mut member = gdoi::Member::new(settings);
-                member.set_phase1(gdoi::Phase1Options { doi, ..gdoi::Phase1Options::default() });
+                member.set_phase1(phase1);
                 Machine::Gdoi(Box::new(member))
             }
             Protocol::Gikev2 => Machine::Gikev2(Box::new(gikev2::Member::new(settings))),

@@ -445,5 +445,5 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         connect_only: config.connect_only,
         gdoi: config.gdoi,
     };
-    Machine::new(protocol, settings, config.phase1_doi, parts.key_log.as_ref())
+    Machine::new(protocol, settings, config.life.clone(), parts.key_log.as_ref())
 }

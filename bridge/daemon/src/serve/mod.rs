@@ -58,6 +58,9 @@ pub fn run(config: GatewayConfig, file: &Path) -> anyhow::Result<()> {
         idle_ike_sa: config.idle,
         aggressive: config.phase1.aggressive,
         danger_weak_phase1: config.phase1.danger_weak,
+        phase1_lifetime: config.life.lifetime,
+        dpd: config.life.dpd,
+        fragment_size: config.life.fragment_size,
     };
     let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom)
         .with_context(|| format!("{}: the store cannot be used", config.store.display()))?;

@@ -1,0 +1,55 @@
+//! What a gateway and a member are told about the life of IKEv1's phase 1.
+
+use std::time::Duration;
+
+use gdoi::{Dpd, Phase1Doi, Phase1Options};
+
+use super::section::Section;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Phase 1 at a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatewayLife {
+    /// The longest life of a phase 1 SA.
+    pub lifetime: Duration,
+    /// When silent members are asked whether they are alive.
+    pub dpd: Option<Dpd>,
+    /// The longest IP packet before messages are cut up.
+    pub fragment_size: usize,
+}
+
+pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
+    GatewayLife {
+        lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
+        dpd: dpd(section, Duration::ZERO),
+        fragment_size: fragment_size(section),
+    }
+}
+
+pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
+    Phase1Options {
+        doi: section.choice("phase1_doi", &[("gdoi", Phase1Doi::Gdoi), ("ipsec", Phase1Doi::Ipsec)], Phase1Doi::Gdoi),
+        lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
+        keep: section.flag("keep_phase1", false),
+        dpd: dpd(section, 30 * SECOND),
+        fragment_size: fragment_size(section),
+    }
+}
+
+/// An interval of zero asks nobody.
+fn dpd(section: &mut Section<'_>, default: Duration) -> Option<Dpd> {
+    let interval = section.duration("dpd", Duration::ZERO..=HOUR, default);
+    let retry = section.duration("dpd_retry", SECOND..=60 * SECOND, 4 * SECOND);
+    let tries = u8::try_from(section.number("dpd_tries", 1..=20, 5)).unwrap_or(5);
+    if !interval.is_zero() && interval < SECOND {
+        section.error("dpd", "is too short", "at least 1s, or 0s to ask nobody");
+    }
+    (!interval.is_zero()).then_some(Dpd { interval, retry, tries })
+}
+
+fn fragment_size(section: &mut Section<'_>) -> usize {
+    usize::try_from(section.number("fragment_size", 576..=65_535, 1280)).unwrap_or(1280)
+}
