@@ -12,6 +12,7 @@
 //! attacker's: a forged datagram changes nothing, a genuine one never more than it may.
 
 mod keeping;
+mod nat;
 mod options;
 mod pushes;
 mod session;
@@ -44,8 +45,9 @@ use crate::pull::member::Pull;
 use crate::push::member::Group;
 use crate::reject::Reject;
 use crate::wire::registry::{exchange, payload};
+use nat::Traversal;
 
-pub use options::Phase1Options;
+pub use options::{NAT_PORT, Phase1Options};
 
 /// A member's endpoint. It does no I/O: drive it with datagrams and time, and carry out what it puts out.
 pub struct Member {
@@ -60,6 +62,7 @@ pub struct Member {
     /// Key servers, by their place in the list, with which there has been a phase 1 SA since we exist.
     contacted: BTreeSet<usize>,
     acks: Vec<PendingAck>,
+    nat: Traversal,
     fragments: Reassembly,
     status: MemberStatus,
     options: Phase1Options,
@@ -174,6 +177,8 @@ pub struct MemberStatus {
     pub acks_sent: u64,
     /// Datagrams that were not taken.
     pub rejected: u64,
+    /// A translator stands in front of the member.
+    pub behind_nat: bool,
     /// In which ways the key server was seen to read RFC 6407 other than we do.
     pub readings: Vec<Reading>,
 }
@@ -191,6 +196,7 @@ impl Member {
             group: None,
             contacted: BTreeSet::new(),
             acks: Vec::new(),
+            nat: Traversal::default(),
             fragments: Reassembly::default(),
             status: MemberStatus::default(),
             options: Phase1Options::default(),
@@ -256,6 +262,7 @@ impl Member {
     pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
         let (mono, kept) = (ctx.now.mono, ctx.out.len());
         self.send_acks_until(ctx, mono);
+        self.keep_mapping(ctx);
         if let Some(group) = &mut self.group {
             group.expire(mono);
         }
@@ -288,7 +295,7 @@ impl Member {
         };
         let acks = deadline(self.acks.iter().map(|a| a.at).min(), "acknowledgement");
         let group = deadline(self.group.as_ref().and_then(Group::due), "rekey SA expires");
-        [acks, group, self.kept_due()].into_iter().fold(phase, Deadline::earlier)
+        [acks, group, self.kept_due(), self.mapping_due()].into_iter().fold(phase, Deadline::earlier)
     }
 
     /// Registers anew soon, though the keys are good: sequence numbers or IVs run out (RFC 6407 section 5.6.4.3).
@@ -330,15 +337,12 @@ impl Member {
         let newest = self.group.as_ref().and_then(Group::newest);
         MemberStatus {
             state,
+            behind_nat: self.nat.is_ours(),
             rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: newest.map_or(0, |(_, seq)| seq),
             readings: self.group.as_ref().map(|g| g.readings().iter().collect()).unwrap_or_default(),
             ..self.status.clone()
         }
-    }
-
-    fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: Some(self.settings.local), to: self.settings.gateway(), marker: self.settings.marker, bytes }
     }
 
     /// The key server in use fails: when to turn to the next.

@@ -33,6 +33,7 @@ pub(crate) mod ike_sa;
 pub(crate) mod initiator;
 pub(crate) mod keymat;
 pub(crate) mod method;
+pub(crate) mod nat;
 pub(crate) mod responder;
 pub(crate) mod suite;
 

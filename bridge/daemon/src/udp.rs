@@ -113,7 +113,8 @@ impl Udp {
     /// Could it send there, and from there if that matters?
     pub(crate) fn can_send(&self, transmit: &Transmit) -> bool {
         let fits = |from: SocketAddr| {
-            from.port() == self.local.port() && (self.local.ip().is_unspecified() || from.ip() == self.local.ip())
+            let any = self.local.ip().is_unspecified() || from.ip().is_unspecified();
+            from.port() == self.local.port() && (any || from.ip() == self.local.ip())
         };
         self.local.is_ipv4() == transmit.to.is_ipv4() && transmit.from.is_none_or(fits)
     }

@@ -9,13 +9,21 @@ pub enum Route {
     Gdoi,
     /// Major version 2 (RFC 7296 section 3.1), or a later one, which IKEv2 answers with its own version.
     Gikev2,
+    /// A translator's mapping is kept alive (RFC 3948 section 2.3); nothing is to be done.
+    Keepalive,
     /// Too short for a header, or a version before 1.
     Nowhere,
 }
 
+/// All that a NAT keepalive holds.
+const KEEPALIVE: &[u8] = &[0xff];
+
 /// Takes off a non-ESP marker (RFC 3948 section 2.2), says whether there was one, and where the rest goes.
 #[must_use]
 pub fn classify(datagram: &[u8]) -> (bool, &[u8], Route) {
+    if datagram == KEEPALIVE {
+        return (false, datagram, Route::Keepalive);
+    }
     let (marker, message) = split_marker(datagram);
     let route = match major_version(message) {
         Some(_) if message.len() < Header::LEN => Route::Nowhere,
@@ -50,6 +58,13 @@ mod tests {
         marked.extend(message(0x20));
         let (marker, rest, route) = classify(&marked);
         assert!(marker && rest == message(0x20) && route == Route::Gikev2);
+    }
+
+    #[test]
+    fn a_keepalive_is_one_octet() {
+        assert_eq!(classify(&[0xff]).2, Route::Keepalive);
+        assert_eq!(classify(&[0xff, 0xff]).2, Route::Nowhere);
+        assert_eq!(classify(&[0]).2, Route::Nowhere);
     }
 
     #[test]

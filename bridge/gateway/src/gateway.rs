@@ -1,11 +1,11 @@
 //! The gateway: both endpoints, the model, and the rekeys on their way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gdoi::Dpd;
+use gdoi::{Dpd, NAT_PORT};
 use keyferry_crypto::{JobDone, Random, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::Credentials;
@@ -20,7 +20,7 @@ use keyferry_model::view::{GroupView, MemberView, RekeyView};
 use serde::{Deserialize, Serialize};
 
 use crate::demux::{Route, classify};
-use crate::outgoing::{Message, Outgoing};
+use crate::outgoing::{Message, Outgoing, Receivers};
 
 /// What a gateway is configured with.
 #[derive(Clone, Debug)]
@@ -169,7 +169,10 @@ impl Gateway {
     pub fn receive(&mut self, now: Now, rng: &mut dyn Random, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let (marker, bytes, route) = classify(bytes);
         let datagram = Datagram { from, to, marker, bytes };
+        // What has no marker at the port of NAT traversal is ESP (RFC 3948 section 2.2).
+        let route = if to.port() == NAT_PORT && !marker && route != Route::Keepalive { Route::Nowhere } else { route };
         match route {
+            Route::Keepalive => {}
             Route::Gdoi => self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.receive(ctx, datagram)),
             Route::Gikev2 => self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.receive(ctx, datagram)),
             Route::Nowhere => {
@@ -368,14 +371,17 @@ impl Gateway {
         reason: RekeyReason,
         evict: &[Identity],
     ) -> Option<u64> {
+        // A reset tells members whom it no longer counts as such.
+        let marked = Protocol::ALL.map(|p| self.model.marked_addresses(group, p));
         let plan = self.model.rekey(group, reason, evict, now, rng)?;
         let mut ops = self.model.take_store_ops();
-        for protocol in Protocol::ALL {
+        for (protocol, marked) in Protocol::ALL.into_iter().zip(marked) {
             let messages = render(&plan, protocol, rng);
             let unicast = messages.iter().any(|m| m.multicast.is_none());
             let members = if unicast { self.model.receivers(group, protocol, plan.id) } else { Vec::new() };
             if !messages.is_empty() {
-                ops.push(self.outgoing.add((&plan.policy, plan.id, protocol), messages, members, now));
+                let receivers = Receivers { members, marked: marked.into_iter().collect() };
+                ops.push(self.outgoing.add((&plan.policy, plan.id, protocol), messages, receivers, now));
             }
         }
         self.out.persist(ops);

@@ -1,7 +1,7 @@
 //! Rekey messages on their way: bitwise identical copies, sent several times, and again after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
@@ -22,6 +22,13 @@ pub(crate) struct Message {
     pub(crate) multicast: Option<SocketAddr>,
 }
 
+/// The members that messages go to one by one.
+pub(crate) struct Receivers {
+    pub(crate) members: Vec<SocketAddr>,
+    /// Those behind a translator, and perhaps others.
+    pub(crate) marked: BTreeSet<SocketAddr>,
+}
+
 /// One protocol's messages of one rekey.
 #[derive(Serialize, Deserialize)]
 struct Batch {
@@ -29,6 +36,9 @@ struct Batch {
     messages: Vec<Message>,
     /// The members, where messages go to each of them.
     members: Vec<SocketAddr>,
+    /// Those behind a translator, which are reached from port 4500 with a non-ESP marker (RFC 3947).
+    #[serde(default)]
+    marked: BTreeSet<SocketAddr>,
     /// Copies still to be sent.
     left: u16,
     interval: Duration,
@@ -46,7 +56,10 @@ struct Batch {
 
 impl Batch {
     fn transmit(&self, message: &Message, to: SocketAddr) -> Transmit {
-        Transmit { from: None, to, marker: false, bytes: message.bytes.clone() }
+        let marker = self.marked.contains(&to);
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let from = marker.then_some(SocketAddr::new(any, gdoi::NAT_PORT));
+        Transmit { from, to, marker, bytes: message.bytes.clone() }
     }
 
     fn send(&self, out: &mut Outbox) {
@@ -105,7 +118,7 @@ impl Outgoing {
         &mut self,
         (policy, rekey, protocol): (&GroupPolicy, u64, keyferry_model::id::Protocol),
         messages: Vec<Message>,
-        members: Vec<SocketAddr>,
+        Receivers { members, marked }: Receivers,
         now: Now,
     ) -> StoreOp {
         let key = format!("{}{protocol}", record(&policy.name, rekey));
@@ -113,6 +126,7 @@ impl Outgoing {
         let batch = Batch {
             messages,
             members,
+            marked,
             left: u16::from(policy.retransmit.copies) + 1,
             interval: policy.retransmit.interval,
             late: now.wall + policy.last_copy(),

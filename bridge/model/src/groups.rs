@@ -249,6 +249,19 @@ impl Model {
         self.groups.get(group).into_iter().flat_map(|g| g.active(protocol)).map(|m| m.address).collect()
     }
 
+    /// Those of them that are reached through a translator (RFC 3947): from port 4500, with a non-ESP marker.
+    #[must_use]
+    pub fn marked_addresses(&self, group: &str, protocol: Protocol) -> Vec<std::net::SocketAddr> {
+        let active = self.groups.get(group).into_iter().flat_map(|g| g.active(protocol));
+        active.filter(|m| m.marked).map(|m| m.address).collect()
+    }
+
+    /// An active member is reached at this address now, in each of its groups. Only an authentic message of its own may say
+    /// so. `marked` is for unicast rekeys through a translator.
+    pub fn reach(&mut self, identity: &Identity, protocol: Protocol, address: std::net::SocketAddr, marked: bool) {
+        self.groups.values_mut().for_each(|g| g.reach(identity, protocol, address, marked));
+    }
+
     /// Is this identity known to the group, present or past?
     #[must_use]
     pub fn knows(&self, group: &str, member: &Identity) -> bool {

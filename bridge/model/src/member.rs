@@ -20,6 +20,9 @@ pub(crate) struct Member {
     pub(crate) history: Vec<Protocol>,
     pub(crate) state: MemberState,
     pub(crate) address: SocketAddr,
+    /// Is it reached through a translator, with a non-ESP marker?
+    #[serde(default)]
+    pub(crate) marked: bool,
     /// Its leaf in the key tree of `protocol`, if it has one.
     pub(crate) leaf: Option<u32>,
     pub(crate) registrations: u64,

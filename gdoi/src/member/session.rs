@@ -98,6 +98,8 @@ impl Member {
             auth: &self.settings.auth,
             lifetime: self.options.lifetime,
             doi: self.options.doi,
+            extensions: self.extensions(),
+            path: (self.settings.local, self.settings.gateway()),
         };
         Initiator::new(&config, rng)
     }
@@ -154,6 +156,8 @@ impl Member {
                 Phase::Idle | Phase::Registering(_) | Phase::Resting(..) => unreachable!("it was just looked at"),
             },
         };
+        let nat = initiator.nat(&header.spi_pair());
+        self.note_nat(ctx, header.spi_pair(), nat);
         self.established(ctx, initiator.advance(peer), dgram, succeeds);
         Ok(())
     }

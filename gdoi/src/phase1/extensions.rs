@@ -4,7 +4,7 @@ use keyferry_wire::RawPayload;
 
 use crate::message::Payloads;
 use crate::wire::opaque::VendorId;
-use crate::wire::registry::payload;
+use crate::wire::registry::{exchange, payload};
 use crate::wire::rules;
 
 /// Dead Peer Detection 1.0 (RFC 3706 section 5.1).
@@ -12,6 +12,10 @@ const DPD: [u8; 16] = [0xaf, 0xca, 0xd7, 0x13, 0x68, 0xa1, 0xf1, 0xc9, 0x6b, 0x8
 
 /// Octets of [`DPD`] that do not say its version.
 const DPD_NAME: usize = 14;
+
+/// NAT traversal (RFC 3947 section 3.1): the MD5 hash of "RFC 3947".
+const NAT_TRAVERSAL: [u8; 16] =
+    [0x4a, 0x13, 0x1c, 0x81, 0x07, 0x03, 0x58, 0x45, 0x5c, 0x57, 0x28, 0xf2, 0x0e, 0x95, 0x45, 0x2f];
 
 /// Fragmentation of messages, as vendors have it: the MD5 hash of "FRAGMENTATION".
 const FRAGMENTATION: [u8; 16] =
@@ -27,11 +31,18 @@ pub(crate) struct Extensions {
     pub(crate) dpd: bool,
     /// Takes fragments of messages.
     pub(crate) fragmentation: bool,
+    /// Looks for translators, and goes on at port 4500 behind one.
+    pub(crate) nat_traversal: bool,
 }
 
 impl Extensions {
     /// What we can do.
-    pub(crate) const OURS: Extensions = Extensions { dpd: true, fragmentation: true };
+    pub(crate) const OURS: Extensions = Extensions { dpd: true, fragmentation: true, nat_traversal: true };
+
+    /// What we can do in a phase 1 of this exchange. Aggressive mode says too late where the peers are.
+    pub(crate) fn of(kind: u8) -> Self {
+        Self { nat_traversal: kind == exchange::MAIN_MODE, ..Self::OURS }
+    }
 
     /// What the payloads of a first message announce. Vendor IDs that we do not know are ignored (RFC 2408 section 3.16).
     pub(crate) fn read(payloads: &[RawPayload<'_>]) -> Self {
@@ -39,6 +50,7 @@ impl Extensions {
         for id in rules::bodies(payloads, payload::VENDOR_ID) {
             // Another minor version changes nothing that we use.
             found.dpd |= id.len() == DPD.len() && id[..DPD_NAME] == DPD[..DPD_NAME] && id[DPD_NAME] == DPD[DPD_NAME];
+            found.nat_traversal |= id == NAT_TRAVERSAL;
             found.fragmentation |=
                 id.strip_prefix(&FRAGMENTATION).is_some_and(|which| match <[u8; 4]>::try_from(which) {
                     Ok(which) => u32::from_be_bytes(which) & FRAGMENTS_PHASE1 != 0,
@@ -50,13 +62,20 @@ impl Extensions {
 
     /// What both sides can do.
     pub(crate) fn and(self, other: Self) -> Self {
-        Self { dpd: self.dpd && other.dpd, fragmentation: self.fragmentation && other.fragmentation }
+        Self {
+            dpd: self.dpd && other.dpd,
+            fragmentation: self.fragmentation && other.fragmentation,
+            nat_traversal: self.nat_traversal && other.nat_traversal,
+        }
     }
 
     /// Announces it behind the payloads of a first message.
     pub(crate) fn announce(self, mut payloads: Payloads) -> Payloads {
         if self.dpd {
             payloads = payloads.with(payload::VENDOR_ID, &VendorId(&DPD));
+        }
+        if self.nat_traversal {
+            payloads = payloads.with(payload::VENDOR_ID, &VendorId(&NAT_TRAVERSAL));
         }
         if self.fragmentation {
             let id = [&FRAGMENTATION[..], &FRAGMENTS_PHASE1.to_be_bytes()].concat();

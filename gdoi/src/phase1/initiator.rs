@@ -18,10 +18,11 @@ mod peer;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
+use keyferry_crypto::{Hash, KeGroup, KeyPair, Random, Secret};
 use keyferry_model::id::Identity;
 use keyferry_model::settings::{MemberAuth, Phase1Exchange};
 use keyferry_model::time::Now;
@@ -32,6 +33,7 @@ use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Transcript, cookie};
 use super::method::Method;
+use super::nat::{Nat, Place};
 use super::responder::read_ke;
 use super::suite::{self, Accepted, Phase1Doi, Suite};
 use super::{HOLD, MAX_RIVALS};
@@ -59,6 +61,10 @@ pub(crate) struct Config<'a> {
     pub(crate) auth: &'a MemberAuth,
     pub(crate) lifetime: Duration,
     pub(crate) doi: Phase1Doi,
+    /// What we announce.
+    pub(crate) extensions: Extensions,
+    /// Where we are, and where the key server is.
+    pub(crate) path: (SocketAddr, SocketAddr),
 }
 
 /// A phase 1 under way.
@@ -72,6 +78,8 @@ pub(crate) struct Initiator {
     peer: Option<Identity>,
     auth: MemberAuth,
     lifetime: Duration,
+    ours: Extensions,
+    path: (SocketAddr, SocketAddr),
     message1: Vec<u8>,
     pairs: Vec<Arc<KeyPair>>,
     branches: Vec<Branch>,
@@ -111,6 +119,7 @@ struct ExpectProof {
     ke_r: Vec<u8>,
     nonce_r: Vec<u8>,
     sa: IkeSa,
+    nat: Nat,
     message5: Vec<u8>,
 }
 
@@ -172,6 +181,8 @@ impl Initiator {
             peer: config.peer.cloned(),
             auth: config.auth.clone(),
             lifetime: config.lifetime,
+            ours: config.extensions,
+            path: config.path,
             message1: Vec::new(),
             pairs: Vec::new(),
             branches: Vec::new(),
@@ -184,7 +195,7 @@ impl Initiator {
         if exchange == exchange::AGGRESSIVE {
             payloads = initiator.hello(payloads, first, rng)?;
         }
-        payloads = Extensions::OURS.announce(payloads);
+        payloads = config.extensions.announce(payloads);
         let mut cookies = [0; 16];
         cookies[..8].copy_from_slice(&cookie);
         let header = message::header(&cookies, exchange, 0, 0, payload::SA);
@@ -253,15 +264,18 @@ impl Initiator {
         if self.branches.iter().any(|b| b.cookies == cookies && b.suite == suite) {
             return Err(Reject::Replayed);
         }
-        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
+        let extensions = Extensions::read(&payloads).and(self.ours);
         let pair = self.pair(suite.group, rng).ok_or(refused("the key exchange failed"))?;
         if self.branches.len() == MAX_RIVALS {
             let oldest = self.branches.iter().position(|b| b.proofs.is_empty()).unwrap_or(0);
             self.branches.remove(oldest);
         }
-        let payloads = self.ask_for_certificates(
+        let mut payloads = self.ask_for_certificates(
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
         );
+        if extensions.nat_traversal {
+            payloads = self.place(suite.hash, &cookies).announce(payloads);
+        }
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| refused("the key exchange failed"))?;
         let (message3, sent) = (message3.clone(), message3);
@@ -325,7 +339,9 @@ impl Initiator {
             if branch.cookies != header.spi_pair() || ke.0.len() != branch.suite.group.public_len() {
                 continue;
             }
-            let proof = self.prove(branch, ke.0, nonce.0);
+            let place = self.place(branch.suite.hash, &branch.cookies);
+            let nat = if branch.extensions.nat_traversal { place.find(&payloads) } else { None };
+            let proof = self.prove(branch, ke.0, nonce.0, nat.unwrap_or_default());
             verdict = proof.map_err(|_| Reject::Unauthenticated("public value")).map(|proof| {
                 let message5 = proof.message5.clone();
                 self.branches[i].proofs.push(proof);
@@ -335,14 +351,24 @@ impl Initiator {
         verdict
     }
 
-    fn prove(&self, branch: &Branch, ke_r: &[u8], nonce_r: &[u8]) -> Result<ExpectProof, SealError> {
+    fn place<'a>(&self, hash: Hash, cookies: &'a [u8; 16]) -> Place<'a> {
+        Place { hash, cookies, own: self.path.0, peer: self.path.1 }
+    }
+
+    /// Translators on the way to the responder with these cookies, as far as its message 4 said.
+    pub(crate) fn nat(&self, cookies: &[u8; 16]) -> Nat {
+        let proofs = self.branches.iter().filter(|b| b.cookies == *cookies).flat_map(|b| &b.proofs);
+        proofs.map(|p| p.nat).find(|nat| nat.is_there()).unwrap_or_default()
+    }
+
+    fn prove(&self, branch: &Branch, ke_r: &[u8], nonce_r: &[u8], nat: Nat) -> Result<ExpectProof, SealError> {
         let shared = branch.pair.agree(ke_r)?;
         let transcript = self.transcript(branch, ke_r, nonce_r);
         let mut sa = IkeSa::new(branch.cookies, transcript.keys(self.basis(), &shared));
         let payloads = self.evidence(auth::id_payload(Payloads::new(), &self.id_i), &transcript, sa.keys())?;
         let (message5, last_block) = sa.seal_phase1(exchange::MAIN_MODE, &sa.keys().iv, &payloads)?;
         sa.chain_to(last_block);
-        Ok(ExpectProof { ke_r: ke_r.to_vec(), nonce_r: nonce_r.to_vec(), sa, message5 })
+        Ok(ExpectProof { ke_r: ke_r.to_vec(), nonce_r: nonce_r.to_vec(), sa, nat, message5 })
     }
 
     fn transcript<'a>(&'a self, branch: &'a Branch, ke_r: &'a [u8], nonce_r: &'a [u8]) -> Transcript<'a> {

@@ -40,6 +40,7 @@ use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Basis, Transcript};
 use super::method::{Method, readings};
+use super::nat::{Nat, Place};
 use super::suite::{Accepted, Suite};
 use super::{HOLD, MAX_RIVALS};
 use crate::message::{self, Payloads};
@@ -138,6 +139,7 @@ pub(crate) struct PeerKe {
     ke: Vec<u8>,
     nonce: Vec<u8>,
     path: Path,
+    nat: Nat,
     /// Our certificate, as the peer wants it.
     own: Option<Arc<OwnCertificate>>,
     /// Does the peer want to see it?
@@ -290,10 +292,17 @@ impl HalfOpen {
             ke: ke.0.to_vec(),
             nonce: nonce.0.to_vec(),
             path: Path::of(dgram),
+            nat: self.place(&Path::of(dgram)).and_then(|place| place.find(&payloads)).unwrap_or_default(),
             own: self.certificate(&wanted, credentials),
             wants: true,
         };
         Ok(if self.rivals.len() < MAX_RIVALS { KeStep::New(peer) } else { KeStep::TooMany(peer) })
+    }
+
+    /// Where we are and where the peer is, if both look for translators.
+    fn place(&self, path: &Path) -> Option<Place<'_>> {
+        let place = Place { hash: self.suite.hash, cookies: &self.cookies, own: path.to, peer: path.from };
+        self.extensions.nat_traversal.then_some(place)
     }
 
     /// The certificate to show to a peer that wants it so.
@@ -387,6 +396,9 @@ impl HalfOpen {
             let mut payloads = Payloads::new().with(payload::KE, &Ke(&keyed.ke_r)).with(payload::NONCE, &nonce);
             if let Some(trust) = self.trust(credentials) {
                 payloads = auth::request_certificates(payloads, trust);
+            }
+            if let Some(place) = self.place(&self.rivals[rival].peer.path) {
+                payloads = place.announce(payloads);
             }
             return self.answered(rival, keyed, &payloads);
         }

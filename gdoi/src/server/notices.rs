@@ -5,6 +5,7 @@ use keyferry_model::id::Protocol;
 use keyferry_wire::Header;
 
 use super::Server;
+use super::sessions::is_encapsulated;
 use crate::dpd::{Probe, Question};
 use crate::notice::{Notice, lifetime_data};
 use crate::reject::Reject;
@@ -31,7 +32,7 @@ impl Server {
             session.use_id(header.message_id)?;
         }
         if lasting {
-            session.note_use(dgram, ctx.now.mono);
+            self.note_use(ctx, dgram, &cookies);
         }
         self.asked(ctx, dgram, &cookies, &notice)?;
         self.leaves(ctx, &cookies, &notice.keks);
@@ -53,20 +54,33 @@ impl Server {
         cookies: &[u8; 16],
         notice: &Notice,
     ) -> Result<(), Reject> {
-        let Some(session) = self.sessions.get_mut(cookies) else { return Ok(()) };
         if let Some(number) = notice.are_you_there {
-            match session.liveness().asked(number) {
-                Question::New => session.note_use(dgram, ctx.now.mono),
-                Question::Again => self.counters.repeated += 1,
-                Question::Stale => return Err(Reject::Replayed),
+            match self.sessions.get_mut(cookies).map(|s| s.liveness().asked(number)) {
+                Some(Question::New) => self.note_use(ctx, dgram, cookies),
+                Some(Question::Again) => self.counters.repeated += 1,
+                Some(Question::Stale) | None => return Err(Reject::Replayed),
             }
+            let Some(session) = self.sessions.get(cookies) else { return Ok(()) };
             let answer = session.status(NotifyType::R_U_THERE_ACK, &number.to_be_bytes(), ctx.rng);
             answer.into_iter().for_each(|answer| ctx.out.send(answer));
         }
-        if let Some(number) = notice.here {
-            session.liveness().answered(number, ctx.now.mono);
+        if let Some(session) = self.sessions.get_mut(cookies)
+            && let Some(number) = notice.here
+            && session.liveness().answered(number, ctx.now.mono)
+        {
+            session.note_path(dgram);
         }
         Ok(())
+    }
+
+    /// A message that is authentic and no copy: that is where the member is now, also for its groups.
+    fn note_use(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, cookies: &[u8; 16]) {
+        let Some(session) = self.sessions.get_mut(cookies) else { return };
+        session.note_use(dgram, ctx.now.mono);
+        if session.nat().is_there() {
+            ctx.model.reach(session.identity(), Protocol::Gdoi, dgram.from, is_encapsulated(dgram));
+            ctx.flush();
+        }
     }
 
     /// The member deletes its rekey SA: it leaves the group.

@@ -12,9 +12,11 @@ use keyferry_wire::Header;
 
 use super::{Server, Timer};
 use crate::dpd::{Dpd, Liveness};
+use crate::member::NAT_PORT;
 use crate::message::Payloads;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::nat::Nat;
 use crate::phase1::responder::{Completed, Path};
 use crate::policy::algorithms::{cipher_strength, strength};
 use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, Told};
@@ -33,6 +35,7 @@ pub(super) struct Session {
     /// How the member talks to us: its address is that of phase 1, its port that of the newest message that is no copy.
     path: Path,
     extensions: Extensions,
+    nat: Nat,
     liveness: Liveness,
     /// Hash of the message that proved the member, and message 6 of main mode.
     auth: (Vec<u8>, Option<Vec<u8>>),
@@ -51,6 +54,7 @@ impl Session {
             identity: completed.identity,
             path: completed.path,
             extensions: completed.extensions,
+            nat: completed.nat,
             liveness: Liveness::new(mono, ctx.rng),
             auth: (completed.request, completed.answer),
             pulls: BTreeMap::new(),
@@ -80,6 +84,10 @@ impl Session {
         self.path.from.ip()
     }
 
+    pub(super) fn nat(&self) -> Nat {
+        self.nat
+    }
+
     pub(super) fn extensions(&self) -> Extensions {
         self.extensions
     }
@@ -95,14 +103,20 @@ impl Session {
 
     /// Message 6, if this is message 5 again.
     pub(super) fn repeat_of_auth(&self, dgram: &Datagram<'_>) -> Option<&[u8]> {
-        let repeated = self.comes_from(dgram) && Hash::Sha256.digest(&[dgram.bytes]) == self.auth.0;
+        let repeated = self.is_at(dgram) && Hash::Sha256.digest(&[dgram.bytes]) == self.auth.0;
         self.auth.1.as_deref().filter(|_| repeated)
     }
 
-    /// Is this from the address with which phase 1 was made? The hashes do not cover it, so a copy of what the member sent
-    /// may come from anywhere. The port may change behind a translator.
-    pub(super) fn comes_from(&self, dgram: &Datagram<'_>) -> bool {
+    /// Is this from the address where the member was last? The hashes do not cover it, so a copy of what the member sent may
+    /// come from anywhere.
+    pub(super) fn is_at(&self, dgram: &Datagram<'_>) -> bool {
         self.path.from.ip() == dgram.from.ip()
+    }
+
+    /// May this be the member's? The port may change, and behind a translator the address (RFC 3947 section 4): a message
+    /// that is authentic and no copy then says where the member is.
+    pub(super) fn comes_from(&self, dgram: &Datagram<'_>) -> bool {
+        self.nat.theirs || self.is_at(dgram)
     }
 
     /// May a new exchange use this message ID?
@@ -126,8 +140,12 @@ impl Session {
     /// The member has used the SA with a message that is no copy: that is where it is now.
     pub(super) fn note_use(&mut self, dgram: &Datagram<'_>, mono: Duration) {
         self.used = mono;
-        self.path = Path::of(dgram);
+        self.note_path(dgram);
         self.liveness.hear(mono);
+    }
+
+    pub(super) fn note_path(&mut self, dgram: &Datagram<'_>) {
+        self.path = Path::of(dgram);
     }
 
     fn ends(&self, idle: Duration) -> Duration {
@@ -198,6 +216,9 @@ impl Server {
         let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
         let exchange = session.pulls.get(&header.message_id);
         if let Some(answer) = exchange.and_then(|e| e.repeat(dgram.bytes)) {
+            if !session.is_at(dgram) {
+                return Err(Reject::Replayed);
+            }
             self.counters.repeated += 1;
             ctx.out.send(dgram.reply(answer.to_vec()));
             return Ok(());
@@ -289,6 +310,9 @@ impl Server {
             sender_ids: Some(confirmed.sender_ids),
         };
         let admitted = ctx.model.admit(&expect.group, request, Some(expect.generation), ctx.now, ctx.rng);
+        if admitted.is_ok() && session.nat.is_there() {
+            ctx.model.reach(&session.identity, Protocol::Gdoi, dgram.from, is_encapsulated(dgram));
+        }
         // Durable before anything that depends on it leaves; a refusal may have changed something too.
         ctx.flush();
         let answer = match admitted {
@@ -346,6 +370,11 @@ impl Server {
         }
         self.timers.insert((expires, Timer::Session(header.spi_pair())));
     }
+}
+
+/// Has it come through a translator, to the port for that (RFC 3947 section 4)?
+pub(super) fn is_encapsulated(dgram: &Datagram<'_>) -> bool {
+    dgram.marker && dgram.to.port() == NAT_PORT
 }
 
 fn expected(exchange: &Exchange) -> Option<&ExpectConfirm> {

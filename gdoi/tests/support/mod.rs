@@ -24,6 +24,7 @@ use keyferry_model::reading::Readings;
 use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
+use keyferry_wire::{NON_ESP_MARKER, split_marker};
 
 pub const GROUP: &str = "floor";
 
@@ -180,6 +181,11 @@ pub struct Packet {
     pub bytes: Vec<u8>,
 }
 
+/// With a non-ESP marker in front, if there is to be one.
+fn on_wire(marker: bool, bytes: Vec<u8>) -> Vec<u8> {
+    if marker { [&NON_ESP_MARKER[..], &bytes].concat() } else { bytes }
+}
+
 pub struct Bench {
     pub setup: Setup,
     pub model: Model,
@@ -257,7 +263,7 @@ impl Bench {
             match output {
                 MemberOutput::Send(t) => {
                     let from = t.from.unwrap();
-                    let packet = Packet { from, to: t.to, bytes: t.bytes };
+                    let packet = Packet { from, to: t.to, bytes: on_wire(t.marker, t.bytes) };
                     self.log.push(packet.clone());
                     self.wire.push_back(packet);
                 }
@@ -282,7 +288,7 @@ impl Bench {
             match output {
                 Output::Persist(ops) => self.persisted += ops.len(),
                 Output::Send(t) => {
-                    let packet = Packet { from: t.from.unwrap(), to: t.to, bytes: t.bytes };
+                    let packet = Packet { from: t.from.unwrap(), to: t.to, bytes: on_wire(t.marker, t.bytes) };
                     self.log.push(packet.clone());
                     self.wire.push_back(packet);
                 }
@@ -297,14 +303,15 @@ impl Bench {
     }
 
     pub fn deliver(&mut self, packet: &Packet) {
-        let datagram = Datagram { from: packet.from, to: packet.to, marker: false, bytes: &packet.bytes };
-        if packet.to == host(self.setup.v6, 1) {
+        let (marker, bytes) = split_marker(&packet.bytes);
+        let datagram = Datagram { from: packet.from, to: packet.to, marker, bytes };
+        if packet.to.ip() == host(self.setup.v6, 1).ip() {
             self.serve(|server, ctx| server.receive(ctx, datagram));
             return;
         }
         let numbers: Vec<u8> = self.nodes.keys().copied().collect();
         for n in numbers {
-            let mine = self.nodes[&n].listens.contains(&packet.to) || packet.to == host(self.setup.v6, n);
+            let mine = self.nodes[&n].listens.contains(&packet.to) || packet.to.ip() == host(self.setup.v6, n).ip();
             if mine {
                 self.member(n, |m, ctx| m.receive(ctx, datagram));
             }

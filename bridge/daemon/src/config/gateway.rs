@@ -75,9 +75,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         return None;
     };
     let default = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let listen = match section.parsed_list::<Endpoint>("listen", "0.0.0.0:848") {
+    let listen: Vec<SocketAddr> = match section.parsed_list::<Endpoint>("listen", "0.0.0.0:848") {
         Some(list) => list.into_iter().map(|e| e.0).collect(),
-        None => default.map(|ip| SocketAddr::new(ip, PORT)).to_vec(),
+        // Rekeys leave by the first that fits.
+        None => [PORT, gdoi::NAT_PORT].into_iter().flat_map(|p| default.map(|ip| SocketAddr::new(ip, p))).collect(),
     };
     checks::listen(&section, &listen);
     let identity = section.parsed("identity", "gateway.example.org");

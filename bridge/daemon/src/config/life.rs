@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gdoi::{Dpd, Phase1Doi, Phase1Options};
+use gdoi::{Dpd, NAT_PORT, Phase1Doi, Phase1Options};
 
 use super::section::Section;
 
@@ -36,6 +36,8 @@ pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
         keep: section.flag("keep_phase1", false),
         dpd: dpd(section, 30 * SECOND),
         fragment_size: fragment_size(section),
+        nat_port: section.flag("nat_traversal", true).then_some(NAT_PORT),
+        nat_keepalive: section.duration("nat_keepalive", SECOND..=HOUR, 20 * SECOND),
     }
 }
 

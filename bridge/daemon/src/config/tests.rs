@@ -99,7 +99,8 @@ fn a_small_gateway_gets_sound_defaults() {
 #[test]
 fn listen_is_everywhere_by_default() {
     let config = gateway_of(&GATEWAY.replace("listen = [\"192.0.2.1:848\"]\n", "")).unwrap().config;
-    let expected: Vec<std::net::SocketAddr> = vec!["0.0.0.0:848".parse().unwrap(), "[::]:848".parse().unwrap()];
+    let expected: Vec<std::net::SocketAddr> =
+        ["0.0.0.0:848", "[::]:848", "0.0.0.0:4500", "[::]:4500"].iter().map(|a| a.parse().unwrap()).collect();
     assert_eq!(config.listen, expected);
 }
 

@@ -9,7 +9,7 @@ use keyferry_model::drive::Transmit;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::udp::{Received, Udp, pump};
+use crate::udp::{MulticastOut, Received, Udp, pump};
 
 /// Datagrams that may wait.
 const QUEUE: usize = 1024;
@@ -17,6 +17,8 @@ const QUEUE: usize = 1024;
 /// All sockets of a member, whose datagrams come out of one queue.
 pub(super) struct Listening {
     own: Arc<Udp>,
+    /// For the way through a translator.
+    nat: Option<Arc<Udp>>,
     interface: u32,
     groups: BTreeMap<SocketAddr, JoinHandle<()>>,
     queue: mpsc::Sender<Received>,
@@ -29,7 +31,23 @@ impl Listening {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let overrun = Arc::new(AtomicU64::new(0));
         pump(Arc::clone(&own), queue.clone(), Arc::clone(&overrun));
-        (Self { own, interface, groups: BTreeMap::new(), queue, overrun }, receiver)
+        (Self { own, nat: None, interface, groups: BTreeMap::new(), queue, overrun }, receiver)
+    }
+
+    /// Receives also at the port for the way through a translator (RFC 3947): the usual one, or where that is taken another,
+    /// which a translator does not mind. Tells which.
+    pub(super) fn open_nat_port(&mut self, port: u16) -> std::io::Result<u16> {
+        let at = |port| Udp::bind(SocketAddr::new(self.own.local().ip(), port), MulticastOut::default());
+        let socket = Arc::new(at(port).or_else(|_| at(0))?);
+        pump(Arc::clone(&socket), self.queue.clone(), Arc::clone(&self.overrun));
+        let port = socket.local().port();
+        self.nat = Some(socket);
+        Ok(port)
+    }
+
+    /// Is it the port for the way through a translator?
+    pub(super) fn is_nat_port(&self, port: u16) -> bool {
+        self.nat.as_ref().is_some_and(|nat| nat.local().port() == port)
     }
 
     /// The member's own address and port.
@@ -66,7 +84,9 @@ impl Listening {
 
     /// Sends from the member's own address.
     pub(super) async fn send(&self, transmit: &Transmit) {
-        if let Err(error) = self.own.send(transmit).await {
+        let port = transmit.from.map(|from| from.port());
+        let nat = self.nat.as_ref().filter(|nat| port == Some(nat.local().port()));
+        if let Err(error) = nat.unwrap_or(&self.own).send(transmit).await {
             tracing::debug!(to = %transmit.to, %error, "not sent");
         }
     }

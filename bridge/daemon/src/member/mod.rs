@@ -44,7 +44,7 @@ pub fn run(config: MemberConfig) -> anyhow::Result<()> {
     runtime.context("no runtime")?.block_on(member(config))
 }
 
-async fn member(config: MemberConfig) -> anyhow::Result<()> {
+async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     let gateway = config.gateways.first().context("no gateway is configured")?.address;
     let place = network::place(gateway, config.address, config.interface.as_deref())?;
     let key_log = match &config.key_log {
@@ -58,7 +58,12 @@ async fn member(config: MemberConfig) -> anyhow::Result<()> {
     let socket = Udp::bind(local, MulticastOut::default()).with_context(|| {
         format!("cannot bind to {local} (the port may be taken, or privileged: ss -lunp shows; port in [member])")
     })?;
-    let (listening, mut datagrams) = Listening::new(Arc::new(socket), place.index);
+    let (mut listening, mut datagrams) = Listening::new(Arc::new(socket), place.index);
+    if let Some(port) = config.phase1.nat_port {
+        let opened = listening.open_nat_port(port);
+        config.phase1.nat_port =
+            Some(opened.with_context(|| format!("no socket at {} for NAT traversal", place.address))?);
+    }
 
     let mtu = match config.mtu {
         Some(mtu) => mtu,

@@ -108,6 +108,10 @@ impl Runner {
     /// A datagram goes to the machine of its protocol.
     pub(super) async fn receive(&mut self, received: &Received) {
         let (marker, bytes) = split_marker(&received.bytes);
+        // What has no marker on the way through a translator is ESP (RFC 3948 section 2.2).
+        if !marker && self.parts.listening.is_nat_port(received.to.port()) {
+            return;
+        }
         let protocol = match major_version(bytes) {
             Some(1) => Protocol::Gdoi,
             Some(2) => Protocol::Gikev2,

@@ -134,8 +134,12 @@ fn bind(config: &GatewayConfig) -> anyhow::Result<Vec<Arc<Udp>>> {
     for address in &config.listen {
         match Udp::bind(*address, multicast.clone()) {
             Ok(socket) => sockets.push(Arc::new(socket)),
-            // Not configured by hand: a machine without IPv6 is no reason to stop.
-            Err(error) if address.is_ipv6() && address.ip().is_unspecified() && config.listen.len() > 1 => {
+            // Not configured by hand: a machine without IPv6, or with another IKE at 4500, is no reason to stop.
+            Err(error)
+                if (address.is_ipv6() || address.port() == gdoi::NAT_PORT)
+                    && address.ip().is_unspecified()
+                    && config.listen.len() > 1 =>
+            {
                 tracing::warn!(%address, %error, "not listening there");
             }
             Err(error) => {

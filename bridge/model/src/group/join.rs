@@ -1,5 +1,6 @@
 //! Joining and leaving.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keyferry_crypto::Random;
@@ -110,6 +111,7 @@ impl Group {
             history: Vec::new(),
             state: MemberState::Active,
             address: request.address,
+            marked: false,
             leaf,
             registrations: 0,
             since: 0,
@@ -137,7 +139,7 @@ impl Group {
             member.protocol = request.protocol;
         }
         member.state = MemberState::Active;
-        member.address = request.address;
+        (member.address, member.marked) = (request.address, false);
         member.leaf = leaf;
         member.registered_at(now.wall);
         member.missed = 0;
@@ -149,6 +151,16 @@ impl Group {
             address = %member.address, sender_ids = ?member.sender_ids, "member registered");
         self.members.put(member);
         self.store_member(request.identity);
+    }
+
+    /// An active member is reached at this address now, with or without a non-ESP marker.
+    pub(crate) fn reach(&mut self, identity: &Identity, protocol: Protocol, address: SocketAddr, marked: bool) {
+        let Some(member) = self.members.get(identity).filter(|m| m.is_active(protocol)) else { return };
+        if (member.address, member.marked) != (address, marked) {
+            tracing::debug!(group = %self.policy.name, member = %identity, %address, marked, "member is reached there");
+            self.members.put(Member { address, marked, ..member.clone() });
+            self.store_member(identity);
+        }
     }
 
     /// A member leaves. What it knew is changed by a rekey soon, together with others that leave.

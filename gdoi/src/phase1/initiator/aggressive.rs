@@ -75,7 +75,7 @@ impl Initiator {
         });
         let (message3, last_block) = message3.map_err(|_| Rejected::costly(refused("message 3 cannot be made")))?;
         sa.chain_to(last_block);
-        let extensions = Extensions::read(&payloads).and(Extensions::OURS);
+        let extensions = Extensions::read(&payloads).and(self.ours);
         Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, message3 })), identity })
     }
 }

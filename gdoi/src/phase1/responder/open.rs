@@ -15,6 +15,7 @@ use crate::phase1::auth::{self, Wanted};
 use crate::phase1::extensions::Extensions;
 use crate::phase1::keymat::cookie;
 use crate::phase1::method::Method;
+use crate::phase1::nat::Nat;
 use crate::phase1::suite::{self, Choice};
 use crate::reject::Reject;
 use crate::wire::registry::{NotifyType, payload};
@@ -82,6 +83,7 @@ impl HalfOpen {
             ke: ke.0.to_vec(),
             nonce: nonce.0.to_vec(),
             path: Path::of(dgram),
+            nat: Nat::default(),
             own: half.certificate(&wanted, rules.credentials),
             wants: wanted.any,
         };
@@ -103,7 +105,7 @@ impl HalfOpen {
             cookies,
             suite: choice.suite,
             lifetime: choice.lifetime,
-            extensions: Extensions::read(payloads).and(Extensions::OURS),
+            extensions: Extensions::read(payloads).and(Extensions::of(header.exchange)),
             sa_i: rules::body(payloads, payload::SA).unwrap_or_default().to_vec(),
             id_r: identity::of_identity(&own_identity(dgram, rules, &means)),
             means,

@@ -16,6 +16,7 @@ use crate::phase1::auth::{self, Evidence, Own};
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::method::{Method, readings};
+use crate::phase1::nat::Nat;
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload};
 use crate::wire::rules::{self, AGGRESSIVE_3, MAIN_HASH, MAIN_SIG};
@@ -115,6 +116,8 @@ pub(crate) struct Completed {
     /// Until when the peer's certificate holds, by the wall clock.
     pub(crate) until: Option<Duration>,
     pub(crate) path: Path,
+    /// Translators on the way.
+    pub(crate) nat: Nat,
     /// Hash of the message that proved the peer.
     pub(crate) request: Vec<u8>,
     /// Message 6 of main mode.
@@ -321,6 +324,7 @@ impl HalfOpen {
                 }
             }
         });
+        let nat = self.rivals[rival].peer.nat;
         let Stage::ExpectProof(expect) = self.rivals.swap_remove(rival).stage else { unreachable!("{PROVEN}") };
         let mut sa = expect.keyed.sa;
         let mut last_block = peer.claim.last_block;
@@ -339,6 +343,7 @@ impl HalfOpen {
             initial_contact: peer.claim.initial_contact,
             until: peer.until,
             path: peer.claim.path,
+            nat,
             request: peer.claim.request,
             answer,
         })
