@@ -334,3 +334,7 @@ impl Server {
         may
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

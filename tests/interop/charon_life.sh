@@ -59,7 +59,9 @@ gateway
     echo "}"
     echo "$secret"
 } >"$work/swanctl.conf"
-charon "$right" 500
+charon "$right" 500 "retransmit_tries = 12
+  retransmit_timeout = 1.0
+  retransmit_base = 1.3"
 
 swan --initiate --ike asks >"$work/initiate-asks.log" 2>&1 || fail "asks: no IKE SA"
 until_true 15 in_log "parsed INFORMATIONAL_V1 request.*N(DPD_ACK)" || fail "the gateway does not answer R-U-THERE"
@@ -109,6 +111,24 @@ echo "ok: charon gets through where 40 % are lost each way"
 for ns in "$left" "$right"; do
     ip netns exec "$ns" nft delete table inet loss
 done
+stop
+stop
+rm -f "$work/charon.vici" "$work/charon-ike.log"
+
+# charon cuts up what is longer than a small packet.
+{
+    echo "connections {"
+    connection plain "remote_port = 848" | sed 's/ecp256/modp2048/'
+    echo "}"
+    echo "$secret"
+} >"$work/swanctl.conf"
+gateway
+charon "$right" 500 "fragment_size = 300"
+swan --initiate --ike plain >"$work/initiate-fragments.log" 2>&1 || fail "fragments: no IKE SA"
+grep -q "splitting IKE message" "$work/charon-ike.log" "$work/initiate-fragments.log" || fail "fragments: charon has cut nothing up"
+established plain || fail "fragments: no IKE SA"
+swan --terminate --ike plain >"$work/terminate-fragments.log" 2>&1 || fail "fragments: no clean end"
+echo "ok: the gateway takes charon's fragments"
 stop
 stop
 rm -f "$work/charon.vici" "$work/charon-ike.log"

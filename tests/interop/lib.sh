@@ -78,7 +78,7 @@ until_true() {
     return 1
 }
 
-# charon NAMESPACE PORT: starts strongSwan's daemon by hand; its configuration is $work/swanctl.conf.
+# charon NAMESPACE PORT [SETTINGS]: starts strongSwan's daemon by hand; its configuration is $work/swanctl.conf.
 charon() {
     cat >"$work/strongswan.conf" <<CONF
 charon-systemd {
@@ -89,6 +89,7 @@ charon-systemd {
   install_routes = no
   retransmit_tries = 3
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
+  ${3:-}
   plugins { vici { socket = unix://$work/charon.vici } }
   filelog {
     log {

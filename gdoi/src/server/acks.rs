@@ -197,4 +197,4 @@ fn by_address(model: &Model, ack: &Ack<'_>, from: SocketAddr) -> Option<Identity
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

@@ -59,9 +59,9 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         format!("cannot bind to {local} (the port may be taken, or privileged: ss -lunp shows; port in [member])")
     })?;
     let (mut listening, mut datagrams) = Listening::new(Arc::new(socket), place.index);
-    if let Some(port) = config.phase1.nat_port {
+    if let Some(port) = config.life.nat_port {
         let opened = listening.open_nat_port(port);
-        config.phase1.nat_port =
+        config.life.nat_port =
             Some(opened.with_context(|| format!("no socket at {} for NAT traversal", place.address))?);
     }
 

@@ -10,6 +10,7 @@ use keyferry_model::settings::CertificateAuth;
 
 use super::*;
 use crate::phase1::auth::Own;
+use crate::phase1::extensions::Extensions;
 use crate::phase1::keymat::phase2_iv;
 use crate::phase1::method::readings;
 use crate::phase1::responder::{Completed, Found, HalfOpen, KeStep, Progress, Rules};
@@ -70,6 +71,8 @@ impl Run {
             auth: &auth,
             lifetime: Duration::from_secs(3600),
             doi: Phase1Doi::Gdoi,
+            extensions: Extensions::default(),
+            path: ("10.0.0.1:848".parse().unwrap(), "10.0.0.2:848".parse().unwrap()),
         };
         let mut rng = SeededRandom::new(5);
         let initiator = Initiator::new(&config, &mut rng).unwrap();

@@ -21,7 +21,7 @@ const CIPHER: BlockCipher = BlockCipher::Aes128Cbc;
 
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_000_000) };
 
-fn policy(ack: AckType) -> GroupPolicy {
+pub(in crate::server) fn policy(ack: AckType) -> GroupPolicy {
     let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
     GroupPolicy {
         name: "g".into(),
