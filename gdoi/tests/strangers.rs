@@ -221,9 +221,12 @@ fn acknowledgements_of_members_behind_one_address_are_told_apart() {
             own.auth = MemberAuth::Psk(psk(10));
             bench.add_with(n, own);
         }
-        // Outside, member n has port 10000 + n.
-        let outside = |n: u8| SocketAddr::new(nat.ip(), 10_000 + u16::from(n));
-        let inside: BTreeMap<SocketAddr, SocketAddr> = (10..13).map(|n| (outside(n), host(false, n))).collect();
+        // Outside, member n has port 10000 + n for 848, and 20000 + n for 4500.
+        let ports = [(848, 10_000), (gdoi::NAT_PORT, 20_000)];
+        let inside: BTreeMap<SocketAddr, SocketAddr> = (10..13)
+            .flat_map(|n| ports.map(|(port, base)| (n, port, base + u16::from(n))))
+            .map(|(n, port, out)| (SocketAddr::new(nat.ip(), out), SocketAddr::new(host(false, n).ip(), port)))
+            .collect();
         let mut translate = |packet: &Packet| {
             let mut packet = packet.clone();
             if let Some((out, _)) = inside.iter().find(|(_, own)| **own == packet.from) {

@@ -1,6 +1,6 @@
 //! The gateway: both endpoints, the model, and the rekeys on their way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

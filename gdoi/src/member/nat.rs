@@ -75,6 +75,18 @@ impl Member {
         }
     }
 
+    /// An answer to a push takes the mapping of a translator in front of us: by it the key server knows who we are.
+    pub(super) fn through_mapping(&self, reply: Transmit) -> Transmit {
+        let mapping = self.nat.mapping.zip(self.options.nat_port);
+        match mapping.filter(|((to, _), _)| to.ip() == reply.to.ip()) {
+            Some(((to, _), port)) => {
+                let from = Some(SocketAddr::new(self.own, port));
+                Transmit { from, to, marker: true, ..reply }
+            }
+            None => reply,
+        }
+    }
+
     fn floats(&self, bytes: &[u8]) -> bool {
         let Ok((header, _)) = Header::decode(bytes) else { return false };
         let cookies = header.spi_pair();

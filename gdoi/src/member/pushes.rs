@@ -83,10 +83,11 @@ impl Member {
     }
 
     /// Sends an acknowledgement as if it were a reply to the push (RFC 8263 section 3), after some jitter, so that not all
-    /// members answer at once.
+    /// members answer at once; behind a translator by the way by which we are known.
     fn acknowledge(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, counter: Option<u32>, ack: Vec<u8>) {
         let from = SocketAddr::new(self.own, dgram.to.port());
-        let transmit = Transmit { from: Some(from), ..dgram.reply(ack) };
+        let reply = Transmit { from: Some(from), ..dgram.reply(ack) };
+        let transmit = self.through_mapping(reply);
         let wait = below(self.settings.ack_jitter.min(MAX_JITTER), ctx.rng);
         if self.acks.len() < MAX_PENDING {
             self.acks.push(PendingAck { at: ctx.now.mono + wait, counter, transmit });
