@@ -465,3 +465,30 @@ fn new_credentials_hold_from_the_next_phase_1_on() {
     assert_eq!(bench.server.counters().established, 0);
     assert!(!events.contains(&MemberEvent::Connected), "{events:?}");
 }
+
+/// The key is found with message 1 and the identity with message 5: who proves the key of before must not be let in by that
+/// of now.
+#[test]
+fn a_key_that_is_replaced_during_an_exchange_proves_nothing() {
+    let with = |key: u8| {
+        let peer = Peer {
+            identity: settings(Setup::default(), 10).identity.into(),
+            address: None,
+            proof: Proof::Psk(psk(key)),
+        };
+        Arc::new(Credentials::new(vec![peer]))
+    };
+    for (now, established) in [(10, 1), (11, 0)] {
+        let mut bench = bench(|c| c.credentials = with(10));
+        bench.add(10);
+        let mut sent = 0;
+        while let Some(packet) = bench.wire.pop_front() {
+            sent += usize::from(packet.from == host(false, 10));
+            if sent == 3 {
+                bench.server.set_credentials(with(now));
+            }
+            bench.deliver(&packet);
+        }
+        assert_eq!(bench.server.counters().established, established, "key {now}");
+    }
+}

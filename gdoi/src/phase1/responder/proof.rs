@@ -233,7 +233,11 @@ impl HalfOpen {
     fn allowed(&self, identity: Identity, credentials: &Credentials) -> Result<Identity, Reject> {
         let Means::Psk(psk) = &self.means else { return Err(NOT_ALLOWED) };
         let allowed = match self.exchange {
-            exchange::MAIN_MODE => credentials.allows(self.peer, &identity),
+            // The key may have been changed since message 1.
+            exchange::MAIN_MODE => {
+                let same = credentials.psk_for_address(self.peer).is_some_and(|own| own.ct_eq(psk.expose()));
+                same && credentials.allows(self.peer, &identity)
+            }
             _ => credentials.psk_for_identity_at(&identity, self.peer).is_some_and(|own| own.ct_eq(psk.expose())),
         };
         if allowed { Ok(identity) } else { Err(NOT_ALLOWED) }
