@@ -157,6 +157,51 @@ fn a_flood_of_first_messages_in_its_name_does_not_keep_a_member_out() {
     }
 }
 
+/// Opens an exchange of main mode from this address with the messages 1 and 3 of another, and leaves it there.
+fn answered(bench: &mut Bench, from: SocketAddr, cookie: u32, [first, third]: &[Packet; 2]) {
+    let mut opening = Packet { from, ..first.clone() };
+    opening.bytes[..4].copy_from_slice(&cookie.to_be_bytes());
+    bench.deliver(&opening);
+    let answer = bench.wire.pop_back().unwrap();
+    let mut going_on = Packet { from, ..third.clone() };
+    going_on.bytes[..16].copy_from_slice(&answer.bytes[..16]);
+    bench.deliver(&going_on);
+    if bench.wire.back().is_some_and(|p| p.to == from) {
+        bench.wire.pop_back();
+    }
+}
+
+/// Eight addresses fill the table with exchanges that have got as far as message 4, and keep at it while a member comes.
+#[test]
+fn a_table_full_of_answered_exchanges_keeps_nobody_out() {
+    let setup = Setup::default();
+    let mut bench = Bench::with_policy(setup, policy(setup), |c| {
+        (c.half_open, c.half_open_per_source) = (64, 8);
+    });
+    bench.add(10);
+    bench.settle();
+    let own: Vec<Packet> = bench.log.iter().filter(|p| p.from == host(false, 10)).take(2).cloned().collect();
+    let own: [Packet; 2] = own.try_into().unwrap();
+    let mut cookie = 0;
+    let mut fill = |bench: &mut Bench| {
+        for n in 11..19 {
+            cookie += 1;
+            answered(bench, host(false, n), cookie, &own);
+        }
+    };
+    for _ in 0..8 {
+        fill(&mut bench);
+    }
+    assert_eq!(bench.server.counters().half_open_refused, 0, "full, and none displaced yet");
+    bench.add(20);
+    while let Some(packet) = bench.wire.pop_front() {
+        bench.deliver(&packet);
+        fill(&mut bench);
+    }
+    assert_eq!(bench.nodes[&20].count(|e| *e == MemberEvent::Registered), 1);
+    assert_eq!(bench.log.iter().filter(|p| p.from == host(false, 20)).count(), 6, "without a repeat");
+}
+
 /// A minor version above ours, and flags that RFC 2408 does not define or that make no sense here.
 #[test]
 fn headers_are_checked() {

@@ -249,10 +249,10 @@ impl HalfOpen {
         answer
     }
 
-    /// Has the peer shown that it receives what we send to its address?
+    /// Has the peer shown that it receives what we send to its address, and sent what can lead on?
     pub(crate) fn is_answered(&self) -> bool {
         match self.exchange {
-            exchange::MAIN_MODE => !self.rivals.is_empty(),
+            exchange::MAIN_MODE => self.rivals.iter().any(|r| !matches!(r.stage, Stage::Failed)),
             _ => !self.checks.is_empty(),
         }
     }

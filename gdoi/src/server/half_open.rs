@@ -1,5 +1,6 @@
 //! Phase 1 exchanges under way: the table and its limits.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -12,11 +13,14 @@ use crate::wire::registry::exchange;
 
 /// Phase 1 exchanges by our cookie. The oldest make room for newcomers, so that a flood keeps nobody out for long. Those
 /// whose peer has answered are spared for as long as there are others: who forges its address does not see our cookie.
+/// Where all have answered, the source that holds most gives one up, so that a few cannot keep all others out.
 #[derive(Debug)]
 pub(super) struct HalfOpens {
     by_cookie: BTreeMap<[u8; 8], HalfOpen>,
     /// Cookies of each source, oldest first.
     by_source: BTreeMap<IpAddr, VecDeque<[u8; 8]>>,
+    /// How many each source has, since when its oldest runs, and the source: last who is to give one up first.
+    by_holding: BTreeSet<(usize, Reverse<Duration>, IpAddr)>,
     /// Address, its cookie, ours: where to look for the exchange that a message 1 began.
     by_peer: BTreeSet<(IpAddr, [u8; 8], [u8; 8])>,
     /// All cookies that have not been answered by message 3 when they were entered, oldest first.
@@ -46,6 +50,7 @@ impl HalfOpens {
         Self {
             by_cookie: BTreeMap::new(),
             by_source: BTreeMap::new(),
+            by_holding: BTreeSet::new(),
             by_peer: BTreeSet::new(),
             in_order: VecDeque::new(),
             limit,
@@ -84,27 +89,42 @@ impl HalfOpens {
     }
 
     /// Who must go for a newcomer from this address: the source's own oldest, or the oldest of all; first of those that
-    /// have not shown that they get our answers. `Err` when there is no room at all.
-    pub(super) fn displaced_by(&mut self, ip: IpAddr) -> Result<Option<[u8; 8]>, ()> {
-        if let Some(own) = self.by_source.get(&source(ip)).filter(|own| own.len() >= self.limit_per_source) {
+    /// have not shown that they get our answers. Where all have, the oldest of the source that holds most. In a full table
+    /// half the limit per source holds, lest those who fill it put others out that have only begun.
+    pub(super) fn displaced_by(&mut self, ip: IpAddr) -> Option<[u8; 8]> {
+        let full = self.by_cookie.len() >= self.limit;
+        let limit = if full { self.limit_per_source.div_ceil(2) } else { self.limit_per_source };
+        if let Some(own) = self.by_source.get(&source(ip)).filter(|own| own.len() >= limit) {
             let silent = own.iter().find(|c| self.by_cookie.get(*c).is_some_and(|h| !h.is_answered()));
-            return silent.or(own.front()).copied().map(Some).ok_or(());
+            return silent.or(own.front()).copied();
         }
-        if self.by_cookie.len() < self.limit {
-            return Ok(None);
+        if !full {
+            return None;
         }
         while let Some(cookie) = self.in_order.pop_front() {
             if self.by_cookie.get(&cookie).is_some_and(|h| !h.is_answered()) {
-                return Ok(Some(cookie));
+                return Some(cookie);
             }
         }
-        Err(())
+        let (.., most) = self.by_holding.last()?;
+        self.by_source.get(most).and_then(|own| own.front()).copied()
+    }
+
+    /// What a source holds, as it is ranked.
+    fn holding(&self, source: IpAddr) -> Option<(usize, Reverse<Duration>, IpAddr)> {
+        let own = self.by_source.get(&source)?;
+        let oldest = self.by_cookie.get(own.front()?)?;
+        Some((own.len(), Reverse(oldest.begun), source))
     }
 
     pub(super) fn insert(&mut self, half: HalfOpen) -> [u8; 8] {
         let (theirs, cookie) = cookies_of(&half);
+        let source = source(half.peer());
+        if let Some(before) = self.holding(source) {
+            self.by_holding.remove(&before);
+        }
         self.by_peer.insert((half.peer(), theirs, cookie));
-        self.by_source.entry(source(half.peer())).or_default().push_back(cookie);
+        self.by_source.entry(source).or_default().push_back(cookie);
         self.in_order.push_back(cookie);
         // Entries of exchanges that ended stay in the queue until they come up; don't let them pile up.
         if self.in_order.len() > 2 * self.limit.max(16) {
@@ -112,19 +132,24 @@ impl HalfOpens {
             self.in_order.retain(|c| live.contains_key(c) || *c == cookie);
         }
         self.by_cookie.insert(cookie, half);
+        self.by_holding.extend(self.holding(source));
         cookie
     }
 
     pub(super) fn remove(&mut self, cookie: &[u8; 8]) -> Option<HalfOpen> {
+        let source = source(self.by_cookie.get(cookie)?.peer());
+        if let Some(before) = self.holding(source) {
+            self.by_holding.remove(&before);
+        }
         let half = self.by_cookie.remove(cookie)?;
         self.by_peer.remove(&(half.peer(), cookies_of(&half).0, *cookie));
-        let source = source(half.peer());
         if let Some(own) = self.by_source.get_mut(&source) {
             own.retain(|c| c != cookie);
             if own.is_empty() {
                 self.by_source.remove(&source);
             }
         }
+        self.by_holding.extend(self.holding(source));
         Some(half)
     }
 }

@@ -89,16 +89,9 @@ impl Server {
                 return Err(reject);
             }
         };
-        match self.half_open.displaced_by(dgram.from.ip()) {
-            Ok(None) => {}
-            Ok(Some(oldest)) => {
-                self.counters.half_open_refused += 1;
-                self.drop_half_open(&oldest);
-            }
-            Err(()) => {
-                self.counters.half_open_refused += 1;
-                return Ok(());
-            }
+        if let Some(oldest) = self.half_open.displaced_by(dgram.from.ip()) {
+            self.counters.half_open_refused += 1;
+            self.drop_half_open(&oldest);
         }
         half.begun = ctx.now.mono;
         half.expires = ctx.now.mono + self.config.exchange_timeout;
