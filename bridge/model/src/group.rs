@@ -162,10 +162,12 @@ impl Group {
             return false;
         };
         self.store_ack(id, identity, ack);
+        // With the KEK alone every member can speak for every other (RFC 8263 section 7.1).
+        let proven = self.ledger.entries.get(&id).is_some_and(|e| e.by_leaf);
         self.members.note(identity, |m| {
             m.acknowledged += 1;
             m.missed = 0;
-            m.answers = true;
+            m.answers |= proven;
             m.latency = Some(ack.latency);
         });
         self.store_member(identity);

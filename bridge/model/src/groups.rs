@@ -68,7 +68,7 @@ impl Model {
                 .map(|(k, v)| (k[prefix.len()..].to_owned(), v))
                 .collect();
             let policy = Arc::new(policy);
-            let restored = Group::restore(Arc::clone(&policy), &own)
+            let restored = Group::restore(Arc::clone(&policy), &own, now)
                 .map_err(|e| RecordError { key: format!("{prefix}{}", e.key), why: e.why })?;
             let group = match restored {
                 Some(mut group) => {

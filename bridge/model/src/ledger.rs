@@ -23,8 +23,14 @@ pub(crate) struct Entry {
     pub(crate) epoch: Option<u64>,
     /// The message whose acknowledgement counts: the last one of each protocol.
     pub(crate) awaited: Vec<(Protocol, [u8; 16], u32)>,
-    /// How many are to acknowledge: all who were members of that protocol then.
+    /// How many are to acknowledge: all who were members of that protocol then and can.
     pub(crate) expected: usize,
+    /// Does it take a leaf key to acknowledge?
+    #[serde(default)]
+    pub(crate) by_leaf: bool,
+    /// Since when members can acknowledge, where that is later than it was sent: nobody listened for a while.
+    #[serde(skip)]
+    pub(crate) open_since: Option<Duration>,
     /// Who was missing when the time to answer had passed, and is still.
     pub(crate) missing: Option<BTreeSet<Identity>>,
     #[serde(skip)]
@@ -39,10 +45,20 @@ pub(crate) struct Ack {
 }
 
 impl Entry {
-    /// Is the member to acknowledge this? Not if it has registered since, or learned of it when it registered.
-    fn expects(&self, member: &Member) -> bool {
+    /// Was the member sent this? Not if it has registered since, or learned of it when it registered.
+    fn concerns(&self, member: &Member) -> bool {
         let listens = self.awaited.iter().any(|(protocol, ..)| member.listens(*protocol));
         listens && member.since <= self.id && member.until.is_none_or(|until| self.id <= until)
+    }
+
+    /// Is the member to acknowledge this? Not if it lacks what proves that.
+    pub(crate) fn expects(&self, member: &Member) -> bool {
+        self.concerns(member) && (member.leaf.is_some() || !self.by_leaf)
+    }
+
+    /// How many members were sent this and have not said that they got it, be it that they cannot.
+    pub(crate) fn unproven(&self, members: &Members) -> usize {
+        members.iter().filter(|m| self.concerns(m) && !self.acks.contains_key(&m.identity)).count()
     }
 
     /// Members that are to acknowledge this and have not.
@@ -131,7 +147,8 @@ impl Ledger {
 
     /// The entry whose time to answer passes next, and when.
     pub(crate) fn closes(&self, patience: Duration) -> Option<(u64, Duration)> {
-        self.entries.values().find(|e| e.missing.is_none()).map(|e| (e.id, e.at + patience))
+        let open = self.entries.values().find(|e| e.missing.is_none());
+        open.map(|e| (e.id, e.open_since.unwrap_or(e.at) + patience))
     }
 
     pub(crate) fn views(&self, members: &Members) -> Vec<RekeyView> {

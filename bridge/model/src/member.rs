@@ -30,7 +30,8 @@ pub(crate) struct Member {
     pub(crate) since: u64,
     /// The rekey that ended its membership by deleting what it had, which it may acknowledge still.
     pub(crate) until: Option<u64>,
-    /// Has it acknowledged anything since it registered? One that cannot is not evicted for that (RFC 8263 section 6).
+    /// Has it acknowledged anything by its leaf key since it got that? One that cannot is not evicted for that (RFC 8263
+    /// section 6).
     pub(crate) answers: bool,
     /// Registrations since `burst_since`, see [`Member::too_often`].
     pub(crate) burst: u32,

@@ -35,7 +35,7 @@ impl Group {
     pub(super) fn delivered(&self, now: Now) -> Option<u8> {
         let entry = self.announcement(self.pending(now)?).filter(|e| !e.awaited.is_empty())?;
         let all = self.members.count(Protocol::Gdoi);
-        let have = all.saturating_sub(entry.missing(&self.members).count());
+        let have = all.saturating_sub(entry.unproven(&self.members));
         (have * 100).checked_div(all).and_then(|percent| u8::try_from(percent).ok())
     }
 
@@ -44,7 +44,7 @@ impl Group {
         let Some(entry) = self.pending(now).and_then(|epoch| self.announcement(epoch)) else { return false };
         let answered = entry.missing.is_some() || entry.acks.len() >= entry.expected;
         let reported = || self.ledger.entries.range(entry.id..).any(|(_, e)| e.reason == RekeyReason::Assurance);
-        answered && entry.expected > 0 && !reported()
+        answered && !entry.awaited.is_empty() && !reported()
     }
 
     /// One message to the members of GDOI, under the rekey SA there is; keys do not change.

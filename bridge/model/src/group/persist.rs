@@ -19,6 +19,7 @@ use crate::policy::GroupPolicy;
 use crate::rekey_sa::{RekeySa, RekeySaRecord, keymat_len, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
 use crate::store::{RecordError, StoreOp, get, put};
+use crate::time::Now;
 use crate::view::MemberState;
 
 #[derive(Serialize, Deserialize)]
@@ -173,6 +174,7 @@ impl Group {
     pub(crate) fn restore(
         policy: Arc<GroupPolicy>,
         records: &BTreeMap<String, &Secret>,
+        now: Now,
     ) -> Result<Option<Self>, RecordError> {
         let Some(bytes) = records.get("state") else { return Ok(None) };
         let state: StateRecord = get("state", bytes)?;
@@ -190,6 +192,8 @@ impl Group {
         let mut ledger = Ledger::default();
         for (key, bytes) in with_prefix(records, "rekey/") {
             let mut entry: Entry = get(key, bytes)?;
+            // Nobody has listened to acknowledgements meanwhile.
+            entry.open_since = Some(now.wall);
             for (key, bytes) in with_prefix(records, &format!("ack/{}/", entry.id)) {
                 let identity = key.splitn(3, '/').nth(2).and_then(|i| i.parse::<Identity>().ok());
                 let identity = identity.ok_or_else(|| RecordError::new(key, "names no identity"))?;

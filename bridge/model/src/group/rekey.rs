@@ -1,5 +1,6 @@
 //! Planning a rekey.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::epoch::{DataSa, Epoch};
 use crate::id::{Identity, Protocol};
 use crate::ledger::Entry;
 use crate::plan::{Deletion, RekeyPlan, RekeyReason, RekeyStep};
-use crate::policy::GroupPolicy;
+use crate::policy::AckType;
 use crate::rekey_sa::{RekeySa, tree_key_len};
 use crate::sender_id::SenderIdAllocator;
 use crate::stream::StreamSa;
@@ -47,9 +48,9 @@ impl Group {
         rng: &mut dyn Random,
     ) -> Arc<RekeyPlan> {
         if reason == RekeyReason::Assurance {
-            let awaiting = self.expected_acks();
+            let asked = self.asked_acks();
             let plan = self.report_delivery(now);
-            self.enter_into_ledger(&plan, awaiting, now);
+            self.enter_into_ledger(&plan, &asked, now);
             self.store_state();
             return Arc::new(plan);
         }
@@ -65,7 +66,7 @@ impl Group {
         };
         self.generation += 1;
         let urgent = Urgent { exclude, keks: std::mem::take(&mut self.keks_overdue) };
-        let awaiting = self.expected_acks();
+        let asked = self.asked_acks();
         let mut steps = self.align_sides(now, rng);
         steps.extend(match reason {
             RekeyReason::Reset => self.reset(now, rng),
@@ -81,7 +82,7 @@ impl Group {
         let epoch = self.epochs.last().map_or(0, |e| e.number);
         tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
             "rekey planned");
-        self.enter_into_ledger(&plan, awaiting, now);
+        self.enter_into_ledger(&plan, &asked, now);
         self.store_state();
         Arc::new(plan)
     }
@@ -190,7 +191,8 @@ impl Group {
         steps
     }
 
-    /// The keys of a protocol's tree are of no use any more: members stay, and get a leaf when they register next.
+    /// The keys of a protocol's tree are of no use any more: members stay, and get a leaf when they register next. What they
+    /// proved with the old one says nothing of what they can prove until then.
     fn forget_leaves(&mut self, protocol: Protocol) {
         let Some(side) = self.sides.get_mut(&protocol) else { return };
         let len = tree_key_len(protocol, &self.policy).unwrap_or_else(|| side.tree.key_len());
@@ -198,7 +200,7 @@ impl Group {
         side.stale.clear();
         let members: Vec<Identity> = self.members.active(protocol).map(|m| m.identity.clone()).collect();
         for identity in members {
-            self.members.note(&identity, |m| m.leaf = None);
+            self.members.note(&identity, |m| (m.leaf, m.answers, m.missed) = (None, false, 0));
             self.store_member(&identity);
         }
     }
@@ -268,26 +270,29 @@ impl Group {
         }
     }
 
-    /// How many members are asked to acknowledge a rekey that is planned now.
-    fn expected_acks(&self) -> usize {
-        let asks = |p: &GroupPolicy| p.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
-        let side = self.sides.get(&Protocol::Gdoi).filter(|s| asks(&s.policy) || asks(&self.policy));
-        side.map_or(0, |_| self.members.count(Protocol::Gdoi))
+    /// The acknowledgements members may give to a rekey that is planned now: as the rekey SA there is asks, or the policy.
+    fn asked_acks(&self) -> BTreeSet<AckType> {
+        let side = self.sides.get(&Protocol::Gdoi);
+        let policies = side.into_iter().flat_map(|s| [&s.policy, &self.policy]);
+        policies.filter_map(|p| p.gdoi.as_ref()?.ack).collect()
     }
 
-    fn enter_into_ledger(&mut self, plan: &RekeyPlan, expected: usize, now: Now) {
-        let last = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi).filter(|_| expected > 0);
+    fn enter_into_ledger(&mut self, plan: &RekeyPlan, asked: &BTreeSet<AckType>, now: Now) {
+        let last = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi).filter(|_| !asked.is_empty());
         let awaited: Vec<_> = last.iter().map(|s| (Protocol::Gdoi, s.over.spi, s.counter)).collect();
-        let entry = Entry {
+        let mut entry = Entry {
             id: plan.id,
             reason: plan.reason,
             at: now.wall,
             epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
-            expected: if awaited.is_empty() { 0 } else { expected },
+            expected: 0,
+            by_leaf: asked.iter().all(|a| matches!(a, AckType::Lkh(_))),
+            open_since: None,
             awaited,
             missing: None,
-            acks: std::collections::BTreeMap::new(),
+            acks: BTreeMap::new(),
         };
+        entry.expected = self.members.iter().filter(|m| entry.expects(m)).count();
         for forgotten in self.ledger.add(entry) {
             self.forget_entry(&forgotten);
         }

@@ -249,7 +249,7 @@ fn acknowledgements_are_counted_once_and_survive_a_crash() {
     b.crash();
     let now = b.now();
     assert!(!b.model.acknowledge(Protocol::Gdoi, &spi, counter, &member(1), now));
-    b.wall += 8;
+    b.wall += 10;
     let now = b.now();
     assert!(b.model.expire(now).is_empty());
     let view = &b.model.group("g").unwrap().rekey_views()[0];

@@ -97,13 +97,20 @@ fn rekey(b: &mut Bench, answering: &[u8]) -> Vec<(String, u64, Vec<SocketAddr>)>
         let now = b.now();
         assert!(b.model.acknowledge(Protocol::Gdoi, &step.over.spi, step.counter, &member(*n), now));
     }
-    b.wall += 10;
     b.commit();
     b.crash();
+    b.wall += 10;
     let now = b.now();
     b.model.expire(now);
     b.commit();
     b.model.take_resends()
+}
+
+/// Acknowledgements by leaf keys, and eviction of who stops giving them.
+fn proven(misses: u32) -> GroupPolicy {
+    let mut p = GroupPolicy { ack_resend: true, evict_after_misses: Some(misses), ..policy(8) };
+    p.gdoi = p.gdoi.map(|g| GdoiRekey { ack: Some(AckType::Lkh(Hash::Sha256)), ..g });
+    p
 }
 
 fn states(b: &Bench) -> Vec<(MemberState, u64)> {
@@ -113,7 +120,7 @@ fn states(b: &Bench) -> Vec<(MemberState, u64)> {
 /// Who stops acknowledging is evicted; who never did is not (RFC 8263 section 6).
 #[test]
 fn who_falls_silent_is_asked_again_and_then_evicted() {
-    let mut b = Bench::with(GroupPolicy { ack_resend: true, evict_after_misses: Some(2), ..policy(8) });
+    let mut b = Bench::with(proven(2));
     for n in 1..=3 {
         b.join(n, Protocol::Gdoi).unwrap();
     }
@@ -151,6 +158,73 @@ fn a_late_acknowledgement_makes_good_a_miss() {
     assert!(b.model.acknowledge(Protocol::Gdoi, &spi, counter, &member(1), now));
     let view = b.model.group("g").unwrap().rekey_views().remove(0);
     assert_eq!((view.missing.len(), view.acknowledged, states(&b)[0].1), (0, 1, 0));
+}
+
+/// Everybody who has the KEK could have made it, for anybody (RFC 8263 section 7.1).
+#[test]
+fn an_acknowledgement_by_the_kek_makes_nobody_evictable() {
+    let mut b = Bench::with(GroupPolicy { evict_after_misses: Some(1), ..policy(8) });
+    b.join(1, Protocol::Gdoi).unwrap();
+    rekey(&mut b, &[1]);
+    rekey(&mut b, &[]);
+    rekey(&mut b, &[]);
+    assert_eq!(states(&b), [(MemberState::Active, 2)]);
+}
+
+/// A tree of other keys takes every leaf, so nobody can prove anything before it has registered anew.
+#[test]
+fn who_has_lost_its_leaf_with_the_tree_misses_nothing() {
+    let mut b = Bench::with(proven(1));
+    for n in 1..=2 {
+        b.join(n, Protocol::Gdoi).unwrap();
+    }
+    rekey(&mut b, &[1, 2]);
+    b.policy.gdoi = b.policy.gdoi.take().map(|g| GdoiRekey { cipher: BlockCipher::Aes256Cbc, ..g });
+    let now = b.now();
+    b.model.change(vec![b.policy.clone()], now, &mut b.rng);
+    assert!(rekey(&mut b, &[]).is_empty());
+    assert!(rekey(&mut b, &[]).is_empty());
+    assert_eq!(states(&b), [(MemberState::Active, 0); 2]);
+    let views = b.model.group("g").unwrap().rekey_views();
+    assert_eq!(views.iter().map(|v| (v.expected, v.missing.len())).collect::<Vec<_>>(), [(2, 0), (0, 0), (0, 0)]);
+    // With a leaf it is asked again, and has to answer once before silence counts.
+    b.join(1, Protocol::Gdoi).unwrap();
+    assert_eq!(rekey(&mut b, &[]).len(), 1);
+    assert_eq!(states(&b), [(MemberState::Active, 1), (MemberState::Active, 0)]);
+    rekey(&mut b, &[1]);
+    rekey(&mut b, &[]);
+    assert_eq!(states(&b), [(MemberState::Evicted, 1), (MemberState::Active, 0)]);
+}
+
+/// While the key server was down nobody could acknowledge anything.
+#[test]
+fn an_outage_is_not_counted_as_silence() {
+    let mut b = Bench::with(proven(1));
+    b.join(1, Protocol::Gdoi).unwrap();
+    rekey(&mut b, &[1]);
+    let plan = b.rekey(RekeyReason::Operator, &[]);
+    b.wall += 600;
+    b.crash();
+    let now = b.now();
+    b.model.expire(now);
+    assert_eq!(states(&b), [(MemberState::Active, 0)], "it has its time from now on");
+    b.wall += 9;
+    let now = b.now();
+    assert!(b.model.group("g").unwrap().wake_at(now) > now.wall);
+    let step = &plan.steps[0];
+    assert!(b.model.acknowledge(Protocol::Gdoi, &step.over.spi, step.counter, &member(1), now));
+    b.wall += 1;
+    let now = b.now();
+    b.model.expire(now);
+    assert_eq!(states(&b), [(MemberState::Active, 0)]);
+    // Down for a while and silent then: that counts.
+    b.rekey(RekeyReason::Operator, &[]);
+    b.wall += 600;
+    b.crash();
+    b.wall += 10;
+    let now = b.now();
+    b.model.expire(now);
+    assert_eq!(states(&b), [(MemberState::Evicted, 1)]);
 }
 
 /// A Delete of the rekey SA is acknowledged under that SA, by members that are none any more (RFC 8263 sections 4 and 6).
