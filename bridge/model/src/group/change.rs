@@ -51,14 +51,14 @@ impl Group {
         (!told || renumbered).then_some(RekeyReason::Policy)
     }
 
-    /// Active members that may not join any more.
+    /// Members that may not join any more, and those that would be if their KEK had not been deleted.
     fn unlisted(&self) -> impl Iterator<Item = &Identity> {
         let listed = |identity: &Identity| match &self.policy.authorization {
             Authorization::Authenticated => true,
             Authorization::Listed(list) => list.contains(identity),
         };
-        let active = Protocol::ALL.into_iter().flat_map(|p| self.members.active(p));
-        active.map(|m| &m.identity).filter(move |i| !listed(i))
+        let keyed = self.members.iter().filter(|m| m.is_active(m.protocol) || self.holds_traffic_keys(m));
+        keyed.map(|m| &m.identity).filter(move |i| !listed(i))
     }
 
     /// Takes those out that may not be members any more; `true` if there were any.

@@ -9,6 +9,7 @@ use super::{Group, LEAVE_BATCH};
 use crate::admission::{Admission, JoinRequest, Offer, Refusal};
 use crate::id::{Identity, Protocol};
 use crate::member::Member;
+use crate::plan::RekeyReason;
 use crate::policy::Authorization;
 use crate::time::Now;
 use crate::view::MemberState;
@@ -165,7 +166,8 @@ impl Group {
 
     /// A member leaves. What it knew is changed by a rekey soon, together with others that leave.
     pub(crate) fn leave(&mut self, identity: &Identity, protocol: Protocol, now: Now) -> bool {
-        if !self.members.get(identity).is_some_and(|m| m.is_active(protocol)) {
+        let member = self.members.get(identity).filter(|m| m.protocol == protocol);
+        if !member.is_some_and(|m| m.is_active(protocol) || self.holds_traffic_keys(m)) {
             return false;
         }
         self.drop_member(identity, MemberState::Left);
@@ -173,6 +175,14 @@ impl Group {
         self.store_state();
         tracing::info!(group = %self.policy.name, member = %identity, %protocol, "member left");
         true
+    }
+
+    /// Has the KEK been deleted from under the member, while its traffic keys are good still? It has not come back since.
+    pub(super) fn holds_traffic_keys(&self, member: &Member) -> bool {
+        let Some(until) = member.until.filter(|_| member.state == MemberState::Left) else { return false };
+        let mut since = self.ledger.entries.range(until..).map(|(_, e)| e);
+        let deleted = since.next().is_some_and(|e| e.id == until && e.reason == RekeyReason::DeleteKek);
+        deleted && since.all(|e| e.epoch.is_none())
     }
 
     /// Notes that a member is none of its protocol any more, and has keys still.

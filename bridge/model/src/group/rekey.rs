@@ -57,13 +57,18 @@ impl Group {
         for identity in evict {
             self.mark_evicted(identity);
         }
-        // Whoever left is excluded by the next rekey, and a new policy told by it, whatever its reason.
-        let unlisted = self.dismiss_unlisted();
-        let exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction || unlisted;
-        let reason = match self.pending.take() {
+        let reason = match self.pending {
             Some(RekeyReason::Reset) => RekeyReason::Reset,
             Some(_) | None => reason,
         };
+        let mut exclude = false;
+        // Whoever left is excluded by the next rekey, and a new policy told by it, whatever its reason: unless it brings no
+        // traffic keys.
+        if reason != RekeyReason::DeleteKek {
+            let unlisted = self.dismiss_unlisted();
+            exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction || unlisted;
+            self.pending = None;
+        }
         self.generation += 1;
         let urgent = Urgent { exclude, keks: std::mem::take(&mut self.keks_overdue) };
         let asked = self.asked_acks();
@@ -83,6 +88,9 @@ impl Group {
         tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
             "rekey planned");
         self.enter_into_ledger(&plan, &asked, now);
+        if reason == RekeyReason::DeleteKek {
+            self.compare();
+        }
         self.store_state();
         Arc::new(plan)
     }

@@ -227,6 +227,74 @@ fn an_outage_is_not_counted_as_silence() {
     assert_eq!(states(&b), [(MemberState::Evicted, 1)]);
 }
 
+/// A Delete of the KEK brings no traffic keys: who was to be excluded has those there are until others come.
+#[test]
+fn who_left_is_excluded_after_a_delete_of_the_kek_too() {
+    for late in [false, true] {
+        let mut b = Bench::new(8);
+        for n in 1..=3 {
+            b.join(n, Protocol::Gikev2).unwrap();
+        }
+        let leave = |b: &mut Bench| {
+            let now = b.now();
+            assert!(b.model.leave(&GroupId::Number(7), &member(1), Protocol::Gikev2, now));
+            b.commit();
+        };
+        if !late {
+            leave(&mut b);
+        }
+        let plan = b.rekey(RekeyReason::DeleteKek, &[]);
+        assert!(plan.steps.iter().all(|s| s.new_epoch.is_none()));
+        if late {
+            b.crash();
+            leave(&mut b);
+            let now = b.now();
+            assert!(!b.model.leave(&GroupId::Number(7), &member(1), Protocol::Gikev2, now), "once");
+        }
+        b.join(2, Protocol::Gikev2).unwrap();
+        b.crash();
+        b.wall += 5;
+        let now = b.now();
+        assert_eq!(b.model.expire(now), [("g".to_owned(), RekeyReason::Eviction)]);
+        let plan = b.rekey(RekeyReason::Eviction, &[]);
+        assert!(plan.steps[0].new_epoch.is_some());
+        let now = b.now();
+        assert!(b.model.expire(now).is_empty());
+        // Others came: who has not come back has nothing of worth any more.
+        assert!(!b.model.leave(&GroupId::Number(7), &member(3), Protocol::Gikev2, now));
+    }
+}
+
+/// The same of one that is taken from the list, and of a policy that members were to be told.
+#[test]
+fn a_delete_of_the_kek_takes_the_place_of_no_change_of_the_policy() {
+    let listed = |n: &[u8]| Authorization::Listed(n.iter().map(|n| member(*n)).collect());
+    for late in [false, true] {
+        let mut b = Bench::with(GroupPolicy { authorization: listed(&[1, 2]), ..policy(8) });
+        for n in 1..=2 {
+            b.join(n, Protocol::Gdoi).unwrap();
+        }
+        let to = GroupPolicy { authorization: listed(&[2]), ..policy(8) };
+        let now = b.now();
+        if late {
+            b.rekey(RekeyReason::DeleteKek, &[]);
+        }
+        assert_eq!(b.model.change(vec![to.clone()], now, &mut b.rng), ["g"]);
+        b.policy = to;
+        if !late {
+            b.rekey(RekeyReason::DeleteKek, &[]);
+        }
+        b.crash();
+        assert_eq!(b.model.expire(now), [("g".to_owned(), RekeyReason::Policy)]);
+        let before = b.model.group("g").unwrap().epochs.len();
+        b.rekey(RekeyReason::Policy, &[]);
+        assert_eq!(b.model.group("g").unwrap().epochs.len(), before + 1);
+        assert!(b.model.expire(now).is_empty(), "it is done once");
+        b.join(2, Protocol::Gdoi).unwrap();
+        assert_eq!(b.join(1, Protocol::Gdoi), Err(Refusal::NotAuthorized));
+    }
+}
+
 /// A Delete of the rekey SA is acknowledged under that SA, by members that are none any more (RFC 8263 sections 4 and 6).
 #[test]
 fn deletes_are_acknowledged_too() {
