@@ -38,7 +38,8 @@ impl Group {
         let needs = self.policy.needs_sender_ids();
         // A sender ID of another width would not be unique among those there are, and a sender without any could not send.
         let renumbered = needs && (self.sender_ids.bits() != self.policy.sender_id_bits || !newest.needs_sender_ids());
-        if renumbered && Protocol::ALL.iter().any(|p| self.members.count(*p) > 0) {
+        if renumbered {
+            // Also without members: no other rekey begins to count anew.
             return Some(RekeyReason::Reset);
         }
         let side = |p: &Protocol| {
@@ -48,7 +49,7 @@ impl Group {
             same_form && same_life
         };
         let told = newest.fits(&self.policy) && Protocol::ALL.iter().all(side) && self.unlisted().next().is_none();
-        (!told || renumbered).then_some(RekeyReason::Policy)
+        (!told).then_some(RekeyReason::Policy)
     }
 
     /// Members that may not join any more, and those that would be if their KEK had not been deleted.

@@ -89,6 +89,10 @@ impl Group {
     /// Fresh sender IDs, none for a receiver or without counter modes.
     fn take_sender_ids(&mut self, request: JoinRequest<'_>) -> Result<Vec<u32>, Refusal> {
         let Some(wanted) = request.sender_ids.filter(|_| self.policy.needs_sender_ids()) else { return Ok(Vec::new()) };
+        if self.sender_ids.bits() != self.policy.sender_id_bits {
+            // Cut to the width that is told, two of them may be the same.
+            return Err(Refusal::Stale);
+        }
         let count = wanted.clamp(1, self.policy.sender_ids_per_member.max(1));
         if let Some(ids) = self.sender_ids.take(count) {
             return Ok(ids);

@@ -207,6 +207,49 @@ fn another_width_of_sender_ids_resets_the_group() {
     }
 }
 
+/// The width that is told is the width by which IDs are given, also where there is nobody to be told of the change.
+#[test]
+fn another_width_of_sender_ids_resets_a_group_without_members() {
+    for (restart, dismissed) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut b = Bench::new(16);
+        if dismissed {
+            for n in 1..=3 {
+                b.join(n, Protocol::Gdoi).unwrap();
+            }
+            b.rekey(RekeyReason::DeleteKek, &[]);
+            assert_eq!(b.model.group("g").unwrap().active(Protocol::Gdoi).count(), 0);
+        }
+        let before = b.model.group("g").unwrap().epochs[0].spis();
+        let (reason, plan) = change(&mut b, &policy(8), restart).unwrap();
+        assert_eq!(reason, RekeyReason::Reset);
+        assert!(plan.steps.is_empty(), "there is nobody to be told");
+        let group = b.model.group("g").unwrap();
+        assert_eq!(group.sender_ids.bits(), 8);
+        assert!(group.epochs.len() == 1 && group.epochs[0].spis() != before);
+        assert_eq!(b.join(1, Protocol::Gdoi), Ok(vec![0]));
+        b.crash();
+        assert_eq!(b.join(2, Protocol::Gikev2), Ok(vec![1]));
+    }
+}
+
+/// IDs of one width are never given to who is told another.
+#[test]
+fn sender_ids_of_another_width_are_not_given() {
+    let mut b = Bench::new(8);
+    let now = b.now();
+    let mut group = super::super::Group::create(Arc::new(policy(16)), now, &mut b.rng);
+    group.policy = Arc::new(policy(8));
+    let identity = member(1);
+    let address = SocketAddr::from(([10, 0, 0, 1], 848));
+    let mut admit = |group: &mut super::super::Group, sender_ids| {
+        let request = JoinRequest { identity: &identity, protocol: Protocol::Gdoi, address, sender_ids };
+        group.admit(request, None, now, &mut b.rng).map(|a| a.sender_ids)
+    };
+    assert_eq!(admit(&mut group, Some(1)), Err(Refusal::Stale));
+    assert_eq!(group.sender_ids.next(), 0, "nothing is taken");
+    assert_eq!(admit(&mut group, None), Ok(Vec::new()), "receivers have none");
+}
+
 #[test]
 fn who_may_not_join_any_more_is_excluded_and_may_come_back_when_listed() {
     let mut b = running();
