@@ -81,6 +81,8 @@ impl Group {
         for protocol in Protocol::ALL {
             let served = Form::of(&self.policy, protocol).is_some();
             if served && !self.sides.contains_key(&protocol) {
+                // Whoever was a member before has keys of a tree that is gone.
+                self.dismiss(protocol);
                 self.start_side(protocol, now, rng);
                 self.store_sender_ids();
             }

@@ -236,7 +236,8 @@ impl Group {
     }
 
     /// Starts the sides that the policy serves and the stored state does not have: of a protocol that is new, or was not served
-    /// for a while. Members of that time hold keys of a tree that is gone, so they are members no more.
+    /// for a while. Members of that time, and of a protocol that is not served any more, hold keys of a tree that is gone, so
+    /// they are members no more.
     pub(crate) fn complete_sides(
         &mut self,
         records: &BTreeMap<String, &Secret>,
@@ -251,11 +252,8 @@ impl Group {
             let old: Vec<StoreOp> =
                 with_prefix(records, &prefix).map(|(key, _)| StoreOp::Delete(self.key(key))).collect();
             self.ops.extend(old);
-            self.start_side(protocol, now, rng);
-            if !self.sides.contains_key(&protocol) {
-                continue;
-            }
             self.dismiss(protocol);
+            self.start_side(protocol, now, rng);
             self.store_sender_ids();
             self.store_state();
         }

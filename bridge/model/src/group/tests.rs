@@ -18,6 +18,7 @@ use crate::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, Stream
 use crate::time::Now;
 use crate::view::MemberState;
 
+mod absence;
 mod change;
 mod silence;
 

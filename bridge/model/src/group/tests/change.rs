@@ -35,7 +35,7 @@ fn of(plan: &RekeyPlan, protocol: Protocol) -> Vec<&RekeyStep> {
     plan.steps.iter().map(|s| &**s).filter(|s| s.protocol == protocol).collect()
 }
 
-fn running() -> Bench {
+pub(super) fn running() -> Bench {
     let mut b = Bench::new(8);
     for n in 1..=3 {
         b.join(n, Protocol::Gdoi).unwrap();
