@@ -1,5 +1,6 @@
 //! Who is who: pre-shared keys, and certificates of peers and our own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -74,15 +75,47 @@ pub struct Trust {
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     peers: Vec<Peer>,
+    /// The first peer of each identity.
+    by_identity: BTreeMap<Identity, usize>,
+    /// Peers with pre-shared keys by where they come from: length of the prefix ([`OWN_ADDRESS`] for those that their
+    /// identity says it of), network.
+    by_place: BTreeMap<(u8, IpAddr), Vec<usize>>,
+    /// The lengths that occur there.
+    prefixes: BTreeSet<u8>,
     own: Vec<Arc<OwnCertificate>>,
     trust: Option<Trust>,
+}
+
+/// Stands for the length of a prefix where a peer's identity is its address. It is longer than any.
+const OWN_ADDRESS: u8 = u8::MAX;
+
+/// The network of this length that an address is in.
+fn network(ip: IpAddr, prefix: u8) -> IpAddr {
+    Selector { address: ip, prefix, protocol: 0, port: 0 }.range().0
 }
 
 impl Credentials {
     /// Collects peers. Of several with one identity the first counts.
     #[must_use]
     pub fn new(peers: Vec<Peer>) -> Self {
-        Self { peers, own: Vec::new(), trust: None }
+        let mut by_identity = BTreeMap::new();
+        let mut by_place: BTreeMap<(u8, IpAddr), Vec<usize>> = BTreeMap::new();
+        for (at, peer) in peers.iter().enumerate() {
+            if let Some(identity) = &peer.identity {
+                by_identity.entry(identity.clone()).or_insert(at);
+            }
+            let place = match (peer.address, &peer.identity) {
+                (Some(net), _) => Some((net.prefix, network(net.address, net.prefix))),
+                // An identity that is an address says where the peer is.
+                (None, Some(identity)) => identity.ip().map(|ip| (OWN_ADDRESS, ip)),
+                (None, None) => None,
+            };
+            if let Some(place) = place.filter(|_| psk(peer).is_some()) {
+                by_place.entry(place).or_default().push(at);
+            }
+        }
+        let prefixes = by_place.keys().map(|(prefix, _)| *prefix).collect();
+        Self { peers, by_identity, by_place, prefixes, own: Vec::new(), trust: None }
     }
 
     /// The same with certificates of our own, best first.
@@ -117,7 +150,7 @@ impl Credentials {
     /// The pre-shared key for main mode with this address: that of the longest matching prefix.
     #[must_use]
     pub fn psk_for_address(&self, ip: IpAddr) -> Option<&Arc<Secret>> {
-        self.at(ip).max_by_key(|(prefix, ..)| *prefix).map(|(.., psk)| psk)
+        self.at(ip).next().map(|(_, psk)| psk)
     }
 
     /// May a peer that authenticated from this address with the key of [`psk_for_address`](Self::psk_for_address)
@@ -126,8 +159,8 @@ impl Credentials {
     #[must_use]
     pub fn allows(&self, ip: IpAddr, identity: &Identity) -> bool {
         let Some(psk) = self.psk_for_address(ip) else { return false };
-        let named = self.peers.iter().any(|p| p.identity.as_ref() == Some(identity));
-        self.at(ip).any(|(_, p, key)| {
+        let named = self.named(identity).is_some();
+        self.at(ip).any(|(p, key)| {
             let is = match &p.identity {
                 Some(own) => own == identity,
                 None => !named && identity.ip() == Some(ip),
@@ -139,14 +172,14 @@ impl Credentials {
     /// The pre-shared key of an identity (IKEv2, and aggressive mode of IKEv1).
     #[must_use]
     pub fn psk_for_identity(&self, identity: &Identity) -> Option<&Arc<Secret>> {
-        self.peers.iter().find(|p| p.identity.as_ref() == Some(identity)).and_then(psk)
+        self.named(identity).and_then(psk)
     }
 
     /// The pre-shared key of an identity that comes from this address (aggressive mode): its own, else one for many at the
     /// address that it is.
     #[must_use]
     pub fn psk_for_identity_at(&self, identity: &Identity, ip: IpAddr) -> Option<&Arc<Secret>> {
-        if let Some(peer) = self.peers.iter().find(|p| p.identity.as_ref() == Some(identity)) {
+        if let Some(peer) = self.named(identity) {
             return psk(peer).filter(|_| peer.address.is_none_or(|net| net.contains(ip)));
         }
         self.psk_for_address(ip).filter(|_| self.allows(ip, identity))
@@ -168,7 +201,7 @@ impl Credentials {
     #[must_use]
     pub fn allows_certificate(&self, ip: IpAddr, identity: &Identity, certificate: &Certificate) -> bool {
         // Who is listed is what the list says, and not one of many.
-        let listed = self.peers.iter().any(|p| p.identity.as_ref() == Some(identity));
+        let listed = self.named(identity).is_some();
         self.certified(ip).any(|(own, subject)| {
             let is = match own {
                 Some(own) => own == identity,
@@ -190,14 +223,18 @@ impl Credentials {
         })
     }
 
-    fn at(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &Peer, &Arc<Secret>)> {
-        let keyed = self.peers.iter().filter_map(|p| psk(p).map(|psk| (p, psk)));
-        keyed.filter_map(move |(p, psk)| match (p.address, &p.identity) {
-            (Some(net), _) => net.contains(ip).then_some((net.prefix, p, psk)),
-            // An identity that is an address says where the peer is.
-            (None, Some(identity)) => (identity.ip() == Some(ip)).then_some((u8::MAX, p, psk)),
-            (None, None) => None,
-        })
+    fn named(&self, identity: &Identity) -> Option<&Peer> {
+        self.by_identity.get(identity).and_then(|at| self.peers.get(*at))
+    }
+
+    /// Peers with pre-shared keys that may be at this address, those of the longest prefix first.
+    fn at(&self, ip: IpAddr) -> impl Iterator<Item = (&Peer, &Arc<Secret>)> {
+        let place = move |prefix: &u8| match *prefix {
+            OWN_ADDRESS => (OWN_ADDRESS, ip),
+            prefix => (prefix, network(ip, prefix)),
+        };
+        let there = self.prefixes.iter().rev().filter_map(move |prefix| self.by_place.get(&place(prefix)));
+        there.flatten().filter_map(|at| self.peers.get(*at)).filter_map(|p| psk(p).map(|psk| (p, psk)))
     }
 }
 
