@@ -40,7 +40,7 @@ fn a_hundred_lines_are_told_rekeyed_and_deleted() {
         let mut short = large(setup);
         short.kek_lifetime = secs(3700);
         let sizes = Sizes::of(&short, setup.kek, setup.scheme, sends);
-        let mut bench = Bench::with_policy(setup, short, |_| {});
+        let mut bench = Bench::with_policy(setup, short, |c| c.fragment_size = usize::from(u16::MAX));
         for n in 10..13 {
             bench.add(n);
         }

@@ -7,7 +7,9 @@ use keyferry_wire::Header;
 use super::{Member, Phase};
 use crate::fragments;
 use crate::phase1::extensions::Extensions;
+use crate::phase1::initiator::Initiator;
 use crate::reject::Reject;
+use crate::wire::registry::exchange;
 
 impl Member {
     /// Takes a fragment of the key server's, if it has announced fragments, and the message that may be whole by it.
@@ -19,7 +21,7 @@ impl Member {
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
         let fragment = fragments::read(header, body)?;
-        if !self.peer_of(header).fragmentation {
+        if !self.peer_of(header).fragmentation && !self.awaits_first_answer(header) {
             return Err(Reject::Unauthenticated("a fragment of nothing we know"));
         }
         let from = dgram.from.ip();
@@ -58,6 +60,21 @@ impl Member {
             && Header::decode(&transmit.bytes).is_ok_and(|(header, _)| self.peer_of(&header).fragmentation)
     }
 
+    /// Is this under the cookie of an aggressive mode that we began? Its message 2 may come in fragments, for message 1 has
+    /// announced that we take them, and it is that message which says what the key server can do.
+    fn awaits_first_answer(&self, header: &Header) -> bool {
+        let begun = |i: &Initiator| i.exchange() == exchange::AGGRESSIVE && *i.cookie() == header.spi_i;
+        self.connecting().is_some_and(begun)
+    }
+
+    /// The phase 1 that is under way.
+    fn connecting(&self) -> Option<&Initiator> {
+        match (&self.phase, &self.successor) {
+            (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => Some(initiator),
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => None,
+        }
+    }
+
     /// What the key server can do, under the cookies of a message.
     fn peer_of(&self, header: &Header) -> Extensions {
         let cookies = header.spi_pair();
@@ -67,10 +84,6 @@ impl Member {
             Phase::Idle | Phase::Connecting(..) => None,
         };
         let session = session.filter(|s| *s.sa.cookies() == cookies).map(|s| s.extensions);
-        let initiator = match (&self.phase, &self.successor) {
-            (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => Some(initiator),
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => None,
-        };
-        session.or_else(|| initiator.and_then(|i| i.extensions(&cookies))).unwrap_or_default()
+        session.or_else(|| self.connecting().and_then(|i| i.extensions(&cookies))).unwrap_or_default()
     }
 }
