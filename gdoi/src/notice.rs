@@ -70,7 +70,7 @@ impl Notice {
 }
 
 /// Seconds in the attributes of RESPONDER-LIFETIME: by the numbers of phase 1, or those of IPsec SAs, which RFC 2407
-/// section 4.6.3.1 leaves open. Kilobytes are passed over.
+/// section 4.6.3.1 leaves open. Kilobytes are passed over, and what 32 bits cannot say is as good as what they can.
 fn lifetime(data: &[u8]) -> Option<Duration> {
     let (mut kind, mut seconds) = (None, None);
     for a in attributes(data).ok()? {
@@ -83,7 +83,7 @@ fn lifetime(data: &[u8]) -> Option<Duration> {
             _ => {}
         }
     }
-    seconds.map(Duration::from_secs)
+    seconds.map(|s| Duration::from_secs(s.min(u32::MAX.into())))
 }
 
 /// Data of RESPONDER-LIFETIME.
@@ -107,6 +107,8 @@ mod tests {
         assert_eq!(lifetime(&ipsec), Some(Duration::from_secs(3600)));
         let kilobytes_first = [0x80, 11, 0, 2, 0x80, 12, 0, 9, 0x80, 11, 0, 1, 0x80, 12, 0, 8];
         assert_eq!(lifetime(&kilobytes_first), Some(Duration::from_secs(8)));
+        let eternal = [&[0x80, 11, 0, 1, 0, 12, 0, 8][..], &[0xff; 8]].concat();
+        assert_eq!(lifetime(&eternal), Some(Duration::from_secs(u32::MAX.into())));
         for bad in [&[][..], &[0x80, 12, 0, 9], &[0x80, 11, 0, 1, 0x80, 12, 0, 0], &[0x80, 11, 0]] {
             assert_eq!(lifetime(bad), None);
         }

@@ -355,7 +355,7 @@ impl Member {
         session.replayed(header, &notice)?;
         let answer = session.asked(ctx, &notice)?;
         // Never longer than what we have agreed to.
-        let lifetime = notice.lifetime.map(|l| ctx.now.mono + l);
+        let lifetime = notice.lifetime.map(|l| ctx.now.mono.saturating_add(l));
         if let Some(at) = lifetime.filter(|at| *at < session.expires) {
             session.expires = at;
             session.plan_successor(ctx);

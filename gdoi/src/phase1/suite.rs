@@ -199,7 +199,8 @@ fn read(transform: &Transform<'_>) -> Option<(Suite, Option<Duration>)> {
             attribute::LIFE_DURATION => {
                 match life_type.take()? {
                     t if t == u32::from(phase1::SECONDS) => {
-                        lifetime = Some(Duration::from_secs(a.as_u64().unwrap_or(u64::from(u32::MAX))));
+                        let most = u64::from(u32::MAX);
+                        lifetime = Some(Duration::from_secs(a.as_u64().map_or(most, |s| s.min(most))));
                     }
                     t if t == u32::from(phase1::KILOBYTES) => {}
                     _ => return None,
