@@ -293,3 +293,21 @@ fn acknowledgements_of_members_behind_one_address_are_told_apart() {
         assert_eq!(last.missing, [identity(11)], "{ack:?}");
     }
 }
+
+/// Messages 2 that are forged without end give a member no more time to wait for the true ones: it gives up, and tries again
+/// later, or with another key server.
+#[test]
+fn forged_choices_do_not_keep_a_member_connecting() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    let first = bench.wire.pop_front().unwrap();
+    bench.deliver(&first);
+    let mut forged = bench.wire.pop_front().unwrap();
+    // Without forgeries it gives up after 40 seconds at the latest.
+    for n in 1..=9u64 {
+        forged.bytes[8..16].copy_from_slice(&n.to_be_bytes());
+        bench.deliver(&forged);
+        bench.run_through(secs(5), &mut |_| Vec::new());
+    }
+    assert_eq!(bench.nodes[&10].events, [MemberEvent::Unanswered]);
+}

@@ -72,7 +72,7 @@ impl Member {
     fn expire_successor(&mut self, ctx: &mut MemberCtx<'_>) {
         let (mono, tries) = (ctx.now.mono, self.settings.tries);
         let Some((initiator, repeats)) = &mut self.successor else { return };
-        let mut messages: Vec<Vec<u8>> = initiator.release(mono).into_iter().collect();
+        let mut messages = initiator.release(mono, ctx.rng);
         if repeats.at <= mono {
             if repeats.sent >= tries {
                 return self.successor_failed(ctx);

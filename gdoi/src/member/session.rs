@@ -135,8 +135,12 @@ impl Member {
         let verified = if header.exchange == exchange::AGGRESSIVE {
             initiator.verify_aggressive(header, body, ctx.now)
         } else if header.flags & flag::ENCRYPTED == 0 {
+            let stage = initiator.stage();
             if let Some(next) = initiator.clear(header, body, ctx.now.mono, ctx.rng)? {
-                *repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+                // Whoever makes rivals gets no more time by them.
+                if initiator.stage() > stage {
+                    *repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
+                }
                 ctx.send(self.transmit(next));
             }
             return Ok(());
@@ -414,7 +418,7 @@ impl Member {
         match &mut self.phase {
             Phase::Idle => {}
             Phase::Connecting(initiator, repeats) => {
-                let mut messages: Vec<Vec<u8>> = initiator.release(mono).into_iter().collect();
+                let mut messages = initiator.release(mono, ctx.rng);
                 if repeats.at <= mono {
                     if repeats.sent >= tries {
                         let hint = initiator.hint().map(|n| MemberEvent::Refused(n.name().to_owned()));

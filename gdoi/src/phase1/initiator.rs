@@ -10,7 +10,7 @@
 //!  aggressive     | an IkeSa, send 3      | -                      | -
 //! ```
 //!
-//! Several branches, and several proofs in each, may live side by side, at most [`MAX_RIVALS`].
+//! At most [`MAX_RIVALS`] branches without a proof may live side by side, and as many proofs in all branches.
 
 mod aggressive;
 mod peer;
@@ -83,6 +83,8 @@ pub(crate) struct Initiator {
     message1: Vec<u8>,
     pairs: Vec<Arc<KeyPair>>,
     branches: Vec<Branch>,
+    /// The latest message 2 too many, and when it is followed.
+    held_choice: Option<(Choice, Duration)>,
     /// The latest message 4 too many, and when it is followed.
     held: Option<(Header, Vec<u8>, Duration)>,
     /// Checks of signatures, and in aggressive mode key exchanges, that may still be done.
@@ -95,6 +97,15 @@ impl std::fmt::Debug for Initiator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Initiator").field("branches", &self.branches).finish_non_exhaustive()
     }
+}
+
+/// What a message 2 says.
+#[derive(Clone, Copy)]
+struct Choice {
+    cookies: [u8; 16],
+    suite: Suite,
+    lifetime: Option<Duration>,
+    extensions: Extensions,
 }
 
 /// One message 2 that somebody sent.
@@ -186,6 +197,7 @@ impl Initiator {
             message1: Vec::new(),
             pairs: Vec::new(),
             branches: Vec::new(),
+            held_choice: None,
             held: None,
             budget: Budget::default(),
             postponed: Vec::new(),
@@ -245,10 +257,29 @@ impl Initiator {
         if header.flags & flag::ENCRYPTED != 0 || header.message_id != 0 {
             return Err(Reject::Unauthenticated("not a message of this state"));
         }
-        if header.next == payload::SA { self.chosen(header, body, rng) } else { self.exchanged(header, body, mono) }
+        if header.next == payload::SA {
+            self.chosen(header, body, mono, rng)
+        } else {
+            self.exchanged(header, body, mono)
+        }
     }
 
-    fn chosen(&mut self, header: &Header, body: &[u8], rng: &mut dyn Random) -> Result<Option<Vec<u8>>, Reject> {
+    /// How far the exchange has come by what anybody may have sent: 1 with a message 2, 2 with a message 4.
+    pub(crate) fn stage(&self) -> u8 {
+        match self.branches.as_slice() {
+            [] => 0,
+            branches if branches.iter().all(|b| b.proofs.is_empty()) => 1,
+            _ => 2,
+        }
+    }
+
+    fn chosen(
+        &mut self,
+        header: &Header,
+        body: &[u8],
+        mono: Duration,
+        rng: &mut dyn Random,
+    ) -> Result<Option<Vec<u8>>, Reject> {
         let payloads = chain(header.next, body)?;
         MAIN_SA.check(&payloads)?;
         let sa = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
@@ -261,15 +292,35 @@ impl Initiator {
         if cookies[8..] == [0; 8] {
             return Err(Reject::Unauthenticated("no responder cookie"));
         }
-        if self.branches.iter().any(|b| b.cookies == cookies && b.suite == suite) {
+        let extensions = Extensions::read(&payloads).and(self.ours);
+        let choice = Choice { cookies, suite, lifetime, extensions };
+        if self.unproven() < MAX_RIVALS {
+            return self.branch(choice, rng).map(Some);
+        }
+        if self.knows(&choice) {
             return Err(Reject::Replayed);
         }
-        let extensions = Extensions::read(&payloads).and(self.ours);
-        let pair = self.pair(suite.group, rng).ok_or(refused("the key exchange failed"))?;
-        if self.branches.len() == MAX_RIVALS {
-            let oldest = self.branches.iter().position(|b| b.proofs.is_empty()).unwrap_or(0);
-            self.branches.remove(oldest);
+        let at = self.held_choice.as_ref().map_or(mono + HOLD, |(_, at)| *at);
+        self.held_choice = Some((choice, at));
+        Ok(None)
+    }
+
+    fn unproven(&self) -> usize {
+        self.branches.iter().filter(|b| b.proofs.is_empty()).count()
+    }
+
+    fn knows(&self, choice: &Choice) -> bool {
+        self.branches.iter().any(|b| b.cookies == choice.cookies && b.suite == choice.suite)
+    }
+
+    /// Follows a message 2. Returns message 3.
+    fn branch(&mut self, choice: Choice, rng: &mut dyn Random) -> Result<Vec<u8>, Reject> {
+        if self.knows(&choice) {
+            return Err(Reject::Replayed);
         }
+        let failed = || Reject::Unacceptable("the key exchange failed", NotifyType::NO_PROPOSAL_CHOSEN);
+        let Choice { cookies, suite, lifetime, extensions } = choice;
+        let pair = self.pair(suite.group, rng).ok_or_else(failed)?;
         let mut payloads = self.ask_for_certificates(
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
         );
@@ -277,10 +328,19 @@ impl Initiator {
             payloads = self.place(suite.hash, &cookies).announce(payloads);
         }
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
-        let message3 = message::clear(&header, &payloads).map_err(|_| refused("the key exchange failed"))?;
-        let (message3, sent) = (message3.clone(), message3);
+        let message3 = message::clear(&header, &payloads).map_err(|_| failed())?;
+        let sent = message3.clone();
         self.branches.push(Branch { cookies, suite, lifetime, extensions, pair, message3, proofs: Vec::new() });
-        Ok(Some(sent))
+        self.trim();
+        Ok(sent)
+    }
+
+    /// Gives up the oldest branch without a proof, if there are too many of them.
+    fn trim(&mut self) {
+        if self.unproven() > MAX_RIVALS {
+            let oldest = self.branches.iter().position(|b| b.proofs.is_empty());
+            oldest.map(|at| self.branches.remove(at));
+        }
     }
 
     /// Our key pair of a group: one for all branches.
@@ -315,16 +375,25 @@ impl Initiator {
 
     /// When a message that was held wants its turn.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.held.as_ref().map(|(.., at)| *at).into_iter().chain(self.resumes()).min()
+        let choice = self.held_choice.as_ref().map(|(_, at)| *at);
+        let held = self.held.as_ref().map(|(.., at)| *at);
+        [choice, held, self.resumes()].into_iter().flatten().min()
     }
 
-    /// Follows the message 4 that was held, in place of the oldest. Returns what to send.
-    pub(crate) fn release(&mut self, mono: Duration) -> Option<Vec<u8>> {
+    /// Follows the messages that were held, in place of the oldest. Returns what to send.
+    pub(crate) fn release(&mut self, mono: Duration, rng: &mut dyn Random) -> Vec<Vec<u8>> {
+        let choice = self.held_choice.take_if(|(_, at)| *at <= mono);
+        let message3 = choice.and_then(|(choice, _)| self.branch(choice, rng).ok());
+        message3.into_iter().chain(self.release_proof(mono)).collect()
+    }
+
+    fn release_proof(&mut self, mono: Duration) -> Option<Vec<u8>> {
         let (header, body, _) = self.held.take_if(|(.., at)| *at <= mono)?;
         let message5 = self.follow(&header, &body).ok().flatten();
         if message5.is_some() {
             let oldest = self.branches.iter_mut().find(|b| !b.proofs.is_empty());
             oldest.map(|b| b.proofs.remove(0));
+            self.trim();
         }
         message5
     }

@@ -124,15 +124,41 @@ impl Run {
         self.open(&message1);
         let message2 = self.half().answer(NOW.mono).unwrap().to_vec();
         let message3 = self.tell_initiator(&message2).unwrap();
-        let (header, body) = Header::decode(&message3).unwrap();
+        let message4 = self.exchange(&message3);
+        self.tell_initiator(&message4).unwrap()
+    }
+
+    /// Message 4, in answer to message 3.
+    fn exchange(&mut self, message3: &[u8]) -> Vec<u8> {
+        let (header, body) = Header::decode(message3).unwrap();
         let half = self.half.as_ref().unwrap();
-        let Ok(KeStep::New(peer)) = half.ke(&header, &datagram(&message3), body, &self.credentials) else {
+        let Ok(KeStep::New(peer)) = half.ke(&header, &datagram(message3), body, &self.credentials) else {
             panic!("a new continuation")
         };
         let Self { half, out, rng, .. } = self;
         half.as_mut().unwrap().begin(peer, out, rng);
         let Progress::Send(message4) = self.run_job() else { panic!("message 4") };
-        self.tell_initiator(&message4.bytes).unwrap()
+        message4.bytes
+    }
+
+    /// The responder takes message 5, and the initiator its answer.
+    fn finish(mut self, message5: &[u8]) {
+        let peer = match self.proof(message5) {
+            Ok(Found::Proven(peer)) => peer,
+            Ok(Found::Signed(check)) => {
+                let Self { half, out, .. } = &mut self;
+                half.as_mut().unwrap().begin_check(*check, out);
+                assert!(matches!(self.run_job(), Progress::Job(_)));
+                let Progress::Proven(peer) = self.run_job() else { panic!("proven") };
+                peer
+            }
+            Ok(Found::TooMany(_) | Found::Repeat) | Err(_) => panic!("new, and the first"),
+        };
+        let completed = self.half.take().unwrap().advance(*peer).unwrap();
+        let message6 = completed.answer.unwrap();
+        let (header, body) = Header::decode(&message6).unwrap();
+        let verified = self.initiator.verify(&header, body, NOW).unwrap();
+        assert_eq!(self.initiator.advance(verified).sa.iv(7), completed.sa.iv(7));
     }
 
     fn tell_initiator(&mut self, message: &[u8]) -> Option<Vec<u8>> {
@@ -373,4 +399,45 @@ fn with_certificates(certificates: &[(u8, &[u8])]) -> (Run, Vec<u8>) {
     let payloads = Own::Signature { signature: &signature, chain: None }.put(payloads);
     let (message5, _) = proof.sa.seal_phase1(exchange::MAIN_MODE, &keys.iv, &payloads).unwrap();
     (run, message5)
+}
+
+/// Forged messages 2 push nothing out that has come further, and a true one among them has its turn.
+#[test]
+fn forged_choices_keep_nobody_out() {
+    for first in [true, false] {
+        let mut run = Run::new("psk", Hash::Sha256, Phase1Exchange::Main);
+        let message1 = run.initiator.messages(0).remove(0);
+        run.open(&message1);
+        let message2 = run.half().answer(NOW.mono).unwrap().to_vec();
+        let mut forged = 0;
+        let mut flood = |run: &mut Run| {
+            for _ in 0..10 {
+                forged += 1;
+                let mut copy = message2.clone();
+                copy[8..16].fill(forged);
+                run.tell_initiator(&copy);
+            }
+        };
+        let message3 = if first {
+            let message3 = run.tell_initiator(&message2).unwrap();
+            flood(&mut run);
+            message3
+        } else {
+            flood(&mut run);
+            assert_eq!(run.tell_initiator(&message2), None, "one too many");
+            assert_eq!(run.initiator.due(), Some(NOW.mono + HOLD));
+            let Run { initiator, rng, .. } = &mut run;
+            assert!(initiator.release(NOW.mono, rng).is_empty());
+            initiator.release(NOW.mono + HOLD, rng).remove(0)
+        };
+        let message4 = run.exchange(&message3);
+        let message5 = run.tell_initiator(&message4).unwrap();
+        for _ in 0..2 * MAX_RIVALS {
+            flood(&mut run);
+            let Run { initiator, rng, .. } = &mut run;
+            assert_eq!(initiator.release(NOW.mono + HOLD, rng).len(), 1);
+            assert_eq!(initiator.branches.len(), MAX_RIVALS + 1);
+        }
+        run.finish(&message5);
+    }
 }
