@@ -508,7 +508,8 @@ impl Initiator {
         }
     }
 
-    /// A notice instead of message 6. In clear it leaves only a hint; with a valid hash it is the peer's refusal.
+    /// A notice instead of message 6. With a valid hash it is the peer's refusal where the keys depend on a pre-shared key;
+    /// anybody can make one where signatures authenticate, so that it leaves only a hint there, as in clear.
     pub(crate) fn notice(&mut self, header: &Header, body: &[u8]) -> Result<Option<NotifyType>, Reject> {
         if header.flags & flag::ENCRYPTED == 0 {
             let payloads = chain(header.next, body)?;
@@ -525,7 +526,11 @@ impl Initiator {
         for branch in self.branches.iter().filter(|b| b.cookies == header.spi_pair()) {
             for proof in &branch.proofs {
                 match Notice::open(&proof.sa, header, body) {
-                    Ok(notice) => return Ok(notice.error),
+                    Ok(notice) if branch.suite.method == Method::PreSharedKey => return Ok(notice.error),
+                    Ok(notice) => {
+                        self.hint = notice.error.or(self.hint);
+                        return Ok(None);
+                    }
                     Err(e) => why = e,
                 }
             }

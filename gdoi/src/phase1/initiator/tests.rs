@@ -11,7 +11,7 @@ use keyferry_model::settings::CertificateAuth;
 use super::*;
 use crate::phase1::auth::Own;
 use crate::phase1::extensions::Extensions;
-use crate::phase1::keymat::phase2_iv;
+use crate::phase1::keymat::{Basis, phase2_iv};
 use crate::phase1::method::readings;
 use crate::phase1::responder::{Completed, Found, HalfOpen, KeStep, Progress, Rules};
 
@@ -437,6 +437,48 @@ fn forged_choices_keep_nobody_out() {
             let Run { initiator, rng, .. } = &mut run;
             assert_eq!(initiator.release(NOW.mono + HOLD, rng).len(), 1);
             assert_eq!(initiator.branches.len(), MAX_RIVALS + 1);
+        }
+        run.finish(&message5);
+    }
+}
+
+/// Where signatures authenticate, anybody can make the keys of a rival, and notices under them: they end nothing. Under keys
+/// that depend on a pre-shared key a notice is the key server's own.
+#[test]
+fn a_notice_ends_phase_1_only_where_its_keys_prove_something() {
+    for kind in ["psk", "p256"] {
+        let mut run = Run::new(kind, Hash::Sha256, Phase1Exchange::Main);
+        let message5 = run.up_to_message_5();
+        let (pair, nonce) = (KeyPair::generate(KeGroup::Ecp256, &mut run.rng).unwrap(), [7; 32]);
+        let guess = Secret::copy_from(b"a guess");
+        let basis = if kind == "psk" { Basis::PreShared(&guess) } else { Basis::Signatures };
+        let branch = &run.initiator.branches[0];
+        let shared = pair.agree(branch.pair.public()).unwrap();
+        let transcript = run.initiator.transcript(branch, pair.public(), &nonce);
+        let mut rival = IkeSa::new(branch.cookies, transcript.keys(basis, &shared));
+        let header = message::header(&branch.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
+        let payloads = Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&nonce));
+        let answer = run.tell_initiator(&message::clear(&header, &payloads).unwrap()).unwrap();
+        rival.chain_to(Iv::back(BlockCipher::Aes128Cbc, &answer).unwrap());
+        let error = NotifyType::AUTHENTICATION_FAILED;
+        let refusal = |sa: &IkeSa, rng: &mut SeededRandom| {
+            let payloads = Payloads::new().with(payload::NOTIFICATION, &sa.status(error, &[]));
+            sa.notice(payloads, rng).unwrap()
+        };
+        let heard = |run: &mut Run, bytes: &[u8]| {
+            let (header, body) = Header::decode(bytes).unwrap();
+            run.initiator.notice(&header, body)
+        };
+        let forged = refusal(&rival, &mut run.rng);
+        let genuine = refusal(&run.initiator.branches[0].proofs[0].sa, &mut run.rng);
+        if kind == "psk" {
+            assert!(heard(&mut run, &forged).is_err());
+            assert_eq!(run.initiator.hint(), None);
+            assert!(matches!(heard(&mut run, &genuine), Ok(Some(e)) if e == error));
+        } else {
+            assert!(matches!(heard(&mut run, &forged), Ok(None)));
+            assert_eq!(run.initiator.hint(), Some(error));
+            assert!(matches!(heard(&mut run, &genuine), Ok(None)));
         }
         run.finish(&message5);
     }
