@@ -10,6 +10,7 @@
 //! Pushes are not sent from here: the gateway renders them with [`push::render`](crate::push::render).
 
 mod acks;
+mod budget;
 mod half_open;
 mod notices;
 mod phase1;
@@ -36,6 +37,7 @@ use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
 use crate::wire::registry::{exchange, payload};
 use acks::Acks;
+use budget::Budget;
 use half_open::HalfOpens;
 use table::Sessions;
 
@@ -66,6 +68,9 @@ pub struct ServerConfig {
     /// The same from one source: an IPv4 address, or the /64 of an IPv6 address. Anybody can forge a member's address, so
     /// this is how many forgeries the member's own message 1 survives until its message 3 is here.
     pub half_open_per_source: usize,
+    /// Key exchanges and checks of signatures begun within a second for one source, at most; what is beyond waits for its
+    /// turn. A few hundred members behind one address come within their patience.
+    pub work_per_source: u32,
     /// Phase 1 SAs at once.
     pub sas: usize,
     /// Registrations under way at once over one phase 1 SA.
@@ -117,6 +122,7 @@ impl ServerConfig {
             aggressive_per_second: 100,
             half_open: 4096,
             half_open_per_source: 512,
+            work_per_source: 40,
             sas: 65_536,
             pulls: 8,
             exchange_timeout: Duration::from_secs(30),
@@ -189,6 +195,7 @@ pub struct Server {
     config: ServerConfig,
     accepted: Accepted,
     half_open: HalfOpens,
+    budget: Budget,
     sessions: Sessions,
     /// When something is due, and for what. Each half-open exchange and each session has at least one entry that comes
     /// no later than its own time; entries of things gone or put off are looked at and dropped.
@@ -213,6 +220,7 @@ impl Server {
             accepted: config.accepted(),
             half_open: HalfOpens::new(config.half_open, config.half_open_per_source),
             config,
+            budget: Budget::default(),
             sessions: Sessions::default(),
             timers: BTreeSet::new(),
             jobs: BTreeMap::new(),

@@ -14,7 +14,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{AckType, Selector};
-use keyferry_model::settings::MemberAuth;
+use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::update::MemberEvent;
 use support::{Bench, GROUP, Packet, Setup, host, policy, psk, secs, settings};
 
@@ -157,8 +157,17 @@ fn a_flood_of_first_messages_in_its_name_does_not_keep_a_member_out() {
     }
 }
 
-/// Opens an exchange of main mode from this address with the messages 1 and 3 of another, and leaves it there.
-fn answered(bench: &mut Bench, from: SocketAddr, cookie: u32, [first, third]: &[Packet; 2]) {
+/// Messages 1 and 3 of main mode, as a member of number 10 sends them.
+fn opening(bench: &mut Bench) -> [Packet; 2] {
+    bench.add(10);
+    bench.settle();
+    let own: Vec<Packet> = bench.log.iter().filter(|p| p.from == host(false, 10)).take(2).cloned().collect();
+    own.try_into().unwrap()
+}
+
+/// Opens an exchange of main mode from this address with the messages 1 and 3 of another, and leaves it there. Is message 3
+/// answered at once?
+fn answered(bench: &mut Bench, from: SocketAddr, cookie: u32, [first, third]: &[Packet; 2]) -> bool {
     let mut opening = Packet { from, ..first.clone() };
     opening.bytes[..4].copy_from_slice(&cookie.to_be_bytes());
     bench.deliver(&opening);
@@ -166,9 +175,11 @@ fn answered(bench: &mut Bench, from: SocketAddr, cookie: u32, [first, third]: &[
     let mut going_on = Packet { from, ..third.clone() };
     going_on.bytes[..16].copy_from_slice(&answer.bytes[..16]);
     bench.deliver(&going_on);
-    if bench.wire.back().is_some_and(|p| p.to == from) {
+    let at_once = bench.wire.back().is_some_and(|p| p.to == from);
+    if at_once {
         bench.wire.pop_back();
     }
+    at_once
 }
 
 /// Eight addresses fill the table with exchanges that have got as far as message 4, and keep at it while a member comes.
@@ -178,10 +189,7 @@ fn a_table_full_of_answered_exchanges_keeps_nobody_out() {
     let mut bench = Bench::with_policy(setup, policy(setup), |c| {
         (c.half_open, c.half_open_per_source) = (64, 8);
     });
-    bench.add(10);
-    bench.settle();
-    let own: Vec<Packet> = bench.log.iter().filter(|p| p.from == host(false, 10)).take(2).cloned().collect();
-    let own: [Packet; 2] = own.try_into().unwrap();
+    let own = opening(&mut bench);
     let mut cookie = 0;
     let mut fill = |bench: &mut Bench| {
         for n in 11..19 {
@@ -200,6 +208,61 @@ fn a_table_full_of_answered_exchanges_keeps_nobody_out() {
     }
     assert_eq!(bench.nodes[&20].count(|e| *e == MemberEvent::Registered), 1);
     assert_eq!(bench.log.iter().filter(|p| p.from == host(false, 20)).count(), 6, "without a repeat");
+}
+
+/// Whoever opens many exchanges at once has its key exchanges computed one second's share after the other; another source
+/// does not wait for that.
+#[test]
+fn public_key_work_for_one_source_is_bounded() {
+    const KE: u8 = 4;
+    let mut bench = Bench::new(Setup::default());
+    let own = opening(&mut bench);
+    bench.run(secs(1));
+    let [greedy, modest] = [host(false, 11), host(false, 12)];
+    let at_once = (1..=100).filter(|n| answered(&mut bench, greedy, *n, &own)).count();
+    assert_eq!(at_once, 40);
+    assert!(answered(&mut bench, modest, 101, &own));
+    let done = |b: &Bench| b.log.iter().filter(|p| p.to == greedy && p.bytes[16] == KE).count();
+    for (after, all) in [(1, 80), (2, 100)] {
+        bench.run(secs(1));
+        assert_eq!(done(&bench), all, "after {after} s");
+    }
+}
+
+/// Two hundred members behind one address start at one moment: all are there within a minute.
+#[test]
+fn a_fleet_behind_one_address_comes_in() {
+    let setup = Setup::default();
+    let nat: SocketAddr = "192.0.2.1:0".parse().unwrap();
+    let peers = (10..210).map(|n| Peer {
+        identity: Some(Identity::from_ip(host(false, n).ip())),
+        address: Some(Selector { address: nat.ip(), prefix: 32, protocol: 0, port: 0 }),
+        proof: Proof::Psk(psk(10)),
+    });
+    let credentials = Arc::new(Credentials::new(peers.collect()));
+    let mut large = policy(setup);
+    large.capacity = 512;
+    let mut bench = Bench::with_policy(setup, large, |c| {
+        c.credentials = Arc::clone(&credentials);
+        // With certificates there would be twice as much to do for each.
+        c.work_per_source /= 2;
+    });
+    for n in 10..210 {
+        bench.add_with(n, MemberSettings { auth: MemberAuth::Psk(psk(10)), ..settings(setup, n) });
+    }
+    let mut translate = |packet: &Packet| {
+        let mut packet = packet.clone();
+        let port = |n: u8| 10_000 + u16::from(n);
+        if let Some(n) = (10..210).find(|n| host(false, *n).ip() == packet.from.ip()) {
+            packet.from = SocketAddr::new(nat.ip(), port(n));
+        }
+        if packet.to.ip() == nat.ip() {
+            packet.to = host(false, u8::try_from(packet.to.port() - port(0)).unwrap());
+        }
+        vec![packet]
+    };
+    bench.run_through(secs(60), &mut translate);
+    assert_eq!(bench.server.counters().registered, 200, "{:?}", bench.server.counters());
 }
 
 /// A minor version above ours, and flags that RFC 2408 does not define or that make no sense here.
@@ -310,4 +373,20 @@ fn forged_choices_do_not_keep_a_member_connecting() {
         bench.run_through(secs(5), &mut |_| Vec::new());
     }
     assert_eq!(bench.nodes[&10].events, [MemberEvent::Unanswered]);
+}
+
+/// A newcomer puts an old exchange out, and with it the work that waits for it.
+#[test]
+fn jobs_of_displaced_exchanges_are_given_up() {
+    let setup = Setup::default();
+    let mut bench = Bench::with_policy(setup, policy(setup), |c| c.half_open = 4);
+    let own = opening(&mut bench);
+    bench.hold_jobs = true;
+    for n in 11..29 {
+        answered(&mut bench, host(false, n), n.into(), &own);
+    }
+    assert_eq!(bench.server.counters().half_open_refused, 14);
+    assert_eq!(bench.held.len(), 4, "jobs of those that are left");
+    bench.run(secs(60));
+    assert_eq!(bench.held.len(), 0, "and none once they have timed out");
 }

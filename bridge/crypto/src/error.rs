@@ -20,6 +20,9 @@ pub enum CryptoError {
     /// A signature key that cannot be read, or is too weak or too large.
     #[error("unusable signature key: {0}")]
     SignatureKey(&'static str),
+    /// The work was not done.
+    #[error("not done")]
+    NotDone,
     /// OpenSSL refused.
     #[error("OpenSSL: {0}")]
     OpenSsl(#[from] ErrorStack),

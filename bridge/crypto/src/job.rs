@@ -45,6 +45,16 @@ pub enum JobDone {
 }
 
 impl Job {
+    /// What to hand back where the work cannot be done.
+    #[must_use]
+    pub fn not_done(&self) -> JobDone {
+        match self {
+            Job::KeyExchange { .. } => JobDone::KeyExchange(Err(CryptoError::NotDone)),
+            Job::CheckPeer(_) => JobDone::CheckPeer(Err(PeerError::NotDone)),
+            Job::Sign { .. } => JobDone::Sign(Err(CryptoError::NotDone)),
+        }
+    }
+
     /// Does the work.
     #[must_use]
     pub fn run(self) -> JobDone {

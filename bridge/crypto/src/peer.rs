@@ -47,6 +47,9 @@ pub enum PeerError {
     /// The peer has signed, but its certificate is not trusted.
     #[error("certificate: {0}")]
     Untrusted(CertificateError),
+    /// The check was not done.
+    #[error("not done")]
+    NotDone,
 }
 
 impl PeerCheck {

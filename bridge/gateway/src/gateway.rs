@@ -212,7 +212,11 @@ impl Gateway {
 
     /// The next thing to do for the daemon.
     pub fn poll(&mut self) -> Option<Output> {
-        self.out.poll()
+        let output = self.out.poll();
+        if let Some(Output::Cancel(job)) = &output {
+            self.jobs.remove(job);
+        }
+        output
     }
 
     /// When [`expire`](Self::expire) is wanted next.

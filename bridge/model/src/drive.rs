@@ -59,6 +59,8 @@ pub enum Output {
     Send(Transmit),
     /// Run anywhere and hand the result back through `complete`.
     Job(JobId, Job),
+    /// Nobody waits for this job any more: it need not run, and its result is not wanted.
+    Cancel(JobId),
 }
 
 /// Where endpoints put their outputs.
@@ -89,6 +91,11 @@ impl Outbox {
         id
     }
 
+    /// Gives up a job that is queued or handed out.
+    pub fn cancel(&mut self, job: JobId) {
+        self.items.push_back(Output::Cancel(job));
+    }
+
     /// The job named last; of two moments, those between them are the jobs queued in between.
     #[must_use]
     pub fn last_job(&self) -> JobId {
@@ -112,7 +119,7 @@ impl Outbox {
         for output in fresh {
             match output {
                 Output::Send(transmit) => self.items.extend(split(transmit).into_iter().map(Output::Send)),
-                Output::Persist(_) | Output::Job(..) => self.items.push_back(output),
+                Output::Persist(_) | Output::Job(..) | Output::Cancel(_) => self.items.push_back(output),
             }
         }
     }

@@ -22,6 +22,9 @@ use crate::wire::rules;
 /// Certificates taken from one message; chains are shorter.
 const MAX_CERTIFICATES: usize = 8;
 
+/// Their octets altogether; they are kept until the check has its turn.
+const MAX_CERTIFICATE_OCTETS: usize = 32 * 1024;
+
 /// Requests for certificates sent; those who want more names leave them out.
 const MAX_REQUESTS: usize = 16;
 
@@ -49,6 +52,9 @@ impl<'a> Evidence<'a> {
                     if cert.encoding == CertEncoding::X509_SIGNATURE && certificates.len() < MAX_CERTIFICATES {
                         certificates.push(cert.data);
                     }
+                }
+                if certificates.iter().map(|c| c.len()).sum::<usize>() > MAX_CERTIFICATE_OCTETS {
+                    return Err(Reject::Unauthenticated("certificates too long"));
                 }
                 if certificates.is_empty() {
                     const WHAT: &str = "no X.509 certificate for signatures";
@@ -169,5 +175,28 @@ impl Wanted {
         let mut own = own.peekable();
         let first = own.peek().copied();
         own.find(|own| issued(own)).or(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_beyond_what_is_kept_are_refused() {
+        let cert = |len: usize| {
+            let mut body = vec![0x5a; len + 1];
+            body[0] = 4;
+            body
+        };
+        let half = MAX_CERTIFICATE_OCTETS / 2;
+        for (lengths, taken) in [([half, half], true), ([half, half + 1], false)] {
+            let bodies = lengths.map(cert);
+            let raw = |kind, body| RawPayload { kind, next: 0, flags: 0, body, at: 0 };
+            let payloads =
+                [raw(payload::CERT, &bodies[0]), raw(payload::CERT, &bodies[1]), raw(payload::SIG, &[1; 64])];
+            let found = Evidence::read(&payloads, Method::Signature(KeyKind::EcP256));
+            assert_eq!(found.is_ok(), taken, "{lengths:?}");
+        }
     }
 }

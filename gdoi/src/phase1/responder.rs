@@ -252,7 +252,9 @@ impl HalfOpen {
     /// Has the peer shown that it receives what we send to its address, and sent what can lead on?
     pub(crate) fn is_answered(&self) -> bool {
         match self.exchange {
-            exchange::MAIN_MODE => self.rivals.iter().any(|r| !matches!(r.stage, Stage::Failed)),
+            exchange::MAIN_MODE => {
+                self.held.0.is_some() || self.rivals.iter().any(|r| !matches!(r.stage, Stage::Failed))
+            }
             _ => !self.checks.is_empty(),
         }
     }
@@ -315,6 +317,7 @@ impl HalfOpen {
 
     /// Begins a continuation with its key exchange. The oldest one makes room.
     pub(crate) fn begin(&mut self, peer: PeerKe, out: &mut Outbox, rng: &mut dyn Random) -> JobId {
+        self.held.0.take_if(|held| held.ke == peer.ke && held.nonce == peer.nonce);
         let private = Secret::random(self.suite.group.seed_len(), rng);
         let job = out.job(Job::KeyExchange { group: self.suite.group, private, peer: peer.ke.clone() });
         let mut nonce_r = vec![0; Nonce::OWN_LEN];

@@ -30,7 +30,7 @@ pub(super) struct HalfOpens {
 }
 
 /// Limits count addresses of IPv4, and networks of 64 bits of IPv6, where a single host has as many addresses as it likes.
-fn source(ip: IpAddr) -> IpAddr {
+pub(super) fn source(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & (u128::MAX << 64))),

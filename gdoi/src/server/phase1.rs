@@ -1,11 +1,13 @@
 //! Messages of phase 1, and the jobs that come of them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
 use keyferry_model::drive::{Ctx, Datagram, JobId};
 use keyferry_wire::Header;
 
+use super::half_open::source;
 use super::sessions::Session;
 use super::{Server, Timer};
 use crate::keylog;
@@ -14,6 +16,12 @@ use crate::phase1::responder::{Found, HalfOpen, Impostor, KeStep, Path, PeerKe, 
 use crate::reject::Reject;
 use crate::wire::notification::Notification;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1};
+
+/// Public-key work that has to wait.
+enum Held {
+    Keys(PeerKe),
+    Check(Box<ToCheck>),
+}
 
 impl Server {
     /// A message of main mode or aggressive mode.
@@ -52,13 +60,10 @@ impl Server {
                 ctx.out.send(dgram.reply(answer));
             }
             KeStep::Nothing => self.counters.repeated += 1,
-            KeStep::New(peer) => self.exchange_keys(ctx, header.spi_r, peer),
-            KeStep::TooMany(peer) => {
-                if let Some(half) = self.half_open.get_mut(&header.spi_r) {
-                    half.hold(peer, ctx.now.mono);
-                    self.timers.insert((half.due(), Timer::HalfOpen(header.spi_r)));
-                }
+            KeStep::New(peer) if self.may_work(dgram.from.ip(), ctx.now.mono) => {
+                self.exchange_keys(ctx, header.spi_r, peer);
             }
+            KeStep::New(peer) | KeStep::TooMany(peer) => self.hold(ctx, header.spi_r, Held::Keys(peer)),
         }
         Ok(())
     }
@@ -91,7 +96,7 @@ impl Server {
         };
         if let Some(oldest) = self.half_open.displaced_by(dgram.from.ip()) {
             self.counters.half_open_refused += 1;
-            self.drop_half_open(&oldest);
+            self.drop_half_open(ctx, &oldest);
         }
         half.begun = ctx.now.mono;
         half.expires = ctx.now.mono + self.config.exchange_timeout;
@@ -139,6 +144,21 @@ impl Server {
         Ok((half, Some(peer)))
     }
 
+    /// May more public-key work be done for a source that has proved nothing yet?
+    fn may_work(&mut self, from: IpAddr, mono: Duration) -> bool {
+        self.budget.draw(source(from), self.config.work_per_source, mono)
+    }
+
+    /// Keeps what has to wait for its turn.
+    fn hold(&mut self, ctx: &Ctx<'_>, cookie: [u8; 8], held: Held) {
+        let Some(half) = self.half_open.get_mut(&cookie) else { return };
+        match held {
+            Held::Keys(peer) => half.hold(peer, ctx.now.mono),
+            Held::Check(check) => half.hold_check(*check, ctx.now.mono),
+        }
+        self.timers.insert((half.due(), Timer::HalfOpen(cookie)));
+    }
+
     fn exchange_keys(&mut self, ctx: &mut Ctx<'_>, cookie: [u8; 8], peer: PeerKe) {
         let Some(half) = self.half_open.get_mut(&cookie) else { return };
         let job = half.begin(peer, ctx.out, ctx.rng);
@@ -156,15 +176,12 @@ impl Server {
         let half = self.half_open.get(&header.spi_r).ok_or(Reject::Unauthenticated("no such exchange"))?;
         match half.verify(header, body, dgram, &self.config.credentials, ctx.now, ctx.rng) {
             Ok(Found::Proven(peer)) => self.establish(ctx, header.spi_r, *peer),
-            Ok(Found::Signed(check)) => {
+            Ok(Found::Signed(check)) if self.may_work(dgram.from.ip(), ctx.now.mono) => {
                 self.begin_check(ctx, header.spi_r, *check);
                 Ok(())
             }
-            Ok(Found::TooMany(check)) => {
-                if let Some(half) = self.half_open.get_mut(&header.spi_r) {
-                    half.hold_check(*check, ctx.now.mono);
-                    self.timers.insert((half.due(), Timer::HalfOpen(header.spi_r)));
-                }
+            Ok(Found::Signed(check) | Found::TooMany(check)) => {
+                self.hold(ctx, header.spi_r, Held::Check(check));
                 Ok(())
             }
             Ok(Found::Repeat) => {
@@ -213,7 +230,7 @@ impl Server {
     }
 
     fn establish(&mut self, ctx: &mut Ctx<'_>, cookie: [u8; 8], peer: Verified) -> Result<(), Reject> {
-        let Some(half) = self.drop_half_open(&cookie) else { return Ok(()) };
+        let Some(half) = self.drop_half_open(ctx, &cookie) else { return Ok(()) };
         let Ok(completed) = half.advance(peer) else {
             return Err(Reject::Unacceptable("message 6 cannot be made", NotifyType::INVALID_ID_INFORMATION));
         };
@@ -243,11 +260,13 @@ impl Server {
         Ok(())
     }
 
-    /// Drops an exchange and forgets its jobs.
-    fn drop_half_open(&mut self, cookie: &[u8; 8]) -> Option<HalfOpen> {
+    /// Drops an exchange and gives up its jobs.
+    fn drop_half_open(&mut self, ctx: &mut Ctx<'_>, cookie: &[u8; 8]) -> Option<HalfOpen> {
         let half = self.half_open.remove(cookie)?;
         for job in half.jobs() {
-            self.jobs.remove(&job);
+            if self.jobs.remove(&job).is_some() {
+                ctx.out.cancel(job);
+            }
         }
         Some(half)
     }
@@ -257,16 +276,25 @@ impl Server {
         let Some(half) = self.half_open.get_mut(&cookie) else { return };
         if half.expires <= mono {
             self.counters.timed_out += 1;
-            self.drop_half_open(&cookie);
+            self.drop_half_open(ctx, &cookie);
             return;
         }
+        let from = half.peer();
         let (peer, checks) = half.release(mono);
         self.timers.insert((half.due(), Timer::HalfOpen(cookie)));
         if let Some(peer) = peer {
-            self.exchange_keys(ctx, cookie, peer);
+            if self.may_work(from, mono) {
+                self.exchange_keys(ctx, cookie, peer);
+            } else {
+                self.hold(ctx, cookie, Held::Keys(peer));
+            }
         }
         for check in checks {
-            self.begin_check(ctx, cookie, check);
+            if self.may_work(from, mono) {
+                self.begin_check(ctx, cookie, check);
+            } else {
+                self.hold(ctx, cookie, Held::Check(Box::new(check)));
+            }
         }
     }
 

@@ -72,7 +72,7 @@ impl Bench {
         while let Some(output) = out.poll() {
             match output {
                 Output::Send(t) if t.to == from => answers.push(t.bytes),
-                Output::Send(_) | Output::Persist(_) => {}
+                Output::Send(_) | Output::Persist(_) | Output::Cancel(_) => {}
                 Output::Job(id, job) => {
                     let done = job.run();
                     let mut ctx = Ctx { now: NOW, model: &mut self.model, rng: &mut self.rng, out: &mut out };

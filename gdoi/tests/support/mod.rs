@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gdoi::{Member, Server, ServerConfig};
-use keyferry_crypto::{Aead, BlockCipher, Hash, KeGroup, KeyKind, Secret, SeededRandom, SignatureScheme, SigningKey};
+use keyferry_crypto::{
+    Aead, BlockCipher, Hash, Job, KeGroup, KeyKind, Secret, SeededRandom, SignatureScheme, SigningKey,
+};
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
@@ -198,6 +200,9 @@ pub struct Bench {
     pub log: Vec<Packet>,
     /// Bytes that go to the store.
     pub persisted: usize,
+    /// Keep the server's jobs instead of doing them at once.
+    pub hold_jobs: bool,
+    pub held: Vec<(JobId, Job)>,
 }
 
 impl Bench {
@@ -228,6 +233,8 @@ impl Bench {
             wire: VecDeque::new(),
             log: Vec::new(),
             persisted: 0,
+            hold_jobs: false,
+            held: Vec::new(),
         }
     }
 
@@ -292,6 +299,8 @@ impl Bench {
                     self.log.push(packet.clone());
                     self.wire.push_back(packet);
                 }
+                Output::Cancel(id) => self.held.retain(|(held, _)| *held != id),
+                Output::Job(id, job) if self.hold_jobs => self.held.push((id, job)),
                 Output::Job(id, job) => {
                     let done = job.run();
                     let now = self.now();

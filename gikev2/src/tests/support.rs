@@ -289,6 +289,7 @@ impl World {
                     let from = t.from.unwrap_or(self.gateway);
                     push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
                 }
+                Output::Cancel(id) => self.held.retain(|(held, _)| *held != id),
                 Output::Job(id, job) if self.hold_jobs => self.held.push((id, job)),
                 Output::Job(id, job) => {
                     let mut ctx = Ctx { now: self.now, model: &mut self.model, rng: &mut self.rng, out: &mut self.out };

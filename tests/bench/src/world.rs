@@ -106,6 +106,8 @@ impl KeyServer {
                     match output {
                         Output::Persist(ops) => drop(ops),
                         Output::Send(transmit) => answers.push(transmit),
+                        // Jobs are done at once here.
+                        Output::Cancel(_) => {}
                         Output::Job(id, job) => {
                             let done = job.run();
                             let mut ctx = Ctx { now, model: &mut self.model, rng: &mut OsRandom, out: &mut self.out };

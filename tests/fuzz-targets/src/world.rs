@@ -177,7 +177,8 @@ impl World {
         let mut sent = 0;
         while let Some(output) = self.out.poll() {
             match output {
-                Output::Persist(_) => {}
+                // Jobs are done at once here.
+                Output::Persist(_) | Output::Cancel(_) => {}
                 Output::Send(transmit) => {
                     sent += 1;
                     self.transmit(transmit.to, &transmit.bytes);

@@ -427,6 +427,8 @@ impl Fleet {
                         self.net.send(self.clock, from, to, &bytes);
                     }
                 }
+                // Jobs are done at once here.
+                Output::Cancel(_) => {}
                 Output::Job(id, job) => {
                     let done = job.run();
                     let now = self.now();

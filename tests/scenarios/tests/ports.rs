@@ -99,7 +99,7 @@ fn unicast_rekeys_take_the_way_of_the_member() {
                     let dgram = Datagram { from: t.from.unwrap(), to, marker: t.marker, bytes: &t.bytes };
                     member.receive(&mut MemberCtx { now: NOW, rng: &mut rng, out: &mut outputs }, dgram);
                 }
-                Output::Persist(_) => {}
+                Output::Persist(_) | Output::Cancel(_) => {}
             }
         }
     }

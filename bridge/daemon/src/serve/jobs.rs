@@ -1,7 +1,7 @@
 //! Public-key work, away from the task that owns the gateway.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyferry_crypto::{Job, JobDone};
 use keyferry_model::drive::JobId;
@@ -22,36 +22,103 @@ pub(super) type Finished = (JobId, JobDone);
 #[derive(Debug)]
 pub(super) struct Jobs {
     slots: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     results: mpsc::UnboundedSender<Finished>,
+}
+
+/// The jobs that wait for a processor and are still wanted.
+#[derive(Debug, Default)]
+struct Waiting(Mutex<BTreeSet<JobId>>);
+
+impl Waiting {
+    fn ids(&self) -> MutexGuard<'_, BTreeSet<JobId>> {
+        // A set of numbers is whole even if somebody panicked over it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Jobs {
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Finished>) {
-        let (results, receiver) = mpsc::unbounded_channel();
-        let pool =
-            Self { slots: Arc::new(Semaphore::new(parallelism())), waiting: Arc::new(AtomicUsize::new(0)), results };
-        (pool, receiver)
+        Self::with_slots(parallelism())
     }
 
-    /// Runs a job when there is a processor for it; `false` if too many wait. Its exchange times out then.
-    pub(super) fn submit(&self, id: JobId, job: Job) -> bool {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return false;
+    fn with_slots(slots: usize) -> (Self, mpsc::UnboundedReceiver<Finished>) {
+        let (results, receiver) = mpsc::unbounded_channel();
+        (Self { slots: Arc::new(Semaphore::new(slots)), waiting: Arc::default(), results }, receiver)
+    }
+
+    /// Runs a job when there is a processor for it.
+    ///
+    /// # Errors
+    /// Too many wait: what to tell the gateway instead of a result.
+    pub(super) fn submit(&self, id: JobId, job: Job) -> Result<(), JobDone> {
+        let mut ids = self.waiting.ids();
+        if ids.len() >= MAX_WAITING {
+            return Err(job.not_done());
         }
+        ids.insert(id);
+        drop(ids);
         let (slots, waiting, results) = (Arc::clone(&self.slots), Arc::clone(&self.waiting), self.results.clone());
         tokio::spawn(async move {
-            let slot = slots.acquire_owned().await;
-            let done = tokio::task::spawn_blocking(move || job.run()).await;
-            drop(slot);
-            waiting.fetch_sub(1, Ordering::Relaxed);
-            match done {
-                // Nobody waits for it when the gateway has ended.
-                Ok(done) => drop(results.send((id, done))),
-                Err(error) => tracing::error!(%error, "a job came to nothing"),
+            let _slot = slots.acquire_owned().await;
+            if !waiting.ids().remove(&id) {
+                return;
             }
+            let failed = job.not_done();
+            let done = tokio::task::spawn_blocking(move || job.run()).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a job came to nothing");
+                failed
+            });
+            // Nobody waits for it when the gateway has ended.
+            drop(results.send((id, done)));
         });
-        true
+        Ok(())
+    }
+
+    /// Gives a job up that has not begun; one that has is of no use, but goes on.
+    pub(super) fn cancel(&self, id: JobId) {
+        self.waiting.ids().remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_crypto::{CryptoError, KeGroup, Secret};
+
+    use super::*;
+
+    fn job() -> Job {
+        let group = KeGroup::Ecp256;
+        Job::KeyExchange { group, private: Secret::new(vec![7; group.seed_len()]), peer: vec![0; group.public_len()] }
+    }
+
+    #[tokio::test]
+    async fn jobs_given_up_while_they_wait_are_not_run() {
+        let (jobs, mut results) = Jobs::with_slots(0);
+        for id in [1, 2, 3] {
+            jobs.submit(JobId(id), job()).unwrap();
+        }
+        jobs.cancel(JobId(2));
+        jobs.slots.add_permits(1);
+        let mut done = Vec::new();
+        for _ in 0..2 {
+            done.push(results.recv().await.unwrap().0);
+        }
+        done.sort();
+        assert_eq!(done, [JobId(1), JobId(3)]);
+        drop(jobs);
+        assert!(results.recv().await.is_none(), "nothing else comes");
+    }
+
+    #[tokio::test]
+    async fn a_job_too_many_is_refused_with_its_failure() {
+        let (jobs, _results) = Jobs::with_slots(0);
+        for id in 0..MAX_WAITING {
+            jobs.submit(JobId(u64::try_from(id).unwrap()), job()).unwrap();
+        }
+        let refused = jobs.submit(JobId(u64::MAX), job());
+        assert!(matches!(refused, Err(JobDone::KeyExchange(Err(CryptoError::NotDone)))), "{refused:?}");
+        jobs.cancel(JobId(0));
+        assert!(jobs.submit(JobId(u64::MAX), job()).is_ok(), "there is room again");
     }
 }

@@ -166,13 +166,31 @@ impl Round {
     /// Carries out what the gateway wants done. What is to be durable is durable before anything is sent, and if it
     /// cannot be, nothing is.
     pub(super) async fn settle(&mut self) -> Result<(), StoreError> {
+        loop {
+            let refused = self.carry_out().await?;
+            if refused.is_empty() {
+                break;
+            }
+            for (id, done) in refused {
+                self.gateway.complete(self.clock.now(), &mut OsRandom, id, done);
+            }
+        }
+        for (to, reply) in self.replies.drain(..) {
+            // Whoever asked may have gone.
+            drop(to.send(reply));
+        }
+        Ok(())
+    }
+
+    /// Carries out what is queued; the jobs that found no room come back.
+    async fn carry_out(&mut self) -> Result<Vec<Finished>, StoreError> {
         let mut ops = Vec::new();
         let mut rest = Vec::new();
         while let Some(output) = self.gateway.poll() {
             match output {
                 // Earlier than asked for is as good: one commit serves all.
                 Output::Persist(more) => ops.extend(more),
-                Output::Send(_) | Output::Job(..) => rest.push(output),
+                Output::Send(_) | Output::Job(..) | Output::Cancel(_) => rest.push(output),
             }
         }
         if !ops.is_empty() {
@@ -186,22 +204,21 @@ impl Round {
             self.store = Some(store);
             result?;
         }
+        let mut refused = Vec::new();
         for output in rest {
             match output {
                 Output::Send(transmit) => self.send(&transmit).await,
                 Output::Job(id, job) => {
-                    if !self.jobs.submit(id, job) {
+                    if let Err(done) = self.jobs.submit(id, job) {
                         tracing::debug!(?id, "too many jobs wait");
+                        refused.push((id, done));
                     }
                 }
+                Output::Cancel(id) => self.jobs.cancel(id),
                 Output::Persist(_) => {}
             }
         }
-        for (to, reply) in self.replies.drain(..) {
-            // Whoever asked may have gone.
-            drop(to.send(reply));
-        }
-        Ok(())
+        Ok(refused)
     }
 
     async fn send(&mut self, transmit: &Transmit) {

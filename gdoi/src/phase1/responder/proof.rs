@@ -245,6 +245,7 @@ impl HalfOpen {
 
     /// Begins the check of a signature.
     pub(crate) fn begin_check(&mut self, check: ToCheck, out: &mut Outbox) -> JobId {
+        self.held.1.retain(|held| held.claim.request != check.claim.request);
         let job = out.job(Job::CheckPeer(check.work));
         self.checked = self.checked.saturating_add(1);
         self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job) });
