@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Secret;
 use keyferry_model::drive::{Outbox, Transmit};
+use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::{Deadline, Now};
@@ -87,9 +88,9 @@ pub(crate) struct Left {
     pub(crate) ops: Vec<StoreOp>,
 }
 
-fn record(group: &str, rekey: u64) -> String {
+fn key(group: &str, rekey: u64, protocol: Protocol) -> String {
     // In the order of the rekeys: a later one may stand under a rekey SA that an earlier one brings.
-    format!("{PREFIX}{group}/{rekey:020}/")
+    format!("{PREFIX}{group}/{rekey:020}/{protocol}")
 }
 
 impl Outgoing {
@@ -116,12 +117,12 @@ impl Outgoing {
     #[must_use]
     pub(crate) fn add(
         &mut self,
-        (policy, rekey, protocol): (&GroupPolicy, u64, keyferry_model::id::Protocol),
+        (policy, rekey, protocol): (&GroupPolicy, u64, Protocol),
         messages: Vec<Message>,
         Receivers { members, marked }: Receivers,
         now: Now,
     ) -> StoreOp {
-        let key = format!("{}{protocol}", record(&policy.name, rekey));
+        let key = key(&policy.name, rekey, protocol);
         let kept = if policy.ack_resend { policy.ack_patience + policy.retransmit.interval } else { Duration::ZERO };
         let batch = Batch {
             messages,
@@ -139,13 +140,11 @@ impl Outgoing {
         StoreOp::Put(key, Secret::new(bytes))
     }
 
-    /// Sends a rekey once more, to these members alone.
+    /// Sends a rekey once more, to these members of GDOI alone: only they acknowledge.
     pub(crate) fn resend(&mut self, group: &str, rekey: u64, to: &[SocketAddr], out: &mut Outbox) {
-        let prefix = record(group, rekey);
-        for (_, batch) in self.batches.range(prefix.clone()..).take_while(|(k, _)| k.starts_with(&prefix)) {
-            for to in to {
-                batch.messages.iter().for_each(|m| out.send(batch.transmit(m, *to)));
-            }
+        let Some(batch) = self.batches.get(&key(group, rekey, Protocol::Gdoi)) else { return };
+        for to in to {
+            batch.messages.iter().for_each(|m| out.send(batch.transmit(m, *to)));
         }
     }
 
@@ -167,5 +166,41 @@ impl Outgoing {
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         let at = self.batches.values().map(|b| if b.left > 0 { b.due } else { b.kept }).min()?;
         Some(Deadline { at, reason: "copy of a rekey message" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_model::drive::Output;
+
+    use super::*;
+
+    /// Members of the other protocol acknowledge nothing, and its messages mean nothing to those of GDOI.
+    #[test]
+    fn members_that_missed_a_rekey_are_sent_the_messages_of_gdoi_alone() {
+        let members = [SocketAddr::from(([10, 0, 0, 1], 848)), SocketAddr::from(([10, 0, 0, 2], 848))];
+        let mut outgoing = Outgoing::default();
+        for (rekey, protocol, byte) in [(4, Protocol::Gdoi, 1), (4, Protocol::Gikev2, 2), (5, Protocol::Gdoi, 3)] {
+            let batch = Batch {
+                messages: vec![Message { bytes: vec![byte], multicast: None }],
+                members: members.to_vec(),
+                marked: BTreeSet::new(),
+                left: 1,
+                interval: Duration::ZERO,
+                late: Duration::MAX,
+                useless: Duration::MAX,
+                due: Duration::ZERO,
+                kept: Duration::MAX,
+            };
+            outgoing.batches.insert(key("g", rekey, protocol), batch);
+        }
+        let mut out = Outbox::default();
+        outgoing.resend("g", 4, &members[1..], &mut out);
+        outgoing.resend("h", 4, &members, &mut out);
+        let mut sent = Vec::new();
+        while let Some(Output::Send(transmit)) = out.poll() {
+            sent.push((transmit.to, transmit.bytes));
+        }
+        assert_eq!(sent, [(members[1], vec![1])]);
     }
 }
