@@ -161,9 +161,9 @@ fn the_longest_messages_change_nothing() {
 }
 
 /// Somebody on the path sends an acknowledgement on from the address of another member, ahead of the genuine one: it counts
-/// for the member that it names.
+/// for neither, and the genuine one for its member.
 #[test]
-fn an_acknowledgement_from_another_members_address_counts_for_whom_it_names() {
+fn an_acknowledgement_from_another_members_address_counts_for_neither() {
     let mut bench = Bench::new(Setup::default());
     for n in [10, 11] {
         bench.add(n);
@@ -182,6 +182,8 @@ fn an_acknowledgement_from_another_members_address_counts_for_whom_it_names() {
     let views = bench.model.group(GROUP).unwrap().rekey_views();
     let missing: Vec<String> = views.last().unwrap().missing.iter().map(ToString::to_string).collect();
     assert_eq!(missing, [host(false, 10).ip().to_string()]);
+    let counters = bench.server.counters();
+    assert_eq!((counters.acknowledged, counters.ack_failed), (1, 1));
 }
 
 /// First messages are kept, so that long ones would fill the memory: padded by vendor IDs up to what a datagram holds, they

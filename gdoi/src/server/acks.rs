@@ -178,21 +178,25 @@ impl Server {
 const WRONG: Reject = Reject::Unauthenticated("hash of an acknowledgement, or its member");
 
 /// The member that an acknowledgement proved by the KEK comes from: the hash does not say which. It is the one that
-/// registered from the address named and the datagram's port, lest an acknowledgement that is sent on from elsewhere count for
-/// another; else from the datagram's address and port; else the only one at either.
+/// registered from the address and port it comes from, as behind a translator, or from the address named, or the only one at
+/// either. Where it comes from one member and names another, one speaks for the other, and it counts for neither.
 fn by_address(model: &Model, ack: &Ack<'_>, from: SocketAddr) -> Option<Identity> {
     let at = |ip| model.members_at(Protocol::Gdoi, &ack.spi, ip);
-    let named = at(ack.ip);
     let exact = |list: &[MemberAt<'_>]| list.iter().find(|m| m.port == from.port()).map(|m| m.identity.clone());
-    if let Some(found) = exact(&named) {
-        return Some(found);
-    }
     let only = |list: &[MemberAt<'_>]| match list {
         [one] => Some(one.identity.clone()),
         _ => None,
     };
+    let named = at(ack.ip);
     let sending = if ack.ip == from.ip() { Vec::new() } else { at(from.ip()) };
-    exact(&sending).or_else(|| only(&named)).or_else(|| only(&sending))
+    match (exact(&named), exact(&sending)) {
+        (Some(_), Some(_)) => None,
+        // Its own address may be another's, too, where it is behind a translator.
+        (None, Some(found)) => Some(found),
+        (Some(found), None) => Some(found).filter(|_| sending.is_empty()),
+        (None, None) if sending.is_empty() => only(&named),
+        (None, None) => only(&sending).filter(|_| named.is_empty()),
+    }
 }
 
 #[cfg(test)]

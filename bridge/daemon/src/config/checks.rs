@@ -118,11 +118,17 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
 fn acknowledgements(section: &Section<'_>, plan: &GroupPlan) {
     let p = plan.base();
     let asks = plan.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
-    for (key, set) in [("ack_resend", p.ack_resend), ("evict_after_misses", p.evict_after_misses.is_some())] {
+    let resend = ("ack_resend", p.ack_resend, "kek-sha256");
+    for (key, set, ack) in [resend, ("evict_after_misses", p.evict_after_misses.is_some(), "lkh-sha256")] {
         if set && !asks {
             let what = "nobody is asked to acknowledge anything";
-            section.error(key, what, "add ack = \"kek-sha256\" to [group.gdoi], or remove the key");
+            section.error(key, what, format!("add ack = \"{ack}\" to [group.gdoi], or remove the key"));
         }
+    }
+    if p.evict_after_misses.is_some() && plan.gdoi.as_ref().is_some_and(|g| matches!(g.ack, Some(AckType::Kek(_)))) {
+        // RFC 8263 section 7.1.
+        let what = "with the KEK every member can acknowledge in the name of others, so nothing shows who is silent";
+        section.error("evict_after_misses", what, "add ack = \"lkh-sha256\" to [group.gdoi], or remove the key");
     }
     if !asks || !p.ack_resend {
         return;

@@ -190,7 +190,10 @@ fn acknowledgements_are_asked_for_as_they_can_be_given() {
     assert!(gateway_of(&late).is_err());
     let resent = gateway_of(&GATEWAY.replace("id = 1234", "id = 1234\nack_resend = true")).unwrap();
     assert!(resent.warnings.iter().any(|w| w.to_string().contains("at least 40s")), "{:?}", resent.warnings);
-    let kept = gateway_of(&GATEWAY.replace("id = 1234", "id = 1234\nevict_after_misses = 3")).unwrap().config;
+    // By the KEK anybody can answer for anybody.
+    with("evict_after_misses = 3", "evict_after_misses", &["in the name of others", "lkh-sha256"]);
+    let by_leaf = GATEWAY.replace("[group.gdoi]", "[group.gdoi]\nack = \"lkh-sha512\"");
+    let kept = gateway_of(&by_leaf.replace("id = 1234", "id = 1234\nevict_after_misses = 3")).unwrap().config;
     assert_eq!(kept.groups[0].base().evict_after_misses, Some(3));
 }
 

@@ -152,6 +152,26 @@ fn repeats_are_noticed_before_any_cryptography() {
     assert_eq!(b.counted(), (1, 1, 2));
 }
 
+/// With the KEK every member can make an acknowledgement in the name of every other (RFC 8263 section 7.1): not from its own
+/// address, though.
+#[test]
+fn no_member_speaks_for_another_from_its_own_address() {
+    let ack = AckType::Kek(Hash::Sha256);
+    let mut b = Bench::new(ack);
+    let named =
+        |b: &Bench, ip: [u8; 4]| build_with(ack, secret_part(CIPHER, b.kek.expose()), &b.spi, 1, ip.into(), 512);
+    let octets = named(&b, [10, 0, 0, 2]).unwrap();
+    b.take(member(1), &octets);
+    b.take(SocketAddr::new(member(1).ip(), 4500), &octets);
+    b.take(SocketAddr::new(member(1).ip(), 4500), &named(&b, [10, 0, 0, 3]).unwrap());
+    assert_eq!(b.counted(), (0, 3, 0));
+    // From an address that is nobody's, or naming one: as through a translator.
+    b.take(SocketAddr::from(([192, 0, 2, 1], 848)), &octets);
+    b.take(member(1), &named(&b, [192, 168, 0, 1]).unwrap());
+    let missing = b.model.group("g").unwrap().rekey_views().remove(0).missing;
+    assert_eq!((b.counted(), missing), ((2, 3, 0), vec![Identity::from_ip(member(3).ip())]));
+}
+
 #[test]
 fn no_more_is_remembered_than_there_is_room_for() {
     let mut acks = Acks::default();
