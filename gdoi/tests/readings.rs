@@ -64,6 +64,46 @@ fn readings_may_be_sent_together_with_every_kek_and_signature() {
     }
 }
 
+/// Pushes follow what is configured now, as PULLs do, under the rekey SA there is. That needs no rekey.
+#[test]
+fn readings_that_change_are_those_of_the_next_push() {
+    let mut bench = Bench::new(Setup::default());
+    bench.add(10);
+    bench.settle();
+    let mut policy = (**bench.model.group(support::GROUP).unwrap().policy()).clone();
+    let sends = Readings::from_iter([Reading::ZeroIv, Reading::IpsecDeletes, Reading::SigRaw]);
+    policy.gdoi.as_mut().unwrap().sends = sends;
+    let now = bench.now();
+    assert!(bench.model.change(vec![policy], now, &mut bench.rng).is_empty());
+    let plan = bench.rekey(RekeyReason::Operator, &[]);
+    assert!(plan.steps[0].new_rekey.is_none());
+    bench.run(secs(2));
+    let node = &bench.nodes[&10];
+    assert_eq!(node.member.status().readings.into_iter().collect::<Readings>(), sends);
+    assert_eq!(node.count(|e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
+}
+
+/// A key of another kind comes with a reading that the one before cannot sign in.
+#[test]
+fn readings_of_signatures_wait_for_the_key_they_are_for() {
+    let before = Setup { scheme: SignatureScheme::EcdsaP256Sha256, ..Setup::default() };
+    let mut bench = Bench::new(before);
+    bench.add(10);
+    bench.settle();
+    let after = Setup {
+        scheme: SignatureScheme::RsaPkcs1Sha256,
+        sends: Readings::from_iter([Reading::SigRaw]),
+        ..Setup::default()
+    };
+    let now = bench.now();
+    assert_eq!(bench.model.change(vec![support::policy(after)], now, &mut bench.rng), [support::GROUP]);
+    for seen in [vec![], vec![Reading::SigRaw]] {
+        bench.rekey(RekeyReason::Policy, &[]);
+        bench.run(secs(2));
+        assert_eq!(bench.nodes[&10].member.status().readings, seen);
+    }
+}
+
 /// 3DES and SHA-1 protect rekeys only of a member that allows it.
 #[test]
 fn weak_rekeys_are_refused_unless_the_member_allows_them() {

@@ -35,17 +35,15 @@ pub enum RenderError {
 /// [`RenderError`]; nothing but an unfit policy or a message longer than a datagram brings one about.
 pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
     let gdoi = step.policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
-    let payloads = payloads(policy, gdoi.sends, step)?;
+    // What is sent now is what counts, also under a rekey SA from before; a signature's reading fits its own kind of key.
+    let present = policy.gdoi.as_ref().filter(|g| g.scheme.kind() == gdoi.scheme.kind());
+    let sends = present.map_or(gdoi.sends, |g| g.sends);
+    let payloads = payloads(policy, sends, step)?;
     #[cfg(feature = "fuzzing")]
     let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
     let header = message::header(&step.over.spi, exchange::PUSH, flag::ENCRYPTED, 0, payloads.first());
-    let sealing = Sealing {
-        cipher: gdoi.cipher,
-        keymat: &step.over.keymat,
-        signer: &gdoi.signer,
-        scheme: gdoi.scheme,
-        sends: gdoi.sends,
-    };
+    let sealing =
+        Sealing { cipher: gdoi.cipher, keymat: &step.over.keymat, signer: &gdoi.signer, scheme: gdoi.scheme, sends };
     Ok(sealing.seal(&header, &payloads.chain(payload::SIG)?)?)
 }
 
