@@ -3,8 +3,9 @@
 # fragmentation, NAT traversal, and 40 % of all packets lost each way.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
-need ip charon-systemd swanctl nft
+need ip charon-systemd swanctl nft pki
 hosts
+certificates member
 
 # stop: ends what was spawned last.
 stop() {
