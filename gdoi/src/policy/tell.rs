@@ -46,6 +46,9 @@ pub enum TellError {
     /// RFC 8263 has no acknowledgement with this hash.
     #[error("GDOI has no acknowledgement with this hash")]
     AckType,
+    /// A sender ID has more bits than the group's policy says.
+    #[error("a sender ID does not fit its bits")]
+    SenderId,
     /// A key cannot be used.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
@@ -272,7 +275,7 @@ impl KdParts {
         for epoch in told(&offer.epochs) {
             parts.epoch(epoch);
         }
-        parts.sender_ids(offer.policy.sender_id_bits, &admission.sender_ids);
+        parts.sender_ids(offer.policy.sender_id_bits, &admission.sender_ids)?;
         Ok(parts)
     }
 
@@ -335,15 +338,19 @@ impl KdParts {
     }
 
     /// Sender IDs in the least octets that hold them.
-    fn sender_ids(&mut self, bits: u8, ids: &[u32]) {
+    fn sender_ids(&mut self, bits: u8, ids: &[u32]) -> Result<(), TellError> {
         if ids.is_empty() {
-            return;
+            return Ok(());
+        }
+        if ids.iter().any(|id| u64::from(*id) >= 1 << bits.min(32)) {
+            return Err(TellError::SenderId);
         }
         let skip = 4 - usize::from(bits.div_ceil(8)).min(4);
         let values: Vec<[u8; 4]> = ids.iter().map(|id| id.to_be_bytes()).collect();
         let mut attributes = vec![short(key_attribute::SID_BITS, bits.into())];
         attributes.extend(values.iter().map(|v| long(key_attribute::SID_VALUE, &v[skip..])));
         self.packet(KeyPacketType::SID, &[], attributes);
+        Ok(())
     }
 
     /// Appends the KD payload, unless it brings nothing.
@@ -354,5 +361,24 @@ impl KdParts {
         let mut out = Vec::new();
         encode_packets(&self.0, &mut out);
         payloads.with_body(payload::KD, Secret::new(out))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What is cut off could make two IDs the same, and so two nonces.
+    #[test]
+    fn a_sender_id_that_does_not_fit_its_bits_is_not_told() {
+        for (bits, id, fits) in
+            [(8, 255, true), (8, 256, false), (12, 4095, true), (12, 4096, false), (32, u32::MAX, true)]
+        {
+            let mut parts = KdParts::default();
+            let told = parts.sender_ids(bits, &[0, id]);
+            assert_eq!(told.is_ok(), fits, "{id} in {bits} bits");
+            assert_eq!(parts.0.len(), usize::from(fits));
+        }
     }
 }
