@@ -74,7 +74,7 @@ fn readings_that_change_are_those_of_the_next_push() {
     let sends = Readings::from_iter([Reading::ZeroIv, Reading::IpsecDeletes, Reading::SigRaw]);
     policy.gdoi.as_mut().unwrap().sends = sends;
     let now = bench.now();
-    assert!(bench.model.change(vec![policy], now, &mut bench.rng).is_empty());
+    assert!(bench.model.change(vec![policy], now, &mut bench.rng).unwrap().is_empty());
     let plan = bench.rekey(RekeyReason::Operator, &[]);
     assert!(plan.steps[0].new_rekey.is_none());
     bench.run(secs(2));
@@ -96,7 +96,7 @@ fn readings_of_signatures_wait_for_the_key_they_are_for() {
         ..Setup::default()
     };
     let now = bench.now();
-    assert_eq!(bench.model.change(vec![support::policy(after)], now, &mut bench.rng), [support::GROUP]);
+    assert_eq!(bench.model.change(vec![support::policy(after)], now, &mut bench.rng).unwrap(), [support::GROUP]);
     for seen in [vec![], vec![Reading::SigRaw]] {
         bench.rekey(RekeyReason::Policy, &[]);
         bench.run(secs(2));

@@ -250,26 +250,30 @@ impl Gateway {
 
     /// Goes on with other groups and peers. Members of groups that have changed are told by a rekey, those of groups that
     /// are no longer configured that everything is deleted. What happens elsewhere than in groups and peers is not changed.
+    ///
+    /// # Errors
+    /// A record of a group that comes back cannot be used. Nothing is changed.
     pub fn reload(
         &mut self,
         now: Now,
         rng: &mut dyn Random,
         groups: Vec<GroupPolicy>,
         credentials: Arc<Credentials>,
-    ) -> Reloaded {
-        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
-        self.endpoints.gikev2.set_credentials(credentials);
+    ) -> Result<Reloaded, RecordError> {
         let before: Vec<String> = self.model.groups().map(|g| g.policy().name.clone()).collect();
         let wanted = |name: &String| groups.iter().any(|g| g.name == *name);
-        let added = groups.iter().map(|g| g.name.clone()).filter(|n| !before.contains(n)).collect();
+        let added: Vec<String> = groups.iter().map(|g| g.name.clone()).filter(|n| !before.contains(n)).collect();
         let removed: Vec<String> = before.iter().filter(|n| !wanted(n)).cloned().collect();
+        let mut changed = self.model.change(groups, now, rng)?;
+        changed.retain(|name| !added.contains(name));
+        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
+        self.endpoints.gikev2.set_credentials(credentials);
         for name in &removed {
             self.plan(now, rng, name, RekeyReason::Reset, &[]);
             self.model.remove(name);
         }
-        let changed = self.model.change(groups, now, rng);
         self.expire(now, rng);
-        Reloaded { added, changed, removed }
+        Ok(Reloaded { added, changed, removed })
     }
 
     /// Evicts a member: the rest is rekeyed so that it can follow no more, and it may not come back.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Random;
 
-pub(crate) use persist::key_prefix;
+pub(crate) use persist::{key_prefix, split_key};
 pub(crate) use side::{ReplacedSa, Side};
 
 use crate::epoch::Epoch;

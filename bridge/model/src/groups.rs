@@ -7,7 +7,7 @@ use std::sync::Arc;
 use keyferry_crypto::{Random, Secret};
 
 use crate::admission::{Admission, JoinRequest, Offer, Refusal};
-use crate::group::{Group, key_prefix};
+use crate::group::{Group, key_prefix, split_key};
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::{RekeyPlan, RekeyReason};
 use crate::policy::GroupPolicy;
@@ -19,6 +19,10 @@ use crate::time::{Deadline, Now};
 #[derive(Debug, Default)]
 pub struct Model {
     groups: BTreeMap<String, Group>,
+    /// Groups that were ended while this ran: one that comes back goes on from there.
+    parked: BTreeMap<String, Group>,
+    /// Records of groups that are not configured, by name and by what follows the prefix of their keys, for the same.
+    unconfigured: BTreeMap<String, BTreeMap<String, Secret>>,
     /// Names of the groups that rekey SAs belong to.
     spis: BTreeMap<(Protocol, [u8; 16]), String>,
 }
@@ -58,28 +62,20 @@ impl Model {
         now: Now,
         rng: &mut dyn Random,
     ) -> Result<Self, RecordError> {
-        let mut groups = BTreeMap::new();
+        let mut own: BTreeMap<&str, BTreeMap<String, &Secret>> = BTreeMap::new();
+        for (key, record) in records {
+            if let Some((name, rest)) = split_key(key) {
+                own.entry(name).or_default().insert(rest.to_owned(), record);
+            }
+        }
+        let mut model = Self::default();
         for policy in policies {
             let name = policy.name.clone();
-            let prefix = key_prefix(&name);
-            let own: BTreeMap<String, &Secret> = records
-                .range(prefix.clone()..)
-                .take_while(|(k, _)| k.starts_with(&prefix))
-                .map(|(k, v)| (k[prefix.len()..].to_owned(), v))
-                .collect();
-            let policy = Arc::new(policy);
-            let restored = Group::restore(Arc::clone(&policy), &own, now)
-                .map_err(|e| RecordError { key: format!("{prefix}{}", e.key), why: e.why })?;
-            let group = match restored {
-                Some(mut group) => {
-                    group.complete_sides(&own, now, rng);
-                    group
-                }
-                None => Group::create(policy, now, rng),
-            };
-            groups.insert(name, group);
+            let group = revive(policy, &own.remove(name.as_str()).unwrap_or_default(), now, rng)?;
+            model.groups.insert(name, group);
         }
-        let mut model = Self { groups, spis: BTreeMap::new() };
+        let kept = |records: BTreeMap<String, &Secret>| records.into_iter().map(|(k, r)| (k, r.duplicate())).collect();
+        model.unconfigured = own.into_iter().map(|(name, records)| (name.to_owned(), kept(records))).collect();
         model.index_spis();
         Ok(model)
     }
@@ -180,18 +176,38 @@ impl Model {
     }
 
     /// Goes on under these policies, of groups that change or are new. Returns the names of groups whose members are told by a
-    /// rekey, which [`expire`](Self::expire) calls for at once.
-    pub fn change(&mut self, policies: Vec<GroupPolicy>, now: Now, rng: &mut dyn Random) -> Vec<String> {
+    /// rekey, which [`expire`](Self::expire) calls for at once. A group that was there before goes on from where it was.
+    ///
+    /// # Errors
+    /// A record of a group from before that cannot be used. Nothing is changed.
+    pub fn change(
+        &mut self,
+        policies: Vec<GroupPolicy>,
+        now: Now,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<String>, RecordError> {
+        let mut revived = BTreeMap::new();
+        for policy in &policies {
+            if let Some(records) = self.unconfigured.get(&policy.name) {
+                let own = records.iter().map(|(key, record)| (key.clone(), record)).collect();
+                revived.insert(policy.name.clone(), revive(policy.clone(), &own, now, rng)?);
+            }
+        }
+        self.unconfigured.retain(|name, _| !revived.contains_key(name));
+        self.groups.append(&mut revived);
         let mut told = Vec::new();
         for policy in policies {
             let (name, policy) = (policy.name.clone(), Arc::new(policy));
+            if let Some(group) = self.parked.remove(&name) {
+                self.groups.insert(name.clone(), group);
+            }
             match self.groups.get_mut(&name) {
                 Some(group) => told.extend(group.change_policy(policy).then_some(name)),
                 None => drop(self.groups.insert(name, Group::create(policy, now, rng))),
             }
         }
         self.index_spis();
-        told
+        Ok(told)
     }
 
     /// Wants a rekey of a group at once, with new rekey SAs.
@@ -230,9 +246,9 @@ impl Model {
         Some(Deadline { at: now.mono_of(wall), reason: "group timers" })
     }
 
-    /// Ends a group; what is stored of it stays.
+    /// Ends a group; what is stored of it stays, and is where it goes on from if it comes back.
     pub fn remove(&mut self, group: &str) {
-        self.groups.remove(group);
+        self.parked.extend(self.groups.remove_entry(group));
         self.index_spis();
     }
 
@@ -270,7 +286,7 @@ impl Model {
 
     /// Changes that must be durable before anything that depends on them is sent.
     pub fn take_store_ops(&mut self) -> Vec<StoreOp> {
-        self.groups.values_mut().flat_map(Group::take_ops).collect()
+        self.groups.values_mut().chain(self.parked.values_mut()).flat_map(Group::take_ops).collect()
     }
 
     fn by_id(&mut self, id: &GroupId) -> Option<&mut Group> {
@@ -283,4 +299,23 @@ impl Model {
         let at = side.sas().find(|at| at.sa.spi == *spi)?;
         Some((group, RekeySaInfo { sa: at.sa, made_under: at.policy, policy: group.policy(), highest: at.sent }))
     }
+}
+
+/// A group from its records (keys without its prefix), or a new one if it has none.
+fn revive(
+    policy: GroupPolicy,
+    records: &BTreeMap<String, &Secret>,
+    now: Now,
+    rng: &mut dyn Random,
+) -> Result<Group, RecordError> {
+    let policy = Arc::new(policy);
+    let restored = Group::restore(Arc::clone(&policy), records, now)
+        .map_err(|e| RecordError { key: key_prefix(&policy.name) + &e.key, why: e.why })?;
+    Ok(match restored {
+        Some(mut group) => {
+            group.complete_sides(records, now, rng);
+            group
+        }
+        None => Group::create(policy, now, rng),
+    })
 }

@@ -167,10 +167,10 @@ impl Fleet {
     /// The gateway reads its configuration again.
     ///
     /// # Panics
-    /// If the gateway is down.
+    /// If the gateway is down, or cannot read the records of a group that comes back.
     pub fn reload(&mut self) -> Reloaded {
         let (groups, credentials) = (vec![self.policy.clone()], policy::credentials(self.variant.family));
-        self.command(|g, now, rng| g.reload(now, rng, groups, credentials))
+        self.command(|g, now, rng| g.reload(now, rng, groups, credentials)).expect("records are sound")
     }
 
     /// Kills the gateway: whatever was not durable is lost.

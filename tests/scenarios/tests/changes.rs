@@ -357,14 +357,20 @@ fn a_group_that_is_configured_no_more_ends_for_its_members() {
     let variant = Variant::default();
     let mut fleet = fair(10, variant, policy::group(variant));
     let credentials = policy::credentials(variant.family);
-    let reloaded = fleet.command(|g, now, rng| g.reload(now, rng, Vec::new(), credentials));
+    let reloaded = fleet.command(|g, now, rng| g.reload(now, rng, Vec::new(), credentials)).unwrap();
     assert_eq!(reloaded.removed, [NAME]);
     fleet.run(secs(20));
     for n in ALL {
         assert!(fleet.seal(n).is_err(), "{n} was told that everything is deleted");
     }
     // It comes back as it was, and nobody is known to be a member.
-    assert_eq!(fleet.reload().added, [NAME]);
+    let back = fleet.reload();
+    assert_eq!((back.added, back.changed), (vec![NAME.to_owned()], vec![]));
     fleet.run(secs(200));
+    fleet.all_hear(&ALL).unwrap();
+    // Its records are those of one group still.
+    fleet.kill();
+    fleet.boot();
+    fleet.run(secs(20));
     fleet.all_hear(&ALL).unwrap();
 }

@@ -133,6 +133,7 @@ impl Round {
         let store = self.store.as_mut().ok_or_else(|| StoreError::Lost.to_string())?;
         let (groups, credentials) = self.reloading.read(store)?;
         let reloaded = self.gateway.reload(self.clock.now(), &mut OsRandom, groups, credentials);
+        let reloaded = reloaded.map_err(|e| e.to_string())?;
         tracing::info!(added = ?reloaded.added, changed = ?reloaded.changed, removed = ?reloaded.removed,
             "configuration read again");
         Ok(reloaded)

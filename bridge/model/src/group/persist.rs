@@ -49,6 +49,11 @@ pub(crate) fn key_prefix(group: &str) -> String {
     format!("group/{group}/")
 }
 
+/// The group that a record is of, and what its key says besides; `None` if it is of no group. Names have no slash.
+pub(crate) fn split_key(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix("group/")?.split_once('/')
+}
+
 fn node_ops(group: &str, protocol: Protocol, changes: Vec<(u32, Option<NodeRecord>)>) -> impl Iterator<Item = StoreOp> {
     let prefix = format!("{}tree/{protocol}/", key_prefix(group));
     changes.into_iter().map(move |(node, record)| {

@@ -18,7 +18,7 @@ fn change(b: &mut Bench, to: &GroupPolicy, restart: bool) -> Option<(RekeyReason
     if restart {
         b.crash();
     } else {
-        b.model.change(vec![to.clone()], now, &mut b.rng);
+        b.model.change(vec![to.clone()], now, &mut b.rng).unwrap();
     }
     b.commit();
     let due = b.model.expire(now);
@@ -190,7 +190,7 @@ fn a_protocol_comes_and_goes_while_the_group_runs() {
 fn change_without_joining(b: &mut Bench, to: &GroupPolicy) -> (RekeyReason, Arc<RekeyPlan>) {
     b.policy = to.clone();
     let now = b.now();
-    b.model.change(vec![to.clone()], now, &mut b.rng);
+    b.model.change(vec![to.clone()], now, &mut b.rng).unwrap();
     let (_, reason) = b.model.expire(now)[0];
     (reason, b.rekey(reason, &[]))
 }
@@ -262,6 +262,6 @@ fn who_may_not_join_any_more_is_excluded_and_may_come_back_when_listed() {
     assert!(of(&plan, Protocol::Gdoi)[0].new_rekey.as_ref().unwrap().tree.is_some());
     assert_eq!(b.join(3, Protocol::Gdoi), Err(Refusal::NotAuthorized));
     let now = b.now();
-    assert!(b.model.change(vec![listed(&[1, 2, 3, 4])], now, &mut b.rng).is_empty());
+    assert!(b.model.change(vec![listed(&[1, 2, 3, 4])], now, &mut b.rng).unwrap().is_empty());
     b.join(3, Protocol::Gdoi).unwrap();
 }

@@ -181,7 +181,7 @@ fn who_has_lost_its_leaf_with_the_tree_misses_nothing() {
     rekey(&mut b, &[1, 2]);
     b.policy.gdoi = b.policy.gdoi.take().map(|g| GdoiRekey { cipher: BlockCipher::Aes256Cbc, ..g });
     let now = b.now();
-    b.model.change(vec![b.policy.clone()], now, &mut b.rng);
+    b.model.change(vec![b.policy.clone()], now, &mut b.rng).unwrap();
     assert!(rekey(&mut b, &[]).is_empty());
     assert!(rekey(&mut b, &[]).is_empty());
     assert_eq!(states(&b), [(MemberState::Active, 0); 2]);
@@ -279,7 +279,7 @@ fn a_delete_of_the_kek_takes_the_place_of_no_change_of_the_policy() {
         if late {
             b.rekey(RekeyReason::DeleteKek, &[]);
         }
-        assert_eq!(b.model.change(vec![to.clone()], now, &mut b.rng), ["g"]);
+        assert_eq!(b.model.change(vec![to.clone()], now, &mut b.rng).unwrap(), ["g"]);
         b.policy = to;
         if !late {
             b.rekey(RekeyReason::DeleteKek, &[]);
