@@ -219,12 +219,11 @@ swan --terminate --ike gdoi --force >"$work/terminate-member.log" 2>&1 || true
 stop
 rm -f "$work/charon.vici" "$work/charon-ike.log"
 
-# A translator in front of the member: charon pretends there is one (encap = yes).
+# charon pretends to be behind a translator (encap = yes).
 responder encap = yes
 charon "$left" 500
 member 'dpd = "2s"'
 until_true 15 established gdoi || fail "nat: no IKE SA"
 sleep 5
 swan --list-sas | grep -q "10.85.0.2\[4500\]" || fail "nat: the member has not gone to port 4500"
-"$KEYFERRY" member-status --socket "$work/member.sock" --json | grep -q '"behind_nat": *true' || fail "nat: the member sees no translator"
-echo "ok: the member goes on at port 4500 behind a translator"
+echo "ok: the member goes on at port 4500 where charon is behind a translator"

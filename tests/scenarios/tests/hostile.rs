@@ -58,7 +58,9 @@ fn altered_messages_change_nothing() {
             assert_eq!(fleet.count(n, |e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
             assert_eq!(fleet.count(n, |e| matches!(e, MemberEvent::Refused(_) | MemberEvent::Unanswered)), 0);
         }
-        assert!(fleet.drawn < 200, "{} answers drawn from the gateway", fleet.drawn);
+        // Copies of message 3 with other NAT-D payloads, which nothing protects, are repeats of it and answered as such: else
+        // whoever alters one first would keep the genuine one from its answer.
+        assert!(fleet.drawn < 1000, "{} answers drawn from the gateway", fleet.drawn);
     }
 }
 
