@@ -207,9 +207,17 @@ impl Signed {
         Ok((der::only_sequence(content)?, Self { content: content.to_vec(), algorithm, value }))
     }
 
+    /// Is the algorithm taken?
+    pub(super) fn has_known_algorithm(&self) -> bool {
+        self.scheme().is_some()
+    }
+
+    fn scheme(&self) -> Option<SignatureScheme> {
+        SignatureScheme::from_algorithm_identifier(&self.algorithm).filter(|s| !s.is_weak())
+    }
+
     /// Is it signed by this key? `None` if the algorithm is not taken.
     pub(super) fn verify(&self, key: &VerifyingKey) -> Option<bool> {
-        let scheme = SignatureScheme::from_algorithm_identifier(&self.algorithm).filter(|s| !s.is_weak())?;
-        Some(key.verify_x509(scheme, &self.content, &self.value))
+        Some(key.verify_x509(self.scheme()?, &self.content, &self.value))
     }
 }

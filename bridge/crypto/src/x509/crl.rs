@@ -137,9 +137,27 @@ impl Crl {
             && self.0.signed.verify(issuer.key()) == Some(true)
     }
 
+    /// Is it signed by an algorithm that is taken?
+    pub(super) fn has_known_signature(&self) -> bool {
+        self.0.signed.has_known_algorithm()
+    }
+
+    /// Does it bear the name of this certificate's issuer, and is it about such certificates?
+    pub(super) fn is_of(&self, certificate: &Certificate) -> bool {
+        self.0.issuer == *certificate.issuer() && self.0.scope.holds(certificate)
+    }
+
+    /// May it be this CA's, but cannot count: by its algorithm, or because the CA has signed it and may not?
+    pub(super) fn is_unusable_by(&self, issuer: &Certificate) -> bool {
+        match self.0.signed.verify(issuer.key()) {
+            None => true,
+            Some(signed) => signed && !issuer.extensions().key_usage.is_none_or(|usage| usage.signs_crls()),
+        }
+    }
+
     /// What the list says about a certificate of its issuer. Revoked stays revoked in an old list.
     pub(super) fn standing(&self, certificate: &Certificate, wall: Duration) -> Standing {
-        if self.0.issuer != *certificate.issuer() || !self.0.scope.holds(certificate) {
+        if !self.is_of(certificate) {
             return Standing::Unknown;
         }
         if self.0.revoked.contains(certificate.serial()) {

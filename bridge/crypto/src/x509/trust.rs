@@ -45,6 +45,19 @@ impl TrustStore {
         Self { anchors, crls, revocation }
     }
 
+    /// What is to be said of a list that cannot be held against these anchors, though one of them has its issuer's name.
+    /// Lists of CAs below the anchors are only known once there is a chain.
+    #[must_use]
+    pub fn unverified(&self) -> Vec<(&Crl, &'static str)> {
+        let named = |crl: &Crl| self.anchors.iter().any(|a| a.subject() == crl.issuer());
+        let why = |known: &Known| match known {
+            Known { crl, .. } if !crl.has_known_signature() => Some("is signed by an algorithm that is not taken"),
+            Known { crl, by } if by.is_empty() && named(crl) => Some("is not signed by an anchor that may sign it"),
+            Known { .. } => None,
+        };
+        self.crls.iter().filter_map(|known| why(known).map(|why| (&known.crl, why))).collect()
+    }
+
     /// The anchors' names, for certificate requests.
     pub fn anchor_names(&self) -> impl Iterator<Item = &DistinguishedName> {
         self.anchors.iter().map(Certificate::subject)
@@ -92,7 +105,11 @@ impl TrustStore {
         let lists: Vec<&Crl> = self.crls.iter().filter(signed).map(|known| &known.crl).collect();
         let listed = |c: &Certificate| lists.iter().any(|list| list.standing(c, wall) == Standing::Revoked);
         let answers = ocsp.iter().map(|answer| answer.standing(certificate, issuer, wall, &listed));
-        let all: Vec<Standing> = lists.iter().map(|list| list.standing(certificate, wall)).chain(answers).collect();
+        // A list that was to be looked at and cannot be verified says nothing good of anybody.
+        let blind = self.crls.iter().any(|known| known.crl.is_of(certificate) && known.crl.is_unusable_by(issuer));
+        let unusable = blind.then_some(Standing::Stale);
+        let all: Vec<Standing> =
+            lists.iter().map(|list| list.standing(certificate, wall)).chain(answers).chain(unusable).collect();
         [Standing::Revoked, Standing::Good, Standing::Stale]
             .into_iter()
             .find(|standing| all.contains(standing))

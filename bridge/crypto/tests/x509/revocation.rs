@@ -10,6 +10,16 @@ use super::*;
 
 /// A list of these serial numbers, from one time to another.
 fn list(by: &Party, revoked: &[&Party], from: i64, to: i64, more: impl FnOnce(&mut X509CrlBuilder)) -> X509Crl {
+    signed(by, revoked, (from, to), MessageDigest::sha256(), more)
+}
+
+fn signed(
+    by: &Party,
+    revoked: &[&Party],
+    (from, to): (i64, i64),
+    digest: MessageDigest,
+    more: impl FnOnce(&mut X509CrlBuilder),
+) -> X509Crl {
     let mut builder = X509CrlBuilder::new().unwrap();
     builder.set_issuer_name(&by.x509_name()).unwrap();
     builder.set_last_update(&Asn1Time::from_unix(from).unwrap()).unwrap();
@@ -25,7 +35,7 @@ fn list(by: &Party, revoked: &[&Party], from: i64, to: i64, more: impl FnOnce(&m
         builder.append_extension(extension(kind, false, value)).unwrap();
     }
     more(&mut builder);
-    builder.sign(&by.key, MessageDigest::sha256()).unwrap();
+    builder.sign(&by.key, digest).unwrap();
     builder.build().unwrap()
 }
 
@@ -97,7 +107,37 @@ fn lists_of_every_issuer_in_the_chain_count() {
         b.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
         b.append_extension(KeyUsage::new().critical().key_cert_sign().build().unwrap()).unwrap();
     });
-    assert_eq!(faults(&anchor, &[of(&sub, &[&gm])], &leaf, &[between]), [None, None, unknown]);
+    let stale = Some(Fault::StaleCrl);
+    assert_eq!(faults(&anchor, &[of(&sub, &[&gm])], &leaf, &[between]), [None, stale, stale]);
+}
+
+/// A list that cannot be verified lets nobody in, and is worth a word; one by a namesake with another key only that.
+#[test]
+fn lists_that_cannot_be_verified_are_not_passed_over() {
+    let (root, gm) = (Party::new("Root"), Party::new("gm1"));
+    let (anchor, leaf) = (root.appoints(&root), root.issues(&gm, plain));
+    let unused = |anchor: &Certificate, list: &Crl| {
+        let store = TrustStore::new(vec![anchor.clone()], vec![list.clone()], Revocation::IfKnown);
+        store.unverified().into_iter().map(|(_, why)| why).collect::<Vec<_>>()
+    };
+    let (stale, unknown) = (Some(Fault::StaleCrl), Some(Fault::RevocationUnknown));
+    let span = (NOW - DAY, NOW + DAY);
+    let sha1 = signed(&root, &[&gm], span, MessageDigest::sha1(), |_| {}).to_der().unwrap();
+    let sha1 = Crl::all_from_pem_or_der(&sha1).unwrap().remove(0);
+    let current = crl(&root, &[], span.0, span.1);
+    assert_eq!(faults(&anchor, std::slice::from_ref(&sha1), &leaf, &[]), [None, stale, stale]);
+    assert_eq!(unused(&anchor, &sha1), ["is signed by an algorithm that is not taken"]);
+    assert_eq!(faults(&anchor, &[sha1, current.clone()], &leaf, &[]), [None; 3], "one that counts says so");
+    assert!(unused(&anchor, &current).is_empty());
+    let mute = root.issues(&root, |b| {
+        b.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        b.append_extension(KeyUsage::new().critical().key_cert_sign().build().unwrap()).unwrap();
+    });
+    assert_eq!(faults(&mute, std::slice::from_ref(&current), &leaf, &[]), [None, stale, stale]);
+    assert_eq!(unused(&mute, &current), ["is not signed by an anchor that may sign it"]);
+    let namesake = crl(&Party::new("Root"), &[&gm], span.0, span.1);
+    assert_eq!(faults(&anchor, std::slice::from_ref(&namesake), &leaf, &[]), [None, None, unknown]);
+    assert_eq!(unused(&anchor, &namesake), ["is not signed by an anchor that may sign it"]);
 }
 
 /// RFC 5280, section 5.2.5: lists about users or CAs only are that; others that are not whole are refused.

@@ -84,6 +84,10 @@ impl TrustFiles {
             doubt("revocation", what.to_owned(), "add crl = [\"FILE\"]");
         }
         let store = Arc::new(TrustStore::new(anchors, lists, self.revocation));
+        for (list, why) in store.unverified() {
+            let what = format!("the revocation list of {} {why}", list.issuer());
+            doubt("crl", what, "fetch one that its CA has signed with its present key, by SHA-256 or better");
+        }
         Ok((Trust { store, ocsp: answers.into() }, doubts))
     }
 }

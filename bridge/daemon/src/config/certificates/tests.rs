@@ -82,6 +82,10 @@ impl Pki {
 
     /// Writes a revocation list of serial number 7, or an empty one.
     fn revoke(&self, file: &str, until: i64, revoked: bool) -> PathBuf {
+        self.revoke_by(&self.root, file, until, revoked)
+    }
+
+    fn revoke_by(&self, signer: &PKey<Private>, file: &str, until: i64, revoked: bool) -> PathBuf {
         let mut b = X509CrlBuilder::new().unwrap();
         b.set_issuer_name(&name("Root")).unwrap();
         b.set_last_update(&Asn1Time::from_unix(now() - 2 * HOUR).unwrap()).unwrap();
@@ -96,7 +100,7 @@ impl Pki {
             entry.set_revocation_date(&Asn1Time::from_unix(now() - HOUR).unwrap()).unwrap();
             b.add_revoked(entry.build()).unwrap();
         }
-        b.sign(&self.root, MessageDigest::sha256()).unwrap();
+        b.sign(signer, MessageDigest::sha256()).unwrap();
         self.files.write(file, b.build().unwrap().to_pem().unwrap(), 0o644)
     }
 
@@ -255,6 +259,11 @@ fn what_is_old_or_of_no_use_is_worth_a_word() {
     }
     pki.revoke("old.crl", -HOUR, false);
     says(&pki.warning(&format!("{OWN}\ncrl = \"old.crl\"")), &["warning: gateway.crl", "CN=Root is out of date"]);
+    pki.revoke_by(&key(), "other.crl", HOUR, true);
+    says(
+        &pki.warning(&format!("{OWN}\ncrl = \"other.crl\"")),
+        &["warning: gateway.crl", "CN=Root is not signed by an anchor"],
+    );
     says(
         &pki.warning(&format!("{OWN}\nrevocation = \"require\"")),
         &["warning: gateway.revocation", "refuses everybody"],
