@@ -239,9 +239,14 @@ impl Server {
         self.key_log = Some(log);
     }
 
-    /// Goes by other credentials from now on. SAs that stand are left alone.
+    /// Goes by other credentials from now on. SAs that these do not back any more are forgotten; who may still authenticate
+    /// makes a new one for its next registration.
     pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
-        self.config.credentials = credentials;
+        let former = std::mem::replace(&mut self.config.credentials, credentials);
+        for cookies in self.sessions.without_backing(&former, &self.config.credentials) {
+            self.counters.closed += 1;
+            self.sessions.remove(&cookies);
+        }
     }
 
     /// Takes a datagram.

@@ -492,3 +492,39 @@ fn a_key_that_is_replaced_during_an_exchange_proves_nothing() {
         assert_eq!(bench.server.counters().established, established, "key {now}");
     }
 }
+
+/// Whose key or certificate may have been withdrawn proves itself anew; whose key is the same goes on.
+#[test]
+fn what_new_credentials_do_not_back_ends() {
+    let with = |keys: &[(u8, u8)]| {
+        let peers = keys.iter().map(|(n, key)| Peer {
+            identity: settings(Setup::default(), *n).identity.into(),
+            address: None,
+            proof: Proof::Psk(psk(*key)),
+        });
+        Arc::new(Credentials::new(peers.collect()))
+    };
+    for exchange in EXCHANGES {
+        for (new, closed) in [(with(&[(10, 10), (11, 11)]), 0), (with(&[(10, 10)]), 1), (with(&[(10, 7), (11, 7)]), 2)]
+        {
+            let mut bench = bench(|c| c.credentials = with(&[(10, 10), (11, 11)]));
+            for n in [10, 11] {
+                let mut own = settings(Setup::default(), n);
+                own.phase1.exchange = exchange;
+                bench.add_with(n, own);
+            }
+            bench.settle();
+            assert_eq!(bench.server.counters().registered, 2);
+            bench.server.set_credentials(new);
+            assert_eq!(bench.server.counters().closed, closed, "{exchange:?}");
+        }
+        let mut bench = bench(|c| certify(c, &["gateway-p256"], vec![certified(None, None)]));
+        let mut own = with_certificate(Setup::default(), "gm10-p256");
+        own.phase1.exchange = exchange;
+        bench.add_with(10, own);
+        bench.settle();
+        assert_eq!(bench.server.counters().established, 1);
+        bench.server.set_credentials(with(&[(10, 10)]));
+        assert_eq!(bench.server.counters().closed, 1, "{exchange:?}");
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Hash, Random};
+use keyferry_crypto::{Hash, Random, Secret};
 use keyferry_model::admission::{JoinRequest, Refusal};
+use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, Transmit};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_wire::Header;
@@ -16,6 +18,7 @@ use crate::member::NAT_PORT;
 use crate::message::Payloads;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
+use crate::phase1::method::Method;
 use crate::phase1::nat::Nat;
 use crate::phase1::responder::{Completed, Path};
 use crate::policy::algorithms::{cipher_strength, strength};
@@ -94,6 +97,23 @@ impl Session {
 
     pub(super) fn liveness(&mut self) -> &mut Liveness {
         &mut self.liveness
+    }
+
+    /// Do new credentials still let the member in by the key that it has proved itself with? Certificates are checked anew:
+    /// new credentials bring new revocation lists, so the member has to show its own again.
+    pub(super) fn is_backed(&self, former: &Credentials, new: &Credentials) -> bool {
+        let same = |a: Option<&Arc<Secret>>, b: Option<&Arc<Secret>>| match (a, b) {
+            (Some(a), Some(b)) => a.ct_eq(b.expose()),
+            (None, _) | (_, None) => false,
+        };
+        let (ip, who) = (self.address(), &self.identity);
+        match self.sa.keys().suite.method {
+            Method::Signature(_) => false,
+            Method::PreSharedKey => {
+                let by_address = new.allows(ip, who) && same(former.psk_for_address(ip), new.psk_for_address(ip));
+                by_address || same(former.psk_for_identity_at(who, ip), new.psk_for_identity_at(who, ip))
+            }
+        }
     }
 
     /// When it was used last.

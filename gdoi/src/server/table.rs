@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
 
 use super::sessions::Session;
@@ -55,6 +56,12 @@ impl Sessions {
             }
         }
         Some(session)
+    }
+
+    /// SAs whose members the new credentials do not let in as the former did.
+    pub(super) fn without_backing(&self, former: &Credentials, new: &Credentials) -> Vec<[u8; 16]> {
+        let lost = self.by_cookies.iter().filter(|(_, s)| !s.is_backed(former, new));
+        lost.map(|(cookies, _)| *cookies).collect()
     }
 
     /// The member's SAs that were there before this one, at the address it is used from.
