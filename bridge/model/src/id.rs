@@ -145,7 +145,7 @@ fn folded(name: &str, from: usize) -> Cow<'_, str> {
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
-        self.compared() == other.compared()
+        self.cmp(other).is_eq()
     }
 }
 
@@ -159,7 +159,12 @@ impl PartialOrd for Identity {
 
 impl Ord for Identity {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.compared().cmp(&other.compared())
+        match (self, other) {
+            // The common case, without copies.
+            (Identity::Ipv4(a), Identity::Ipv4(b)) => a.cmp(b),
+            (Identity::Ipv6(a), Identity::Ipv6(b)) => a.cmp(b),
+            _ => self.compared().cmp(&other.compared()),
+        }
     }
 }
 
