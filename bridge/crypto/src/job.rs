@@ -6,7 +6,7 @@ use crate::error::CryptoError;
 use crate::ke::{KeGroup, KeyPair};
 use crate::peer::{CheckedPeer, PeerCheck, PeerError};
 use crate::secret::Secret;
-use crate::signature::{DigestSignature, SigningKey};
+use crate::signature::{SignatureForm, SigningKey};
 
 /// Work that may run anywhere.
 #[derive(Debug)]
@@ -22,12 +22,12 @@ pub enum Job {
     },
     /// Check a peer's signature and certificate.
     CheckPeer(Box<PeerCheck>),
-    /// Sign a hash.
+    /// Sign.
     Sign {
         /// Our key.
         key: Arc<SigningKey>,
         /// The way to sign.
-        how: DigestSignature,
+        how: SignatureForm,
         /// What is signed.
         octets: Secret,
     },
@@ -64,7 +64,7 @@ impl Job {
                     .and_then(|pair| pair.agree(&peer).map(|shared| (pair.public().to_vec(), shared))),
             ),
             Job::CheckPeer(check) => JobDone::CheckPeer(check.run()),
-            Job::Sign { key, how, octets } => JobDone::Sign(key.sign_digest(how, octets.expose())),
+            Job::Sign { key, how, octets } => JobDone::Sign(key.sign_form(how, octets.expose())),
         }
     }
 }

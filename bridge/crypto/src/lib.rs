@@ -2,7 +2,8 @@
 //!
 //! Algorithms have names here, not numbers: AES-CBC is 7 in IKEv1 phase 1, 3 as a GDOI KEK and 12 in IKEv2, and each
 //! protocol crate keeps its own registry. Randomness is passed in as [`Random`]; the exceptions are
-//! [`SigningKey::generate_rsa`], [`SigningKey::generate_ec`] and ECDSA signatures, which use OpenSSL's generator.
+//! [`SigningKey::generate_rsa`], [`SigningKey::generate_ec`], [`SigningKey::generate_edwards`], and signatures by ECDSA and
+//! RSASSA-PSS, which use OpenSSL's generator.
 
 mod aead;
 mod cipher;
@@ -32,5 +33,6 @@ pub use prf::{Prf, PrfKey};
 pub use random::{Random, SeededRandom};
 pub use secret::{Secret, ct_eq};
 pub use signature::{
-    DigestSignature, KeyKind, SignatureScheme, SigningKey, VerifyingKey, ecdsa_from_der, ecdsa_to_der,
+    DigestSignature, KeyKind, SignatureAlgorithm, SignatureForm, SignatureScheme, SigningKey, VerifyingKey,
+    ecdsa_from_der, ecdsa_to_der,
 };

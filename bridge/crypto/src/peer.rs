@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::secret::Secret;
-use crate::signature::{DigestSignature, KeyKind};
+use crate::signature::{KeyKind, SignatureForm};
 use crate::x509::{Certificate, CertificateError, OcspAnswer, TrustStore};
 
 /// What a peer proves itself with, and what it is held against.
@@ -16,12 +16,12 @@ pub struct PeerCheck {
     pub ocsp: Arc<[OcspAnswer]>,
     /// The time by the wall clock, since 1970.
     pub wall: Duration,
-    /// The kind of key that was agreed on.
-    pub kind: KeyKind,
+    /// The kind of key, if one was agreed on.
+    pub kind: Option<KeyKind>,
     /// DER of certificates as the peer sent them.
     pub certificates: Vec<Vec<u8>>,
     /// Ways to sign that are taken, with what is signed; the likely one first.
-    pub readings: Vec<(DigestSignature, Secret)>,
+    pub readings: Vec<(SignatureForm, Secret)>,
     /// The signature.
     pub signature: Vec<u8>,
 }
@@ -69,11 +69,10 @@ impl PeerCheck {
         }
         let certificate = chain.remove(own);
         let key = certificate.public_key();
-        if key.kind() != self.kind {
+        if self.kind.is_some_and(|kind| key.kind() != kind) {
             return Err(PeerError::NoCertificate);
         }
-        let signed =
-            |(how, octets): &(DigestSignature, Secret)| key.verify_digest(*how, octets.expose(), &self.signature);
+        let signed = |(how, octets): &(SignatureForm, Secret)| key.verify_form(*how, octets.expose(), &self.signature);
         let reading = self.readings.iter().position(signed).ok_or(PeerError::Signature)?;
         self.trust.check(&certificate, &chain, self.wall, &self.ocsp).map_err(PeerError::Untrusted)?;
         Ok(CheckedPeer { certificate, reading })

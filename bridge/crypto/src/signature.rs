@@ -1,9 +1,12 @@
-//! Signatures: RSA (RFC 8017, section 8.2), named as in RFC 7427, and ECDSA as IKE carries it (RFC 4754).
+//! Signatures: RSA (RFC 8017), ECDSA as IKE carries it (RFC 4754), Ed25519 and Ed448 (RFC 8032), named as in RFC 7427.
 
+mod algorithm;
 mod ecdsa;
+mod edwards;
 mod signing;
 mod verifying;
 
+pub use algorithm::SignatureAlgorithm;
 pub use ecdsa::{ecdsa_from_der, ecdsa_to_der};
 pub use signing::SigningKey;
 pub use verifying::VerifyingKey;
@@ -32,6 +35,10 @@ pub enum KeyKind {
     EcP384,
     /// ECDSA on P-521.
     EcP521,
+    /// Ed25519.
+    Ed25519,
+    /// Ed448.
+    Ed448,
 }
 
 /// A signature algorithm with its hash.
@@ -127,6 +134,17 @@ pub enum DigestSignature {
     EcdsaHashed(Hash),
 }
 
+/// How a peer signs in IKE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SignatureForm {
+    /// IKEv1: over a hash.
+    Digest(DigestSignature),
+    /// IKEv2 with a method that names kind of key and hash: ECDSA values are r and s of fixed length (RFC 4754).
+    Scheme(SignatureScheme),
+    /// IKEv2 with method 14: ECDSA values are DER (RFC 7427).
+    Algorithm(SignatureAlgorithm),
+}
+
 /// Octets that an ECDSA key signs.
 fn ecdsa_digest(how: DigestSignature, octets: &[u8]) -> Option<Vec<u8>> {
     match how {
@@ -167,7 +185,7 @@ fn md(hash: Hash) -> &'static MdRef {
 
 fn check_rsa(key: &PKey<Private>) -> Result<(), CryptoError> {
     if key.id() != Id::RSA {
-        return Err(CryptoError::SignatureKey("neither an RSA nor an ECDSA key"));
+        return Err(CryptoError::SignatureKey("neither an RSA nor an ECDSA nor an Edwards key"));
     }
     if !RSA_BITS.contains(&key.bits()) {
         return Err(CryptoError::SignatureKey("an RSA key must have 2048 to 8192 bits"));

@@ -139,8 +139,8 @@ fn unusable_private_keys_are_refused() {
     let curve = EcGroup::from_curve_name(Nid::SECP256K1).unwrap();
     let ec = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
     assert!(refused(&ec.private_key_to_pem_pkcs8().unwrap()), "another curve");
-    let ed = PKey::generate_ed25519().unwrap();
-    assert!(refused(&ed.private_key_to_pem_pkcs8().unwrap()), "another algorithm");
+    let x25519 = PKey::generate_x25519().unwrap();
+    assert!(refused(&x25519.private_key_to_pem_pkcs8().unwrap()), "another algorithm");
     // Encrypted: refused at once, where OpenSSL left alone would ask at the terminal.
     let rsa = PKey::private_key_from_pem(KEY.to_pem().expose()).unwrap();
     assert!(refused(&rsa.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"passphrase").unwrap()));
@@ -160,7 +160,7 @@ fn unusable_public_keys_are_refused() {
     let curve = EcGroup::from_curve_name(Nid::SECP256K1).unwrap();
     let ec = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
     assert!(refused(&ec.public_key_to_der().unwrap()), "another curve");
-    assert!(refused(&PKey::generate_ed25519().unwrap().public_key_to_der().unwrap()), "another algorithm");
+    assert!(refused(&PKey::generate_x25519().unwrap().public_key_to_der().unwrap()), "another algorithm");
 
     // A number of so many bits, odd or even, stands in for a modulus.
     let spki = |bits: i32, odd: bool, exponent: BigNum| {

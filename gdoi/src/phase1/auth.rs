@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{DigestSignature, KeyKind, PeerCheck, Secret};
+use keyferry_crypto::{DigestSignature, KeyKind, PeerCheck, Secret, SignatureForm};
 use keyferry_model::credentials::{OwnCertificate, Trust};
 use keyferry_model::id::Identity;
 use keyferry_wire::{Decode, RawPayload};
@@ -95,9 +95,9 @@ pub(crate) fn check(
         trust: Arc::clone(&trust.store),
         ocsp: Arc::clone(&trust.ocsp),
         wall,
-        kind,
+        kind: Some(kind),
         certificates: certificates.iter().map(|c| c.to_vec()).collect(),
-        readings,
+        readings: readings.into_iter().map(|(how, octets)| (SignatureForm::Digest(how), octets)).collect(),
         signature: signature.to_vec(),
     }
 }

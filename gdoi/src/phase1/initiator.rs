@@ -168,6 +168,7 @@ impl Initiator {
             MemberAuth::Psk(_) => Method::PreSharedKey,
             MemberAuth::Certificate(c) => Method::Signature(c.own.key.kind()),
         };
+        method.number()?;
         let mut offered = config.accepted.suites(method);
         let first = offered.first()?.group;
         let exchange = match config.exchange {

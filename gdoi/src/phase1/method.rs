@@ -30,19 +30,20 @@ impl Method {
         Method::Signature(KeyKind::EcP521),
     ];
 
-    /// Its number.
-    pub(crate) fn number(self) -> u16 {
+    /// Its number; `None` for keys that IKEv1 has no method for.
+    pub(crate) fn number(self) -> Option<u16> {
         match self {
-            Method::PreSharedKey => phase1::PRE_SHARED_KEY,
-            Method::Signature(KeyKind::Rsa) => phase1::RSA_SIGNATURES,
-            Method::Signature(KeyKind::EcP256) => phase1::ECDSA_256,
-            Method::Signature(KeyKind::EcP384) => phase1::ECDSA_384,
-            Method::Signature(KeyKind::EcP521) => phase1::ECDSA_521,
+            Method::PreSharedKey => Some(phase1::PRE_SHARED_KEY),
+            Method::Signature(KeyKind::Rsa) => Some(phase1::RSA_SIGNATURES),
+            Method::Signature(KeyKind::EcP256) => Some(phase1::ECDSA_256),
+            Method::Signature(KeyKind::EcP384) => Some(phase1::ECDSA_384),
+            Method::Signature(KeyKind::EcP521) => Some(phase1::ECDSA_521),
+            Method::Signature(KeyKind::Ed25519 | KeyKind::Ed448) => None,
         }
     }
 }
 
-/// The ways to sign that are taken, and first the one that we use. RSA signs the hash itself (RFC 2409 section 5.1), and
+/// The ways to sign that are taken, and first the one that we use; none without a [method](Method::number). RSA signs the hash itself (RFC 2409 section 5.1), and
 /// some put it into a DigestInfo. ECDSA is bound to the hash of its curve, so that one's HMAC makes HASH_I and HASH_R,
 /// which is then what is signed (RFC 4754 section 4 with RFC 2409 section 5.1); others keep the negotiated hash there, or hash
 /// once more.
@@ -55,6 +56,7 @@ pub(crate) fn readings(suite: Suite, kind: KeyKind) -> Vec<Reading> {
         KeyKind::EcP256 => Hash::Sha256,
         KeyKind::EcP384 => Hash::Sha384,
         KeyKind::EcP521 => Hash::Sha512,
+        KeyKind::Ed25519 | KeyKind::Ed448 => return Vec::new(),
     };
     let mut hmacs = vec![curve, suite.hash];
     hmacs.dedup();

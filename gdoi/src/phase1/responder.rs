@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Job, JobDone, Random, Secret};
+use keyferry_crypto::{Job, JobDone, Random, Secret, SignatureForm};
 use keyferry_model::credentials::{Credentials, OwnCertificate};
 use keyferry_model::drive::{Datagram, JobId, Outbox, Transmit};
 use keyferry_model::id::Identity;
@@ -475,7 +475,7 @@ impl HalfOpen {
     fn sign(&self, rival: usize, keyed: &Keyed, own: &OwnCertificate) -> Job {
         let reading = readings(self.suite, own.key.kind()).swap_remove(0);
         let octets = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r, reading.hmac);
-        Job::Sign { key: Arc::clone(&own.key), how: reading.how, octets }
+        Job::Sign { key: Arc::clone(&own.key), how: SignatureForm::Digest(reading.how), octets }
     }
 
     fn transcript<'a>(&'a self, rival: usize, ke_r: &'a [u8]) -> Transcript<'a> {

@@ -136,7 +136,7 @@ fn attributes(suite: Suite, seconds: &[u8]) -> Vec<Attribute<'_>> {
     list.extend([
         short(attribute::HASH, hash_number(suite.hash)),
         short(attribute::GROUP, group_number(suite.group).unwrap_or(0)),
-        short(attribute::AUTHENTICATION, suite.method.number()),
+        short(attribute::AUTHENTICATION, suite.method.number().unwrap_or(0)),
         short(attribute::LIFE_TYPE, phase1::SECONDS),
         // A TLV of four octets, which all peers take (RFC 2409 appendix A).
         Attribute { kind: attribute::LIFE_DURATION, value: AttributeValue::Long(seconds) },
@@ -221,7 +221,7 @@ fn read(transform: &Transform<'_>) -> Option<(Suite, Option<Duration>)> {
         CIPHERS.iter().find(|(_, number, bits)| is(*number, encryption) && bits.map(u32::from) == key_length)?;
     let (hash, _) = HASHES.iter().find(|(_, number)| is(*number, hash))?;
     let (group, _) = GROUPS.iter().find(|(_, number)| is(*number, group))?;
-    let method = Method::ALL.into_iter().find(|m| is(m.number(), authentication))?;
+    let method = Method::ALL.into_iter().find(|m| m.number().is_some_and(|n| is(n, authentication)))?;
     Some((Suite { cipher: *cipher, hash: *hash, group: *group, method }, lifetime))
 }
 

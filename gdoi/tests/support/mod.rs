@@ -38,6 +38,7 @@ pub fn signer(kind: KeyKind) -> Arc<SigningKey> {
     static RSA: OnceLock<Arc<SigningKey>> = OnceLock::new();
     match kind {
         KeyKind::Rsa => Arc::clone(RSA.get_or_init(|| Arc::new(SigningKey::generate_rsa(2048).unwrap()))),
+        KeyKind::Ed25519 | KeyKind::Ed448 => panic!("GDOI has no such keys"),
         KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::EcP521 => Arc::new(SigningKey::generate_ec(kind).unwrap()),
     }
 }

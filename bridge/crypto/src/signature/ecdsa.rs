@@ -10,22 +10,22 @@ use super::KeyKind;
 use crate::CryptoError;
 use crate::ke::{KeGroup, ecp::curve};
 
-const NOT_EC: CryptoError = CryptoError::SignatureKey("neither an RSA nor an ECDSA key");
+const NOT_EC: CryptoError = CryptoError::SignatureKey("no ECDSA key");
 
 impl KeyKind {
     fn curve(self) -> Result<Nid, CryptoError> {
         match self {
-            KeyKind::Rsa => Err(NOT_EC),
+            KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => Err(NOT_EC),
             KeyKind::EcP256 => Ok(Nid::X9_62_PRIME256V1),
             KeyKind::EcP384 => Ok(Nid::SECP384R1),
             KeyKind::EcP521 => Ok(Nid::SECP521R1),
         }
     }
 
-    /// Octets of r and of s, and of a coordinate; zero for RSA.
+    /// Octets of r and of s, and of a coordinate; zero for others.
     pub(super) const fn half(self) -> usize {
         match self {
-            KeyKind::Rsa => 0,
+            KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => 0,
             KeyKind::EcP256 => 32,
             KeyKind::EcP384 => 48,
             KeyKind::EcP521 => 66,
@@ -33,10 +33,10 @@ impl KeyKind {
     }
 
     /// What stands in front of x and y in a SubjectPublicKeyInfo of this curve with an uncompressed point (RFC 5480,
-    /// section 2), up to and with the octet that says so; empty for RSA.
+    /// section 2), up to and with the octet that says so; empty for others.
     const fn spki_prefix(self) -> &'static [u8] {
         match self {
-            KeyKind::Rsa => b"",
+            KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => b"",
             KeyKind::EcP256 => {
                 b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04"
             }
@@ -64,7 +64,7 @@ pub(super) fn kind<T: HasPublic>(key: &EcKeyRef<T>) -> Result<KeyKind, CryptoErr
 /// The group of a kind of key, made once.
 pub(super) fn group(kind: KeyKind) -> Result<&'static EcGroup, CryptoError> {
     let name = match kind {
-        KeyKind::Rsa => return Err(NOT_EC),
+        KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => return Err(NOT_EC),
         KeyKind::EcP256 => KeGroup::Ecp256,
         KeyKind::EcP384 => KeGroup::Ecp384,
         KeyKind::EcP521 => KeGroup::Ecp521,

@@ -6,11 +6,11 @@ use openssl::ec::EcKey;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::{Padding, Rsa};
-use openssl::sign::Signer;
+use openssl::sign::{RsaPssSaltlen, Signer};
 
 use super::{
-    DigestSignature, KeyKind, OTHER_KIND, RSA_BITS, SignatureScheme, check_rsa, ecdsa, ecdsa_digest, md,
-    message_digest, rsa_digest_info,
+    DigestSignature, KeyKind, OTHER_KIND, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, check_rsa,
+    ecdsa, ecdsa_digest, ecdsa_to_der, edwards, md, message_digest, rsa_digest_info,
 };
 use crate::{CryptoError, Secret};
 
@@ -24,6 +24,7 @@ pub struct SigningKey {
 enum Key {
     Rsa(PKey<Private>),
     Ec(KeyKind, EcKey<Private>),
+    Edwards(KeyKind, PKey<Private>),
 }
 
 impl SigningKey {
@@ -43,17 +44,26 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::SignatureKey`] for [`KeyKind::Rsa`]; [`CryptoError::OpenSsl`].
+    /// [`CryptoError::SignatureKey`] for other kinds; [`CryptoError::OpenSsl`].
     pub fn generate_ec(kind: KeyKind) -> Result<Self, CryptoError> {
         Self::new(PKey::from_ec_key(EcKey::generate(ecdsa::group(kind)?)?)?)
+    }
+
+    /// Makes a new Ed25519 or Ed448 key, with OpenSSL's own generator.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] for other kinds; [`CryptoError::OpenSsl`].
+    pub fn generate_edwards(kind: KeyKind) -> Result<Self, CryptoError> {
+        Self::new(edwards::generate(kind)?)
     }
 
     /// Reads an unencrypted PEM: PKCS #8, PKCS #1, or an EC key by itself (RFC 5915).
     ///
     /// # Errors
     ///
-    /// [`CryptoError::SignatureKey`] if it is none, is encrypted, or is not a consistent RSA key of 2048 to 8192 bits or
-    /// ECDSA key on P-256, P-384 or P-521.
+    /// [`CryptoError::SignatureKey`] if it is none, is encrypted, or is not a consistent RSA key of 2048 to 8192 bits,
+    /// ECDSA key on P-256, P-384 or P-521, Ed25519 or Ed448 key.
     pub fn from_pem(pem: &[u8]) -> Result<Self, CryptoError> {
         // An empty passphrase by callback: without one OpenSSL would ask at the terminal.
         let key = PKey::private_key_from_pem_callback(pem, |_| Ok(0))
@@ -62,7 +72,7 @@ impl SigningKey {
             key.ec_key()?
                 .check_key()
                 .map_err(|_| CryptoError::SignatureKey("the parts of the ECDSA key do not fit together"))?;
-        } else {
+        } else if edwards::kind(&key).is_none() {
             check_rsa(&key)?;
             if !key.rsa()?.check_key().unwrap_or(false) {
                 return Err(CryptoError::SignatureKey("the parts of the RSA key do not fit together"));
@@ -73,6 +83,10 @@ impl SigningKey {
 
     fn new(key: PKey<Private>) -> Result<Self, CryptoError> {
         let pem = Secret::new(key.private_key_to_pem_pkcs8()?);
+        if let Some(kind) = edwards::kind(&key) {
+            let spki = key.public_key_to_der()?;
+            return Ok(Self { key: Key::Edwards(kind, key), pem, spki });
+        }
         if key.id() != Id::EC {
             let spki = key.public_key_to_der()?;
             return Ok(Self { key: Key::Rsa(key), pem, spki });
@@ -97,15 +111,16 @@ impl SigningKey {
     pub fn kind(&self) -> KeyKind {
         match &self.key {
             Key::Rsa(_) => KeyKind::Rsa,
-            Key::Ec(kind, _) => *kind,
+            Key::Ec(kind, _) | Key::Edwards(kind, _) => *kind,
         }
     }
 
-    /// Octets of a signature: those of the RSA modulus, or of r and s.
+    /// Octets of a signature: those of the RSA modulus, or of both halves.
     pub fn signature_len(&self) -> usize {
         match &self.key {
             Key::Rsa(key) => key.size(),
             Key::Ec(kind, _) => 2 * kind.half(),
+            Key::Edwards(kind, _) => edwards::signature_len(*kind),
         }
     }
 
@@ -128,6 +143,46 @@ impl SigningKey {
                 Ok(signer.sign_to_vec()?)
             }
             Key::Ec(kind, key) => ecdsa::sign(*kind, key, &scheme.hash().digest(parts)),
+            // No scheme is of its kind.
+            Key::Edwards(..) => Err(OTHER_KIND),
+        }
+    }
+
+    /// Signs as the algorithm says that an AlgorithmIdentifier names; ECDSA values are DER.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] if the algorithm is for another kind of key; [`CryptoError::OpenSsl`].
+    pub fn sign_named(&self, algorithm: SignatureAlgorithm, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        match (&self.key, algorithm) {
+            (Key::Rsa(key), SignatureAlgorithm::RsaPkcs1(hash)) => {
+                Ok(Signer::new(message_digest(hash), key)?.sign_oneshot_to_vec(octets)?)
+            }
+            (Key::Rsa(key), SignatureAlgorithm::RsaPss(hash)) => {
+                let mut signer = Signer::new(message_digest(hash), key)?;
+                signer.set_rsa_padding(Padding::PKCS1_PSS)?;
+                signer.set_rsa_mgf1_md(message_digest(hash))?;
+                signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
+                Ok(signer.sign_oneshot_to_vec(octets)?)
+            }
+            (Key::Ec(kind, key), SignatureAlgorithm::Ecdsa(hash)) => {
+                ecdsa_to_der(*kind, &ecdsa::sign(*kind, key, &hash.digest(&[octets]))?)
+            }
+            (Key::Edwards(kind, key), algorithm) if algorithm.is_for(*kind) => edwards::sign(key, octets),
+            _ => Err(OTHER_KIND),
+        }
+    }
+
+    /// Signs in a form of IKE.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::SignatureKey`] if the form is for another kind of key; [`CryptoError::OpenSsl`].
+    pub fn sign_form(&self, form: SignatureForm, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        match form {
+            SignatureForm::Digest(how) => self.sign_digest(how, octets),
+            SignatureForm::Scheme(scheme) => self.sign(scheme, &[octets]),
+            SignatureForm::Algorithm(algorithm) => self.sign_named(algorithm, octets),
         }
     }
 
@@ -152,6 +207,7 @@ impl SigningKey {
                 Ok(value)
             }
             Key::Ec(kind, key) => ecdsa::sign(*kind, key, &ecdsa_digest(how, octets).ok_or(OTHER_KIND)?),
+            Key::Edwards(..) => Err(OTHER_KIND),
         }
     }
 }
@@ -160,7 +216,7 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             Key::Rsa(key) => write!(f, "SigningKey(RSA, {} bits)", key.bits()),
-            Key::Ec(kind, _) => write!(f, "SigningKey({kind:?})"),
+            Key::Ec(kind, _) | Key::Edwards(kind, _) => write!(f, "SigningKey({kind:?})"),
         }
     }
 }

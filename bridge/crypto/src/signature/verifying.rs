@@ -7,11 +7,11 @@ use openssl::ec::EcKey;
 use openssl::pkey::{PKey, Public};
 use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::{Padding, Rsa};
-use openssl::sign::Verifier;
+use openssl::sign::{RsaPssSaltlen, Verifier};
 
 use super::{
-    DigestSignature, EXPONENT_BITS, KeyKind, RSA_BITS, SignatureScheme, ecdsa, ecdsa_digest, ecdsa_from_der, md,
-    message_digest, rsa_digest_info,
+    DigestSignature, EXPONENT_BITS, KeyKind, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, ecdsa,
+    ecdsa_digest, ecdsa_from_der, edwards, md, message_digest, rsa_digest_info,
 };
 use crate::CryptoError;
 use crate::der::{self, tag};
@@ -25,6 +25,7 @@ pub struct VerifyingKey {
 enum Key {
     Rsa(PKey<Public>),
     Ec(KeyKind, EcKey<Public>),
+    Edwards(KeyKind, PKey<Public>),
 }
 
 impl VerifyingKey {
@@ -33,15 +34,19 @@ impl VerifyingKey {
     /// # Errors
     ///
     /// [`CryptoError::SignatureKey`] unless it is exactly one key in DER: RSA of 2048 to 8192 bits with an odd exponent of
-    /// 2 to 64 bits, or an uncompressed point of P-256, P-384 or P-521 (RFC 5480).
+    /// 2 to 64 bits, an uncompressed point of P-256, P-384 or P-521 (RFC 5480), Ed25519 or Ed448 (RFC 8410).
     pub fn from_spki(spki: &[u8]) -> Result<Self, CryptoError> {
         if let Some((kind, coordinates)) = ecdsa::coordinates(spki) {
             let key = Key::Ec(kind, ecdsa::public(kind, coordinates)?);
             return Ok(Self { key, spki: spki.to_vec() });
         }
+        if let Some(key) = edwards::public(spki) {
+            let (kind, key) = key?;
+            return Ok(Self { key: Key::Edwards(kind, key), spki: spki.to_vec() });
+        }
         let mut fields = der::only_sequence(spki)?;
         if fields.whole_sequence()? != RSA_ENCRYPTION {
-            return Err(CryptoError::SignatureKey("neither an RSA key nor an ECDSA key on P-256, P-384 or P-521"));
+            return Err(CryptoError::SignatureKey("neither RSA, ECDSA on P-256, P-384 or P-521, Ed25519 nor Ed448"));
         }
         let key = rsa(fields.octet_bits()?)?;
         fields.end()?;
@@ -63,7 +68,7 @@ impl VerifyingKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::SignatureKey`] if it is no such point, or for [`KeyKind::Rsa`].
+    /// [`CryptoError::SignatureKey`] if it is no such point, or for kinds without a curve of ECDSA.
     pub fn from_ec_point(kind: KeyKind, point: &[u8]) -> Result<Self, CryptoError> {
         let coordinates = match point {
             [4, rest @ ..] if rest.len() == 2 * kind.half() => rest,
@@ -83,15 +88,16 @@ impl VerifyingKey {
     pub fn kind(&self) -> KeyKind {
         match &self.key {
             Key::Rsa(_) => KeyKind::Rsa,
-            Key::Ec(kind, _) => *kind,
+            Key::Ec(kind, _) | Key::Edwards(kind, _) => *kind,
         }
     }
 
-    /// Octets of a signature: those of the RSA modulus, or of r and s.
+    /// Octets of a signature: those of the RSA modulus, or of both halves.
     pub fn signature_len(&self) -> usize {
         match &self.key {
             Key::Rsa(key) => key.size(),
             Key::Ec(kind, _) => 2 * kind.half(),
+            Key::Edwards(kind, _) => edwards::signature_len(*kind),
         }
     }
 
@@ -112,18 +118,42 @@ impl VerifyingKey {
                 check().unwrap_or(false)
             }
             Key::Ec(kind, key) => ecdsa::verify(*kind, key, &scheme.hash().digest(parts), sig),
+            // No scheme is of its kind.
+            Key::Edwards(..) => false,
         }
     }
 
-    /// Whether `sig` is a signature as X.509 has it: ECDSA values are DER, and any curve goes with any hash. Whatever goes
-    /// wrong means no.
-    pub(crate) fn verify_x509(&self, scheme: SignatureScheme, content: &[u8], sig: &[u8]) -> bool {
-        match &self.key {
-            Key::Rsa(_) => self.verify(scheme, &[content], sig),
-            Key::Ec(kind, key) => {
-                let value = ecdsa_from_der(*kind, sig).unwrap_or_default();
-                scheme.kind() != KeyKind::Rsa && ecdsa::verify(*kind, key, &scheme.hash().digest(&[content]), &value)
+    /// Whether `sig` is a signature by an algorithm as its AlgorithmIdentifier names it: ECDSA values are DER, and any curve
+    /// goes with any hash. Whatever goes wrong means no.
+    pub fn verify_named(&self, algorithm: SignatureAlgorithm, content: &[u8], sig: &[u8]) -> bool {
+        match (&self.key, algorithm) {
+            (Key::Rsa(key), SignatureAlgorithm::RsaPkcs1(hash) | SignatureAlgorithm::RsaPss(hash)) => {
+                let check = || {
+                    let mut verifier = Verifier::new(message_digest(hash), key)?;
+                    if matches!(algorithm, SignatureAlgorithm::RsaPss(_)) {
+                        verifier.set_rsa_padding(Padding::PKCS1_PSS)?;
+                        verifier.set_rsa_mgf1_md(message_digest(hash))?;
+                        verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
+                    }
+                    verifier.verify_oneshot(sig, content)
+                };
+                sig.len() == key.size() && check().unwrap_or(false)
             }
+            (Key::Ec(kind, key), SignatureAlgorithm::Ecdsa(hash)) => ecdsa_from_der(*kind, sig)
+                .is_ok_and(|value| ecdsa::verify(*kind, key, &hash.digest(&[content]), &value)),
+            (Key::Edwards(kind, key), algorithm) => {
+                algorithm.is_for(*kind) && sig.len() == self.signature_len() && edwards::verify(key, content, sig)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether `sig` is a signature in a form of IKE. Whatever goes wrong means no.
+    pub fn verify_form(&self, form: SignatureForm, octets: &[u8], sig: &[u8]) -> bool {
+        match form {
+            SignatureForm::Digest(how) => self.verify_digest(how, octets, sig),
+            SignatureForm::Scheme(scheme) => self.verify(scheme, &[octets], sig),
+            SignatureForm::Algorithm(algorithm) => self.verify_named(algorithm, octets, sig),
         }
     }
 
@@ -148,6 +178,7 @@ impl VerifyingKey {
             Key::Ec(kind, key) => {
                 ecdsa_digest(how, octets).is_some_and(|digest| ecdsa::verify(*kind, key, &digest, sig))
             }
+            Key::Edwards(..) => false,
         }
     }
 }
@@ -176,7 +207,7 @@ impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             Key::Rsa(key) => write!(f, "VerifyingKey(RSA, {} bits)", key.bits()),
-            Key::Ec(kind, _) => write!(f, "VerifyingKey({kind:?})"),
+            Key::Ec(kind, _) | Key::Edwards(kind, _) => write!(f, "VerifyingKey({kind:?})"),
         }
     }
 }

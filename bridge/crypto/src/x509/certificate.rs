@@ -17,7 +17,7 @@ use super::extensions::Extensions;
 use super::time::time;
 use super::{CertificateError, DistinguishedName, MAX_CERTIFICATE, pem};
 use crate::der::{self, Reader, tag};
-use crate::signature::{SignatureScheme, VerifyingKey};
+use crate::signature::{SignatureAlgorithm, VerifyingKey};
 
 /// A certificate. Copies share it.
 #[derive(Clone)]
@@ -209,15 +209,15 @@ impl Signed {
 
     /// Is the algorithm taken?
     pub(super) fn has_known_algorithm(&self) -> bool {
-        self.scheme().is_some()
+        self.known().is_some()
     }
 
-    fn scheme(&self) -> Option<SignatureScheme> {
-        SignatureScheme::from_algorithm_identifier(&self.algorithm).filter(|s| !s.is_weak())
+    fn known(&self) -> Option<SignatureAlgorithm> {
+        SignatureAlgorithm::from_der(&self.algorithm).filter(|a| !a.is_weak())
     }
 
     /// Is it signed by this key? `None` if the algorithm is not taken.
     pub(super) fn verify(&self, key: &VerifyingKey) -> Option<bool> {
-        Some(key.verify_x509(self.scheme()?, &self.content, &self.value))
+        Some(key.verify_named(self.known()?, &self.content, &self.value))
     }
 }

@@ -63,6 +63,12 @@ impl TrustStore {
         self.anchors.iter().map(Certificate::subject)
     }
 
+    /// The anchors, in the order in which they were given.
+    #[must_use]
+    pub fn anchors(&self) -> &[Certificate] {
+        &self.anchors
+    }
+
     /// May this certificate be trusted now to sign for its owner in IKE? A chain leads from it over the others to an anchor,
     /// or it is an anchor itself; every certificate of the chain is valid and may do what it does there; none is revoked.
     ///

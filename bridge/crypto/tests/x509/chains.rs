@@ -255,6 +255,12 @@ fn weak_keys_and_signatures_are_refused() {
     let between = root.signs(&sub, MessageDigest::sha512(), ca);
     let leaf = sub.signs(&gm, MessageDigest::sha256(), plain);
     assert_eq!(verdict(&anchor, &leaf, &[between], NOW), None);
+    let root = Party { name: "CN=Edwards Root".to_owned(), key: PKey::generate_ed25519().unwrap() };
+    let sub = Party { name: "CN=Sub".to_owned(), key: PKey::generate_ed448().unwrap() };
+    let (anchor, between) = [&root, &sub].map(|whom| root.signs(whom, MessageDigest::null(), ca)).into();
+    assert_eq!(verdict(&anchor, &sub.signs(&gm, MessageDigest::null(), plain), &[between], NOW), None);
+    let root = Party { name: "CN=RSA Root".to_owned(), key: rsa(2048) };
+    let anchor = root.signs(&root, MessageDigest::sha384(), ca);
     let sha1_rsa = root.signs(&gm, MessageDigest::sha1(), plain);
     assert_eq!(fault(store(&[&anchor]).check(&sha1_rsa, &[], now(), &[])), Some(Fault::WeakSignature));
 }

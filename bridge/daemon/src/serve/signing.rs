@@ -23,6 +23,8 @@ fn record(group: &str, protocol: Protocol, kind: KeyKind) -> String {
         KeyKind::EcP256 => "/ecdsa-p256",
         KeyKind::EcP384 => "/ecdsa-p384",
         KeyKind::EcP521 => "/ecdsa-p521",
+        KeyKind::Ed25519 => "/ed25519",
+        KeyKind::Ed448 => "/ed448",
     };
     format!("{PREFIX}{group}/{protocol}{kind}")
 }
@@ -83,6 +85,7 @@ fn make(names: &[(String, KeyKind)], bits: u32) -> anyhow::Result<Vec<(String, S
             let make = |kind| match kind {
                 KeyKind::Rsa => SigningKey::generate_rsa(bits),
                 KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::EcP521 => SigningKey::generate_ec(kind),
+                KeyKind::Ed25519 | KeyKind::Ed448 => SigningKey::generate_edwards(kind),
             };
             let threads: Vec<_> = batch.iter().map(|(_, kind)| scope.spawn(move || make(*kind))).collect();
             threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()

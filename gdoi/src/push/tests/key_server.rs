@@ -48,6 +48,7 @@ pub(super) fn signer(kind: KeyKind) -> Arc<SigningKey> {
         KeyKind::Rsa => (0, || SigningKey::generate_rsa(2048).unwrap()),
         KeyKind::EcP256 => (1, || SigningKey::generate_ec(KeyKind::EcP256).unwrap()),
         KeyKind::EcP384 => (2, || SigningKey::generate_ec(KeyKind::EcP384).unwrap()),
+        KeyKind::Ed25519 | KeyKind::Ed448 => panic!("GDOI has no such keys"),
         KeyKind::EcP521 => (3, || SigningKey::generate_ec(KeyKind::EcP521).unwrap()),
     };
     Arc::clone(KEYS[at].get_or_init(|| Arc::new(make())))

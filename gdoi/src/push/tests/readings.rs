@@ -128,6 +128,7 @@ fn signature_keys_come_in_many_forms() {
         // The bit string at the end of a SubjectPublicKeyInfo is the PKCS #1 key, or the point.
         let (reading, forms) = match scheme.kind() {
             KeyKind::Rsa => (Reading::SigKeyPkcs1, vec![spki[24..].to_vec()]),
+            KeyKind::Ed25519 | KeyKind::Ed448 => panic!("GDOI has no such keys"),
             KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::EcP521 => {
                 let point = spki[spki.len() - 1 - new.signer.signature_len()..].to_vec();
                 (Reading::SigKeyPoint, vec![point[1..].to_vec(), point])
