@@ -9,9 +9,12 @@ use std::sync::Arc;
 use gdoi::{NAT_PORT, Phase1Options};
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::Selector;
+use keyferry_model::settings::{MemberSettings, Phase1Exchange};
 use keyferry_model::update::MemberEvent;
+use support::pki::{certified, certify, with_certificate};
 use support::{Bench, GROUP, Packet, Setup, host, policy, psk, secs, settings};
 
 /// A translator in front of member 10, with one address; a port inside becomes that port plus `shift` outside.
@@ -49,6 +52,7 @@ impl Translator {
 
 fn bench(setup: Setup) -> Bench {
     Bench::with_policy(setup, policy(setup), |c| {
+        c.aggressive = true;
         let net = Selector { address: "198.51.100.0".parse().unwrap(), prefix: 24, protocol: 0, port: 0 };
         let identity = Identity::from_ip(host(false, 10).ip());
         c.credentials = Arc::new(Credentials::new(vec![Peer {
@@ -59,8 +63,33 @@ fn bench(setup: Setup) -> Bench {
     })
 }
 
+fn bench_without_translator() -> Bench {
+    let setup = Setup::default();
+    Bench::with_policy(setup, policy(setup), |c| c.aggressive = true)
+}
+
+const EXCHANGES: [Phase1Exchange; 2] = [Phase1Exchange::Main, Phase1Exchange::Aggressive];
+
+/// What a member sends in clear of the exchange.
+fn in_clear(exchange: Phase1Exchange) -> usize {
+    match exchange {
+        Phase1Exchange::Main => 2,
+        Phase1Exchange::Aggressive => 1,
+    }
+}
+
+fn begins_with(exchange: Phase1Exchange) -> MemberSettings {
+    let mut settings = settings(Setup::default(), 10);
+    settings.phase1.exchange = exchange;
+    settings
+}
+
 fn start(bench: &mut Bench, options: Phase1Options, nat: Translator) {
-    bench.add_with(10, settings(bench.setup, 10));
+    start_with(bench, settings(bench.setup, 10), options, nat);
+}
+
+fn start_with(bench: &mut Bench, settings: MemberSettings, options: Phase1Options, nat: Translator) {
+    bench.add_with(10, settings);
     bench.wire.clear();
     bench.log.clear();
     bench.member(10, |m, ctx| {
@@ -78,15 +107,15 @@ fn sent(bench: &Bench) -> Vec<&Packet> {
     bench.log.iter().filter(|p| p.from.ip() == host(false, 10).ip()).collect()
 }
 
-#[test]
-fn a_member_behind_a_translator_goes_on_at_port_4500() {
-    let (mut bench, nat) = (bench(Setup::default()), Translator::new(1, 30_000));
-    start(&mut bench, Phase1Options::default(), nat);
+fn goes_on_at_port_4500(mut bench: Bench, settings: MemberSettings) {
+    let nat = Translator::new(1, 30_000);
+    let clear = in_clear(settings.phase1.exchange);
+    start_with(&mut bench, settings, Phase1Options::default(), nat);
     assert_eq!(registered(&bench), 1);
     let ports: Vec<(u16, u16, bool)> =
         sent(&bench).iter().map(|p| (p.from.port(), p.to.port(), p.bytes.starts_with(&[0; 4]))).collect();
-    assert_eq!(ports[..2], [(848, 848, false); 2]);
-    assert_eq!(ports[2..], [(NAT_PORT, NAT_PORT, true); 4], "message 5, INITIAL-CONTACT, the registration");
+    assert_eq!(ports[..clear], vec![(848, 848, false); clear]);
+    assert_eq!(ports[clear..], [(NAT_PORT, NAT_PORT, true); 4], "the proof, INITIAL-CONTACT, the registration");
     assert!(bench.nodes[&10].member.status().behind_nat);
     assert_eq!(bench.model.addresses(GROUP, Protocol::Gdoi), [nat.outside(NAT_PORT)]);
     assert_eq!(bench.model.marked_addresses(GROUP, Protocol::Gdoi), [nat.outside(NAT_PORT)]);
@@ -105,38 +134,88 @@ fn a_member_behind_a_translator_goes_on_at_port_4500() {
     assert!(bench.log.iter().all(|p| p.bytes != [0xff]));
 }
 
+/// RFC 3947 section 4: with message 5 of main mode, and with message 3 of aggressive mode.
+#[test]
+fn a_member_behind_a_translator_goes_on_at_port_4500() {
+    for exchange in EXCHANGES {
+        goes_on_at_port_4500(bench(Setup::default()), begins_with(exchange));
+    }
+}
+
+#[test]
+fn so_does_one_that_authenticates_by_certificate() {
+    for exchange in EXCHANGES {
+        let setup = Setup::default();
+        let bench = Bench::with_policy(setup, policy(setup), |c| {
+            c.aggressive = true;
+            certify(c, &["gateway-p256"], vec![certified(None, None)]);
+        });
+        let mut settings = with_certificate(setup, "gm10-p256");
+        settings.phase1.exchange = exchange;
+        goes_on_at_port_4500(bench, settings);
+    }
+}
+
 #[test]
 fn without_a_translator_nothing_moves() {
-    let mut bench = Bench::new(Setup::default());
-    bench.add(10);
-    bench.run(secs(100));
-    assert_eq!(registered(&bench), 1);
-    assert!(bench.log.iter().all(|p| p.from.port() == 848 && p.to.port() == 848));
-    assert!(bench.model.marked_addresses(GROUP, Protocol::Gdoi).is_empty());
-    assert!(!bench.nodes[&10].member.status().behind_nat);
+    for exchange in EXCHANGES {
+        let mut bench = bench_without_translator();
+        bench.add_with(10, begins_with(exchange));
+        bench.run(secs(100));
+        assert_eq!(registered(&bench), 1);
+        assert!(bench.log.iter().all(|p| p.from.port() == 848 && p.to.port() == 848));
+        assert!(bench.model.marked_addresses(GROUP, Protocol::Gdoi).is_empty());
+        assert!(!bench.nodes[&10].member.status().behind_nat);
+    }
+}
+
+/// Who looks for none hears of none, and stays where it is behind one.
+#[test]
+fn who_looks_for_no_translator_stays_at_its_port() {
+    for exchange in EXCHANGES {
+        let (mut bench, nat) = (bench(Setup::default()), Translator::new(1, 30_000));
+        let options = Phase1Options { nat_port: None, ..Phase1Options::default() };
+        start_with(&mut bench, begins_with(exchange), options, nat);
+        assert_eq!(registered(&bench), 1);
+        assert!(sent(&bench).iter().all(|p| p.from.port() == 848 && p.to.port() == 848));
+        assert!(bench.model.marked_addresses(GROUP, Protocol::Gdoi).is_empty());
+    }
 }
 
 /// A translator that changes nothing but its own side: the key server has another address than it believes.
 #[test]
 fn a_key_server_behind_a_translator_is_reached_at_port_4500() {
-    let mut bench = Bench::new(Setup::default());
-    let (public, private) = (host(false, 2).ip(), host(false, 1).ip());
-    let mut far = settings(Setup::default(), 10);
-    far.key_servers = keyferry_model::key_server::KeyServers::one(SocketAddr::new(public, 848), None);
-    bench.add_with(10, far);
-    bench.run_through(secs(100), &mut |p| {
-        let mut p = p.clone();
-        if p.to.ip() == public {
-            p.to.set_ip(private);
-        } else if p.from.ip() == private {
-            p.from.set_ip(public);
-        }
-        vec![p]
-    });
-    assert_eq!(registered(&bench), 1);
-    assert_eq!(sent(&bench)[2].to, SocketAddr::new(public, NAT_PORT));
-    assert!(!bench.nodes[&10].member.status().behind_nat, "the translator is not in front of it");
-    assert!(bench.log.iter().all(|p| p.bytes != [0xff]));
+    for exchange in EXCHANGES {
+        let mut bench = bench_without_translator();
+        let (public, private) = (host(false, 2).ip(), host(false, 1).ip());
+        let mut far = begins_with(exchange);
+        far.key_servers = KeyServers::one(SocketAddr::new(public, 848), None);
+        let pass = |p: &Packet| {
+            let mut p = p.clone();
+            if p.to.ip() == public {
+                p.to.set_ip(private);
+            } else if p.from.ip() == private {
+                p.from.set_ip(public);
+            }
+            p
+        };
+        bench.add_with(10, far);
+        bench.member(10, |m, _| m.set_phase1(Phase1Options { keep: true, ..Phase1Options::default() }));
+        bench.run_through(secs(20), &mut |p| vec![pass(p)]);
+        assert_eq!(registered(&bench), 1);
+        assert_eq!(sent(&bench)[in_clear(exchange)].to, SocketAddr::new(public, NAT_PORT));
+        assert!(!bench.nodes[&10].member.status().behind_nat, "the translator is not in front of it");
+        assert!(bench.log.iter().all(|p| p.bytes != [0xff]));
+
+        // So the member is where it says, and what comes from elsewhere is nothing but a copy.
+        let elsewhere = SocketAddr::from(([192, 0, 2, 66], NAT_PORT));
+        bench.log.clear();
+        bench.run_through(secs(40), &mut |p| {
+            let p = pass(p);
+            vec![if p.from.ip() == host(false, 10).ip() { Packet { from: elsewhere, ..p } } else { p }]
+        });
+        assert!(!sent(&bench).is_empty() && bench.log.iter().all(|p| p.to != elsewhere), "{exchange:?}");
+    }
 }
 
 /// A unicast push goes through the mapping, and so does its acknowledgement, which names the member's own address.
@@ -164,8 +243,12 @@ fn unicast_pushes_and_their_acknowledgements_pass_the_translator() {
 /// copy of one of its messages from elsewhere does not.
 #[test]
 fn the_newest_authentic_message_says_where_a_member_is() {
+    EXCHANGES.into_iter().for_each(follow);
+}
+
+fn follow(exchange: Phase1Exchange) {
     let (mut bench, old) = (bench(Setup::default()), Translator::new(1, 30_000));
-    start(&mut bench, Phase1Options { keep: true, ..Phase1Options::default() }, old);
+    start_with(&mut bench, begins_with(exchange), Phase1Options { keep: true, ..Phase1Options::default() }, old);
     bench.run_through(secs(40), &mut |p| old.pass(p));
     let new = Translator::new(2, 20_000);
     bench.run_through(secs(60), &mut |p| new.pass(p));

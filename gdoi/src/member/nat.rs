@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_model::drive::Transmit;
-use keyferry_model::settings::Phase1Exchange;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::Header;
@@ -13,7 +12,7 @@ use keyferry_wire::Header;
 use super::{Member, NAT_PORT, Phase};
 use crate::phase1::extensions::Extensions;
 use crate::phase1::nat::Nat;
-use crate::wire::registry::{exchange, flag};
+use crate::wire::registry::flag;
 
 /// Phase 1 SAs whose port is remembered: the one in use, and those that end.
 const KEPT: usize = 4;
@@ -41,14 +40,16 @@ impl Member {
     pub(super) fn extensions(&self) -> Extensions {
         // Whoever does not know its own address finds a translator everywhere.
         let known = self.options.nat_port.is_some() && !self.settings.local.ip().is_unspecified();
-        let ours = Extensions::of(match self.settings.phase1.exchange {
-            Phase1Exchange::Main => exchange::MAIN_MODE,
-            Phase1Exchange::Aggressive => exchange::AGGRESSIVE,
-        });
-        Extensions { nat_traversal: ours.nat_traversal && known, ..ours }
+        Extensions { nat_traversal: known, ..Extensions::OURS }
     }
 
-    /// A phase 1 stands: what its messages 3 and 4 said of translators is true.
+    /// Where phase 1 goes on behind a translator.
+    pub(super) fn floated(&self) -> (SocketAddr, SocketAddr) {
+        let own = SocketAddr::new(self.settings.local.ip(), self.options.nat_port.unwrap_or(NAT_PORT));
+        (own, SocketAddr::new(self.settings.gateway().ip(), NAT_PORT))
+    }
+
+    /// A phase 1 stands: what its messages said of translators is true.
     pub(super) fn note_nat(&mut self, ctx: &mut MemberCtx<'_>, cookies: [u8; 16], nat: Nat) {
         if nat.is_there() {
             tracing::info!(ours = nat.ours, theirs = nat.theirs, "a translator is on the way");
@@ -57,22 +58,15 @@ impl Member {
             }
             self.nat.floated.push_back(cookies);
         }
-        let to = SocketAddr::new(self.settings.gateway().ip(), NAT_PORT);
+        let (_, to) = self.floated();
         self.nat.mapping = nat.ours.then_some((to, ctx.now.mono + self.options.nat_keepalive));
     }
 
     /// A message on its way to the key server: at port 4500 and marked if it is encrypted and phase 1 has gone there.
     pub(super) fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        let (local, gateway) = (self.settings.local, self.settings.gateway());
-        match self.options.nat_port.filter(|_| self.floats(&bytes)) {
-            Some(port) => Transmit {
-                from: Some(SocketAddr::new(local.ip(), port)),
-                to: SocketAddr::new(gateway.ip(), NAT_PORT),
-                marker: true,
-                bytes,
-            },
-            None => Transmit { from: Some(local), to: gateway, marker: self.settings.marker, bytes },
-        }
+        let (floats, marker) = (self.floats(&bytes), self.settings.marker);
+        let (from, to) = if floats { self.floated() } else { (self.settings.local, self.settings.gateway()) };
+        Transmit { from: Some(from), to, marker: floats || marker, bytes }
     }
 
     /// An answer to a push takes the mapping of a translator in front of us: by it the key server knows who we are.

@@ -100,6 +100,7 @@ impl Member {
             doi: self.options.doi,
             extensions: self.extensions(),
             path: (self.settings.local, self.settings.gateway()),
+            floated: self.floated(),
         };
         Initiator::new(&config, rng)
     }
@@ -160,9 +161,9 @@ impl Member {
                 Phase::Idle | Phase::Registering(_) | Phase::Resting(..) => unreachable!("it was just looked at"),
             },
         };
-        let nat = initiator.nat(&header.spi_pair());
-        self.note_nat(ctx, header.spi_pair(), nat);
-        self.established(ctx, initiator.advance(peer), dgram, succeeds);
+        let done = initiator.advance(peer);
+        self.note_nat(ctx, header.spi_pair(), done.nat);
+        self.established(ctx, done, dgram, succeeds);
         Ok(())
     }
 

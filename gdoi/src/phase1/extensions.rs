@@ -4,7 +4,7 @@ use keyferry_wire::RawPayload;
 
 use crate::message::Payloads;
 use crate::wire::opaque::VendorId;
-use crate::wire::registry::{exchange, payload};
+use crate::wire::registry::payload;
 use crate::wire::rules;
 
 /// Dead Peer Detection 1.0 (RFC 3706 section 5.1).
@@ -38,11 +38,6 @@ pub(crate) struct Extensions {
 impl Extensions {
     /// What we can do.
     pub(crate) const OURS: Extensions = Extensions { dpd: true, fragmentation: true, nat_traversal: true };
-
-    /// What we can do in a phase 1 of this exchange. Aggressive mode says too late where the peers are.
-    pub(crate) fn of(kind: u8) -> Self {
-        Self { nat_traversal: kind == exchange::MAIN_MODE, ..Self::OURS }
-    }
 
     /// What the payloads of a first message announce. Vendor IDs that we do not know are ignored (RFC 2408 section 3.16).
     pub(crate) fn read(payloads: &[RawPayload<'_>]) -> Self {

@@ -65,6 +65,8 @@ pub(crate) struct Config<'a> {
     pub(crate) extensions: Extensions,
     /// Where we are, and where the key server is.
     pub(crate) path: (SocketAddr, SocketAddr),
+    /// The same once a translator is found.
+    pub(crate) floated: (SocketAddr, SocketAddr),
 }
 
 /// A phase 1 under way.
@@ -80,6 +82,7 @@ pub(crate) struct Initiator {
     lifetime: Duration,
     ours: Extensions,
     path: (SocketAddr, SocketAddr),
+    floated: (SocketAddr, SocketAddr),
     message1: Vec<u8>,
     pairs: Vec<Arc<KeyPair>>,
     branches: Vec<Branch>,
@@ -157,6 +160,8 @@ pub(crate) struct Established {
     pub(crate) identity: Identity,
     /// What both sides can do.
     pub(crate) extensions: Extensions,
+    /// Translators on the way.
+    pub(crate) nat: Nat,
     /// Message 3 of aggressive mode, which nobody acknowledges.
     pub(crate) message3: Option<Vec<u8>>,
 }
@@ -195,6 +200,7 @@ impl Initiator {
             lifetime: config.lifetime,
             ours: config.extensions,
             path: config.path,
+            floated: config.floated,
             message1: Vec::new(),
             pairs: Vec::new(),
             branches: Vec::new(),
@@ -326,7 +332,7 @@ impl Initiator {
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
         );
         if extensions.nat_traversal {
-            payloads = self.place(suite.hash, &cookies).announce(payloads);
+            payloads = place(self.path, suite.hash, &cookies).announce(payloads);
         }
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| failed())?;
@@ -409,7 +415,7 @@ impl Initiator {
             if branch.cookies != header.spi_pair() || ke.0.len() != branch.suite.group.public_len() {
                 continue;
             }
-            let place = self.place(branch.suite.hash, &branch.cookies);
+            let place = place(self.path, branch.suite.hash, &branch.cookies);
             let nat = if branch.extensions.nat_traversal { place.find(&payloads) } else { None };
             let proof = self.prove(branch, ke.0, nonce.0, nat.unwrap_or_default());
             verdict = proof.map_err(|_| Reject::Unauthenticated("public value")).map(|proof| {
@@ -419,10 +425,6 @@ impl Initiator {
             });
         }
         verdict
-    }
-
-    fn place<'a>(&self, hash: Hash, cookies: &'a [u8; 16]) -> Place<'a> {
-        Place { hash, cookies, own: self.path.0, peer: self.path.1 }
     }
 
     /// Translators on the way to the responder with these cookies, as far as its message 4 said.
@@ -494,16 +496,23 @@ impl Initiator {
         match peer.at {
             At::Main { branch, proof, last_block } => {
                 let mut branch = self.branches.swap_remove(branch);
-                let mut sa = branch.proofs.swap_remove(proof).sa;
+                let ExpectProof { mut sa, nat, .. } = branch.proofs.swap_remove(proof);
                 sa.chain_to(last_block);
-                let lifetime = branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime));
-                Established { sa, lifetime, identity: peer.identity, extensions: branch.extensions, message3: None }
+                Established {
+                    sa,
+                    lifetime: branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)),
+                    identity: peer.identity,
+                    extensions: branch.extensions,
+                    nat,
+                    message3: None,
+                }
             }
             At::Aggressive(done) => Established {
                 sa: done.sa,
                 lifetime: done.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)),
                 identity: peer.identity,
                 extensions: done.extensions,
+                nat: done.nat,
                 message3: Some(done.message3),
             },
         }
@@ -538,4 +547,8 @@ impl Initiator {
         }
         Err(why)
     }
+}
+
+fn place(path: (SocketAddr, SocketAddr), hash: Hash, cookies: &[u8; 16]) -> Place<'_> {
+    Place { hash, cookies, own: path.0, peer: path.1 }
 }

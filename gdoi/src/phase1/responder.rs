@@ -139,6 +139,7 @@ pub(crate) struct PeerKe {
     ke: Vec<u8>,
     nonce: Vec<u8>,
     path: Path,
+    /// Translators, as far as message 3 of main mode has said.
     nat: Nat,
     /// Our certificate, as the peer wants it.
     own: Option<Arc<OwnCertificate>>,
@@ -439,10 +440,14 @@ impl HalfOpen {
             .with(payload::KE, &Ke(&keyed.ke_r))
             .with(payload::NONCE, &Nonce(&self.rivals[rival].nonce_r));
         let payloads = own.put(auth::id_payload(payloads, &self.id_r));
-        self.extensions.announce(match self.trust(credentials) {
+        let payloads = self.extensions.announce(match self.trust(credentials) {
             Some(trust) => auth::request_certificates(payloads, trust),
             None => payloads,
-        })
+        });
+        match self.place(&self.rivals[rival].peer.path) {
+            Some(place) => place.announce(payloads),
+            None => payloads,
+        }
     }
 
     /// Sends a rival its answer and waits for its proof.

@@ -103,6 +103,7 @@ impl Bench {
             doi: Phase1Doi::Gdoi,
             extensions: Extensions::default(),
             path: (member(n), server_at()),
+            floated: (member(n), server_at()),
         };
         let mut rng = SeededRandom::new(u64::from(n));
         let mut initiator = Initiator::new(&config, &mut rng).unwrap();

@@ -6,12 +6,13 @@ use keyferry_crypto::{KeGroup, Random};
 use keyferry_model::time::Now;
 use keyferry_wire::{Decode, Header, chain};
 
-use super::{At, Initiator, Rejected, Verified};
+use super::{At, Initiator, Rejected, Verified, place};
 use crate::message::Payloads;
 use crate::phase1::auth;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::keymat::Transcript;
+use crate::phase1::nat::Nat;
 use crate::phase1::responder::read_ke;
 use crate::phase1::suite;
 use crate::reject::Reject;
@@ -27,6 +28,7 @@ pub(super) struct Done {
     pub(super) sa: IkeSa,
     pub(super) lifetime: Option<Duration>,
     pub(super) extensions: Extensions,
+    pub(super) nat: Nat,
     pub(super) message3: Vec<u8>,
 }
 
@@ -69,13 +71,21 @@ impl Initiator {
         };
         let mut sa = IkeSa::new(cookies, transcript.keys(self.basis(), &shared));
         let identity = self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
+        let extensions = Extensions::read(&payloads).and(self.ours);
+        let places = extensions.nat_traversal.then(|| [self.path, self.floated]);
+        let places = places.map(|paths| paths.map(|path| place(path, suite.hash, &cookies)));
+        let nat = places.and_then(|[present, _]| present.find(&payloads)).unwrap_or_default();
         let message3 = self.evidence(Payloads::new(), &transcript, sa.keys()).and_then(|payloads| {
+            // It says where it comes from and goes to, which is port 4500 behind a translator.
+            let payloads = match places {
+                Some([present, floated]) => (if nat.is_there() { floated } else { present }).announce(payloads),
+                None => payloads,
+            };
             // Encrypted: with the first IV, since no block came before (RFC 2409 section 5 and appendix B).
             sa.seal_phase1(exchange::AGGRESSIVE, &sa.keys().iv, &payloads)
         });
         let (message3, last_block) = message3.map_err(|_| Rejected::costly(refused("message 3 cannot be made")))?;
         sa.chain_to(last_block);
-        let extensions = Extensions::read(&payloads).and(self.ours);
-        Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, message3 })), identity })
+        Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, nat, message3 })), identity })
     }
 }

@@ -73,6 +73,7 @@ impl Run {
             doi: Phase1Doi::Gdoi,
             extensions: Extensions::default(),
             path: ("10.0.0.1:848".parse().unwrap(), "10.0.0.2:848".parse().unwrap()),
+            floated: ("10.0.0.1:4500".parse().unwrap(), "10.0.0.2:4500".parse().unwrap()),
         };
         let mut rng = SeededRandom::new(5);
         let initiator = Initiator::new(&config, &mut rng).unwrap();

@@ -105,7 +105,7 @@ impl HalfOpen {
             cookies,
             suite: choice.suite,
             lifetime: choice.lifetime,
-            extensions: Extensions::read(payloads).and(Extensions::of(header.exchange)),
+            extensions: Extensions::read(payloads).and(Extensions::OURS),
             sa_i: rules::body(payloads, payload::SA).unwrap_or_default().to_vec(),
             id_r: identity::of_identity(&own_identity(dgram, rules, &means)),
             means,

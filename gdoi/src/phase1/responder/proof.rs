@@ -7,7 +7,7 @@ use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Datagram, JobId, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_model::time::Now;
-use keyferry_wire::{Header, chain};
+use keyferry_wire::{Header, RawPayload, chain};
 
 use super::{ExpectProof, HalfOpen, Means, Path, Progress, Stage};
 use crate::message::{Iv, Payloads, SealError};
@@ -31,6 +31,8 @@ struct Claim {
     /// Last block of its ciphertext.
     last_block: Iv,
     path: Path,
+    /// Translators on the way.
+    nat: Nat,
     identity: Result<Identity, Reject>,
     initial_contact: bool,
 }
@@ -150,11 +152,13 @@ impl HalfOpen {
         let mut why = Reject::Unauthenticated("proof before keys");
         for (rival, expect) in self.expecting() {
             let number = self.rivals[rival].number;
-            let claim = |identity, last_block, initial_contact| Claim {
+            let path = Path::of(dgram);
+            let claim = |payloads: &[RawPayload<'_>], identity, last_block, initial_contact| Claim {
                 rival: number,
                 request: request.clone(),
                 last_block,
-                path: Path::of(dgram),
+                path,
+                nat: self.translators(rival, &path, payloads),
                 identity,
                 initial_contact,
             };
@@ -190,7 +194,7 @@ impl HalfOpen {
         body: &[u8],
         credentials: &Credentials,
         now: Now,
-        claim: &dyn Fn(Result<Identity, Reject>, Iv, bool) -> Claim,
+        claim: &dyn Fn(&[RawPayload<'_>], Result<Identity, Reject>, Iv, bool) -> Claim,
     ) -> Result<Examined, Reject> {
         // With the wrong key it is noise, so whatever is wrong means "not authentic".
         const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
@@ -216,17 +220,26 @@ impl HalfOpen {
                 if !ct_eq(hash_i(self.suite.hash).expose(), hash) {
                     return Err(Reject::Unauthenticated("HASH_I"));
                 }
-                Ok(Examined::Hash(claim(auth::identity(id), last_block, contact)))
+                Ok(Examined::Hash(claim(&payloads, auth::identity(id), last_block, contact)))
             }
             Evidence::Signature { signature, certificates } => {
                 let trust = credentials.trust().ok_or(Reject::Unauthenticated("no trust in certificates"))?;
                 let Method::Signature(kind) = self.suite.method else { return Err(NOISE) };
                 let ways = readings(self.suite, kind).into_iter().map(|r| (r.how, hash_i(r.hmac))).collect();
                 let work = Box::new(auth::check(trust, now.wall, kind, &certificates, ways, signature));
-                let claim = claim(auth::identity(id), last_block, contact);
+                let claim = claim(&payloads, auth::identity(id), last_block, contact);
                 Ok(Examined::Signature(Box::new(ToCheck { claim, work })))
             }
         }
+    }
+
+    /// What is known of translators with the message that is to prove a rival. In aggressive mode it is the first to say
+    /// where the peer sees itself, and it has gone to port 4500 already if message 2 has shown it one (RFC 3947 section 4).
+    fn translators(&self, rival: usize, path: &Path, payloads: &[RawPayload<'_>]) -> Nat {
+        if self.exchange == exchange::MAIN_MODE {
+            return self.rivals[rival].peer.nat;
+        }
+        self.place(path).and_then(|place| place.find(payloads)).unwrap_or_default()
     }
 
     /// May who has the pre-shared key call itself so?
@@ -329,7 +342,6 @@ impl HalfOpen {
                 }
             }
         });
-        let nat = self.rivals[rival].peer.nat;
         let Stage::ExpectProof(expect) = self.rivals.swap_remove(rival).stage else { unreachable!("{PROVEN}") };
         let mut sa = expect.keyed.sa;
         let mut last_block = peer.claim.last_block;
@@ -348,7 +360,7 @@ impl HalfOpen {
             initial_contact: peer.claim.initial_contact,
             until: peer.until,
             path: peer.claim.path,
-            nat,
+            nat: peer.claim.nat,
             request: peer.claim.request,
             answer,
         })
