@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Hash, JobDone, KeGroup, Secret};
 use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::{Ctx, Datagram, JobId};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
@@ -33,6 +33,7 @@ use crate::dpd::Dpd;
 use crate::fragments::Reassembly;
 use crate::keylog::KeyLog;
 use crate::message;
+use crate::phase1::responder::HalfOpen;
 use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
 use crate::wire::registry::{exchange, payload};
@@ -240,8 +241,11 @@ impl Server {
     }
 
     /// Goes by other credentials from now on. SAs that these do not back any more are forgotten; who may still authenticate
-    /// makes a new one for its next registration.
-    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
+    /// makes a new one for its next registration. So are checks under way of who authenticates: they may be against what has
+    /// been withdrawn.
+    pub fn set_credentials(&mut self, out: &mut Outbox, credentials: Arc<Credentials>) {
+        let checks: Vec<JobId> = self.half_open.all_mut().flat_map(HalfOpen::forget_checks).collect();
+        self.give_up(out, checks);
         let former = std::mem::replace(&mut self.config.credentials, credentials);
         for cookies in self.sessions.without_backing(&former, &self.config.credentials) {
             self.counters.closed += 1;

@@ -460,7 +460,7 @@ fn new_credentials_hold_from_the_next_phase_1_on() {
     let untrusting = Credentials::new(vec![certified(None, None)])
         .with_own(vec![own("gateway-p256")])
         .with_trust(pki::trust("other-root"));
-    bench.server.set_credentials(Arc::new(untrusting));
+    bench.server.set_credentials(&mut bench.out, Arc::new(untrusting));
     let (bench, events) = outcome(bench, with_certificate(Setup::default(), "gm10-p256"));
     assert_eq!(bench.server.counters().established, 0);
     assert!(!events.contains(&MemberEvent::Connected), "{events:?}");
@@ -485,11 +485,51 @@ fn a_key_that_is_replaced_during_an_exchange_proves_nothing() {
         while let Some(packet) = bench.wire.pop_front() {
             sent += usize::from(packet.from == host(false, 10));
             if sent == 3 {
-                bench.server.set_credentials(with(now));
+                bench.server.set_credentials(&mut bench.out, with(now));
             }
             bench.deliver(&packet);
         }
         assert_eq!(bench.server.counters().established, established, "key {now}");
+    }
+}
+
+/// A check that has begun under other credentials proves nothing, whether it is the peer's signature that is checked or our own
+/// that is made for a peer that has been: not even if its result comes in. Who is still trusted proves itself once more.
+#[test]
+fn checks_that_have_begun_under_other_credentials_prove_nothing() {
+    let with = |root: &str| {
+        let credentials = Credentials::new(vec![certified(None, None)]).with_own(vec![own("gateway-p256")]);
+        Arc::new(credentials.with_trust(pki::trust(root)))
+    };
+    for (exchange, jobs) in [(Phase1Exchange::Main, 3), (Phase1Exchange::Aggressive, 3)] {
+        for at in 2..=jobs {
+            for (root, established) in [("root", 1), ("other-root", 0)] {
+                let mut bench = bench(|c| c.credentials = with("root"));
+                let mut own = with_certificate(Setup::default(), "gm10-p256");
+                own.phase1.exchange = exchange;
+                bench.add_with(10, own);
+                bench.hold_jobs = true;
+                for n in 1..=at {
+                    bench.settle();
+                    let (id, job) = bench.held.remove(0);
+                    if n == at {
+                        bench.server.set_credentials(&mut bench.out, with(root));
+                    }
+                    bench.serve(|server, ctx| server.complete(ctx, id, job.run()));
+                }
+                bench.settle();
+                let aggressive = exchange == Phase1Exchange::Aggressive;
+                let own_signature_for_message_2 = aggressive && at == 2;
+                assert_eq!(bench.server.counters().established, 0, "{exchange:?} {at} {root}");
+                assert_eq!(bench.held.len(), usize::from(own_signature_for_message_2), "{exchange:?} {at} {root}");
+                bench.hold_jobs = false;
+                for (id, job) in std::mem::take(&mut bench.held) {
+                    bench.serve(|server, ctx| server.complete(ctx, id, job.run()));
+                }
+                bench.run(secs(5));
+                assert_eq!(bench.server.counters().established, established, "{exchange:?} {at} {root}");
+            }
+        }
     }
 }
 
@@ -515,7 +555,7 @@ fn what_new_credentials_do_not_back_ends() {
             }
             bench.settle();
             assert_eq!(bench.server.counters().registered, 2);
-            bench.server.set_credentials(new);
+            bench.server.set_credentials(&mut bench.out, new);
             assert_eq!(bench.server.counters().closed, closed, "{exchange:?}");
         }
         let mut bench = bench(|c| certify(c, &["gateway-p256"], vec![certified(None, None)]));
@@ -524,7 +564,7 @@ fn what_new_credentials_do_not_back_ends() {
         bench.add_with(10, own);
         bench.settle();
         assert_eq!(bench.server.counters().established, 1);
-        bench.server.set_credentials(with(&[(10, 10)]));
+        bench.server.set_credentials(&mut bench.out, with(&[(10, 10)]));
         assert_eq!(bench.server.counters().closed, 1, "{exchange:?}");
     }
 }

@@ -4,9 +4,10 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gdoi::{Server, ServerConfig};
 use keyferry_crypto::Hash;
@@ -373,6 +374,32 @@ fn forged_choices_do_not_keep_a_member_connecting() {
         bench.run_through(secs(5), &mut |_| Vec::new());
     }
     assert_eq!(bench.nodes[&10].events, [MemberEvent::Unanswered]);
+}
+
+/// A continuation that makes room for another gives up the work that waits for it: no more of it is out than there are
+/// continuations.
+#[test]
+fn jobs_of_displaced_continuations_are_given_up() {
+    let mut bench = Bench::new(Setup::default());
+    let [first, third] = opening(&mut bench);
+    bench.hold_jobs = true;
+    let from = host(false, 11);
+    bench.deliver(&Packet { from, ..first });
+    let answer = bench.wire.pop_back().unwrap();
+    let mut forged = Packet { from, ..third };
+    forged.bytes[..16].copy_from_slice(&answer.bytes[..16]);
+    let mut jobs = BTreeSet::new();
+    for n in 0..12u8 {
+        // An octet of the nonce, behind the header and a public value of P-256.
+        forged.bytes[28 + 68 + 4] = n;
+        bench.deliver(&forged);
+        bench.run(Duration::from_millis(500));
+        jobs.extend(bench.held.iter().map(|(id, _)| *id));
+        assert_eq!(bench.held.len(), usize::from(n + 1).min(4), "{n}");
+    }
+    assert_eq!(jobs.len(), 12, "each has had its turn");
+    bench.run(secs(60));
+    assert_eq!(bench.held.len(), 0);
 }
 
 /// A newcomer puts an old exchange out, and with it the work that waits for it.

@@ -159,9 +159,10 @@ impl Gateway {
         self.endpoints.gikev2.set_key_log(gikev2);
     }
 
-    /// Goes by other credentials from now on. SAs that stand are left alone.
+    /// Goes by other credentials from now on. Phase 1 SAs that these do not back any more are forgotten; IKE SAs that stand are
+    /// left alone.
     pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
-        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
+        self.endpoints.gdoi.set_credentials(&mut self.out, Arc::clone(&credentials));
         self.endpoints.gikev2.set_credentials(credentials);
     }
 
@@ -266,7 +267,7 @@ impl Gateway {
         let removed: Vec<String> = before.iter().filter(|n| !wanted(n)).cloned().collect();
         let mut changed = self.model.change(groups, now, rng)?;
         changed.retain(|name| !added.contains(name));
-        self.endpoints.gdoi.set_credentials(Arc::clone(&credentials));
+        self.endpoints.gdoi.set_credentials(&mut self.out, Arc::clone(&credentials));
         self.endpoints.gikev2.set_credentials(credentials);
         for name in &removed {
             self.plan(now, rng, name, RekeyReason::Reset, &[]);

@@ -156,6 +156,16 @@ struct Rival {
     stage: Stage,
 }
 
+impl Rival {
+    /// The job under way.
+    fn job(&self) -> Option<JobId> {
+        match self.stage {
+            Stage::AwaitKeys(job) | Stage::AwaitOwn(job, _) => Some(job),
+            Stage::ExpectProof(_) | Stage::Failed => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Stage {
     /// The key exchange is being computed.
@@ -262,11 +272,7 @@ impl HalfOpen {
 
     /// Jobs under way.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = JobId> {
-        let rivals = self.rivals.iter().filter_map(|r| match r.stage {
-            Stage::AwaitKeys(id) | Stage::AwaitOwn(id, _) => Some(id),
-            Stage::ExpectProof(_) | Stage::Failed => None,
-        });
-        rivals.chain(self.checks.iter().map(Check::job))
+        self.rivals.iter().filter_map(Rival::job).chain(self.checks.iter().map(Check::job))
     }
 
     /// Message 3 of main mode.
@@ -316,19 +322,26 @@ impl HalfOpen {
         }
     }
 
-    /// Begins a continuation with its key exchange. The oldest one makes room.
-    pub(crate) fn begin(&mut self, peer: PeerKe, out: &mut Outbox, rng: &mut dyn Random) -> JobId {
+    /// Begins a continuation with its key exchange. The oldest one makes room; returned are the job, and those that nobody
+    /// waits for any more.
+    pub(crate) fn begin(&mut self, peer: PeerKe, out: &mut Outbox, rng: &mut dyn Random) -> (JobId, Vec<JobId>) {
         self.held.0.take_if(|held| held.ke == peer.ke && held.nonce == peer.nonce);
         let private = Secret::random(self.suite.group.seed_len(), rng);
         let job = out.job(Job::KeyExchange { group: self.suite.group, private, peer: peer.ke.clone() });
         let mut nonce_r = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_r);
-        if self.rivals.len() == MAX_RIVALS {
-            self.rivals.remove(0);
-        }
+        let displaced = if self.rivals.len() == MAX_RIVALS { self.displace() } else { Vec::new() };
         self.begun_rivals += 1;
         self.rivals.push(Rival { number: self.begun_rivals, peer, nonce_r, stage: Stage::AwaitKeys(job) });
-        job
+        (job, displaced)
+    }
+
+    /// Gives up the oldest continuation, with what is to be checked by its keys. Returns the jobs that were under way for it.
+    fn displace(&mut self) -> Vec<JobId> {
+        let oldest = self.rivals.remove(0);
+        self.held.1.retain(|held| held.rival() != oldest.number);
+        let checks = self.checks.extract_if(.., |c| c.rival() == oldest.number);
+        oldest.job().into_iter().chain(checks.map(|c| c.job())).collect()
     }
 
     /// Keeps a continuation for later; only the latest is kept.
@@ -367,10 +380,7 @@ impl HalfOpen {
         out: &mut Outbox,
         rng: &mut dyn Random,
     ) -> Progress {
-        let rival = self.rivals.iter().position(|r| match r.stage {
-            Stage::AwaitKeys(id) | Stage::AwaitOwn(id, _) => id == job,
-            Stage::ExpectProof(_) | Stage::Failed => false,
-        });
+        let rival = self.rivals.iter().position(|r| r.job() == Some(job));
         match (rival, done) {
             (Some(rival), JobDone::KeyExchange(Ok((ke_r, shared)))) => {
                 self.keys(rival, ke_r, &shared, credentials, out)

@@ -71,6 +71,10 @@ impl HalfOpens {
         self.by_cookie.get_mut(cookie)
     }
 
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut HalfOpen> {
+        self.by_cookie.values_mut()
+    }
+
     /// The exchange that this message 1 began.
     pub(super) fn repeated(&mut self, header: &Header, dgram: &Datagram<'_>) -> Option<&mut HalfOpen> {
         let of = |ours| (dgram.from.ip(), header.spi_i, ours);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
-use keyferry_model::drive::{Ctx, Datagram, JobId};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox};
 use keyferry_wire::Header;
 
 use super::half_open::source;
@@ -161,8 +161,9 @@ impl Server {
 
     fn exchange_keys(&mut self, ctx: &mut Ctx<'_>, cookie: [u8; 8], peer: PeerKe) {
         let Some(half) = self.half_open.get_mut(&cookie) else { return };
-        let job = half.begin(peer, ctx.out, ctx.rng);
+        let (job, displaced) = half.begin(peer, ctx.out, ctx.rng);
         self.jobs.insert(job, cookie);
+        self.give_up(ctx.out, displaced);
     }
 
     fn begin_check(&mut self, ctx: &mut Ctx<'_>, cookie: [u8; 8], check: ToCheck) {
@@ -263,12 +264,17 @@ impl Server {
     /// Drops an exchange and gives up its jobs.
     fn drop_half_open(&mut self, ctx: &mut Ctx<'_>, cookie: &[u8; 8]) -> Option<HalfOpen> {
         let half = self.half_open.remove(cookie)?;
-        for job in half.jobs() {
+        self.give_up(ctx.out, half.jobs());
+        Some(half)
+    }
+
+    /// Nobody waits for these jobs any more.
+    pub(super) fn give_up(&mut self, out: &mut Outbox, jobs: impl IntoIterator<Item = JobId>) {
+        for job in jobs {
             if self.jobs.remove(&job).is_some() {
-                ctx.out.cancel(job);
+                out.cancel(job);
             }
         }
-        Some(half)
     }
 
     pub(super) fn expire_half_open(&mut self, ctx: &mut Ctx<'_>, cookie: [u8; 8]) {

@@ -1,7 +1,7 @@
 //! IKE_AUTH and GSA_AUTH, responder's side (RFC 7296 section 2.15, RFC 6023, RFC 9838 section 2.3.1).
 
 use keyferry_crypto::Secret;
-use keyferry_model::drive::{Ctx, Datagram};
+use keyferry_model::drive::{Ctx, Datagram, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
@@ -80,7 +80,7 @@ impl Server {
         chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
         match state.sa.seal(exchange, Direction::Response, AUTH_ID, chain, ctx.rng) {
             Ok(response) => self.close(ctx, spi, dgram, response),
-            Err(_) => self.remove(spi),
+            Err(_) => self.remove(ctx.out, spi),
         }
     }
 
@@ -88,7 +88,7 @@ impl Server {
         let Some(Entry { path, digest, state: State::ExpectAuth(state) }) = self.sas.remove(&spi) else { return };
         self.half_open.leave(path.peer.ip());
         if verified.request.payloads.notify(NotifyType::INITIAL_CONTACT).is_some() {
-            self.forget_others(&verified.identity);
+            self.forget_others(ctx.out, &verified.identity);
         }
         let behind_nat = state.behind_nat;
         let identity = verified.identity.clone();
@@ -118,10 +118,10 @@ impl Server {
     }
 
     /// The peer says that it has no other IKE SA with us: those there are have no peer any more (RFC 7296 section 2.4).
-    fn forget_others(&mut self, identity: &Identity) {
+    fn forget_others(&mut self, out: &mut Outbox, identity: &Identity) {
         let same = |e: &Entry| matches!(&e.state, State::Established(s) if s.identity == *identity);
         let others: Vec<Spi> = self.sas.iter().filter(|(_, e)| same(e)).map(|(spi, _)| *spi).collect();
-        others.into_iter().for_each(|spi| self.remove(spi));
+        others.into_iter().for_each(|spi| self.remove(out, spi));
     }
 
     pub(super) fn count(&mut self, outcome: &Outcome) {

@@ -180,7 +180,7 @@ impl Server {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(member = %state.identity, %error, "answer could not be sealed");
-                return self.remove(spi);
+                return self.remove(ctx.out, spi);
             }
         };
         if ends {
@@ -212,7 +212,7 @@ impl Server {
         if state.deleting {
             self.counters.deleted += 1;
             tracing::info!(member = %state.identity, "IKE SA deleted");
-            return self.remove(spi);
+            return self.remove(ctx.out, spi);
         }
         let due = state.due(&self.config);
         self.arm(spi, due);
@@ -230,14 +230,14 @@ impl Server {
                 Due::GiveUp => {
                     self.counters.dead_peers += 1;
                     tracing::info!(member = %state.identity, peer = %path.peer, "peer does not answer: IKE SA dropped");
-                    return self.remove(spi);
+                    return self.remove(ctx.out, spi);
                 }
             }
         } else {
             let idle = now >= state.active + self.config.idle;
             match state.request(idle, &self.config, ctx) {
                 Ok(bytes) => ctx.out.send(path.transmit(bytes)),
-                Err(_) => return self.remove(spi),
+                Err(_) => return self.remove(ctx.out, spi),
             }
         }
         let due = state.due(&self.config);

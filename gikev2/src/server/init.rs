@@ -168,7 +168,7 @@ impl Server {
             Err(error) => {
                 self.counters.key_exchange_failed += 1;
                 tracing::debug!(peer = %path.peer, %error, "key exchange failed");
-                return self.remove(spi);
+                return self.remove(ctx.out, spi);
             }
         };
         let path = *path;
@@ -182,7 +182,7 @@ impl Server {
             }
             Err(error) => {
                 tracing::error!(%error, "keys of an IKE SA could not be made");
-                self.remove(spi);
+                self.remove(ctx.out, spi);
             }
         }
     }

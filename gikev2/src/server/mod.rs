@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use keyferry_crypto::JobDone;
 use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::{Ctx, Datagram, JobId, Transmit};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit};
 use keyferry_model::time::Deadline;
 use keyferry_wire::Header;
 
@@ -209,9 +209,9 @@ impl Server {
                 Some(State::Established(_)) => self.established_due(ctx, spi),
                 Some(State::AwaitKe(_) | State::ExpectAuth(_)) => {
                     self.counters.half_open_expired += 1;
-                    self.remove(spi);
+                    self.remove(ctx.out, spi);
                 }
-                Some(State::Closed(_)) => self.remove(spi),
+                Some(State::Closed(_)) => self.remove(ctx.out, spi),
                 None => {}
             }
         }
@@ -265,8 +265,8 @@ impl Server {
         self.timers.arm(spi, ctx.now.mono + linger);
     }
 
-    /// Forgets an SA.
-    fn remove(&mut self, spi: Spi) {
+    /// Forgets an SA, and gives up the job that is under way for it.
+    fn remove(&mut self, out: &mut Outbox, spi: Spi) {
         self.timers.disarm(&spi);
         if let Some(entry) = self.sas.remove(&spi) {
             if entry.is_half_open() {
@@ -274,7 +274,13 @@ impl Server {
             }
             self.inits.remove(&entry.digest);
         }
-        self.jobs.retain(|_, owner| *owner != spi);
+        self.jobs.retain(|job, owner| {
+            let wanted = *owner != spi;
+            if !wanted {
+                out.cancel(*job);
+            }
+            wanted
+        });
     }
 
     fn arm(&mut self, spi: Spi, at: Duration) {

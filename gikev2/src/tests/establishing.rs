@@ -267,6 +267,23 @@ fn a_request_repeated_while_keys_are_computed_makes_no_second_sa() {
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
 }
 
+/// An exchange that is given up before its keys are there needs them no more.
+#[test]
+fn jobs_of_half_open_sas_are_given_up_with_them() {
+    let mut world = World::new(policy(false));
+    world.hold_jobs = true;
+    for n in 1..=2 {
+        let settings = world.settings(n);
+        let at = world.add(settings);
+        world.start(at);
+    }
+    world.run();
+    assert_eq!(world.held.len(), 2);
+    world.hosts.clear();
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.server.counters().half_open_expired, world.held.len()), (2, 0));
+}
+
 #[test]
 fn unknown_spis_and_versions_are_answered_within_a_budget() {
     let mut config = config();

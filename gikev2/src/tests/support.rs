@@ -139,7 +139,7 @@ pub(super) struct World {
     pub(super) tamper: bool,
     pub(super) persisted: usize,
     out: Outbox,
-    held: Vec<(JobId, Job)>,
+    pub(super) held: Vec<(JobId, Job)>,
     /// Do not run jobs yet.
     pub(super) hold_jobs: bool,
     pub(super) policy: GroupPolicy,

@@ -67,6 +67,11 @@ enum Awaits {
 }
 
 impl Check {
+    /// Number of the rival whose keys the message is encrypted with.
+    pub(super) fn rival(&self) -> u32 {
+        self.claim.rival
+    }
+
     pub(super) fn job(&self) -> JobId {
         match self.stage {
             Awaits::Check(job) | Awaits::Signature(job, _) => job,
@@ -263,6 +268,14 @@ impl HalfOpen {
         self.checked = self.checked.saturating_add(1);
         self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job) });
         job
+    }
+
+    /// Other credentials hold from now on: what is checked against those of before proves nothing. Returns the jobs that were
+    /// under way; the peer repeats its proof.
+    pub(crate) fn forget_checks(&mut self) -> Vec<JobId> {
+        self.held.1.clear();
+        self.checked -= self.checks.len();
+        self.checks.drain(..).map(|check| check.job()).collect()
     }
 
     /// A job of a check is done.
