@@ -72,7 +72,7 @@ impl Initiator {
         let mut sa = IkeSa::new(cookies, transcript.keys(self.basis(), &shared));
         let identity = self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
         let extensions = Extensions::read(&payloads).and(self.ours);
-        let places = extensions.nat_traversal.then(|| [self.path, self.floated]);
+        let places = extensions.nat_traversal.then_some([self.path, self.floated]);
         let places = places.map(|paths| paths.map(|path| place(path, suite.hash, &cookies)));
         let nat = places.and_then(|[present, _]| present.find(&payloads)).unwrap_or_default();
         let message3 = self.evidence(Payloads::new(), &transcript, sa.keys()).and_then(|payloads| {

@@ -131,6 +131,15 @@ pub(crate) struct Completed {
     pub(crate) answer: Option<Vec<u8>>,
 }
 
+/// A message that is to prove a peer.
+struct Proof<'a> {
+    header: &'a Header,
+    body: &'a [u8],
+    /// Hash of the datagram.
+    request: Vec<u8>,
+    path: Path,
+}
+
 /// What the examination of a message for one rival gives.
 enum Examined {
     Hash(Claim),
@@ -149,25 +158,14 @@ impl HalfOpen {
         now: Now,
         rng: &mut dyn Random,
     ) -> Result<Found, Impostor> {
-        let request = Hash::Sha256.digest(&[dgram.bytes]);
+        let proof = Proof { header, body, request: Hash::Sha256.digest(&[dgram.bytes]), path: Path::of(dgram) };
         let signing = |c: &Check| matches!(c.stage, Awaits::Signature(..));
-        if self.checks.iter().any(|c| c.claim.request == request || signing(c)) {
+        if self.checks.iter().any(|c| c.claim.request == proof.request || signing(c)) {
             return Ok(Found::Repeat);
         }
         let mut why = Reject::Unauthenticated("proof before keys");
         for (rival, expect) in self.expecting() {
-            let number = self.rivals[rival].number;
-            let path = Path::of(dgram);
-            let claim = |payloads: &[RawPayload<'_>], identity, last_block, initial_contact| Claim {
-                rival: number,
-                request: request.clone(),
-                last_block,
-                path,
-                nat: self.translators(rival, &path, payloads),
-                identity,
-                initial_contact,
-            };
-            match self.examine((rival, expect), header, body, credentials, now, &claim) {
+            match self.examine((rival, expect), &proof, credentials, now) {
                 Ok(Examined::Signature(check)) if self.checked < MAX_RIVALS => return Ok(Found::Signed(check)),
                 Ok(Examined::Signature(check)) => return Ok(Found::TooMany(check)),
                 Ok(Examined::Hash(claim)) => {
@@ -195,15 +193,13 @@ impl HalfOpen {
     fn examine(
         &self,
         (rival, expect): (usize, &ExpectProof),
-        header: &Header,
-        body: &[u8],
+        proof: &Proof<'_>,
         credentials: &Credentials,
         now: Now,
-        claim: &dyn Fn(&[RawPayload<'_>], Result<Identity, Reject>, Iv, bool) -> Claim,
     ) -> Result<Examined, Reject> {
         // With the wrong key it is noise, so whatever is wrong means "not authentic".
         const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
-        let sa = &expect.keyed.sa;
+        let (sa, Proof { header, body, .. }) = (&expect.keyed.sa, proof);
         let plain;
         let (payloads, last_block) = if header.flags & flag::ENCRYPTED != 0 {
             plain = sa.open_phase1(header, body)?;
@@ -219,20 +215,27 @@ impl HalfOpen {
         form.check(&payloads).map_err(|_| NOISE)?;
         let id = self.id_i.as_deref().or_else(|| rules::body(&payloads, payload::ID)).ok_or(NOISE)?;
         let hash_i = |hmac| self.transcript(rival, &expect.keyed.ke_r).hash_i(sa.keys(), id, hmac);
-        let contact = auth::initial_contact(&payloads) && header.flags & flag::ENCRYPTED != 0;
+        let claim = Claim {
+            rival: self.rivals[rival].number,
+            request: proof.request.clone(),
+            last_block,
+            path: proof.path,
+            nat: self.translators(rival, &proof.path, &payloads),
+            identity: auth::identity(id),
+            initial_contact: auth::initial_contact(&payloads) && header.flags & flag::ENCRYPTED != 0,
+        };
         match Evidence::read(&payloads, self.suite.method)? {
             Evidence::Hash(hash) => {
                 if !ct_eq(hash_i(self.suite.hash).expose(), hash) {
                     return Err(Reject::Unauthenticated("HASH_I"));
                 }
-                Ok(Examined::Hash(claim(&payloads, auth::identity(id), last_block, contact)))
+                Ok(Examined::Hash(claim))
             }
             Evidence::Signature { signature, certificates } => {
                 let trust = credentials.trust().ok_or(Reject::Unauthenticated("no trust in certificates"))?;
                 let Method::Signature(kind) = self.suite.method else { return Err(NOISE) };
                 let ways = readings(self.suite, kind).into_iter().map(|r| (r.how, hash_i(r.hmac))).collect();
                 let work = Box::new(auth::check(trust, now.wall, kind, &certificates, ways, signature));
-                let claim = claim(&payloads, auth::identity(id), last_block, contact);
                 Ok(Examined::Signature(Box::new(ToCheck { claim, work })))
             }
         }
