@@ -60,6 +60,17 @@ fn proof(section: &mut Section<'_>, certified: bool) -> Option<Proof> {
 /// What a peer must not have in common with one before it.
 fn compare(section: &Section<'_>, peer: &Peer, before: &[Peer]) {
     for (i, other) in before.iter().enumerate() {
+        let mixed = if mixes(peer, other) {
+            Some(format!("has a key for everybody in a network where peer[{i}] takes everybody's certificate"))
+        } else if mixes(other, peer) {
+            Some(format!("takes everybody's certificate in a network where peer[{i}] has a key for everybody"))
+        } else {
+            None
+        };
+        if let Some(what) = mixed {
+            let remedy = "give each an address, of networks that do not overlap, or give the peers identities";
+            section.error(if peer.address.is_some() { "address" } else { "auth" }, what, remedy);
+        }
         if let Some(identity) = peer.identity.as_ref().filter(|_| other.identity == peer.identity) {
             let what = format!("peer[{i}] has the same identity {identity}");
             section.error("identity", what, "give each peer an identity of its own");
@@ -69,6 +80,15 @@ fn compare(section: &Section<'_>, peer: &Peer, before: &[Peer]) {
             section.error("address", what, remedy);
         }
     }
+}
+
+/// Has one a pre-shared key for everybody in a network in which the other takes everybody's certificate? Then who knows the key
+/// passes for whom a certificate names, and who is evicted by the one comes back by the other.
+fn mixes(key: &Peer, certificates: &Peer) -> bool {
+    let kinds = matches!((&key.proof, &certificates.proof), (Proof::Psk(_), Proof::Certificate { .. }));
+    let many = key.identity.is_none() && certificates.identity.is_none();
+    let overlap = |(a, b): (Selector, Selector)| a.contains(b.address) || b.contains(a.address);
+    kinds && many && key.address.zip(certificates.address).is_none_or(overlap)
 }
 
 fn same_key(a: &Peer, b: &Peer) -> bool {

@@ -64,3 +64,29 @@ fn a_network_alone_is_a_peer_with_a_key_for_everybody_in_it() {
     assert!(credentials.allows(ip, &Identity::from_ip(ip)));
     assert!(!credentials.allows(ip, &"10.0.0.8".parse().unwrap()));
 }
+
+/// Who is evicted with its certificate must not come back by a key that many have, nor the other way round.
+#[test]
+fn a_key_for_everybody_and_certificates_of_everybody_need_networks_of_their_own() {
+    let mixed = |one: &str, two: &str| {
+        let text = format!("{}[[peer]]\n{one}\n[[peer]]\n{two}\n", GATEWAY.split_once("[[peer]]").unwrap().0);
+        let problems = gateway_of(&text).unwrap_err();
+        problems.0.into_iter().map(|p| p.to_string()).filter(|p| p.contains("everybody")).collect::<Vec<_>>()
+    };
+    let key = |more: &str| format!("psk = \"a key of more than sixteen octets\"\n{more}");
+    let certificates = |more: &str| format!("auth = \"certificate\"\n{more}");
+    let (wide, narrow, apart) = ("address = \"10.0.0.0/8\"", "address = \"10.1.0.0/16\"", "address = \"10.2.0.0/16\"");
+    for (a, b) in [(wide, ""), (wide, narrow), (narrow, wide), (narrow, narrow)] {
+        let after = mixed(&key(a), &certificates(b));
+        let before = mixed(&certificates(b), &key(a));
+        assert!(
+            after[0].contains(": peer[1].") && after[0].contains("where peer[0] has a key for everybody"),
+            "{after:?}"
+        );
+        assert!(before[0].contains(": peer[1].") && before[0].contains("where peer[0] takes"), "{before:?}");
+        assert!(after[0].contains("do not overlap") && (after.len(), before.len()) == (1, 1), "{after:?} {before:?}");
+    }
+    assert!(mixed(&key(narrow), &certificates(apart)).is_empty());
+    assert!(mixed(&key("identity = \"10.0.0.1\""), &certificates("")).is_empty());
+    assert!(mixed(&key(narrow), &certificates("identity = \"fqdn:gm1.example.net\"")).is_empty());
+}
