@@ -57,7 +57,7 @@ fn bench(setup: Setup, traffic: bool, devices: std::ops::Range<u8>) -> Bench {
 fn newest(bench: &Bench) -> Vec<(u32, Vec<u8>)> {
     let now = bench.now();
     let identity = keyferry_model::id::Identity::from_ip(host(false, 99).ip());
-    let offer = bench.model.offer(&NAME.parse().unwrap(), &identity, Protocol::Gdoi, now).unwrap();
+    let offer = bench.model.offer(&NAME.parse().unwrap(), &identity, None, Protocol::Gdoi, now).unwrap();
     let epoch = offer.epochs.last().unwrap();
     epoch.streams.iter().map(|sa| (sa.spi, sa.keymat.expose().to_vec())).collect()
 }

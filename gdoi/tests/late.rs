@@ -112,6 +112,7 @@ fn step(bench: &Bench, delete: Deletion) -> RekeyStep {
         .offer(
             &support::policy(bench.setup).ids[0],
             &bench.model.group(GROUP).unwrap().member_views()[0].identity,
+            None,
             keyferry_model::id::Protocol::Gdoi,
             now,
         )

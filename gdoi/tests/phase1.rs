@@ -568,3 +568,25 @@ fn what_new_credentials_do_not_back_ends() {
         assert_eq!(bench.server.counters().closed, 1, "{exchange:?}");
     }
 }
+
+/// The key of an address has let a member in: it is not enough that its identity has the same key still.
+#[test]
+fn a_member_is_backed_by_what_it_has_proved_itself_with() {
+    let identity: Identity = "fqdn:gm10.example".parse().unwrap();
+    let at = Selector { address: host(false, 10).ip(), prefix: 32, protocol: 0, port: 0 };
+    let with = |address: Option<Selector>| {
+        let peer = Peer { identity: Some(identity.clone()), address, proof: Proof::Psk(psk(10)) };
+        Arc::new(Credentials::new(vec![peer]))
+    };
+    for (exchange, closed) in EXCHANGES.into_iter().zip([1, 0]) {
+        let mut bench = bench(|c| c.credentials = with(Some(at)));
+        let mut own = settings(Setup::default(), 10);
+        own.identity = identity.clone();
+        own.phase1.exchange = exchange;
+        bench.add_with(10, own);
+        bench.settle();
+        assert_eq!(bench.server.counters().registered, 1, "{exchange:?}");
+        bench.server.set_credentials(with(None));
+        assert_eq!(bench.server.counters().closed, closed, "{exchange:?}");
+    }
+}

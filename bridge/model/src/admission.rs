@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyferry_crypto::Secret;
 
 use crate::epoch::Epoch;
+use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
 use crate::lkh::NodeKey;
 use crate::policy::GroupPolicy;
@@ -54,6 +55,8 @@ impl Offer {
 pub struct JoinRequest<'a> {
     /// Who.
     pub identity: &'a Identity,
+    /// Who holds the certificate that it proved itself by, if that is how it did.
+    pub holder: Option<&'a Holder>,
     /// By which protocol.
     pub protocol: Protocol,
     /// From where; unicast rekeys go there and acknowledgements come from there.

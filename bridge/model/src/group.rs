@@ -269,7 +269,7 @@ impl Group {
         for identity in gone {
             tracing::warn!(group = %self.policy.name, member = %identity, misses = most,
                 "member is evicted: it stopped acknowledging rekeys");
-            self.drop_member(identity, MemberState::Evicted);
+            self.mark_evicted(identity);
             self.leavers_due = Some(now.wall);
         }
         self.store_state();
@@ -325,13 +325,15 @@ impl Group {
         self.ledger.views(&self.members)
     }
 
-    /// Lets an evicted member register again; `false` if it is not an evicted member.
+    /// Lets an evicted member register again, under whatever name it was evicted; `false` if it is not an evicted member.
     pub(crate) fn readmit(&mut self, identity: &Identity) -> bool {
         if !self.members.get(identity).is_some_and(|m| m.state == MemberState::Evicted) {
             return false;
         }
-        self.members.set_state(identity, MemberState::Left, None);
-        self.store_member(identity);
+        for identity in self.names_in_state(identity, MemberState::Evicted) {
+            self.members.set_state(&identity, MemberState::Left, None);
+            self.store_member(&identity);
+        }
         true
     }
 }

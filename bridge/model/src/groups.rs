@@ -8,6 +8,7 @@ use keyferry_crypto::{Random, Secret};
 
 use crate::admission::{Admission, JoinRequest, Offer, Refusal};
 use crate::group::{Group, key_prefix, split_key};
+use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::{RekeyPlan, RekeyReason};
 use crate::policy::GroupPolicy;
@@ -103,9 +104,16 @@ impl Model {
     ///
     /// # Errors
     /// Why it may not join.
-    pub fn offer(&self, group: &GroupId, identity: &Identity, protocol: Protocol, now: Now) -> Result<Offer, Refusal> {
+    pub fn offer(
+        &self,
+        group: &GroupId,
+        identity: &Identity,
+        holder: Option<&Holder>,
+        protocol: Protocol,
+        now: Now,
+    ) -> Result<Offer, Refusal> {
         let group = self.groups.values().find(|g| g.policy().ids.contains(group)).ok_or(Refusal::UnknownGroup)?;
-        group.offer(identity, protocol, now)
+        group.offer(identity, holder, protocol, now)
     }
 
     /// Admits a member: records it, gives it a leaf and sender IDs. Flush the store before sending the answer.

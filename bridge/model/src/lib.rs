@@ -18,6 +18,7 @@ pub mod credentials;
 pub mod drive;
 pub mod epoch;
 pub mod group;
+pub mod holder;
 pub mod id;
 pub mod key_server;
 pub mod ledger;

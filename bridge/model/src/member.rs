@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
 use crate::view::{MemberState, MemberView};
 
@@ -16,6 +17,9 @@ const BURST_TIME: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Member {
     pub(crate) identity: Identity,
+    /// Who holds the certificate that it last proved itself by, if it ever did.
+    #[serde(default)]
+    pub(crate) holder: Option<Holder>,
     pub(crate) protocol: Protocol,
     pub(crate) history: Vec<Protocol>,
     pub(crate) state: MemberState,
@@ -33,7 +37,7 @@ pub(crate) struct Member {
     /// Has it acknowledged anything by its leaf key since it got that? One that cannot is not evicted for that (RFC 8263
     /// section 6).
     pub(crate) answers: bool,
-    /// Registrations since `burst_since`, see [`Member::too_often`].
+    /// Registrations since `burst_since`, see [`too_often`].
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,
     pub(crate) sender_ids: Vec<u32>,
@@ -52,10 +56,9 @@ impl Member {
         self.protocol == protocol && (self.state == MemberState::Active || self.until.is_some())
     }
 
-    /// Has it registered more often lately than any sound member does? Each time costs sender IDs, and when those run out
-    /// everybody must register anew.
-    pub(crate) fn too_often(&self, wall: Duration) -> bool {
-        self.burst >= BURST && wall < self.burst_since + BURST_TIME
+    /// Registrations lately, see [`too_often`].
+    pub(crate) fn lately(&self, wall: Duration) -> u32 {
+        if wall < self.burst_since + BURST_TIME { self.burst } else { 0 }
     }
 
     /// Notes a registration.
@@ -70,6 +73,7 @@ impl Member {
     pub(crate) fn view(&self) -> MemberView {
         MemberView {
             identity: self.identity.clone(),
+            holder: self.holder.clone(),
             protocol: self.protocol,
             history: self.history.clone(),
             state: self.state,
@@ -81,6 +85,12 @@ impl Member {
             latency_ms: self.latency.map(millis),
         }
     }
+}
+
+/// Have these, which are one member under several names, registered more often lately than any sound member does? Each time
+/// costs sender IDs, and when those run out everybody must register anew.
+pub(crate) fn too_often<'a>(members: impl Iterator<Item = &'a Member>, wall: Duration) -> bool {
+    members.map(|m| m.lately(wall)).fold(0, u32::saturating_add) >= BURST
 }
 
 /// Whole milliseconds of a duration.

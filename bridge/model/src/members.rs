@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::holder::{Holder, Mark};
 use crate::id::{Identity, Protocol};
 use crate::member::Member;
 use crate::view::MemberState;
@@ -14,6 +15,8 @@ pub(crate) struct Members {
     /// Members that may acknowledge something; several where they share an address behind a translator.
     at: BTreeMap<(Protocol, IpAddr), BTreeSet<Identity>>,
     active: BTreeMap<Protocol, usize>,
+    /// Members by what tells who holds their certificates.
+    marked: BTreeMap<Mark, BTreeSet<Identity>>,
 }
 
 impl Members {
@@ -40,6 +43,21 @@ impl Members {
         self.at.get(&(protocol, ip)).into_iter().flatten().filter_map(|identity| self.all.get(identity))
     }
 
+    /// Members that are known by this mark.
+    fn with_mark<'a>(&'a self, mark: &Mark) -> impl Iterator<Item = &'a Member> + use<'a> {
+        self.marked.get(mark).into_iter().flatten().filter_map(|identity| self.all.get(identity))
+    }
+
+    /// Members that registered with a certificate for this holder's key, under whatever name.
+    pub(crate) fn with_key(&self, holder: &Holder) -> impl Iterator<Item = &Member> {
+        self.with_mark(&Mark::Key(holder.key.clone()))
+    }
+
+    /// Members that are this holder by all that tells; some may come twice.
+    pub(crate) fn of(&self, holder: &Holder) -> impl Iterator<Item = &Member> {
+        holder.marks().flat_map(|mark| self.with_mark(&mark))
+    }
+
     /// Enters a member, in place of what was known of it.
     pub(crate) fn put(&mut self, member: Member) {
         self.unlist(&member.identity);
@@ -49,6 +67,9 @@ impl Members {
         }
         if member.state == MemberState::Active {
             *self.active.entry(member.protocol).or_default() += 1;
+        }
+        for mark in member.holder.iter().flat_map(Holder::marks) {
+            self.marked.entry(mark).or_default().insert(member.identity.clone());
         }
         self.all.insert(member.identity.clone(), member);
     }
@@ -69,6 +90,14 @@ impl Members {
 
     fn unlist(&mut self, identity: &Identity) {
         let Some(member) = self.all.get(identity) else { return };
+        for mark in member.holder.iter().flat_map(Holder::marks) {
+            if let Some(list) = self.marked.get_mut(&mark) {
+                list.remove(identity);
+                if list.is_empty() {
+                    self.marked.remove(&mark);
+                }
+            }
+        }
         let key = (member.protocol, member.address.ip());
         if let Some(list) = self.at.get_mut(&key) {
             list.remove(identity);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::RekeyReason;
 
@@ -77,6 +78,9 @@ pub enum MemberState {
 pub struct MemberView {
     /// Identity.
     pub identity: Identity,
+    /// Who holds the certificate that it last proved itself by, if it ever did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
     /// Protocol of its last registration.
     pub protocol: Protocol,
     /// Protocols it has used before, oldest first.

@@ -50,7 +50,7 @@ use crate::wire::opaque::Ke;
 use crate::wire::registry::{exchange, payload};
 use crate::wire::rules::{self, MAIN_KE};
 use proof::Check;
-pub(crate) use proof::{Completed, Found, Impostor, ToCheck, Verified};
+pub(crate) use proof::{Completed, Found, Impostor, Proven, ToCheck, Verified};
 
 /// Where a message came from and how, so where its answer goes.
 #[derive(Clone, Copy, Debug)]

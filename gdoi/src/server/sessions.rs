@@ -18,9 +18,8 @@ use crate::member::NAT_PORT;
 use crate::message::Payloads;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
-use crate::phase1::method::Method;
 use crate::phase1::nat::Nat;
-use crate::phase1::responder::{Completed, Path};
+use crate::phase1::responder::{Completed, Path, Proven};
 use crate::policy::algorithms::{cipher_strength, strength};
 use crate::pull::server::{Confirmed, Exchange, ExpectConfirm, Request, State, Told};
 use crate::reject::Reject;
@@ -35,6 +34,8 @@ const MAX_IDS: usize = 256;
 pub(super) struct Session {
     sa: IkeSa,
     identity: Identity,
+    /// How it has proved that.
+    by: Proven,
     /// How the member talks to us: its address is that of phase 1, its port that of the newest message that is no copy.
     path: Path,
     extensions: Extensions,
@@ -55,6 +56,7 @@ impl Session {
         Self {
             sa: completed.sa,
             identity: completed.identity,
+            by: completed.by,
             path: completed.path,
             extensions: completed.extensions,
             nat: completed.nat,
@@ -106,13 +108,13 @@ impl Session {
             (Some(a), Some(b)) => a.ct_eq(b.expose()),
             (None, _) | (_, None) => false,
         };
-        let (ip, who) = (self.address(), &self.identity);
-        match self.sa.keys().suite.method {
-            Method::Signature(_) => false,
-            Method::PreSharedKey => {
-                let by_address = new.allows(ip, who) && same(former.psk_for_address(ip), new.psk_for_address(ip));
-                by_address || same(former.psk_for_identity_at(who, ip), new.psk_for_identity_at(who, ip))
+        let who = &self.identity;
+        match self.by {
+            Proven::KeyOfAddress(ip) => {
+                new.allows(ip, who) && same(former.psk_for_address(ip), new.psk_for_address(ip))
             }
+            Proven::KeyOfIdentityAt(ip) => same(former.psk_for_identity_at(who, ip), new.psk_for_identity_at(who, ip)),
+            Proven::Certificate(_) => false,
         }
     }
 
@@ -278,7 +280,8 @@ impl Server {
         }
         let offer = match request.group.clone() {
             Some(group) => {
-                ctx.model.offer(&group, &session.identity, Protocol::Gdoi, ctx.now).map(|offer| (group, offer))
+                let offer = ctx.model.offer(&group, &session.identity, session.by.holder(), Protocol::Gdoi, ctx.now);
+                offer.map(|offer| (group, offer))
             }
             None => Err(Refusal::UnknownGroup),
         };
@@ -325,6 +328,7 @@ impl Server {
         let Some(expect) = session.pulls.get(&header.message_id).and_then(expected) else { return Ok(()) };
         let request = JoinRequest {
             identity: &session.identity,
+            holder: session.by.holder(),
             protocol: Protocol::Gdoi,
             address: dgram.from,
             sender_ids: Some(confirmed.sender_ids),

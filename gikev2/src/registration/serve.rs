@@ -90,7 +90,7 @@ fn admit<'a>(
     request: &Registration<'_>,
 ) -> Result<(Admission, &'a Secret), NotifyType> {
     let group = group_from_wire(&request.group).ok_or(NotifyType::INVALID_GROUP_ID)?;
-    let offer = ctx.model.offer(&group, asking.identity, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
+    let offer = ctx.model.offer(&group, asking.identity, None, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
     // Keys can only be sent wrapped (RFC 9838 section 4.5.4), and not under weaker ones (section 3.1).
     let strong = |key: &&Secret| key.len() >= sag::strength(&offer.policy);
     let default = asking.default.filter(strong).ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
@@ -99,6 +99,8 @@ fn admit<'a>(
     }
     let join = JoinRequest {
         identity: asking.identity,
+        // Here members prove themselves by pre-shared keys alone.
+        holder: None,
         protocol: Protocol::Gikev2,
         address: asking.address,
         sender_ids: request.sender,

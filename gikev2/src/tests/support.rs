@@ -376,7 +376,7 @@ impl World {
 
     /// The present Rekey SA.
     pub(super) fn rekey_sa(&self) -> Arc<RekeySa> {
-        let offer = self.model.offer(&GroupId::Number(GROUP), &identity(9), Protocol::Gikev2, self.now);
+        let offer = self.model.offer(&GroupId::Number(GROUP), &identity(9), None, Protocol::Gikev2, self.now);
         offer.unwrap().rekey
     }
 

@@ -81,8 +81,13 @@ fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
     let now = server.now();
     for n in 0..case.members {
         let identity = identity(n);
-        let request =
-            JoinRequest { identity: &identity, protocol: Protocol::Gdoi, address: address(n), sender_ids: None };
+        let request = JoinRequest {
+            identity: &identity,
+            holder: None,
+            protocol: Protocol::Gdoi,
+            address: address(n),
+            sender_ids: None,
+        };
         server.model.admit(&GroupId::Number(policy::GROUP), request, None, now, &mut OsRandom)?;
     }
     drop(server.model.take_store_ops());

@@ -262,6 +262,7 @@ mod tests {
     fn member_view(identity: &str, address: &str) -> GroupMember {
         let member = MemberView {
             identity: identity.parse().unwrap(),
+            holder: None,
             protocol: Protocol::Gikev2,
             history: vec![Protocol::Gdoi],
             state: MemberState::Active,

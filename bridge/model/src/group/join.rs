@@ -7,15 +7,22 @@ use keyferry_crypto::Random;
 
 use super::{Group, LEAVE_BATCH};
 use crate::admission::{Admission, JoinRequest, Offer, Refusal};
+use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
-use crate::member::Member;
+use crate::member::{Member, too_often};
 use crate::plan::RekeyReason;
 use crate::policy::Authorization;
 use crate::time::Now;
 use crate::view::MemberState;
 
 impl Group {
-    pub(crate) fn offer(&self, identity: &Identity, protocol: Protocol, now: Now) -> Result<Offer, Refusal> {
+    pub(crate) fn offer(
+        &self,
+        identity: &Identity,
+        holder: Option<&Holder>,
+        protocol: Protocol,
+        now: Now,
+    ) -> Result<Offer, Refusal> {
         let side = self.sides.get(&protocol).ok_or(Refusal::ProtocolNotServed)?;
         if protocol == Protocol::Gikev2 && !self.policy.streams.is_empty() {
             // It has no words for them, and half a policy is none.
@@ -25,8 +32,12 @@ impl Group {
             Authorization::Authenticated => true,
             Authorization::Listed(list) => list.contains(identity),
         };
-        let evicted = self.members.get(identity).is_some_and(|m| m.state == MemberState::Evicted);
-        if !listed || evicted {
+        let evicted = self.evicted(identity, holder);
+        if let Some(other) = evicted.filter(|other| **other != *identity) {
+            tracing::info!(group = %self.policy.name, member = %identity, evicted = %other,
+                "registration refused: the certificate is that of an evicted member");
+        }
+        if !listed || evicted.is_some() {
             return Err(Refusal::NotAuthorized);
         }
         let newest = self.epochs.last().map(|e| e.activates).unwrap_or_default();
@@ -42,6 +53,28 @@ impl Group {
         })
     }
 
+    /// The evicted member that this one is: by its identity, by another name of its certificate, or by what other
+    /// certificates of its holder have, too.
+    fn evicted(&self, identity: &Identity, holder: Option<&Holder>) -> Option<&Identity> {
+        let gone = |m: &&Member| m.state == MemberState::Evicted;
+        let named = || holder.into_iter().flat_map(Holder::all_names).filter_map(|name| self.members.get(name));
+        // Who was a member beside the evicted one, with a key of its own, has nothing but a subject in common with it.
+        let stays = self.members.get(identity).filter(|m| m.state == MemberState::Active);
+        let own_key = |h: &Holder| stays.and_then(|m| m.holder.as_ref()).is_some_and(|own| own.key == h.key);
+        let held = |h| if own_key(h) { self.members.with_key(h).find(gone) } else { self.members.of(h).find(gone) };
+        let by_identity = self.members.get(identity).filter(gone);
+        let found = by_identity.or_else(|| named().find(gone)).or_else(|| holder.and_then(held));
+        found.map(|m| &m.identity)
+    }
+
+    /// Places in the group that the certificate of who registers has under other names. One is enough, unless the group lists
+    /// its members by name.
+    fn other_places(&self, request: JoinRequest<'_>) -> Vec<Member> {
+        let one = self.policy.authorization == Authorization::Authenticated;
+        let held = request.holder.filter(|_| one).into_iter().flat_map(|h| self.members.with_key(h));
+        held.filter(|m| m.state == MemberState::Active && m.identity != *request.identity).cloned().collect()
+    }
+
     pub(crate) fn admit(
         &mut self,
         request: JoinRequest<'_>,
@@ -49,7 +82,7 @@ impl Group {
         now: Now,
         rng: &mut dyn Random,
     ) -> Result<Admission, Refusal> {
-        let offer = self.offer(request.identity, request.protocol, now)?;
+        let offer = self.offer(request.identity, request.holder, request.protocol, now)?;
         if generation.is_some_and(|g| g != self.generation) {
             return Err(Refusal::Stale);
         }
@@ -60,12 +93,17 @@ impl Group {
             // What was offered is told to nobody any more.
             return Err(Refusal::Stale);
         }
-        if self.members.get(request.identity).is_some_and(|m| m.too_often(now.wall)) {
+        let held = request.holder.into_iter().flat_map(|h| self.members.with_key(h));
+        let others = held.filter(|m| m.identity != *request.identity);
+        if too_often(self.members.get(request.identity).into_iter().chain(others), now.wall) {
             tracing::debug!(group = %self.policy.name, member = %request.identity, "member registers too often");
             return Err(Refusal::TooOften);
         }
-        // A member that stays where it is keeps its leaf; everything is checked before anything is taken.
-        let stays = self.members.get(request.identity).filter(|m| m.is_active(request.protocol));
+        // A member that stays where it is keeps its leaf, also if it takes another name; everything is checked before anything
+        // is taken.
+        let others = self.other_places(request);
+        let own = self.members.get(request.identity);
+        let stays = own.into_iter().chain(&others).find(|m| m.is_active(request.protocol));
         let (is_new, kept) = (stays.is_none(), stays.and_then(|m| m.leaf));
         let side = self.sides.get(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
         let has_tree = side.policy.has_tree(request.protocol);
@@ -73,7 +111,7 @@ impl Group {
         if members >= self.policy.capacity as usize && (is_new || (has_tree && kept.is_none() && side.tree.is_full())) {
             return Err(Refusal::Full);
         }
-        let sender_ids = self.take_sender_ids(request)?;
+        let sender_ids = self.take_sender_ids(request, &others)?;
         let side = self.sides.get_mut(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
         let leaf = match kept {
             None if has_tree => Some(side.tree.join(rng).ok_or(Refusal::Full)?),
@@ -81,13 +119,16 @@ impl Group {
         };
         let path = leaf.map(|leaf| side.tree.path(leaf)).unwrap_or_default();
         side.outsiders.remove(request.identity);
+        for place in others {
+            self.give_up(place, request, leaf);
+        }
         self.record(request, leaf, &sender_ids, now);
         self.store_sender_ids();
         Ok(Admission { offer, path, sender_ids })
     }
 
     /// Fresh sender IDs, none for a receiver or without counter modes.
-    fn take_sender_ids(&mut self, request: JoinRequest<'_>) -> Result<Vec<u32>, Refusal> {
+    fn take_sender_ids(&mut self, request: JoinRequest<'_>, given_up: &[Member]) -> Result<Vec<u32>, Refusal> {
         let Some(wanted) = request.sender_ids.filter(|_| self.policy.needs_sender_ids()) else { return Ok(Vec::new()) };
         if self.sender_ids.bits() != self.policy.sender_id_bits {
             // Cut to the width that is told, two of them may be the same.
@@ -97,7 +138,8 @@ impl Group {
         if let Some(ids) = self.sender_ids.take(count) {
             return Ok(ids);
         }
-        let others = self.members.iter().filter(|m| m.is_active(m.protocol) && m.identity != *request.identity);
+        let own = |m: &Member| m.identity == *request.identity || given_up.iter().any(|g| g.identity == m.identity);
+        let others = self.members.iter().filter(|m| m.is_active(m.protocol) && !own(m));
         let in_use: u64 = others.map(|m| m.sender_ids.len() as u64).sum();
         if in_use + u64::from(count) > self.sender_ids.limit() {
             // A reset would not make room, only cut everybody off, again and again.
@@ -109,9 +151,24 @@ impl Group {
         Err(Refusal::SenderIdsExhausted)
     }
 
+    /// A place goes over to another name of the same certificate. Nothing is kept from who has it; keys that do not go along
+    /// go with the next change of their rekey SA.
+    fn give_up(&mut self, place: Member, request: JoinRequest<'_>, leaf: Option<u32>) {
+        tracing::info!(group = %self.policy.name, member = %place.identity, now = %request.identity,
+            "member goes by another name of its certificate");
+        let goes_along = place.protocol == request.protocol && (place.leaf == leaf || place.leaf.is_none());
+        if !goes_along {
+            self.make_stale(&place);
+        }
+        let identity = place.identity.clone();
+        self.members.put(Member { state: MemberState::Left, leaf: None, until: None, ..place });
+        self.store_member(&identity);
+    }
+
     fn record(&mut self, request: JoinRequest<'_>, leaf: Option<u32>, sender_ids: &[u32], now: Now) {
         let fresh = Member {
             identity: request.identity.clone(),
+            holder: None,
             protocol: request.protocol,
             history: Vec::new(),
             state: MemberState::Active,
@@ -144,6 +201,7 @@ impl Group {
             member.protocol = request.protocol;
         }
         member.state = MemberState::Active;
+        member.holder = request.holder.cloned().or(member.holder);
         (member.address, member.marked) = (request.address, false);
         member.leaf = leaf;
         member.registered_at(now.wall);

@@ -95,8 +95,22 @@ impl Group {
         Arc::new(plan)
     }
 
+    /// Evicts a member, and with it whoever has the same key under another name.
     pub(super) fn mark_evicted(&mut self, identity: &Identity) {
-        self.drop_member(identity, MemberState::Evicted);
+        for name in self.names_in_state(identity, MemberState::Active) {
+            if name != *identity {
+                tracing::warn!(group = %self.policy.name, member = %name, with = %identity,
+                    "member is evicted: it has the key of one that is");
+            }
+            self.drop_member(&name, MemberState::Evicted);
+        }
+    }
+
+    /// This member, and others in a certain state that have the same key.
+    pub(super) fn names_in_state(&self, identity: &Identity, state: MemberState) -> BTreeSet<Identity> {
+        let holder = self.members.get(identity).and_then(|m| m.holder.as_ref());
+        let others = holder.into_iter().flat_map(|h| self.members.with_key(h)).filter(|m| m.state == state);
+        others.map(|m| m.identity.clone()).chain([identity.clone()]).collect()
     }
 
     /// A member is one no more; what it knew is changed with the next exclusion.

@@ -9,7 +9,7 @@ use keyferry_crypto::{Aead, BlockCipher, Hash, Secret, SeededRandom, SignatureSc
 use proptest::prelude::*;
 
 use crate::Model;
-use crate::admission::{JoinRequest, Refusal};
+use crate::admission::{Admission, JoinRequest, Refusal};
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::{Deletion, RekeyReason};
 use crate::policy::*;
@@ -20,6 +20,7 @@ use crate::view::MemberState;
 
 mod absence;
 mod change;
+mod holders;
 mod silence;
 
 fn signer() -> Arc<SigningKey> {
@@ -125,7 +126,7 @@ impl Bench {
 
     fn join_as(&mut self, identity: &Identity, n: u8, protocol: Protocol) -> Result<Vec<u32>, Refusal> {
         let address = SocketAddr::from(([10, 0, 0, n], 848));
-        let request = JoinRequest { identity, protocol, address, sender_ids: Some(1) };
+        let request = JoinRequest { identity, holder: None, protocol, address, sender_ids: Some(1) };
         let now = self.now();
         let admission = self.model.admit(&GroupId::Number(7), request, None, now, &mut self.rng);
         self.commit();
@@ -273,7 +274,7 @@ fn keys_are_replaced_in_time_and_old_epochs_go() {
     assert_eq!(b.model.expire(now), [("g".to_owned(), RekeyReason::Lifetime)]);
     b.rekey(RekeyReason::Lifetime, &[]);
     assert_eq!(b.model.group("g").unwrap().epochs.len(), 2);
-    let late = b.model.offer(&GroupId::Number(7), &member(9), Protocol::Gdoi, b.now()).unwrap();
+    let late = b.model.offer(&GroupId::Number(7), &member(9), None, Protocol::Gdoi, b.now()).unwrap();
     assert_eq!(late.activation_delay, Duration::from_secs(10));
     // The old epoch is told with the life it has left, so a late member drops it without being told.
     assert_eq!(late.epochs[0].remaining(b.now().wall), Duration::from_secs(24));
@@ -397,6 +398,7 @@ fn members_behind_one_address_are_told_apart() {
         let identity = member(n);
         let request = JoinRequest {
             identity: &identity,
+            holder: None,
             protocol: Protocol::Gdoi,
             address: address(848 + u16::from(n)),
             sender_ids: None,

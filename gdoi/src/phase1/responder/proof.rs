@@ -1,10 +1,13 @@
 //! Message 5 of main mode and 3 of aggressive mode: what proves the peer, and what comes of it.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, Job, JobDone, PeerCheck, PeerError, Random, ct_eq};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Datagram, JobId, Outbox};
+use keyferry_model::holder::Holder;
 use keyferry_model::id::Identity;
 use keyferry_model::time::Now;
 use keyferry_wire::{Header, RawPayload, chain};
@@ -62,8 +65,8 @@ pub(super) struct Check {
 enum Awaits {
     /// Signature and certificate of the peer are being checked.
     Check(JobId),
-    /// Our own signature for message 6 is being made, and so long the peer's certificate lasts.
-    Signature(JobId, Duration),
+    /// Our own signature for message 6 is being made. Whose certificate the peer has, and how long it lasts.
+    Signature(JobId, Arc<Holder>, Duration),
 }
 
 impl Check {
@@ -74,7 +77,7 @@ impl Check {
 
     pub(super) fn job(&self) -> JobId {
         match self.stage {
-            Awaits::Check(job) | Awaits::Signature(job, _) => job,
+            Awaits::Check(job) | Awaits::Signature(job, ..) => job,
         }
     }
 }
@@ -91,11 +94,33 @@ pub(crate) enum Found {
     Repeat,
 }
 
+/// How a peer has proved who it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Proven {
+    /// By the pre-shared key of this address.
+    KeyOfAddress(IpAddr),
+    /// By the pre-shared key of its identity at this address.
+    KeyOfIdentityAt(IpAddr),
+    /// By a certificate of this holder.
+    Certificate(Arc<Holder>),
+}
+
+impl Proven {
+    /// Who holds the certificate, if there was one.
+    pub(crate) fn holder(&self) -> Option<&Holder> {
+        match self {
+            Proven::Certificate(holder) => Some(holder),
+            Proven::KeyOfAddress(_) | Proven::KeyOfIdentityAt(_) => None,
+        }
+    }
+}
+
 /// Proof that the peer is who it says it is, and may be.
 #[derive(Debug)]
 pub(crate) struct Verified {
     claim: Claim,
     identity: Identity,
+    by: Proven,
     /// Our own signature, where message 6 wants one.
     signature: Option<Vec<u8>>,
     /// Until when the peer's certificate holds, by the wall clock.
@@ -115,6 +140,8 @@ pub(crate) struct Impostor {
 pub(crate) struct Completed {
     pub(crate) sa: IkeSa,
     pub(crate) identity: Identity,
+    /// How it has proved that.
+    pub(crate) by: Proven,
     pub(crate) lifetime: Option<Duration>,
     /// What both sides can do.
     pub(crate) extensions: Extensions,
@@ -171,7 +198,8 @@ impl HalfOpen {
                 Ok(Examined::Hash(claim)) => {
                     return match claim.identity.clone().and_then(|id| self.allowed(id, credentials)) {
                         Ok(identity) => {
-                            Ok(Found::Proven(Box::new(Verified { claim, identity, signature: None, until: None })))
+                            let by = self.key_of();
+                            Ok(Found::Proven(Box::new(Verified { claim, identity, by, signature: None, until: None })))
                         }
                         Err(why) => Err(impostor(&expect.keyed.sa, &claim.last_block, why, rng)),
                     };
@@ -264,6 +292,14 @@ impl HalfOpen {
         if allowed { Ok(identity) } else { Err(NOT_ALLOWED) }
     }
 
+    /// By what the pre-shared key was found.
+    fn key_of(&self) -> Proven {
+        match self.exchange {
+            exchange::MAIN_MODE => Proven::KeyOfAddress(self.peer),
+            _ => Proven::KeyOfIdentityAt(self.peer),
+        }
+    }
+
     /// Begins the check of a signature.
     pub(crate) fn begin_check(&mut self, check: ToCheck, out: &mut Outbox) -> JobId {
         self.held.1.retain(|held| held.claim.request != check.claim.request);
@@ -302,11 +338,11 @@ impl HalfOpen {
         let refused = |why, rng| Progress::Refused(claim.path, impostor(sa, &claim.last_block, why, rng));
         let (peer, stage) = match (done, stage) {
             (JobDone::CheckPeer(Ok(peer)), Awaits::Check(_)) => (peer, claim.identity.clone()),
-            (JobDone::Sign(Ok(signature)), Awaits::Signature(_, until)) => {
+            (JobDone::Sign(Ok(signature)), Awaits::Signature(_, holder, until)) => {
                 return match claim.identity.clone() {
                     Ok(identity) => {
-                        let until = Some(until);
-                        Progress::Proven(Box::new(Verified { claim, identity, signature: Some(signature), until }))
+                        let (by, signature, until) = (Proven::Certificate(holder), Some(signature), Some(until));
+                        Progress::Proven(Box::new(Verified { claim, identity, by, signature, until }))
                     }
                     Err(why) => refused(why, rng),
                 };
@@ -329,14 +365,17 @@ impl HalfOpen {
             Ok(_) => return refused(NOT_ALLOWED, rng),
             Err(why) => return refused(why, rng),
         };
-        let until = peer.certificate.not_after();
+        let (holder, until) = (Arc::new(Holder::of(&peer.certificate)), peer.certificate.not_after());
         match self.own_of(rival).filter(|_| self.exchange == exchange::MAIN_MODE) {
             Some(own) => {
                 let job = out.job(self.sign(rival, &expect.keyed, own));
-                self.checks.push(Check { claim, stage: Awaits::Signature(job, until) });
+                self.checks.push(Check { claim, stage: Awaits::Signature(job, holder, until) });
                 Progress::Job(job)
             }
-            None => Progress::Proven(Box::new(Verified { claim, identity, signature: None, until: Some(until) })),
+            None => {
+                let (by, until) = (Proven::Certificate(holder), Some(until));
+                Progress::Proven(Box::new(Verified { claim, identity, by, signature: None, until }))
+            }
         }
     }
 
@@ -371,6 +410,7 @@ impl HalfOpen {
         Ok(Completed {
             sa,
             identity: peer.identity,
+            by: peer.by,
             lifetime: self.lifetime,
             extensions: self.extensions,
             initial_contact: peer.claim.initial_contact,

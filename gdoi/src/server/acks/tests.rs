@@ -82,8 +82,13 @@ impl Bench {
         let mut leaves = Vec::new();
         for n in 1..=3 {
             let identity = Identity::from_ip(member(n).ip());
-            let request =
-                JoinRequest { identity: &identity, protocol: Protocol::Gdoi, address: member(n), sender_ids: None };
+            let request = JoinRequest {
+                identity: &identity,
+                holder: None,
+                protocol: Protocol::Gdoi,
+                address: member(n),
+                sender_ids: None,
+            };
             let admission = model.admit(&GroupId::Number(7), request, None, NOW, &mut rng).unwrap();
             leaves.push(admission.leaf().unwrap().duplicate());
         }

@@ -12,6 +12,7 @@ fn identity(n: u16) -> Identity {
 fn member(n: u16, protocol: Protocol) -> MemberView {
     MemberView {
         identity: identity(n),
+        holder: None,
         protocol,
         history: Vec::new(),
         state: MemberState::Active,

@@ -63,7 +63,7 @@ fn lines_that_change_come_with_a_new_epoch_and_old_ones_go_after_the_delay() {
         }
         // Both epochs are told, each with its own lines, also after a restart.
         b.crash();
-        let offer = b.model.offer(&GroupId::Number(7), &member(9), Protocol::Gdoi, b.now()).unwrap();
+        let offer = b.model.offer(&GroupId::Number(7), &member(9), None, Protocol::Gdoi, b.now()).unwrap();
         let told: Vec<usize> = offer.epochs.iter().map(|e| e.sas.len()).collect();
         assert_eq!(told, [1, 2]);
         assert_eq!(offer.epochs[0].sas[0].policy, policy(8).traffic[0]);
@@ -90,7 +90,7 @@ fn what_members_need_not_know_is_changed_without_a_rekey() {
         assert_eq!(b.join(8, Protocol::Gdoi).map(|ids| ids.len()), Ok(1));
         assert_eq!(b.join(9, Protocol::Gdoi), Err(Refusal::Full));
         let now = b.now();
-        assert!(b.model.offer(&GroupId::Number(8), &member(9), Protocol::Gikev2, now).is_ok());
+        assert!(b.model.offer(&GroupId::Number(8), &member(9), None, Protocol::Gikev2, now).is_ok());
     }
 }
 
@@ -242,7 +242,7 @@ fn sender_ids_of_another_width_are_not_given() {
     let identity = member(1);
     let address = SocketAddr::from(([10, 0, 0, 1], 848));
     let mut admit = |group: &mut super::super::Group, sender_ids| {
-        let request = JoinRequest { identity: &identity, protocol: Protocol::Gdoi, address, sender_ids };
+        let request = JoinRequest { identity: &identity, holder: None, protocol: Protocol::Gdoi, address, sender_ids };
         group.admit(request, None, now, &mut b.rng).map(|a| a.sender_ids)
     };
     assert_eq!(admit(&mut group, Some(1)), Err(Refusal::Stale));

@@ -54,7 +54,7 @@ fn streams_have_keys_of_their_own_in_each_epoch_and_keep_them() {
 fn a_group_may_have_streams_alone() {
     let mut b = Bench::with(substation(false));
     assert_eq!(b.join(1, Protocol::Gdoi), Ok(vec![]), "single senders need no sender IDs");
-    let offer = b.model.offer(&GroupId::Number(7), &member(1), Protocol::Gdoi, b.now()).unwrap();
+    let offer = b.model.offer(&GroupId::Number(7), &member(1), None, Protocol::Gdoi, b.now()).unwrap();
     assert_eq!((offer.epochs[0].sas.len(), offer.epochs[0].streams.len()), (0, 2));
     let step = &b.rekey(RekeyReason::Eviction, &[]).steps[0];
     assert!(step.delete == Deletion::Spis(vec![]) && step.streams.delete.len() == 2);
@@ -112,7 +112,7 @@ fn delivery_is_reported_once_when_all_have_answered() {
     for n in 1..=4 {
         b.join(n, Protocol::Gdoi).unwrap();
     }
-    let offer = |b: &Bench| b.model.offer(&GroupId::Number(7), &member(9), Protocol::Gdoi, b.now()).unwrap();
+    let offer = |b: &Bench| b.model.offer(&GroupId::Number(7), &member(9), None, Protocol::Gdoi, b.now()).unwrap();
     assert_eq!(offer(&b).delivered, None, "of an epoch that is used nobody has to know");
     let plan = b.rekey(RekeyReason::Operator, &[]);
     assert!(plan.steps[0].streams.report.is_none(), "nobody has the keys before they are sent");
