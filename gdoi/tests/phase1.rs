@@ -586,7 +586,7 @@ fn a_member_is_backed_by_what_it_has_proved_itself_with() {
         bench.add_with(10, own);
         bench.settle();
         assert_eq!(bench.server.counters().registered, 1, "{exchange:?}");
-        bench.server.set_credentials(with(None));
+        bench.server.set_credentials(&mut bench.out, with(None));
         assert_eq!(bench.server.counters().closed, closed, "{exchange:?}");
     }
 }
