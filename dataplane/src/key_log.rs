@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_crypto::{AeadMode, BlockCipher, Integrity};
 use keyferry_model::policy::{EspTransform, Selector};
 use keyferry_model::update::NewSa;
 
@@ -16,16 +16,23 @@ pub trait KeyLog {
 /// Wireshark's table of ESP SAs.
 pub(crate) const TABLE: &str = "esp_sa";
 
-/// A line of Wireshark's `esp_sa` table: IP version, source, destination, SPI, cipher and key, MAC and key.
-pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
+/// A line of Wireshark's `esp_sa` table: IP version, source, destination, SPI, cipher and key, MAC and key. `None` for
+/// ciphers that Wireshark does not know.
+pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
     let version = match sa.policy.destination.address {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
     };
     let keymat = sa.keymat.expose();
     let (cipher, mac, split) = match sa.policy.transform {
-        EspTransform::Aead(Aead::Aes128Gcm16 | Aead::Aes192Gcm16 | Aead::Aes256Gcm16) => {
-            ("AES-GCM with 16 octet ICV [RFC4106]", "NULL", keymat.len())
+        EspTransform::Aead(aead) => {
+            let cipher = match (aead.mode(), aead.icv_len()) {
+                (AeadMode::Gcm, 8) => "AES-GCM with 8 octet ICV [RFC4106]",
+                (AeadMode::Gcm, 12) => "AES-GCM with 12 octet ICV [RFC4106]",
+                (AeadMode::Gcm, _) => "AES-GCM with 16 octet ICV [RFC4106]",
+                (AeadMode::Ccm | AeadMode::ChaCha20Poly1305, _) => return None,
+            };
+            (cipher, "NULL", keymat.len())
         }
         // Wireshark knows no GMAC, and needs no key to read what it protects.
         EspTransform::Gmac(_) => ("NULL", "ANY 128 bit authentication [no checking]", 0),
@@ -47,14 +54,14 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> String {
         EspTransform::Gmac(_) => <(&[u8], &[u8])>::default(),
         EspTransform::Aead(_) | EspTransform::CbcHmac(..) => keymat.split_at(split),
     };
-    format!(
+    Some(format!(
         "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{cipher}\",\"{}\",\"{mac}\",\"{}\"",
         address(&sa.policy.source),
         address(&sa.policy.destination),
         sa.spi,
         octets(encryption),
         octets(integrity),
-    )
+    ))
 }
 
 /// A single address, or any.
@@ -76,7 +83,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use keyferry_crypto::Secret;
+    use keyferry_crypto::{Aead, Secret};
     use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
 
     use super::*;
@@ -99,17 +106,19 @@ mod tests {
             lifetime: Duration::from_secs(1),
         };
         assert_eq!(
-            esp_sa_line(&sa(&policy, 20)),
+            esp_sa_line(&sa(&policy, 20)).unwrap(),
             format!(
                 "\"IPv4\",\"*\",\"239.192.0.1\",\"0x00001001\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
                 "ab".repeat(20)
             )
         );
         policy.transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
-        let line = esp_sa_line(&sa(&policy, 48));
+        let line = esp_sa_line(&sa(&policy, 48)).unwrap();
         assert!(line.ends_with(&format!("\"HMAC-SHA-256-128 [RFC4868]\",\"0x{}\"", "ab".repeat(32))));
         policy.transform = EspTransform::Gmac(Aead::Aes128Gcm16);
-        let line = esp_sa_line(&sa(&policy, 20));
+        let line = esp_sa_line(&sa(&policy, 20)).unwrap();
         assert!(line.ends_with("\"NULL\",\"\",\"ANY 128 bit authentication [no checking]\",\"\""), "{line}");
+        policy.transform = EspTransform::Aead(Aead::ChaCha20Poly1305);
+        assert_eq!(esp_sa_line(&sa(&policy, 36)), None);
     }
 }

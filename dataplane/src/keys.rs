@@ -1,14 +1,12 @@
 //! The transforms: how octets between an ESP header and its end are protected.
 
-use keyferry_crypto::{AeadKey, BlockCipher, CryptoError, IntegrityKey, Secret};
+use keyferry_crypto::{Aead, AeadKey, AeadMode, BlockCipher, CryptoError, IntegrityKey, Secret};
 use keyferry_model::policy::EspTransform;
 
 use crate::iv::IvSource;
 use crate::packet::esp::HEADER_LEN;
 
-const SALT: usize = 4;
-const GCM_IV: usize = 8;
-const GCM_ICV: usize = 16;
+const AEAD_IV: usize = Aead::IV;
 const CBC_BLOCK: usize = 16;
 /// The longest ICV of any transform.
 pub(crate) const MAX_ICV: usize = 32;
@@ -33,8 +31,8 @@ impl Layout {
 
 /// Keys of one SA, prepared for packets.
 pub(crate) enum Keys {
-    /// AES-GCM with 16 octets of ICV (RFC 4106): salt and IV make the nonce, SPI and sequence number are authenticated.
-    Gcm {
+    /// A combined mode (RFC 4106, RFC 4309, RFC 7634): salt and IV make the nonce, SPI and sequence number are authenticated.
+    Aead {
         /// Prepared key.
         key: AeadKey,
         /// Salt, as secret as the key.
@@ -66,11 +64,14 @@ impl Keys {
     pub(crate) fn new(transform: EspTransform, keymat: &[u8]) -> Result<Self, CryptoError> {
         match transform {
             EspTransform::Aead(aead) => {
-                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
-                Ok(Keys::Gcm { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
+                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(aead.salt_len()));
+                Ok(Keys::Aead { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
+            }
+            EspTransform::Gmac(aead) if (aead.mode(), aead.icv_len()) != (AeadMode::Gcm, 16) => {
+                Err(CryptoError::BadKey("GMAC is the MAC of AES-GCM, in full"))
             }
             EspTransform::Gmac(aead) => {
-                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(SALT));
+                let (key, salt) = keymat.split_at(keymat.len().saturating_sub(aead.salt_len()));
                 Ok(Keys::Gmac { key: AeadKey::new(aead, key)?, salt: Secret::copy_from(salt) })
             }
             EspTransform::CbcHmac(BlockCipher::TripleDesCbc, _) => {
@@ -93,7 +94,9 @@ impl Keys {
 
     pub(crate) fn layout(&self) -> Layout {
         match self {
-            Keys::Gcm { .. } | Keys::Gmac { .. } => Layout { iv: GCM_IV, block: 4, icv: GCM_ICV },
+            Keys::Aead { key, .. } | Keys::Gmac { key, .. } => {
+                Layout { iv: AEAD_IV, block: 4, icv: key.algorithm().icv_len() }
+            }
             Keys::Cbc { icv, .. } => Layout { iv: CBC_BLOCK, block: CBC_BLOCK, icv: *icv },
         }
     }
@@ -104,30 +107,30 @@ impl Keys {
         let layout = self.layout();
         let icv_at = esp.len().saturating_sub(layout.icv);
         match self {
-            Keys::Gcm { key, salt } => {
+            Keys::Aead { key, salt } => {
                 let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-                let Some((header, rest)) = esp.split_first_chunk_mut::<HEADER_LEN>() else {
+                let (protected, tag) = esp.split_at_mut(icv_at);
+                let Some((header, rest)) = protected.split_first_chunk_mut::<HEADER_LEN>() else {
                     return Err(CryptoError::Unauthentic);
                 };
-                let Some((iv_field, rest)) = rest.split_first_chunk_mut::<GCM_IV>() else {
-                    return Err(CryptoError::Unauthentic);
-                };
-                let Some((body, tag)) = rest.split_last_chunk_mut::<GCM_ICV>() else {
+                let Some((iv_field, body)) = rest.split_first_chunk_mut::<AEAD_IV>() else {
                     return Err(CryptoError::Unauthentic);
                 };
                 *iv_field = iv;
-                key.seal(&nonce(salt, iv), header, body, tag)
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = key.algorithm().nonce(salt.expose(), &iv, &mut buffer)?;
+                key.seal(nonce, header, body, tag)
             }
             Keys::Gmac { key, salt } => {
                 let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-                let Some((clear, tag)) = esp.split_last_chunk_mut::<GCM_ICV>() else {
-                    return Err(CryptoError::Unauthentic);
-                };
-                let Some(iv_field) = clear.get_mut(HEADER_LEN..HEADER_LEN + GCM_IV) else {
+                let (clear, tag) = esp.split_at_mut(icv_at);
+                let Some(iv_field) = clear.get_mut(HEADER_LEN..HEADER_LEN + AEAD_IV) else {
                     return Err(CryptoError::Unauthentic);
                 };
                 iv_field.copy_from_slice(&iv);
-                key.seal(&nonce(salt, iv), clear, &mut [], tag)
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = key.algorithm().nonce(salt.expose(), &iv, &mut buffer)?;
+                key.seal(nonce, clear, &mut [], tag)
             }
             Keys::Cbc { cipher, key, mac, .. } => {
                 let iv = ivs.next()?;
@@ -148,26 +151,26 @@ impl Keys {
         let layout = self.layout();
         let icv_at = esp.len().saturating_sub(layout.icv);
         match self {
-            Keys::Gcm { key, salt } => {
-                let Some((header, rest)) = esp.split_first_chunk_mut::<HEADER_LEN>() else {
+            Keys::Aead { key, salt } => {
+                let (protected, tag) = esp.split_at_mut(icv_at);
+                let Some((header, rest)) = protected.split_first_chunk_mut::<HEADER_LEN>() else {
                     return Err(CryptoError::Unauthentic);
                 };
-                let Some((iv, rest)) = rest.split_first_chunk_mut::<GCM_IV>() else {
+                let Some((iv, body)) = rest.split_first_chunk_mut::<AEAD_IV>() else {
                     return Err(CryptoError::Unauthentic);
                 };
-                let Some((body, tag)) = rest.split_last_chunk_mut::<GCM_ICV>() else {
-                    return Err(CryptoError::Unauthentic);
-                };
-                key.open(&nonce(salt, *iv), header, body, tag)
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = key.algorithm().nonce(salt.expose(), iv, &mut buffer)?;
+                key.open(nonce, header, body, tag)
             }
             Keys::Gmac { key, salt } => {
-                let Some((clear, tag)) = esp.split_last_chunk::<GCM_ICV>() else {
+                let (clear, tag) = esp.split_at(icv_at);
+                let Some(iv) = clear.get(HEADER_LEN..).and_then(|b| b.first_chunk::<AEAD_IV>()) else {
                     return Err(CryptoError::Unauthentic);
                 };
-                let Some(iv) = clear.get(HEADER_LEN..).and_then(|b| b.first_chunk::<GCM_IV>()) else {
-                    return Err(CryptoError::Unauthentic);
-                };
-                key.open(&nonce(salt, *iv), clear, &mut [], tag)
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = key.algorithm().nonce(salt.expose(), iv, &mut buffer)?;
+                key.open(nonce, clear, &mut [], tag)
             }
             Keys::Cbc { cipher, key, mac, .. } => {
                 let (protected, icv) = esp.split_at_mut(icv_at);
@@ -185,17 +188,10 @@ impl Keys {
     }
 }
 
-fn nonce(salt: &Secret, iv: [u8; GCM_IV]) -> [u8; SALT + GCM_IV] {
-    let mut nonce = [0; SALT + GCM_IV];
-    nonce[..SALT].copy_from_slice(salt.expose());
-    nonce[SALT..].copy_from_slice(&iv);
-    nonce
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use keyferry_crypto::{Aead, Integrity, SeededRandom};
+    use keyferry_crypto::{Integrity, SeededRandom};
 
     use super::*;
     use crate::packet::esp::read_trailer;

@@ -215,8 +215,8 @@ impl Sad {
         for (new, sa) in fresh {
             self.memories.retain(|memory| memory.fingerprint != sa.fingerprint);
             sa.state.numbers.set_sender_ids(self.sender_ids.as_ref());
-            if let Some(log) = &mut self.key_log {
-                log.log(key_log::TABLE, &key_log::esp_sa_line(&new));
+            if let (Some(log), Some(line)) = (&mut self.key_log, key_log::esp_sa_line(&new)) {
+                log.log(key_log::TABLE, &line);
             }
             tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");
             let expires = self.clock.saturating_add(new.lifetime);

@@ -36,6 +36,7 @@ pub use keylog::KeyLog;
 pub use member::{Member, MemberStatus, NAT_PORT, Phase1Options};
 pub use message::SealError;
 pub use phase1::suite::Phase1Doi;
+pub use policy::algorithms::can_tell;
 pub use policy::size::Sizes;
 pub use policy::tell::TellError;
 pub use server::{Counters, Server, ServerConfig};

@@ -1,13 +1,13 @@
 //! Algorithms by name, and their numbers in IKEv2.
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup, Prf};
+use keyferry_crypto::{Aead, AeadMode, BlockCipher, Integrity, KeGroup, Prf};
 use keyferry_model::policy::{EspTransform, RekeyProtection};
 
 use crate::wire::registry::{TransformType, encr, integ, ke, kwa, prf};
 use crate::wire::sa::Transform;
 
-/// Encryption of the Encrypted payload, with its integrity: AES-GCM-16 (RFC 5282), or AES-CBC and HMAC. IKE SAs and
-/// Rekey SAs have the same choice.
+/// Encryption of the Encrypted payload, with its integrity: a combined mode (RFC 5282, RFC 7634), or AES-CBC and HMAC.
+/// IKE SAs and Rekey SAs have the same choice.
 pub type Protection = RekeyProtection;
 
 /// A key wrap algorithm (RFC 9838 section 4.4.2.1.2): AES key wrap with padding (RFC 5649).
@@ -96,7 +96,19 @@ pub fn prf_transform(p: Prf) -> Transform<'static> {
 /// Transform of a combined mode.
 #[must_use]
 pub fn aead_transform(a: Aead) -> Transform<'static> {
-    Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, bits(a.key_len()))
+    let id = match (a.mode(), a.icv_len()) {
+        (AeadMode::Gcm, 8) => encr::AES_GCM_8,
+        (AeadMode::Gcm, 12) => encr::AES_GCM_12,
+        (AeadMode::Gcm, _) => encr::AES_GCM_16,
+        (AeadMode::Ccm, 8) => encr::AES_CCM_8,
+        (AeadMode::Ccm, 12) => encr::AES_CCM_12,
+        (AeadMode::Ccm, _) => encr::AES_CCM_16,
+        // Its key has one length only, which is not told (RFC 7634 section 4, RFC 7296 section 3.3.5).
+        (AeadMode::ChaCha20Poly1305, _) => {
+            return Transform::new(TransformType::ENCR, encr::CHACHA20_POLY1305);
+        }
+    };
+    Transform::with_key(TransformType::ENCR, id, bits(a.key_len()))
 }
 
 /// Transform of a combined mode's MAC alone, for data SAs (RFC 4543 section 3).
@@ -175,28 +187,16 @@ pub fn protection_from<'t, 'w: 't>(transforms: impl Iterator<Item = &'t Transfor
         }
     }
     let encryption = encryption?;
-    let key_len = usize::from(encryption.key_bits?) / 8;
-    match encryption.id {
-        encr::AES_GCM_16 => {
-            // With a combined mode integrity is absent or NONE (RFC 5282 section 8).
-            let all = [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16];
-            let aead = all.into_iter().find(|a| *encryption == aead_transform(*a) && a.key_len() == key_len)?;
-            integrity.is_none_or(|t| t.id == integ::NONE).then_some(Protection::Aead(aead))
-        }
-        encr::AES_CBC => {
-            let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
-            let cipher = ciphers.into_iter().find(|c| *encryption == cbc_transform(*c))?;
-            let macs = [
-                Integrity::HmacSha1_96,
-                Integrity::HmacSha256_128,
-                Integrity::HmacSha384_192,
-                Integrity::HmacSha512_256,
-            ];
-            let mac = macs.into_iter().find(|i| integrity.is_some_and(|t| *t == integ_transform(*i)))?;
-            Some(Protection::CbcHmac(cipher, mac))
-        }
-        _ => None,
+    if let Some(aead) = Aead::ALL.into_iter().find(|a| *encryption == aead_transform(*a)) {
+        // With a combined mode integrity is absent or NONE (RFC 5282 section 8).
+        return integrity.is_none_or(|t| t.id == integ::NONE).then_some(Protection::Aead(aead));
     }
+    let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+    let cipher = ciphers.into_iter().find(|c| *encryption == cbc_transform(*c))?;
+    let macs =
+        [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256];
+    let mac = macs.into_iter().find(|i| integrity.is_some_and(|t| *t == integ_transform(*i)))?;
+    Some(Protection::CbcHmac(cipher, mac))
 }
 
 fn bits(octets: usize) -> u16 {
@@ -210,13 +210,11 @@ mod tests {
 
     #[test]
     fn transforms_name_what_they_came_from() {
-        let all = [
-            Protection::Aead(Aead::Aes128Gcm16),
-            Protection::Aead(Aead::Aes256Gcm16),
+        let separate = [
             Protection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
             Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256),
         ];
-        for p in all {
+        for p in Aead::ALL.map(Protection::Aead).into_iter().chain(separate) {
             assert_eq!(protection_from(protection_transforms(p).iter()), Some(p));
         }
         for k in [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256] {
@@ -240,6 +238,8 @@ mod tests {
         assert_eq!(protection_from([cbc_transform(BlockCipher::TripleDesCbc), mac()].iter()), None);
         let bare = Transform::new(TransformType::ENCR, encr::AES_GCM_16);
         assert_eq!(protection_from([bare].iter()), None);
+        let long = Transform::with_key(TransformType::ENCR, encr::CHACHA20_POLY1305, 256);
+        assert_eq!(protection_from([long].iter()), None, "its key length is not told");
     }
 
     #[test]

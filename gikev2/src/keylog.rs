@@ -1,6 +1,6 @@
 //! Keys for Wireshark, when somebody asked for them.
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret};
+use keyferry_crypto::{AeadMode, BlockCipher, Integrity, Secret};
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::rekey_sa::RekeySa;
 
@@ -15,21 +15,23 @@ pub trait KeyLog {
     fn log(&mut self, table: &'static str, line: &str);
 }
 
-/// The line for an IKE SA: SPIs, SK_ei, SK_er, algorithm, SK_ai, SK_ar, algorithm.
+/// The line for an IKE SA: SPIs, SK_ei, SK_er, algorithm, SK_ai, SK_ar, algorithm. `None` for ChaCha20-Poly1305, which
+/// Wireshark does not know.
 pub(crate) fn protected_line(
     protection: Protection,
     spi_i: &[u8],
     spi_r: &[u8],
     initiator: &(Secret, Secret),
     responder: &(Secret, Secret),
-) -> String {
+) -> Option<String> {
     let (cipher, mac) = match protection {
         Protection::Aead(a) => {
-            let cipher = match a {
-                Aead::Aes128Gcm16 => "AES-GCM-128 with 16 octet ICV [RFC5282]",
-                Aead::Aes192Gcm16 => "AES-GCM-192 with 16 octet ICV [RFC5282]",
-                Aead::Aes256Gcm16 => "AES-GCM-256 with 16 octet ICV [RFC5282]",
+            let mode = match a.mode() {
+                AeadMode::Gcm => "GCM",
+                AeadMode::Ccm => "CCM",
+                AeadMode::ChaCha20Poly1305 => return None,
             };
+            let cipher = format!("AES-{mode}-{} with {} octet ICV [RFC5282]", a.key_len() * 8, a.icv_len());
             (cipher, "NONE [RFC4306]")
         }
         Protection::CbcHmac(c, i) => {
@@ -45,10 +47,10 @@ pub(crate) fn protected_line(
                 Integrity::HmacSha384_192 => "HMAC_SHA2_384_192 [RFC4868]",
                 Integrity::HmacSha512_256 => "HMAC_SHA2_512_256 [RFC4868]",
             };
-            (cipher, mac)
+            (cipher.to_owned(), mac)
         }
     };
-    format!(
+    Some(format!(
         "{},{},{},{},\"{cipher}\",{},{},\"{mac}\"",
         hex(spi_i),
         hex(spi_r),
@@ -56,7 +58,7 @@ pub(crate) fn protected_line(
         hex(responder.0.expose()),
         hex(initiator.1.expose()),
         hex(responder.1.expose()),
-    )
+    ))
 }
 
 /// The line for a Rekey SA: both halves of its SPI, GSK_e and GSK_a as the keys of both directions.
@@ -66,7 +68,7 @@ pub(crate) fn rekey_line(protection: Protection, spi: &[u8; 16], keymat: &Secret
     let encryption = keys.get(..e)?;
     let integrity = keys.get(e..e + a)?;
     let pair = || (Secret::copy_from(encryption), Secret::copy_from(integrity));
-    Some(protected_line(protection, &spi[..8], &spi[8..], &pair(), &pair()))
+    protected_line(protection, &spi[..8], &spi[8..], &pair(), &pair())
 }
 
 /// The line with which Wireshark decrypts GSA_REKEY messages under a Rekey SA; `None` if the group serves no G-IKEv2.
@@ -82,6 +84,8 @@ fn hex(octets: &[u8]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use keyferry_crypto::Aead;
+
     use super::*;
 
     #[test]
@@ -91,5 +95,8 @@ mod tests {
         let expected =
             format!("{spi},{spi},{key},{key},\"AES-GCM-128 with 16 octet ICV [RFC5282]\",,,\"NONE [RFC4306]\"");
         assert_eq!(line, expected);
+        let line = |aead| rekey_line(Protection::Aead(aead), &[0xab; 16], &Secret::new(vec![1; 36]));
+        assert!(line(Aead::Aes192Ccm12).unwrap().contains("\"AES-CCM-192 with 12 octet ICV [RFC5282]\""));
+        assert_eq!(line(Aead::ChaCha20Poly1305), None);
     }
 }

@@ -1,4 +1,6 @@
-//! AES-GCM with 16 octets of tag (RFC 4106, RFC 5282).
+//! AEAD: AES-GCM (RFC 4106), AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634), in IKE as RFC 5282 says.
+//!
+//! All of them have a nonce of a salt, which belongs to the keying material, and an explicit IV of 8 octets.
 
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, TryLockError};
@@ -10,7 +12,7 @@ use zeroize::Zeroize;
 use crate::error::CryptoError;
 use crate::secret::Secret;
 
-/// An AEAD algorithm.
+/// An AEAD algorithm. The number at the end is that of the octets of its tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Aead {
     /// AES-128-GCM, 16 octets of tag.
@@ -19,33 +21,175 @@ pub enum Aead {
     Aes192Gcm16,
     /// AES-256-GCM, 16 octets of tag.
     Aes256Gcm16,
+    /// AES-128-GCM, 12 octets of tag.
+    Aes128Gcm12,
+    /// AES-192-GCM, 12 octets of tag.
+    Aes192Gcm12,
+    /// AES-256-GCM, 12 octets of tag.
+    Aes256Gcm12,
+    /// AES-128-GCM, 8 octets of tag.
+    Aes128Gcm8,
+    /// AES-192-GCM, 8 octets of tag.
+    Aes192Gcm8,
+    /// AES-256-GCM, 8 octets of tag.
+    Aes256Gcm8,
+    /// AES-128-CCM, 16 octets of tag.
+    Aes128Ccm16,
+    /// AES-192-CCM, 16 octets of tag.
+    Aes192Ccm16,
+    /// AES-256-CCM, 16 octets of tag.
+    Aes256Ccm16,
+    /// AES-128-CCM, 12 octets of tag.
+    Aes128Ccm12,
+    /// AES-192-CCM, 12 octets of tag.
+    Aes192Ccm12,
+    /// AES-256-CCM, 12 octets of tag.
+    Aes256Ccm12,
+    /// AES-128-CCM, 8 octets of tag.
+    Aes128Ccm8,
+    /// AES-192-CCM, 8 octets of tag.
+    Aes192Ccm8,
+    /// AES-256-CCM, 8 octets of tag.
+    Aes256Ccm8,
+    /// ChaCha20-Poly1305, 16 octets of tag.
+    ChaCha20Poly1305,
+}
+
+/// How an AEAD encrypts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AeadMode {
+    /// AES in Galois/Counter Mode.
+    Gcm,
+    /// AES in counter mode with CBC-MAC.
+    Ccm,
+    /// ChaCha20 with Poly1305.
+    ChaCha20Poly1305,
 }
 
 impl Aead {
-    /// Octets of salt that follow the key in keying material.
-    pub const SALT: usize = 4;
     /// Octets of explicit IV in a message.
     pub const IV: usize = 8;
-    /// Octets of nonce: salt and IV.
-    pub const NONCE: usize = 12;
-    /// Octets of tag.
-    pub const ICV: usize = 16;
+    /// Octets of the longest nonce.
+    pub const MAX_NONCE: usize = 12;
+    /// Octets of the longest tag.
+    pub const MAX_ICV: usize = 16;
+    /// All there are.
+    pub const ALL: [Aead; 19] = [
+        Aead::Aes128Gcm16,
+        Aead::Aes192Gcm16,
+        Aead::Aes256Gcm16,
+        Aead::Aes128Gcm12,
+        Aead::Aes192Gcm12,
+        Aead::Aes256Gcm12,
+        Aead::Aes128Gcm8,
+        Aead::Aes192Gcm8,
+        Aead::Aes256Gcm8,
+        Aead::Aes128Ccm16,
+        Aead::Aes192Ccm16,
+        Aead::Aes256Ccm16,
+        Aead::Aes128Ccm12,
+        Aead::Aes192Ccm12,
+        Aead::Aes256Ccm12,
+        Aead::Aes128Ccm8,
+        Aead::Aes192Ccm8,
+        Aead::Aes256Ccm8,
+        Aead::ChaCha20Poly1305,
+    ];
+
+    /// How it encrypts, octets of its key, octets of its tag.
+    fn parts(self) -> (AeadMode, usize, usize) {
+        match self {
+            Aead::Aes128Gcm16 => (AeadMode::Gcm, 16, 16),
+            Aead::Aes192Gcm16 => (AeadMode::Gcm, 24, 16),
+            Aead::Aes256Gcm16 => (AeadMode::Gcm, 32, 16),
+            Aead::Aes128Gcm12 => (AeadMode::Gcm, 16, 12),
+            Aead::Aes192Gcm12 => (AeadMode::Gcm, 24, 12),
+            Aead::Aes256Gcm12 => (AeadMode::Gcm, 32, 12),
+            Aead::Aes128Gcm8 => (AeadMode::Gcm, 16, 8),
+            Aead::Aes192Gcm8 => (AeadMode::Gcm, 24, 8),
+            Aead::Aes256Gcm8 => (AeadMode::Gcm, 32, 8),
+            Aead::Aes128Ccm16 => (AeadMode::Ccm, 16, 16),
+            Aead::Aes192Ccm16 => (AeadMode::Ccm, 24, 16),
+            Aead::Aes256Ccm16 => (AeadMode::Ccm, 32, 16),
+            Aead::Aes128Ccm12 => (AeadMode::Ccm, 16, 12),
+            Aead::Aes192Ccm12 => (AeadMode::Ccm, 24, 12),
+            Aead::Aes256Ccm12 => (AeadMode::Ccm, 32, 12),
+            Aead::Aes128Ccm8 => (AeadMode::Ccm, 16, 8),
+            Aead::Aes192Ccm8 => (AeadMode::Ccm, 24, 8),
+            Aead::Aes256Ccm8 => (AeadMode::Ccm, 32, 8),
+            Aead::ChaCha20Poly1305 => (AeadMode::ChaCha20Poly1305, 32, 16),
+        }
+    }
+
+    /// How it encrypts.
+    #[must_use]
+    pub fn mode(self) -> AeadMode {
+        self.parts().0
+    }
 
     /// Octets of key, without the salt.
     #[must_use]
     pub fn key_len(self) -> usize {
-        match self {
-            Aead::Aes128Gcm16 => 16,
-            Aead::Aes192Gcm16 => 24,
-            Aead::Aes256Gcm16 => 32,
+        self.parts().1
+    }
+
+    /// Octets of tag.
+    #[must_use]
+    pub fn icv_len(self) -> usize {
+        self.parts().2
+    }
+
+    /// Octets of salt that follow the key in keying material: 4 for GCM (RFC 4106 section 8.1) and ChaCha20-Poly1305
+    /// (RFC 7634 section 2), 3 for CCM (RFC 4309 section 7.1).
+    #[must_use]
+    pub fn salt_len(self) -> usize {
+        match self.mode() {
+            AeadMode::Gcm | AeadMode::ChaCha20Poly1305 => 4,
+            AeadMode::Ccm => 3,
         }
     }
 
+    /// Octets of nonce: salt and IV.
+    #[must_use]
+    pub fn nonce_len(self) -> usize {
+        self.salt_len() + Self::IV
+    }
+
+    /// The nonce of a message, put together in a buffer: salt, then IV.
+    ///
+    /// # Errors
+    /// A salt of the wrong length.
+    pub fn nonce<'b>(
+        self,
+        salt: &[u8],
+        iv: &[u8; Self::IV],
+        buffer: &'b mut [u8; Self::MAX_NONCE],
+    ) -> Result<&'b [u8], CryptoError> {
+        if salt.len() != self.salt_len() {
+            return Err(CryptoError::Length("salt"));
+        }
+        let nonce = &mut buffer[..self.nonce_len()];
+        nonce[..salt.len()].copy_from_slice(salt);
+        nonce[salt.len()..].copy_from_slice(iv);
+        Ok(nonce)
+    }
+
+    /// Is its tag so short that only a configuration which says so may allow it?
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        self.icv_len() < 12
+    }
+
     fn openssl(self) -> &'static CipherRef {
-        match self {
-            Aead::Aes128Gcm16 => Cipher::aes_128_gcm(),
-            Aead::Aes192Gcm16 => Cipher::aes_192_gcm(),
-            Aead::Aes256Gcm16 => Cipher::aes_256_gcm(),
+        let (mode, key, _) = self.parts();
+        match (mode, key) {
+            (AeadMode::ChaCha20Poly1305, _) => Cipher::chacha20_poly1305(),
+            (AeadMode::Gcm, 16) => Cipher::aes_128_gcm(),
+            (AeadMode::Gcm, 24) => Cipher::aes_192_gcm(),
+            (AeadMode::Gcm, _) => Cipher::aes_256_gcm(),
+            (AeadMode::Ccm, 16) => Cipher::aes_128_ccm(),
+            (AeadMode::Ccm, 24) => Cipher::aes_192_ccm(),
+            (AeadMode::Ccm, _) => Cipher::aes_256_ccm(),
         }
     }
 }
@@ -83,18 +227,15 @@ impl AeadKey {
     /// Encrypts in place and writes the tag. The caller answers for the nonce: never twice under this key.
     ///
     /// # Errors
-    /// OpenSSL refused.
-    pub fn seal(
-        &self,
-        nonce: &[u8; Aead::NONCE],
-        aad: &[u8],
-        data: &mut [u8],
-        tag: &mut [u8; Aead::ICV],
-    ) -> Result<(), CryptoError> {
+    /// A nonce or tag of the wrong length, or OpenSSL refused.
+    pub fn seal(&self, nonce: &[u8], aad: &[u8], data: &mut [u8], tag: &mut [u8]) -> Result<(), CryptoError> {
+        self.check(nonce, tag)?;
         let run = |ctx: &mut CipherCtx| {
             ctx.encrypt_init(None, None, Some(nonce))?;
-            update(ctx, aad, data)?;
-            ctx.cipher_final(&mut [])?;
+            self.update(ctx, aad, data)?;
+            if self.algorithm.mode() != AeadMode::Ccm {
+                ctx.cipher_final(&mut [])?;
+            }
             ctx.tag(tag)?;
             Ok(())
         };
@@ -104,18 +245,17 @@ impl AeadKey {
     /// Decrypts in place. If the tag does not verify, `data` is zeroed.
     ///
     /// # Errors
-    /// [`CryptoError::Unauthentic`], or OpenSSL refused.
-    pub fn open(
-        &self,
-        nonce: &[u8; Aead::NONCE],
-        aad: &[u8],
-        data: &mut [u8],
-        tag: &[u8; Aead::ICV],
-    ) -> Result<(), CryptoError> {
+    /// [`CryptoError::Unauthentic`], a nonce or tag of the wrong length, or OpenSSL refused.
+    pub fn open(&self, nonce: &[u8], aad: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), CryptoError> {
+        self.check(nonce, tag)?;
         let run = |ctx: &mut CipherCtx| {
             ctx.decrypt_init(None, None, Some(nonce))?;
             ctx.set_tag(tag)?;
-            update(ctx, aad, data)?;
+            if self.algorithm.mode() == AeadMode::Ccm {
+                // Here it is the data, not the end of them, that brings the verdict.
+                return self.update(ctx, aad, data).map_err(|_| CryptoError::Unauthentic);
+            }
+            self.update(ctx, aad, data)?;
             ctx.cipher_final(&mut []).map_err(|_| CryptoError::Unauthentic)?;
             Ok(())
         };
@@ -124,6 +264,32 @@ impl AeadKey {
             data.zeroize();
         }
         opened
+    }
+
+    fn check(&self, nonce: &[u8], tag: &[u8]) -> Result<(), CryptoError> {
+        if nonce.len() != self.algorithm.nonce_len() {
+            return Err(CryptoError::Length("nonce"));
+        }
+        if tag.len() != self.algorithm.icv_len() {
+            return Err(CryptoError::Length("tag"));
+        }
+        Ok(())
+    }
+
+    fn update(&self, ctx: &mut CipherCtx, aad: &[u8], data: &mut [u8]) -> Result<(), CryptoError> {
+        let len = data.len();
+        let ccm = self.algorithm.mode() == AeadMode::Ccm;
+        if ccm {
+            // The length is part of what CCM authenticates first.
+            ctx.set_data_len(len)?;
+        }
+        if !aad.is_empty() {
+            ctx.cipher_update(aad, None)?;
+        }
+        if len > 0 || ccm {
+            ctx.cipher_update_inplace(data, len)?;
+        }
+        Ok(())
     }
 }
 
@@ -135,23 +301,25 @@ impl std::fmt::Debug for AeadKey {
 
 fn sealer(algorithm: Aead, key: &[u8]) -> Result<CipherCtx, CryptoError> {
     let mut ctx = CipherCtx::new()?;
-    ctx.encrypt_init(Some(algorithm.openssl()), Some(key), None)?;
+    ctx.encrypt_init(Some(algorithm.openssl()), None, None)?;
+    lengths(algorithm, &mut ctx)?;
+    ctx.encrypt_init(None, Some(key), None)?;
     Ok(ctx)
 }
 
 fn opener(algorithm: Aead, key: &[u8]) -> Result<CipherCtx, CryptoError> {
     let mut ctx = CipherCtx::new()?;
-    ctx.decrypt_init(Some(algorithm.openssl()), Some(key), None)?;
+    ctx.decrypt_init(Some(algorithm.openssl()), None, None)?;
+    lengths(algorithm, &mut ctx)?;
+    ctx.decrypt_init(None, Some(key), None)?;
     Ok(ctx)
 }
 
-fn update(ctx: &mut CipherCtx, aad: &[u8], data: &mut [u8]) -> Result<(), CryptoError> {
-    if !aad.is_empty() {
-        ctx.cipher_update(aad, None)?;
-    }
-    let len = data.len();
-    if len > 0 {
-        ctx.cipher_update_inplace(data, len)?;
+/// CCM wants to know both lengths before the key.
+fn lengths(algorithm: Aead, ctx: &mut CipherCtx) -> Result<(), CryptoError> {
+    if algorithm.mode() == AeadMode::Ccm {
+        ctx.set_iv_length(algorithm.nonce_len())?;
+        ctx.set_tag_length(algorithm.icv_len())?;
     }
     Ok(())
 }
@@ -170,60 +338,4 @@ fn with(
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn hex(s: &str) -> Vec<u8> {
-        hex::decode(s).unwrap()
-    }
-
-    /// Test case 4 of McGrew and Viega, "The Galois/Counter Mode of Operation", appendix B.
-    #[test]
-    fn gcm_test_case_4() {
-        let key = AeadKey::new(Aead::Aes128Gcm16, &hex("feffe9928665731c6d6a8f9467308308")).unwrap();
-        let nonce: [u8; 12] = hex("cafebabefacedbaddecaf888").try_into().unwrap();
-        let aad = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
-        let plain = hex(
-            "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
-        );
-        let mut data = plain.clone();
-        let mut tag = [0; 16];
-        key.seal(&nonce, &aad, &mut data, &mut tag).unwrap();
-        assert_eq!(
-            hex::encode(&data),
-            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091"
-        );
-        assert_eq!(hex::encode(tag), "5bc94fbc3221a5db94fae95ae7121a47");
-        key.open(&nonce, &aad, &mut data, &tag).unwrap();
-        assert_eq!(data, plain);
-    }
-
-    #[test]
-    fn a_forgery_leaves_no_plaintext_and_the_key_still_works() {
-        for alg in [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16] {
-            let key = AeadKey::new(alg, &vec![9; alg.key_len()]).unwrap();
-            let mut sealed = b"attack at dawn".to_vec();
-            let mut tag = [0; 16];
-            key.seal(&[1; 12], b"aad", &mut sealed, &mut tag).unwrap();
-            let mut forged = sealed.clone();
-            forged[3] ^= 1;
-            assert!(matches!(key.open(&[1; 12], b"aad", &mut forged, &tag), Err(CryptoError::Unauthentic)));
-            assert_eq!(forged, vec![0; 14]);
-            assert!(key.open(&[1; 12], b"add", &mut sealed.clone(), &tag).is_err());
-            assert!(key.open(&[2; 12], b"aad", &mut sealed.clone(), &tag).is_err());
-            key.open(&[1; 12], b"aad", &mut sealed, &tag).unwrap();
-            assert_eq!(sealed, b"attack at dawn");
-            assert!(AeadKey::new(alg, &[0; 7]).is_err());
-        }
-    }
-
-    #[test]
-    fn empty_data_has_a_tag() {
-        let key = AeadKey::new(Aead::Aes256Gcm16, &[0; 32]).unwrap();
-        let mut tag = [0; 16];
-        key.seal(&[0; 12], &[], &mut [], &mut tag).unwrap();
-        // Test case 13 of the same paper.
-        assert_eq!(hex::encode(tag), "530f8afbc74536b9a963b4f1c4cb738b");
-        key.open(&[0; 12], &[], &mut [], &tag).unwrap();
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ mod secret;
 mod signature;
 pub mod x509;
 
-pub use aead::{Aead, AeadKey};
+pub use aead::{Aead, AeadKey, AeadMode};
 pub use cipher::BlockCipher;
 pub use error::CryptoError;
 pub use hash::Hash;

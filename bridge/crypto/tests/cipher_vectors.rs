@@ -98,7 +98,7 @@ fn triple_des_cbc() {
 /// test cases 4, 10 and 16, one for each key length.
 #[test]
 fn aes_gcm() {
-    let nonce = hex("cafebabefacedbaddecaf888").try_into().unwrap();
+    let nonce = hex("cafebabefacedbaddecaf888");
     let aad = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
     let plain = hex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72
                      1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39");
@@ -127,7 +127,7 @@ fn aes_gcm() {
         let key = AeadKey::new(alg, &key[..alg.key_len()]).unwrap();
         // Twice, since the second use finds the context that the first one left behind.
         for _ in 0..2 {
-            let (mut data, mut tag) = (plain.clone(), [0; Aead::ICV]);
+            let (mut data, mut tag) = (plain.clone(), [0; 16]);
             key.seal(&nonce, &aad, &mut data, &mut tag).unwrap();
             assert_eq!((&data, tag.to_vec()), (&hex(encrypted), hex(icv)), "{alg:?}");
             key.open(&nonce, &aad, &mut data, &tag).unwrap();

@@ -14,10 +14,10 @@ use crate::stream::StreamPolicy;
 /// A rekey SA is replaced this long before it expires, unless it lives for less than twice as long.
 const LEAST_KEK_MARGIN: Duration = Duration::from_secs(200);
 
-/// How ESP protects packets (RFC 4106; RFC 3602 with RFC 4868).
+/// How ESP protects packets (RFC 4106, RFC 4309, RFC 7634; RFC 3602 with RFC 4868).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EspTransform {
-    /// Combined mode; keying material is the key followed by a salt of four octets.
+    /// Combined mode; keying material is the key followed by its salt.
     Aead(Aead),
     /// Cipher then MAC; keying material is the cipher's key followed by the MAC's.
     CbcHmac(BlockCipher, Integrity),
@@ -31,7 +31,7 @@ impl EspTransform {
     #[must_use]
     pub fn keymat_len(self) -> usize {
         match self {
-            EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len() + 4,
+            EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len() + a.salt_len(),
             EspTransform::CbcHmac(c, i) => c.key_len() + i.key_len(),
         }
     }
@@ -171,7 +171,7 @@ pub struct Gikev2Rekey {
 /// Encryption (and integrity) of a G-IKEv2 Rekey SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RekeyProtection {
-    /// AES-GCM with 16 octets of ICV (RFC 5282).
+    /// A combined mode (RFC 5282, RFC 7634).
     Aead(Aead),
     /// CBC and HMAC.
     CbcHmac(BlockCipher, Integrity),
@@ -182,7 +182,7 @@ impl RekeyProtection {
     #[must_use]
     pub fn key_lens(self) -> (usize, usize) {
         match self {
-            RekeyProtection::Aead(a) => (a.key_len() + 4, 0),
+            RekeyProtection::Aead(a) => (a.key_len() + a.salt_len(), 0),
             RekeyProtection::CbcHmac(c, i) => (c.key_len(), i.key_len()),
         }
     }

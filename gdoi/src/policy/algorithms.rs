@@ -1,6 +1,6 @@
 //! Algorithms by name and by GDOI's numbers.
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme};
+use keyferry_crypto::{Aead, AeadMode, BlockCipher, Hash, Integrity, SignatureScheme};
 use keyferry_model::policy::{AckType, EspTransform, GroupPolicy};
 
 use crate::wire::registry::{esp, kek};
@@ -56,16 +56,33 @@ pub(crate) fn cipher_of_bits(bits: u32) -> Option<BlockCipher> {
         .find(|c| cipher_bits(*c).map(u32::from) == Some(bits))
 }
 
-fn aead_bits(aead: Aead) -> u16 {
-    match aead {
-        Aead::Aes128Gcm16 => 128,
-        Aead::Aes192Gcm16 => 192,
-        Aead::Aes256Gcm16 => 256,
+/// Transform of a combined mode; `None` for one that has no number here.
+fn aead_number(aead: Aead) -> Option<u8> {
+    match (aead.mode(), aead.icv_len()) {
+        (AeadMode::Gcm, 8) => Some(esp::AES_GCM_8),
+        (AeadMode::Gcm, 12) => Some(esp::AES_GCM_12),
+        (AeadMode::Gcm, _) => Some(esp::AES_GCM_16),
+        (AeadMode::Ccm, 8) => Some(esp::AES_CCM_8),
+        (AeadMode::Ccm, 12) => Some(esp::AES_CCM_12),
+        (AeadMode::Ccm, _) => Some(esp::AES_CCM_16),
+        (AeadMode::ChaCha20Poly1305, _) => None,
     }
 }
 
-fn aead_of_bits(bits: u32) -> Option<Aead> {
-    [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].into_iter().find(|a| u32::from(aead_bits(*a)) == bits)
+/// Bits of a key without salt (RFC 4106 section 8.3, RFC 4309 section 7.3).
+fn aead_bits(aead: Aead) -> Option<u16> {
+    u16::try_from(aead.key_len() * 8).ok()
+}
+
+fn aead_of(number: u8, bits: u32) -> Option<Aead> {
+    let is = |a: &Aead| aead_number(*a) == Some(number) && aead_bits(*a).map(u32::from) == Some(bits);
+    Aead::ALL.into_iter().find(is)
+}
+
+/// Has GDOI a number for a transform? ChaCha20-Poly1305 came too late for IKEv1.
+#[must_use]
+pub fn can_tell(transform: EspTransform) -> bool {
+    esp_numbers(transform).is_some()
 }
 
 fn integrity_number(integrity: Integrity) -> u16 {
@@ -78,20 +95,20 @@ fn integrity_number(integrity: Integrity) -> u16 {
 }
 
 /// Numbers of an ESP transform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EspNumbers {
     pub(crate) transform: u8,
     pub(crate) key_bits: Option<u16>,
     pub(crate) authentication: Option<u16>,
 }
 
-pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
-    match transform {
+pub(crate) fn esp_numbers(transform: EspTransform) -> Option<EspNumbers> {
+    Some(match transform {
         EspTransform::Aead(aead) => {
-            EspNumbers { transform: esp::AES_GCM_16, key_bits: Some(aead_bits(aead)), authentication: None }
+            EspNumbers { transform: aead_number(aead)?, key_bits: aead_bits(aead), authentication: None }
         }
         EspTransform::Gmac(aead) => {
-            EspNumbers { transform: esp::NULL_AES_GMAC, key_bits: Some(aead_bits(aead)), authentication: None }
+            EspNumbers { transform: esp::NULL_AES_GMAC, key_bits: aead_bits(aead), authentication: None }
         }
         EspTransform::CbcHmac(cipher, integrity) => EspNumbers {
             transform: match cipher {
@@ -101,15 +118,15 @@ pub(crate) fn esp_numbers(transform: EspTransform) -> EspNumbers {
             key_bits: cipher_bits(cipher),
             authentication: Some(integrity_number(integrity)),
         },
-    }
+    })
 }
 
 /// The ESP transform of these numbers. Without a key length it is not known.
 pub(crate) fn esp_transform(transform: u8, bits: Option<u32>, authentication: Option<u32>) -> Option<EspTransform> {
     let bits = bits?;
     match (transform, authentication) {
-        (esp::AES_GCM_16, None) => aead_of_bits(bits).map(EspTransform::Aead),
-        (esp::NULL_AES_GMAC, None) => aead_of_bits(bits).map(EspTransform::Gmac),
+        (esp::NULL_AES_GMAC, None) => aead_of(esp::AES_GCM_16, bits).map(EspTransform::Gmac),
+        (number, None) => aead_of(number, bits).map(EspTransform::Aead),
         (esp::AES_CBC, Some(number)) => {
             let all = [
                 Integrity::HmacSha1_96,
@@ -188,19 +205,20 @@ pub(crate) fn ack_type(number: u32) -> Option<AckType> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_and_names_fit() {
-        for transform in [
-            EspTransform::Aead(Aead::Aes128Gcm16),
-            EspTransform::Aead(Aead::Aes256Gcm16),
+        let combined = Aead::ALL.into_iter().map(EspTransform::Aead).filter(|t| can_tell(*t));
+        assert_eq!(combined.clone().count(), Aead::ALL.len() - 1, "all but ChaCha20-Poly1305");
+        for transform in combined.chain([
             EspTransform::Gmac(Aead::Aes192Gcm16),
             EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
             EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96),
-        ] {
-            let n = esp_numbers(transform);
+        ]) {
+            let n = esp_numbers(transform).unwrap();
             let back = esp_transform(n.transform, n.key_bits.map(u32::from), n.authentication.map(u32::from));
             assert_eq!(back, Some(transform));
         }

@@ -229,7 +229,8 @@ pub(super) fn told_at_most(lines: usize) -> usize {
 
 fn sat(sa: &DataSa, left: &[u8; 4], sends: Readings) -> Vec<u8> {
     let policy = &sa.policy;
-    let numbers = algorithms::esp_numbers(policy.transform);
+    // A configuration with a transform that has no number is refused; 0 is reserved, and no member takes it.
+    let numbers = algorithms::esp_numbers(policy.transform).unwrap_or_default();
     let mut attributes = Vec::with_capacity(7);
     attributes
         .extend([short(esp_attribute::LIFE_TYPE, phase1::SECONDS), life(esp_attribute::LIFE_DURATION, left, sends)]);

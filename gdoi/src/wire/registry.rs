@@ -142,7 +142,17 @@ pub mod esp {
     pub const TRIPLE_DES: u8 = 3;
     /// AES-CBC as transform (RFC 3602 section 5.1).
     pub const AES_CBC: u8 = 12;
-    /// AES-GCM with an ICV of 16 octets as transform (RFC 4106 section 8.2).
+    /// AES-CCM with an ICV of 8 octets as transform (RFC 4309 section 7.2).
+    pub const AES_CCM_8: u8 = 14;
+    /// AES-CCM with an ICV of 12 octets.
+    pub const AES_CCM_12: u8 = 15;
+    /// AES-CCM with an ICV of 16 octets.
+    pub const AES_CCM_16: u8 = 16;
+    /// AES-GCM with an ICV of 8 octets as transform (RFC 4106 section 8.2).
+    pub const AES_GCM_8: u8 = 18;
+    /// AES-GCM with an ICV of 12 octets.
+    pub const AES_GCM_12: u8 = 19;
+    /// AES-GCM with an ICV of 16 octets.
     pub const AES_GCM_16: u8 = 20;
     /// AES-GMAC without encryption as transform (RFC 4543 section 9).
     pub const NULL_AES_GMAC: u8 = 23;

@@ -43,8 +43,9 @@ impl IkeSa {
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<(Self, (Secret, Secret)), CryptoError> {
         let IkeKeys { initiator, responder, proof, wrap } = keys;
-        if let Some(log) = log {
-            let line = protected_line(suite.protection, &spi_i, &spi_r, &initiator, &responder);
+        if let Some(log) = log
+            && let Some(line) = protected_line(suite.protection, &spi_i, &spi_r, &initiator, &responder)
+        {
             log.log(crate::keylog::TABLE, &line);
         }
         let of_initiator = SkKeys::new(suite.protection, initiator.0.expose(), initiator.1.expose())?;

@@ -13,7 +13,7 @@ use crate::wire::sa::{Proposal, Sa, Transform};
 /// Everything our member can do: one proposal for the Rekey SA, one for ESP, of one number, for nothing depends on
 /// anything.
 pub(crate) fn capabilities() -> Sa<'static> {
-    let ciphers = [Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].map(aead_transform);
+    let ciphers = Aead::ALL.map(aead_transform);
     let blocks = [BlockCipher::Aes256Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes128Cbc].map(cbc_transform);
     let macs =
         [Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256, Integrity::HmacSha1_96]

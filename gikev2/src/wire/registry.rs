@@ -156,10 +156,22 @@ pub mod encr {
     pub const TRIPLE_DES: u16 = 3;
     /// ENCR_AES_CBC (RFC 3602).
     pub const AES_CBC: u16 = 12;
-    /// AES-GCM with an ICV of 16 octets (RFC 4106, RFC 5282).
+    /// AES-CCM with an ICV of 8 octets (RFC 4309, RFC 5282).
+    pub const AES_CCM_8: u16 = 14;
+    /// AES-CCM with an ICV of 12 octets.
+    pub const AES_CCM_12: u16 = 15;
+    /// AES-CCM with an ICV of 16 octets.
+    pub const AES_CCM_16: u16 = 16;
+    /// AES-GCM with an ICV of 8 octets (RFC 4106, RFC 5282).
+    pub const AES_GCM_8: u16 = 18;
+    /// AES-GCM with an ICV of 12 octets.
+    pub const AES_GCM_12: u16 = 19;
+    /// AES-GCM with an ICV of 16 octets.
     pub const AES_GCM_16: u16 = 20;
     /// AES-GMAC without encryption (RFC 4543).
     pub const NULL_AUTH_AES_GMAC: u16 = 21;
+    /// ChaCha20-Poly1305 (RFC 7634).
+    pub const CHACHA20_POLY1305: u16 = 28;
 }
 
 /// Pseudorandom functions (transform type 2).

@@ -6,7 +6,7 @@
 //!  +-----------+----------+---------------------------+  | AEAD: associated data
 //!  | Next      | C, RSVD  |      Payload Length       | /
 //!  +-----------+----------+---------------------------+
-//!  ~ Initialization Vector (GCM 8, CBC 16 octets)     ~
+//!  ~ Initialization Vector (AEAD 8, CBC 16 octets)    ~
 //!  +--------------------------------------------------+
 //!  ~ encrypted: payloads, padding, pad length         ~
 //!  +--------------------------------------------------+
@@ -23,15 +23,13 @@ use crate::reject::Reject;
 
 /// Octets of a generic payload header.
 pub(crate) const PAYLOAD_HEADER: usize = 4;
-const SALT: usize = Aead::SALT;
-const GCM_IV: usize = Aead::IV;
-const GCM_ICV: usize = Aead::ICV;
+const AEAD_IV: usize = Aead::IV;
 
 /// Keys of one direction.
 pub struct SkKeys(Keys);
 
 enum Keys {
-    Aead { key: AeadKey, salt: [u8; SALT] },
+    Aead { key: AeadKey, salt: Secret },
     CbcHmac { cipher: BlockCipher, key: Secret, integrity: Integrity, mac: Box<IntegrityKey> },
 }
 
@@ -60,7 +58,7 @@ pub enum SealError {
 }
 
 impl SkKeys {
-    /// Keys for a protection: SK_e (with its salt for GCM) and SK_a, or GSK_e and GSK_a.
+    /// Keys for a protection: SK_e (with its salt for a combined mode) and SK_a, or GSK_e and GSK_a.
     ///
     /// # Errors
     /// Keys of the wrong length.
@@ -71,10 +69,8 @@ impl SkKeys {
         }
         Ok(Self(match protection {
             Protection::Aead(alg) => {
-                let (key, octets) = encryption.split_at(alg.key_len());
-                let mut salt = [0; SALT];
-                salt.copy_from_slice(octets);
-                Keys::Aead { key: AeadKey::new(alg, key)?, salt }
+                let (key, salt) = encryption.split_at(alg.key_len());
+                Keys::Aead { key: AeadKey::new(alg, key)?, salt: Secret::copy_from(salt) }
             }
             Protection::CbcHmac(cipher, alg) => Keys::CbcHmac {
                 cipher,
@@ -100,18 +96,18 @@ impl SkKeys {
     ) -> Result<Vec<u8>, SealError> {
         match &self.0 {
             Keys::Aead { key, salt } => {
-                let total = Header::LEN + PAYLOAD_HEADER + GCM_IV + inner.len() + 1 + GCM_ICV;
+                let algorithm = key.algorithm();
+                let total = Header::LEN + PAYLOAD_HEADER + AEAD_IV + inner.len() + 1 + algorithm.icv_len();
                 let mut message = start(header, first, total)?;
                 let iv = unique.to_be_bytes();
-                let mut nonce = [0; SALT + GCM_IV];
-                nonce[..SALT].copy_from_slice(salt);
-                nonce[SALT..].copy_from_slice(&iv);
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = algorithm.nonce(salt.expose(), &iv, &mut buffer)?;
                 let mut plain = padded(inner, inner.len() + 1);
-                let mut icv = [0; GCM_ICV];
-                key.seal(&nonce, &message, &mut plain, &mut icv)?;
+                let mut icv = vec![0; algorithm.icv_len()];
+                key.seal(nonce, &message, &mut plain, &mut icv)?;
                 message.extend(iv);
                 message.append(&mut plain);
-                message.extend(icv);
+                message.append(&mut icv);
                 Ok(message)
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
@@ -147,14 +143,14 @@ impl SkKeys {
         };
         let plain = match &self.0 {
             Keys::Aead { key, salt } => {
-                let (iv, rest) = sk.body.split_first_chunk::<GCM_IV>().ok_or(SHORT)?;
-                let (sealed, icv) = rest.split_last_chunk::<GCM_ICV>().ok_or(SHORT)?;
-                let mut nonce = [0; SALT + GCM_IV];
-                nonce[..SALT].copy_from_slice(salt);
-                nonce[SALT..].copy_from_slice(iv);
+                let (iv, rest) = sk.body.split_first_chunk::<AEAD_IV>().ok_or(SHORT)?;
+                let at = rest.len().checked_sub(key.algorithm().icv_len()).ok_or(SHORT)?;
+                let (sealed, icv) = rest.split_at(at);
+                let mut buffer = [0; Aead::MAX_NONCE];
+                let nonce = key.algorithm().nonce(salt.expose(), iv, &mut buffer).map_err(|_| SHORT)?;
                 let mut plain = sealed.to_vec();
                 let associated = &datagram[..Header::LEN + PAYLOAD_HEADER];
-                key.open(&nonce, associated, &mut plain, icv).map_err(|_| Reject::Unauthenticated("wrong ICV"))?;
+                key.open(nonce, associated, &mut plain, icv).map_err(|_| Reject::Unauthenticated("wrong ICV"))?;
                 plain
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
@@ -231,9 +227,13 @@ mod tests {
     }
 
     fn suites() -> Vec<SkKeys> {
-        let gcm = SkKeys::new(Protection::Aead(Aead::Aes128Gcm16), &[7; 20], &[]).unwrap();
+        let aeads = Aead::ALL.map(Protection::Aead);
         let cbc = Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128);
-        vec![gcm, SkKeys::new(cbc, &[7; 32], &[8; 32]).unwrap()]
+        let keys = |p: Protection| {
+            let (e, a) = p.key_lens();
+            SkKeys::new(p, &vec![7; e], &vec![8; a]).unwrap()
+        };
+        aeads.into_iter().chain([cbc]).map(keys).collect()
     }
 
     #[test]
@@ -272,13 +272,13 @@ mod tests {
         let total = |around: usize| Header::LEN + PAYLOAD_HEADER + around + plain.len();
         match &keys.0 {
             Keys::Aead { key, salt } => {
-                let mut message = start(&header(), 41, total(GCM_IV + GCM_ICV)).unwrap();
-                let nonce = [salt.as_slice(), &[1; GCM_IV]].concat().try_into().unwrap();
-                let mut icv = [0; GCM_ICV];
+                let mut icv = vec![0; key.algorithm().icv_len()];
+                let mut message = start(&header(), 41, total(AEAD_IV + icv.len())).unwrap();
+                let nonce = [salt.expose(), &[1; AEAD_IV]].concat();
                 key.seal(&nonce, &message, &mut plain, &mut icv).unwrap();
-                message.extend([1; GCM_IV]);
+                message.extend([1; AEAD_IV]);
                 message.append(&mut plain);
-                message.extend(icv);
+                message.append(&mut icv);
                 message
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
@@ -314,12 +314,12 @@ mod tests {
     fn more_padding_than_octets_is_refused() {
         let keys = &suites()[0];
         let mut plain = [200; 20];
-        let mut message = start(&header(), 41, Header::LEN + PAYLOAD_HEADER + GCM_IV + 20 + GCM_ICV).unwrap();
+        let mut message = start(&header(), 41, Header::LEN + PAYLOAD_HEADER + AEAD_IV + 20 + 16).unwrap();
         let Keys::Aead { key, salt } = &keys.0 else { unreachable!("the first suite is AES-GCM") };
-        let nonce = [salt.as_slice(), &[1; GCM_IV]].concat().try_into().unwrap();
-        let mut icv = [0; GCM_ICV];
+        let nonce = [salt.expose(), &[1; AEAD_IV]].concat();
+        let mut icv = [0; 16];
         key.seal(&nonce, &message, &mut plain, &mut icv).unwrap();
-        message.extend([1; GCM_IV]);
+        message.extend([1; AEAD_IV]);
         message.extend(plain);
         message.extend(icv);
         assert!(matches!(keys.open(&message), Err(Reject::Malformed("padding exceeds the payload"))));

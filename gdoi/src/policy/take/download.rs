@@ -146,10 +146,10 @@ impl<'a> Download<'a> {
             .map(|d| {
                 let tek = self.teks.get(&d.spi).ok_or(refused("a data SA without keys"))?;
                 let (encryption, integrity) = match d.policy.transform {
-                    EspTransform::Aead(a) => (a.key_len() + 4, 0),
+                    EspTransform::Aead(a) => (a.key_len() + a.salt_len(), 0),
                     // RFC 6407 section 5.6.1.2 names GMAC's key among those of integrity.
-                    EspTransform::Gmac(a) if tek.encryption.is_empty() => (0, a.key_len() + 4),
-                    EspTransform::Gmac(a) => (a.key_len() + 4, 0),
+                    EspTransform::Gmac(a) if tek.encryption.is_empty() => (0, a.key_len() + a.salt_len()),
+                    EspTransform::Gmac(a) => (a.key_len() + a.salt_len(), 0),
                     EspTransform::CbcHmac(c, i) => (c.key_len(), i.key_len()),
                 };
                 if (tek.encryption.len(), tek.integrity.len()) != (encryption, integrity) {
