@@ -77,7 +77,17 @@ pub fn ke_number(group: KeGroup) -> u16 {
         KeGroup::Ecp384 => ke::ECP_384,
         KeGroup::Ecp521 => ke::ECP_521,
         KeGroup::Modp2048s256 => ke::MODP_2048_256,
+        KeGroup::Modp6144 => ke::MODP_6144,
+        KeGroup::Modp8192 => ke::MODP_8192,
+        KeGroup::Brainpool224 => ke::BRAINPOOL_P224R1,
+        KeGroup::Brainpool256 => ke::BRAINPOOL_P256R1,
+        KeGroup::Brainpool384 => ke::BRAINPOOL_P384R1,
+        KeGroup::Brainpool512 => ke::BRAINPOOL_P512R1,
         KeGroup::X25519 => ke::CURVE25519,
+        KeGroup::X448 => ke::CURVE448,
+        KeGroup::MlKem512 => ke::ML_KEM_512,
+        KeGroup::MlKem768 => ke::ML_KEM_768,
+        KeGroup::MlKem1024 => ke::ML_KEM_1024,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::CryptoError;
-use crate::ke::{KeGroup, KeyPair};
+use crate::ke::KeGroup;
 use crate::peer::{CheckedPeer, PeerCheck, PeerError};
 use crate::secret::Secret;
 use crate::signature::{SignatureForm, SigningKey};
@@ -11,7 +11,7 @@ use crate::signature::{SignatureForm, SigningKey};
 /// Work that may run anywhere.
 #[derive(Debug)]
 pub enum Job {
-    /// Make a key pair and agree with the peer's public value.
+    /// A responder's part of a key exchange.
     KeyExchange {
         /// The group.
         group: KeGroup,
@@ -59,10 +59,7 @@ impl Job {
     #[must_use]
     pub fn run(self) -> JobDone {
         match self {
-            Job::KeyExchange { group, private, peer } => JobDone::KeyExchange(
-                KeyPair::from_seed(group, private.expose())
-                    .and_then(|pair| pair.agree(&peer).map(|shared| (pair.public().to_vec(), shared))),
-            ),
+            Job::KeyExchange { group, private, peer } => JobDone::KeyExchange(group.answer(private.expose(), &peer)),
             Job::CheckPeer(check) => JobDone::CheckPeer(check.run()),
             Job::Sign { key, how, octets } => JobDone::Sign(key.sign_form(how, octets.expose())),
         }

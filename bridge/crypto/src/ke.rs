@@ -1,15 +1,17 @@
-//! Key exchange: MODP (RFC 2409, RFC 3526, RFC 5114), ECP (RFC 5903) and X25519 (RFC 8031).
+//! Key exchange: MODP (RFC 2409, RFC 3526, RFC 5114), ECP (RFC 5903, RFC 6954), X25519 and X448 (RFC 8031), and ML-KEM
+//! (FIPS 203), which encapsulates keys.
 
 pub(crate) mod ecp;
+mod mlkem;
 mod modp;
+mod xdh;
 
 use openssl::bn::{BigNum, BigNumContext, BigNumRef};
-use openssl::derive::Deriver;
 use openssl::pkey::{Id, PKey, Private};
 
 use crate::error::CryptoError;
 use crate::random::Random;
-use crate::secret::{Secret, ct_eq};
+use crate::secret::Secret;
 
 /// A key exchange group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +26,10 @@ pub enum KeGroup {
     Modp3072,
     /// 4096-bit MODP, group 16.
     Modp4096,
+    /// 6144-bit MODP, group 17.
+    Modp6144,
+    /// 8192-bit MODP, group 18.
+    Modp8192,
     /// NIST P-256, group 19.
     Ecp256,
     /// NIST P-384, group 20.
@@ -32,12 +38,53 @@ pub enum KeGroup {
     Ecp521,
     /// 2048-bit MODP with a subgroup of 256 bits, group 24. Where its numbers come from was never published.
     Modp2048s256,
+    /// Brainpool P224r1, group 27.
+    Brainpool224,
+    /// Brainpool P256r1, group 28.
+    Brainpool256,
+    /// Brainpool P384r1, group 29.
+    Brainpool384,
+    /// Brainpool P512r1, group 30.
+    Brainpool512,
     /// Curve25519, group 31.
     X25519,
+    /// Curve448, group 32.
+    X448,
+    /// ML-KEM-512, method 35.
+    MlKem512,
+    /// ML-KEM-768, method 36.
+    MlKem768,
+    /// ML-KEM-1024, method 37.
+    MlKem1024,
 }
 
 impl KeGroup {
-    /// Octets of a public value on the wire.
+    /// All there are.
+    pub const ALL: [KeGroup; 20] = [
+        KeGroup::Modp1024,
+        KeGroup::Modp1536,
+        KeGroup::Modp2048,
+        KeGroup::Modp3072,
+        KeGroup::Modp4096,
+        KeGroup::Modp6144,
+        KeGroup::Modp8192,
+        KeGroup::Modp2048s256,
+        KeGroup::Ecp256,
+        KeGroup::Ecp384,
+        KeGroup::Ecp521,
+        KeGroup::Brainpool224,
+        KeGroup::Brainpool256,
+        KeGroup::Brainpool384,
+        KeGroup::Brainpool512,
+        KeGroup::X25519,
+        KeGroup::X448,
+        KeGroup::MlKem512,
+        KeGroup::MlKem768,
+        KeGroup::MlKem1024,
+    ];
+
+    /// Octets of the initiator's public value on the wire, and of the responder's unless
+    /// [`answer_len`](Self::answer_len) says otherwise.
     #[must_use]
     pub fn public_len(self) -> usize {
         match self {
@@ -46,14 +93,33 @@ impl KeGroup {
             KeGroup::Modp2048 | KeGroup::Modp2048s256 => 256,
             KeGroup::Modp3072 => 384,
             KeGroup::Modp4096 => 512,
-            KeGroup::Ecp256 => 64,
-            KeGroup::Ecp384 => 96,
+            KeGroup::Modp6144 => 768,
+            KeGroup::Modp8192 => 1024,
+            KeGroup::Brainpool224 => 56,
+            KeGroup::Ecp256 | KeGroup::Brainpool256 => 64,
+            KeGroup::Ecp384 | KeGroup::Brainpool384 => 96,
             KeGroup::Ecp521 => 132,
+            KeGroup::Brainpool512 => 128,
             KeGroup::X25519 => 32,
+            KeGroup::X448 => 56,
+            KeGroup::MlKem512 => 800,
+            KeGroup::MlKem768 => 1184,
+            KeGroup::MlKem1024 => 1568,
         }
     }
 
-    /// Random octets that [`KeyPair::from_seed`] wants: enough that reducing them favours no private value.
+    /// Octets of the responder's public value on the wire.
+    #[must_use]
+    pub fn answer_len(self) -> usize {
+        match mlkem::set(self) {
+            None => self.public_len(),
+            Some(mlkem::Set::MlKem512) => 768,
+            Some(mlkem::Set::MlKem768) => 1088,
+            Some(mlkem::Set::MlKem1024) => 1568,
+        }
+    }
+
+    /// Random octets that [`KeyPair::from_seed`] and [`answer`](Self::answer) want: enough that reducing them favours no private value.
     #[must_use]
     pub fn seed_len(self) -> usize {
         match self {
@@ -64,11 +130,17 @@ impl KeGroup {
             KeGroup::Modp2048 => 29,
             KeGroup::Modp3072 => 35,
             KeGroup::Modp4096 => 41,
+            KeGroup::Modp6144 => 47,
+            KeGroup::Modp8192 => 50,
             // The order of the subgroup, and 128 bits.
-            KeGroup::Ecp256 | KeGroup::Modp2048s256 => 48,
-            KeGroup::Ecp384 => 64,
+            KeGroup::Brainpool224 => 44,
+            KeGroup::Ecp256 | KeGroup::Brainpool256 | KeGroup::Modp2048s256 => 48,
+            KeGroup::Ecp384 | KeGroup::Brainpool384 => 64,
+            KeGroup::Brainpool512 => 80,
             KeGroup::Ecp521 => 82,
             KeGroup::X25519 => 32,
+            KeGroup::X448 => 56,
+            KeGroup::MlKem512 | KeGroup::MlKem768 | KeGroup::MlKem1024 => mlkem::SEED,
         }
     }
 
@@ -78,11 +150,40 @@ impl KeGroup {
         matches!(self, KeGroup::Modp1024 | KeGroup::Modp1536 | KeGroup::Modp2048s256)
     }
 
+    /// Does it withstand quantum computers?
+    #[must_use]
+    pub fn is_quantum_safe(self) -> bool {
+        mlkem::set(self).is_some()
+    }
+
+    /// A responder's part of a key exchange, of [`seed_len`](Self::seed_len) random octets: its public value and the shared
+    /// secret.
+    ///
+    /// # Errors
+    /// [`CryptoError::BadPublicValue`] as with [`KeyPair::agree`]; a seed of the wrong length, or OpenSSL refused.
+    pub fn answer(self, seed: &[u8], peer: &[u8]) -> Result<(Vec<u8>, Secret), CryptoError> {
+        if peer.len() != self.public_len() {
+            return Err(CryptoError::BadPublicValue);
+        }
+        if let Some(set) = mlkem::set(self) {
+            return mlkem::encapsulate(set, seed, peer);
+        }
+        let pair = KeyPair::from_seed(self, seed)?;
+        let shared = pair.agree(peer)?;
+        Ok((pair.public, shared))
+    }
+
     fn kind(self) -> Result<Kind, CryptoError> {
         if let Some(group) = modp::group(self)? {
             return Ok(Kind::Modp(group));
         }
-        Ok(ecp::curve(self)?.map_or(Kind::X25519, Kind::Ecp))
+        if let Some(curve) = ecp::curve(self)? {
+            return Ok(Kind::Ecp(curve));
+        }
+        if let Some(set) = mlkem::set(self) {
+            return Ok(Kind::Kem(set));
+        }
+        xdh::function(self).map(Kind::Xdh).ok_or(CryptoError::BadKey("a group without a function"))
     }
 }
 
@@ -90,7 +191,8 @@ impl KeGroup {
 enum Kind {
     Modp(&'static modp::Group),
     Ecp(&'static ecp::Curve),
-    X25519,
+    Xdh(Id),
+    Kem(mlkem::Set),
 }
 
 /// An ephemeral key pair.
@@ -105,8 +207,10 @@ enum PrivateValue {
     Modp(&'static modp::Group, BigNum),
     /// A scalar.
     Ecp(&'static ecp::Curve, BigNum),
-    /// An X25519 key.
-    X25519(PKey<Private>),
+    /// An X25519 or X448 key.
+    Xdh(PKey<Private>),
+    /// A decapsulation key.
+    Kem(mlkem::Private),
 }
 
 impl KeyPair {
@@ -130,7 +234,7 @@ impl KeyPair {
         let largest = match group.kind()? {
             Kind::Modp(modp) => modp.largest_private(),
             Kind::Ecp(curve) => Some(curve.largest_private()),
-            Kind::X25519 => None,
+            Kind::Xdh(_) | Kind::Kem(_) => None,
         };
         let Some(largest) = largest else { return Self::from_private(group, seed) };
         // From 1 to the order less one: the seed is so much longer than the order that the bias is below 2^-128.
@@ -142,14 +246,22 @@ impl KeyPair {
         Self::from_number(group, value)
     }
 
-    /// Makes a key pair of a private value: an exponent, a scalar, or the octets of an X25519 key.
+    /// Makes a key pair of a private value: an exponent, a scalar, the octets of an X25519 or X448 key, or the seed of an
+    /// ML-KEM key.
     ///
     /// # Errors
     /// A value that is none.
     pub fn from_private(group: KeGroup, value: &[u8]) -> Result<Self, CryptoError> {
-        if matches!(group.kind()?, Kind::X25519) {
-            let key = PKey::private_key_from_raw_bytes(value, Id::X25519)?;
-            return Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::X25519(key) });
+        match group.kind()? {
+            Kind::Xdh(id) => {
+                let key = PKey::private_key_from_raw_bytes(value, id)?;
+                return Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::Xdh(key) });
+            }
+            Kind::Kem(set) => {
+                let (public, key) = mlkem::key_pair(set, value)?;
+                return Ok(Self { group, public, private: PrivateValue::Kem(key) });
+            }
+            Kind::Modp(_) | Kind::Ecp(_) => {}
         }
         let mut number = BigNum::new_secure()?;
         number.copy_from_slice(value)?;
@@ -161,7 +273,7 @@ impl KeyPair {
         let (public, private) = match group.kind()? {
             Kind::Modp(modp) => (modp.public(&value)?, PrivateValue::Modp(modp, value)),
             Kind::Ecp(curve) => (curve.public(&value)?, PrivateValue::Ecp(curve, value)),
-            Kind::X25519 => return Err(CryptoError::BadKey("no number")),
+            Kind::Xdh(_) | Kind::Kem(_) => return Err(CryptoError::BadKey("no number")),
         };
         Ok(Self { group, public, private })
     }
@@ -172,39 +284,30 @@ impl KeyPair {
         self.group
     }
 
-    /// The public value as on the wire: MODP padded to the prime's length, ECP as x and y, X25519 as it is.
+    /// The public value as on the wire: MODP padded to the prime's length, ECP as x and y, X25519 and X448 as they are,
+    /// ML-KEM the encapsulation key.
     #[must_use]
     pub fn public(&self) -> &[u8] {
         &self.public
     }
 
-    /// The shared secret: MODP padded to the prime's length, ECP the x coordinate (RFC 5903 section 7).
+    /// The shared secret: MODP padded to the prime's length, ECP the x coordinate (RFC 5903 section 7). This is the whole of
+    /// an initiator's part; for a responder there is [`KeGroup::answer`].
     ///
     /// # Errors
     /// [`CryptoError::BadPublicValue`] if the peer's value has the wrong length, is not in the group, or is one of those that
     /// give the secret away.
     pub fn agree(&self, peer: &[u8]) -> Result<Secret, CryptoError> {
-        if peer.len() != self.group.public_len() {
+        if peer.len() != self.group.answer_len() {
             return Err(CryptoError::BadPublicValue);
         }
         match &self.private {
             PrivateValue::Modp(group, exponent) => group.agree(exponent, peer),
             PrivateValue::Ecp(curve, scalar) => curve.agree(scalar, peer),
-            PrivateValue::X25519(key) => x25519(key, peer),
+            PrivateValue::Xdh(key) => xdh::agree(key, peer),
+            PrivateValue::Kem(key) => key.decapsulate(peer),
         }
     }
-}
-
-fn x25519(key: &PKey<Private>, peer: &[u8]) -> Result<Secret, CryptoError> {
-    let peer = PKey::public_key_from_raw_bytes(peer, Id::X25519).map_err(|_| CryptoError::BadPublicValue)?;
-    let mut deriver = Deriver::new(key)?;
-    deriver.set_peer(&peer).map_err(|_| CryptoError::BadPublicValue)?;
-    let shared = Secret::new(deriver.derive_to_vec().map_err(|_| CryptoError::BadPublicValue)?);
-    // RFC 7748 section 6.1: a point of small order gives zeros.
-    if ct_eq(shared.expose(), &[0; 32]) {
-        return Err(CryptoError::BadPublicValue);
-    }
-    Ok(shared)
 }
 
 /// A number as octets of a fixed length.

@@ -6,19 +6,26 @@ use keyferry_crypto::{
 };
 use openssl::bn::{BigNum, BigNumContext};
 
-const MODP: [KeGroup; 6] = [
-    KeGroup::Modp1024,
-    KeGroup::Modp1536,
-    KeGroup::Modp2048,
-    KeGroup::Modp3072,
-    KeGroup::Modp4096,
-    KeGroup::Modp2048s256,
+const ECP: [KeGroup; 7] = [
+    KeGroup::Ecp256,
+    KeGroup::Ecp384,
+    KeGroup::Ecp521,
+    KeGroup::Brainpool224,
+    KeGroup::Brainpool256,
+    KeGroup::Brainpool384,
+    KeGroup::Brainpool512,
 ];
 
-const ECP: [KeGroup; 3] = [KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Ecp521];
+const KEM: [KeGroup; 3] = [KeGroup::MlKem512, KeGroup::MlKem768, KeGroup::MlKem1024];
 
-fn all() -> impl Iterator<Item = KeGroup> {
-    MODP.into_iter().chain(ECP).chain([KeGroup::X25519])
+/// Groups whose sides do the same.
+fn symmetric() -> impl Iterator<Item = KeGroup> {
+    KeGroup::ALL.into_iter().filter(|g| !KEM.contains(g))
+}
+
+/// With these every value is a coordinate.
+fn takes_anything(group: KeGroup) -> bool {
+    matches!(group, KeGroup::X25519 | KeGroup::X448)
 }
 
 fn hex(s: &str) -> Vec<u8> {
@@ -78,10 +85,13 @@ fn rfc_7748_x25519() {
     assert_eq!(bob.agree(alice.public()).unwrap().expose(), shared);
 }
 
-/// Known answers of vectors/modp.py, which computes the primes from pi, and of RFC 5114 appendix A.3 (group 24).
+/// Known answers of vectors/modp.py, which computes the primes from pi, of RFC 5114 appendix A.3 (group 24), and of
+/// vectors/curves.py.
 #[test]
-fn modp_known_answers() {
-    let vectors = [include_str!("vectors/modp.txt"), include_str!("vectors/rfc5114_a3.txt")].concat();
+fn known_answers() {
+    let vectors =
+        [include_str!("vectors/modp.txt"), include_str!("vectors/rfc5114_a3.txt"), include_str!("vectors/curves.txt")];
+    let vectors = vectors.concat();
     let mut seen = 0;
     for line in vectors.lines() {
         let (number, values) = line.split_once(' ').unwrap();
@@ -91,7 +101,14 @@ fn modp_known_answers() {
             "14" => KeGroup::Modp2048,
             "15" => KeGroup::Modp3072,
             "16" => KeGroup::Modp4096,
+            "17" => KeGroup::Modp6144,
+            "18" => KeGroup::Modp8192,
             "24" => KeGroup::Modp2048s256,
+            "27" => KeGroup::Brainpool224,
+            "28" => KeGroup::Brainpool256,
+            "29" => KeGroup::Brainpool384,
+            "30" => KeGroup::Brainpool512,
+            "32" => KeGroup::X448,
             other => panic!("group {other}"),
         };
         let [a, b, public_a, public_b, shared] = values.split(' ').map(hex).collect::<Vec<_>>().try_into().unwrap();
@@ -101,7 +118,56 @@ fn modp_known_answers() {
         assert_eq!(b.agree(&public_a).unwrap().expose(), shared);
         seen += 1;
     }
-    assert_eq!(seen, MODP.len());
+    assert_eq!(seen, 13);
+}
+
+/// Known answers of vectors/mlkem.py: FIPS 203 written out, and OpenSSL's agreement for 768 and 1024.
+#[test]
+fn ml_kem_known_answers() {
+    let mut seen = 0;
+    for line in include_str!("vectors/mlkem.txt").lines() {
+        let (number, values) = line.split_once(' ').unwrap();
+        let group = match number {
+            "35" => KeGroup::MlKem512,
+            "36" => KeGroup::MlKem768,
+            "37" => KeGroup::MlKem1024,
+            other => panic!("method {other}"),
+        };
+        let [seed, message, key, ciphertext, shared, rejected] =
+            values.split(' ').map(hex).collect::<Vec<_>>().try_into().unwrap();
+        let pair = KeyPair::from_seed(group, &seed).unwrap();
+        assert_eq!(pair.public(), key);
+        assert_eq!((key.len(), ciphertext.len()), (group.public_len(), group.answer_len()));
+        let drawn = [&message[..], &[0; 32]].concat();
+        let (answered, secret) = group.answer(&drawn, &key).unwrap();
+        assert_eq!((&answered, secret.expose()), (&ciphertext, &shared[..]));
+        assert_eq!(pair.agree(&ciphertext).unwrap().expose(), shared);
+        // What was not made for this key leads to a secret that only its holder knows, and to no error.
+        let mut changed = ciphertext.clone();
+        changed[0] ^= 1;
+        assert_eq!(pair.agree(&changed).unwrap().expose(), rejected);
+        seen += 1;
+    }
+    assert_eq!(seen, 9);
+}
+
+/// FIPS 203 section 7.2: coefficients must be reduced, or the encapsulation key is none.
+#[test]
+fn ml_kem_keys_out_of_form_are_refused() {
+    for group in KEM {
+        let pair = KeyPair::generate(group, &mut SeededRandom::new(8)).unwrap();
+        let seed = vec![7; group.seed_len()];
+        assert!(group.answer(&seed, pair.public()).is_ok());
+        let mut key = pair.public().to_vec();
+        // The first coefficient becomes 3329.
+        (key[0], key[1]) = (0x01, key[1] & 0xf0 | 0x0d);
+        assert!(matches!(group.answer(&seed, &key), Err(CryptoError::BadPublicValue)));
+        for len in [0, key.len() - 1, key.len() + 1] {
+            assert!(matches!(group.answer(&seed, &vec![0; len]), Err(CryptoError::BadPublicValue)));
+            assert!(refused(&pair, &vec![0; len]));
+        }
+        assert!(group.answer(&seed[..8], pair.public()).is_err(), "a short seed");
+    }
 }
 
 /// RFC 6989, section 2.2: group 24 has subgroups whose members would tell bits of an exponent, and 2 is in none that is ours.
@@ -121,7 +187,7 @@ fn values_outside_the_subgroup_of_group_24_are_refused() {
 
 #[test]
 fn weak_groups_say_so() {
-    let weak: Vec<KeGroup> = all().filter(|g| g.is_weak()).collect();
+    let weak: Vec<KeGroup> = KeGroup::ALL.into_iter().filter(|g| g.is_weak()).collect();
     assert_eq!(weak, [KeGroup::Modp1024, KeGroup::Modp1536, KeGroup::Modp2048s256]);
 }
 
@@ -208,7 +274,7 @@ fn x25519_values_of_small_order_are_refused() {
 #[test]
 fn values_of_a_wrong_length_are_refused() {
     let mut rng = SeededRandom::new(4);
-    for group in all() {
+    for group in symmetric() {
         let pair = KeyPair::generate(group, &mut rng).unwrap();
         let good = KeyPair::generate(group, &mut rng).unwrap().public().to_vec();
         assert!(refused(&pair, &good[1..]));
@@ -221,7 +287,7 @@ fn values_of_a_wrong_length_are_refused() {
 
 #[test]
 fn generation_draws_from_the_generator_alone() {
-    for group in all() {
+    for group in KeGroup::ALL {
         let draw = |seed| KeyPair::generate(group, &mut SeededRandom::new(seed)).unwrap().public().to_vec();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -236,19 +302,22 @@ fn generation_draws_from_the_generator_alone() {
 
 #[test]
 fn a_job_does_both_halves() {
-    for group in all() {
+    for group in KeGroup::ALL {
         let peer = KeyPair::generate(group, &mut SeededRandom::new(6)).unwrap();
         let private = Secret::random(group.seed_len(), &mut SeededRandom::new(7));
-        let own = KeyPair::from_seed(group, private.expose()).unwrap();
         let job = Job::KeyExchange { group, private: private.duplicate(), peer: peer.public().to_vec() };
         let JobDone::KeyExchange(done) = job.run() else { panic!("another job") };
         let (public, shared) = done.unwrap();
-        assert_eq!(public, own.public());
+        if !KEM.contains(&group) {
+            assert_eq!(public, KeyPair::from_seed(group, private.expose()).unwrap().public());
+        }
+        assert_eq!(public.len(), group.answer_len());
         assert!(shared.ct_eq(peer.agree(&public).unwrap().expose()));
 
-        let job = Job::KeyExchange { group, private, peer: vec![0; group.public_len()] };
+        // No point, a member of no group, an encapsulation key of coefficients that are not reduced.
+        let job = Job::KeyExchange { group, private, peer: vec![0xff; group.public_len()] };
         let JobDone::KeyExchange(done) = job.run() else { panic!("another job") };
-        assert!(matches!(done, Err(CryptoError::BadPublicValue)));
+        assert_eq!(matches!(done, Err(CryptoError::BadPublicValue)), !takes_anything(group), "{group:?}");
     }
 }
 

@@ -212,6 +212,10 @@ pub mod ke {
     pub const MODP_3072: u16 = 15;
     /// 4096-bit MODP.
     pub const MODP_4096: u16 = 16;
+    /// 6144-bit MODP.
+    pub const MODP_6144: u16 = 17;
+    /// 8192-bit MODP.
+    pub const MODP_8192: u16 = 18;
     /// 256-bit random ECP.
     pub const ECP_256: u16 = 19;
     /// 384-bit random ECP.
@@ -220,8 +224,24 @@ pub mod ke {
     pub const ECP_521: u16 = 21;
     /// 2048-bit MODP with a subgroup of 256 bits.
     pub const MODP_2048_256: u16 = 24;
-    /// Curve25519.
+    /// Brainpool P224r1 (RFC 6954).
+    pub const BRAINPOOL_P224R1: u16 = 27;
+    /// Brainpool P256r1.
+    pub const BRAINPOOL_P256R1: u16 = 28;
+    /// Brainpool P384r1.
+    pub const BRAINPOOL_P384R1: u16 = 29;
+    /// Brainpool P512r1.
+    pub const BRAINPOOL_P512R1: u16 = 30;
+    /// Curve25519 (RFC 8031).
     pub const CURVE25519: u16 = 31;
+    /// Curve448 (RFC 8031).
+    pub const CURVE448: u16 = 32;
+    /// ML-KEM-512 (draft-ietf-ipsecme-ikev2-mlkem).
+    pub const ML_KEM_512: u16 = 35;
+    /// ML-KEM-768.
+    pub const ML_KEM_768: u16 = 36;
+    /// ML-KEM-1024.
+    pub const ML_KEM_1024: u16 = 37;
 }
 
 /// Sequence numbers (transform type 5, RFC 9827).

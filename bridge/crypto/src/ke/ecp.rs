@@ -1,4 +1,4 @@
-//! Scalar multiplication on the NIST curves.
+//! Scalar multiplication on the curves of NIST and Brainpool.
 //!
 //! Points are multiplied directly: EC keys of OpenSSL check what they are given several times over, each time for the
 //! price of a multiplication, where the cofactor of 1 makes lying on the curve the whole check (RFC 6989 section 2.3).
@@ -34,13 +34,23 @@ pub(crate) fn curve(group: KeGroup) -> Result<Option<&'static Curve>, CryptoErro
         KeGroup::Ecp256 => curve!(32, Nid::X9_62_PRIME256V1),
         KeGroup::Ecp384 => curve!(48, Nid::SECP384R1),
         KeGroup::Ecp521 => curve!(66, Nid::SECP521R1),
+        KeGroup::Brainpool224 => curve!(28, Nid::BRAINPOOL_P224R1),
+        KeGroup::Brainpool256 => curve!(32, Nid::BRAINPOOL_P256R1),
+        KeGroup::Brainpool384 => curve!(48, Nid::BRAINPOOL_P384R1),
+        KeGroup::Brainpool512 => curve!(64, Nid::BRAINPOOL_P512R1),
         KeGroup::Modp1024
         | KeGroup::Modp1536
         | KeGroup::Modp2048
         | KeGroup::Modp3072
         | KeGroup::Modp4096
+        | KeGroup::Modp6144
+        | KeGroup::Modp8192
         | KeGroup::Modp2048s256
-        | KeGroup::X25519 => return Ok(None),
+        | KeGroup::X25519
+        | KeGroup::X448
+        | KeGroup::MlKem512
+        | KeGroup::MlKem768
+        | KeGroup::MlKem1024 => return Ok(None),
     };
     made.as_ref().map(Some).map_err(|e| e.clone().into())
 }
@@ -63,7 +73,7 @@ impl Curve {
         &self.largest_private
     }
 
-    /// The public value of a scalar: x and y (RFC 5903 section 7).
+    /// The public value of a scalar: x and y (RFC 5903 section 7, RFC 6954 section 2).
     pub(super) fn public(&self, scalar: &BigNumRef) -> Result<Vec<u8>, CryptoError> {
         if scalar.num_bits() == 0 || *scalar > *self.largest_private {
             return Err(CryptoError::BadKey("not a scalar of the curve"));

@@ -41,11 +41,24 @@ pub(super) fn group(group: KeGroup) -> Result<Option<&'static Group>, CryptoErro
         KeGroup::Modp2048 => safe!(256, BigNum::get_rfc3526_prime_2048),
         KeGroup::Modp3072 => safe!(384, BigNum::get_rfc3526_prime_3072),
         KeGroup::Modp4096 => safe!(512, BigNum::get_rfc3526_prime_4096),
+        KeGroup::Modp6144 => safe!(768, BigNum::get_rfc3526_prime_6144),
+        KeGroup::Modp8192 => safe!(1024, BigNum::get_rfc3526_prime_8192),
         KeGroup::Modp2048s256 => {
             static GROUP: LazyLock<Result<Group, ErrorStack>> = LazyLock::new(Group::rfc_5114_section_2_3);
             &*GROUP
         }
-        KeGroup::Ecp256 | KeGroup::Ecp384 | KeGroup::Ecp521 | KeGroup::X25519 => return Ok(None),
+        KeGroup::Ecp256
+        | KeGroup::Ecp384
+        | KeGroup::Ecp521
+        | KeGroup::Brainpool224
+        | KeGroup::Brainpool256
+        | KeGroup::Brainpool384
+        | KeGroup::Brainpool512
+        | KeGroup::X25519
+        | KeGroup::X448
+        | KeGroup::MlKem512
+        | KeGroup::MlKem768
+        | KeGroup::MlKem1024 => return Ok(None),
     };
     made.as_ref().map(Some).map_err(|e| e.clone().into())
 }
