@@ -48,6 +48,13 @@ impl Repeating {
         self.left = 0;
     }
 
+    /// Goes on by this schedule from now on, where it is the quicker one.
+    pub(crate) fn hasten(&mut self, backoff: Backoff, now: Duration, rng: &mut dyn Random) {
+        self.wait = self.wait.min(backoff.first);
+        self.left = self.left.min(backoff.tries);
+        self.due = self.due.min(now + jittered(self.wait, rng));
+    }
+
     pub(crate) fn expire(&mut self, now: Duration, rng: &mut dyn Random) -> Due {
         if now < self.due {
             return Due::Wait;
@@ -173,6 +180,22 @@ mod tests {
             last = at;
         }
         assert_eq!(message.expire(message.due_at(), &mut rng), Due::GiveUp);
+    }
+
+    #[test]
+    fn a_hastened_message_is_given_up_sooner_and_never_later() {
+        let mut rng = SeededRandom::new(5);
+        let quick = Backoff { first: Duration::from_secs(1), tries: 1 };
+        for (backoff, most) in [(Backoff { first: Duration::from_secs(8), tries: 6 }, 7), (quick, 5)] {
+            let mut message = Repeating::new(vec![1], backoff, Duration::ZERO, &mut rng);
+            let now = Duration::from_secs(2);
+            message.hasten(quick, now, &mut rng);
+            let repeat = message.due_at();
+            assert!(repeat <= now + Duration::from_millis(1250), "{repeat:?}");
+            assert_eq!(message.expire(repeat, &mut rng), Due::Repeat);
+            assert!(message.due_at() <= Duration::from_secs(most), "{:?}", message.due_at());
+            assert_eq!(message.expire(message.due_at(), &mut rng), Due::GiveUp);
+        }
     }
 
     #[test]

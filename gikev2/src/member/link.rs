@@ -33,13 +33,15 @@ pub(super) struct Up {
     pub(super) purpose: Purpose,
     /// When the key server last sent something that verified.
     pub(super) heard: Duration,
+    /// When somebody last said that the key server does not know this IKE SA.
+    pub(super) doubted: Option<Duration>,
 }
 
 impl Up {
     /// Our next request has message ID 2, the key server's first one 0.
     pub(super) fn new(sa: IkeSa, now: Duration) -> Self {
         let (answers, requests) = (Answers::starting_at(0), Requests::starting_at(2));
-        Self { sa, answers, requests, purpose: Purpose::Liveness, heard: now }
+        Self { sa, answers, requests, purpose: Purpose::Liveness, heard: now, doubted: None }
     }
 
     pub(super) fn due_at(&self, liveness: Option<Duration>) -> Option<Duration> {

@@ -10,6 +10,7 @@
 //!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
 //!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
 //!  Up            INFORMATIONAL with Delete         Down          empty response, Disconnected
+//!  Up            N(INVALID_IKE_SPI), unprotected    Up            the pending request again, soon, or a question
 //!  Up            no answer                         Down          [Disconnected]
 //!
 //!  group         GSA_REKEY, verified               the same      Update, [Listen,] Rekeyed
@@ -45,6 +46,7 @@ use crate::rekey::receive::Rekey;
 use crate::wire::registry::{ExchangeType, flags};
 use connecting::Connecting;
 use link::Up;
+use steps::is_doubt;
 
 /// A G-IKEv2 group member's endpoint.
 pub struct Member {
@@ -224,8 +226,8 @@ impl Member {
 
     /// Takes a datagram, unicast or multicast.
     pub fn receive(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
-        let header = match Header::decode(dgram.bytes) {
-            Ok((header, _)) if header.major == 2 => header,
+        let (header, body) = match Header::decode(dgram.bytes) {
+            Ok((header, body)) if header.major == 2 => (header, body),
             Ok(_) | Err(_) => {
                 self.status.rejected += 1;
                 return;
@@ -244,6 +246,7 @@ impl Member {
             Link::Connecting(c) if c.spi_i() == header.spi_i && response => {
                 self.connecting_response(ctx, &dgram, &header)
             }
+            Link::Up(up) if up.sa.is_named_by(&header) && is_doubt(&header, body) => self.doubt(ctx, &dgram),
             Link::Up(up) if up.sa.is_named_by(&header) && response => self.response(ctx, &dgram, &header),
             Link::Up(up) if up.sa.is_named_by(&header) => self.request(ctx, &dgram, &header),
             Link::Down | Link::Connecting(_) | Link::Up(_) => {

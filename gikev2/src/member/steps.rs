@@ -1,5 +1,7 @@
 //! What a member does with answers, requests and timers, on its way to its goal.
 
+use std::time::Duration;
+
 use keyferry_model::drive::Datagram;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
@@ -18,9 +20,16 @@ use crate::rekey::group::{Group, RekeySa};
 use crate::wire::delete::Delete;
 use crate::wire::message::{GroupKeys, Payloads};
 use crate::wire::notify::Notify;
-use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId};
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
 use crate::wire::sk::Opened;
+
+/// How the key server is asked when somebody says that it does not know our IKE SA: a restart is found out in a quarter of a
+/// minute, and lost messages are not yet taken for one.
+const DOUBT: Backoff = Backoff { first: Duration::from_secs(1), tries: 3 };
+
+/// That is not believed again so soon.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
 impl Member {
     /// Takes the next step to the goal, if nothing is pending.
@@ -70,7 +79,10 @@ impl Member {
 
     /// Sends a request over the IKE SA.
     fn ask(&mut self, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
-        let backoff = self.backoff();
+        self.ask_by(self.backoff(), ctx, purpose, chain);
+    }
+
+    fn ask_by(&mut self, backoff: Backoff, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
         let Link::Up(up) = &mut self.link else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match up.request(purpose, chain, backoff, &mut step) {
@@ -302,6 +314,25 @@ impl Member {
         self.pursue(ctx);
     }
 
+    /// Somebody says, and proves nothing, that the key server does not know our IKE SA (RFC 7296 section 2.21.4). That ends
+    /// nothing; but it may have restarted, so whether it answers is found out sooner than otherwise. Once in a while, so that
+    /// who forges such messages draws no crowd of ours.
+    pub(super) fn doubt(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) {
+        self.status.rejected += 1;
+        let now = ctx.now.mono;
+        let backoff = Backoff { first: DOUBT.first.min(self.settings.retransmit), tries: DOUBT.tries };
+        let Link::Up(up) = &mut self.link else { return };
+        if dgram.from.ip() != self.settings.gateway().ip() || up.doubted.is_some_and(|at| now < at + DOUBT_PAUSE) {
+            return;
+        }
+        tracing::debug!(from = %dgram.from, "the key server may have lost the IKE SA");
+        up.doubted = Some(now);
+        match &mut up.requests.pending {
+            Some((_, message)) => message.hasten(backoff, now, ctx.rng),
+            None => self.ask_by(backoff, ctx, Purpose::Liveness, ChainWriter::new()),
+        }
+    }
+
     /// A request over the IKE SA.
     pub(super) fn request(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Up(up) = &mut self.link else { return };
@@ -343,6 +374,13 @@ impl Member {
             self.pursue(ctx);
         }
     }
+}
+
+/// Is it an answer without protection that says our SPI is unknown?
+pub(super) fn is_doubt(header: &Header, body: &[u8]) -> bool {
+    header.flags & flags::RESPONSE != 0
+        && header.next == PayloadKind::NOTIFY.0
+        && Payloads::parse(header.next, body, &[]).is_ok_and(|p| p.notify(NotifyType::INVALID_IKE_SPI).is_some())
 }
 
 fn deletion() -> ChainWriter {

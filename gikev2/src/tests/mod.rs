@@ -7,4 +7,5 @@ mod hostile;
 mod readings;
 mod registering;
 mod rekeying;
+mod restarts;
 mod support;

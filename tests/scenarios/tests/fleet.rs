@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::Aead;
+use keyferry_gateway::Delete;
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::policy::{EspMode, EspTransform};
 use keyferry_model::update::MemberEvent;
@@ -113,6 +114,29 @@ fn a_restart_goes_on_where_it_was() {
     fleet.run(secs(300));
     for n in ALL {
         assert_eq!(fleet.count(n, |e| *e == MemberEvent::Registered), 1, "member {n} had no reason to register anew");
+    }
+}
+
+/// The gateway restarts and has members register anew, over IKE SAs that it has lost: it says so, and they need not wait until
+/// their requests have been repeated for two minutes.
+#[test]
+fn members_of_gikev2_find_out_in_seconds_that_the_gateway_has_restarted() {
+    let weather = Weather { loss: 100, repeat: 100, jitter: Duration::from_millis(200) };
+    for (seed, weather) in [Weather::default(), weather].into_iter().enumerate() {
+        let mut fleet = Fleet::new(seed as u64, Variant::default());
+        fleet.join(GIKEV2, Protocol::Gikev2);
+        fleet.run(secs(5));
+        fleet.kill();
+        fleet.run(secs(5));
+        fleet.net.weather = weather;
+        fleet.boot();
+        fleet.command(|g, now, rng| g.delete(now, rng, NAME, Delete::All)).unwrap();
+        fleet.run(secs(60));
+        for n in GIKEV2 {
+            let times = fleet.count(n, |e| *e == MemberEvent::Registered);
+            assert_eq!(times, 2, "member {n}: {:?}", fleet.nodes[&n].events);
+        }
+        fleet.all_hear(&GIKEV2).unwrap();
     }
 }
 
