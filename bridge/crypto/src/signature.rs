@@ -4,6 +4,7 @@ mod algorithm;
 mod ecdsa;
 mod edwards;
 mod signing;
+mod spki;
 mod verifying;
 
 pub use algorithm::SignatureAlgorithm;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureAlgorithm, SignatureScheme, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{GroupId, Identity, Protocol};
@@ -166,6 +166,45 @@ pub struct Gikev2Rekey {
     pub transport: RekeyTransport,
     /// How GSA_REKEY is authenticated.
     pub authentication: RekeyAuthentication,
+    /// What is done beyond GSA_REKEY.
+    pub options: Gikev2Options,
+}
+
+/// What a G-IKEv2 key server does beyond sending GSA_REKEY. None of it is part of a Rekey SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gikev2Options {
+    /// Who is rekeyed over the IKE SA it registered by (RFC 9838 section 2.4.2).
+    pub in_band: InBand,
+    /// Keep the IKE SA of every member after its registration. Those of members that are rekeyed in band are kept anyway.
+    pub keep_ike_sa: bool,
+    /// Tell the SPIs of the SAs that come next (GSA_NEXT_SPI).
+    pub next_spis: bool,
+    /// Ask members that can for acknowledgements of GSA_REKEY.
+    pub ack: bool,
+}
+
+/// Which members are rekeyed by GSA_INBAND_REKEY. They have no Rekey SA; the others follow GSA_REKEY.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InBand {
+    /// None.
+    #[default]
+    Nobody,
+    /// Those that send.
+    Senders,
+    /// All: the group has no Rekey SA that anybody knew.
+    Everybody,
+}
+
+impl InBand {
+    /// Is a member rekeyed in band, by whether it sends?
+    #[must_use]
+    pub fn covers(self, sender: bool) -> bool {
+        match self {
+            InBand::Nobody => false,
+            InBand::Senders => sender,
+            InBand::Everybody => true,
+        }
+    }
 }
 
 /// Encryption (and integrity) of a G-IKEv2 Rekey SA.
@@ -194,7 +233,7 @@ pub enum RekeyAuthentication {
     /// Whoever has the KEK is believed.
     Implicit,
     /// The key server signs.
-    Signature(Arc<SigningKey>, SignatureScheme),
+    Signature(Arc<SigningKey>, SignatureAlgorithm),
 }
 
 /// Where rekey messages go.

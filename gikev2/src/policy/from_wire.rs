@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{KeyKind, SignatureScheme};
+use keyferry_crypto::SignatureAlgorithm;
 use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
 
 use super::{UDP, from_ranges};
@@ -41,7 +41,7 @@ pub(crate) struct RekeyPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GroupAuthentication {
     Implicit,
-    Signature(SignatureScheme),
+    Signature(SignatureAlgorithm),
 }
 
 /// Policy of a data SA.
@@ -70,8 +70,8 @@ pub(crate) fn rekey_policy(p: &SaPolicy<'_>) -> Result<RekeyPolicy, Reject> {
 fn group_authentication(t: &Transform<'_>) -> Result<GroupAuthentication, Reject> {
     match (t.id, &t.algorithm) {
         (gcauth::IMPLICIT, None) => Ok(GroupAuthentication::Implicit),
-        (gcauth::DIGITAL_SIGNATURE, Some(der)) => SignatureScheme::from_algorithm_identifier(der)
-            .filter(|scheme| scheme.kind() == KeyKind::Rsa && !scheme.is_weak())
+        (gcauth::DIGITAL_SIGNATURE, Some(der)) => SignatureAlgorithm::from_der(der)
+            .filter(|algorithm| !algorithm.is_weak())
             .map(GroupAuthentication::Signature)
             .ok_or(UNACCEPTABLE),
         _ => Err(UNACCEPTABLE),
@@ -152,6 +152,8 @@ mod tests {
 
     use keyferry_crypto::Aead;
 
+    use keyferry_crypto::Hash;
+
     use super::*;
     use crate::algorithms::aead_transform;
 
@@ -205,20 +207,24 @@ mod tests {
         assert!(changed(|p| p.lifetime = Some(0)).is_err());
     }
 
-    /// What is named but weak, or signed in another form than the AUTH payload of a rekey has here, is not taken.
+    /// What is named but weak is not taken.
     #[test]
-    fn rekeys_are_signed_with_rsa_and_sha_2() {
-        use SignatureScheme::{EcdsaP256Sha256, EcdsaP384Sha384, RsaPkcs1Sha1, RsaPkcs1Sha256, RsaPkcs1Sha512};
-        for (scheme, taken) in [
-            (RsaPkcs1Sha256, true),
-            (RsaPkcs1Sha512, true),
-            (RsaPkcs1Sha1, false),
-            (EcdsaP256Sha256, false),
-            (EcdsaP384Sha384, false),
+    fn rekeys_are_signed_with_sha_2_or_by_what_hashes_for_itself() {
+        use SignatureAlgorithm::{Ecdsa, Ed448, Ed25519, RsaPkcs1, RsaPss};
+        for (algorithm, taken) in [
+            (RsaPkcs1(Hash::Sha256), true),
+            (RsaPkcs1(Hash::Sha1), false),
+            (RsaPss(Hash::Sha512), true),
+            (Ecdsa(Hash::Sha384), true),
+            (Ecdsa(Hash::Sha1), false),
+            (Ed25519, true),
+            (Ed448, true),
         ] {
             let mut transform = Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE);
-            transform.algorithm = Some(Cow::Borrowed(scheme.algorithm_identifier()));
-            assert_eq!(group_authentication(&transform).is_ok(), taken, "{scheme:?}");
+            transform.algorithm = Some(algorithm.to_der());
+            assert_eq!(group_authentication(&transform).is_ok(), taken, "{algorithm:?}");
+            transform.id = gcauth::IMPLICIT;
+            assert!(group_authentication(&transform).is_err());
         }
     }
 }

@@ -48,8 +48,8 @@ pub(crate) fn rekey_transforms(policy: &GroupPolicy) -> Option<Vec<Transform<'st
 pub(crate) fn gcauth_transform(policy: &GroupPolicy) -> Option<Transform<'static>> {
     Some(match &policy.gikev2.as_ref()?.authentication {
         RekeyAuthentication::Implicit => Transform::new(TransformType::GCAUTH, gcauth::IMPLICIT),
-        RekeyAuthentication::Signature(_, scheme) => Transform {
-            algorithm: Some(Cow::Borrowed(scheme.algorithm_identifier())),
+        RekeyAuthentication::Signature(_, algorithm) => Transform {
+            algorithm: Some(algorithm.to_der()),
             ..Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE)
         },
     })

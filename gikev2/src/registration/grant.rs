@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_crypto::{Secret, VerifyingKey, keywrap};
+use keyferry_crypto::{Secret, SignatureAlgorithm, VerifyingKey, keywrap};
 use keyferry_model::policy::EspMode;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
@@ -128,16 +128,16 @@ pub(crate) fn delays(gsa: Option<&Gsa<'_>>) -> (Duration, Duration) {
     (seconds(gw.activation_delay), seconds(gw.deactivation_delay))
 }
 
-/// The key that verifies rekeys, out of an AUTH_KEY.
-pub(crate) fn verifying_key(spki: &[u8]) -> Result<VerifyingKey, Reject> {
-    VerifyingKey::from_spki(spki).map_err(|_| UNACCEPTABLE)
+/// The key that verifies rekeys, out of an AUTH_KEY: one that the algorithm is for (reading 19).
+pub(crate) fn verifying_key(spki: &[u8], algorithm: SignatureAlgorithm) -> Result<VerifyingKey, Reject> {
+    algorithm.spki_from_der(spki).map_err(|_| UNACCEPTABLE)
 }
 
 fn authentication(told: Option<GroupAuthentication>, member: Option<&MemberBag<'_>>) -> Result<Authentication, Reject> {
     match (told, member.and_then(|bag| bag.auth_key.as_deref())) {
         (Some(GroupAuthentication::Implicit), None) => Ok(Authentication::Implicit),
-        (Some(GroupAuthentication::Signature(scheme)), Some(spki)) => {
-            Ok(Authentication::Signature { scheme, key: verifying_key(spki)? })
+        (Some(GroupAuthentication::Signature(algorithm)), Some(spki)) => {
+            Ok(Authentication::Signature { algorithm, key: verifying_key(spki, algorithm)? })
         }
         (Some(GroupAuthentication::Implicit), Some(_)) => Err(Reject::Misbehaved("AUTH_KEY without signatures")),
         (Some(GroupAuthentication::Signature(_)), None) => Err(Reject::Misbehaved("signatures without AUTH_KEY")),

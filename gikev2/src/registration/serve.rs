@@ -190,7 +190,9 @@ fn member_bag(admission: &Admission, default: &Secret) -> Result<MemberBag<'stat
         under = (node.handle, &node.key);
     }
     let auth_key = match admission.offer.policy.gikev2.as_ref().map(|g| &g.authentication) {
-        Some(RekeyAuthentication::Signature(key, _)) => Some(Cow::Owned(key.public_spki())),
+        Some(RekeyAuthentication::Signature(key, algorithm)) => {
+            Some(Cow::Owned(algorithm.spki_to_der(&key.public_spki())?))
+        }
         Some(RekeyAuthentication::Implicit) | None => None,
     };
     let sender_ids = admission.sender_ids.iter().map(|id| Cow::Owned(id.to_be_bytes().to_vec())).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Random, Secret, SignatureScheme, VerifyingKey};
+use keyferry_crypto::{Random, Secret, SignatureAlgorithm, VerifyingKey};
 use keyferry_model::policy::{EspMode, TrafficPolicy};
 use keyferry_model::update::{NewSa, Removal};
 
@@ -18,7 +18,7 @@ pub(crate) enum Authentication {
     /// By the group's keys alone.
     Implicit,
     /// By a signature.
-    Signature { scheme: SignatureScheme, key: VerifyingKey },
+    Signature { algorithm: SignatureAlgorithm, key: VerifyingKey },
 }
 
 /// A Rekey SA, inbound only.

@@ -118,7 +118,7 @@ impl Group {
         }
         let auth_key = match (wraps.and_then(|bag| bag.auth_key.as_deref()), &self.authentication) {
             (None, _) => None,
-            (Some(spki), Authentication::Signature { .. }) => Some(grant::verifying_key(spki)?),
+            (Some(spki), Authentication::Signature { algorithm, .. }) => Some(grant::verifying_key(spki, *algorithm)?),
             (Some(_), Authentication::Implicit) => return Err(Reject::Misbehaved("AUTH_KEY without signatures")),
         };
         let (mut new_sa, mut listen) = (None, None);

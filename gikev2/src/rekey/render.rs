@@ -9,7 +9,7 @@ use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::{ChainWriter, Encode};
 
-use super::signature::chunk_a;
+use super::signature::{chunk_a, value, value_len};
 use crate::ike_sa::init::header;
 use crate::policy::to_wire;
 use crate::wire::auth::{Auth, SignatureData};
@@ -62,16 +62,16 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, rng: &mut dyn Random) -> R
     }
     let (first, inner) = match &rekey.authentication {
         RekeyAuthentication::Implicit => finish(&payloads)?,
-        RekeyAuthentication::Signature(signer, scheme) => {
-            let algorithm = scheme.algorithm_identifier();
+        RekeyAuthentication::Signature(signer, algorithm) => {
+            let identifier = algorithm.to_der();
             let auth = |value: &[u8]| {
-                let data = SignatureData { algorithm, value }.to_vec();
+                let data = SignatureData { algorithm: &identifier, value }.to_vec();
                 Auth { method: AuthMethod::DIGITAL_SIGNATURE, data: Cow::Owned(data) }.to_vec()
             };
-            payloads.push((PayloadKind::AUTH, auth(&vec![0; signer.signature_len()])));
+            payloads.push((PayloadKind::AUTH, auth(&vec![0; value_len(signer)])));
             let (first, inner) = finish(&payloads)?;
             let a = chunk_a(&header, first, 0, inner.len());
-            let value = signer.sign(*scheme, &[&a, inner.expose()])?;
+            let value = value(signer, *algorithm, [&a, inner.expose()])?;
             payloads.pop();
             payloads.push((PayloadKind::AUTH, auth(&value)));
             finish(&payloads)?
@@ -111,7 +111,7 @@ fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind,
         let lifetime = sa.remaining(step.counted_from);
         sas.push(to_wire::rekey_policy(policy, sa, lifetime, None).ok_or(RenderError::NotServed)?);
         groups.push(rekey_bag(sa, tree.as_ref(), &default)?);
-        member = tree.as_ref().map(tree_bag).transpose()?;
+        member = member_bag(tree.as_ref(), fresh_auth_key(policy, &step.policy)?)?;
     }
     if let Some(epoch) = &step.new_epoch {
         for sa in &epoch.sas {
@@ -153,12 +153,24 @@ fn rekey_bag<'a>(sa: &'a RekeySa, tree: Option<&TreeUpdate>, default: &Secret) -
     Ok(GroupBag { protocol: ProtocolId::GIKE_UPDATE, spi: Cow::Borrowed(&sa.spi), sa_keys })
 }
 
-/// The tree's changed keys.
-fn tree_bag(tree: &TreeUpdate) -> Result<MemberBag<'static>, CryptoError> {
-    let wrap_keys = tree
-        .wraps
-        .iter()
+/// The key that signs from the new Rekey SA on, if it is another than before (RFC 9838 section 2.4.1, reading 25).
+fn fresh_auth_key(policy: &GroupPolicy, present: &GroupPolicy) -> Result<Option<Vec<u8>>, CryptoError> {
+    let key = |p: &GroupPolicy| match p.gikev2.as_ref().map(|g| &g.authentication) {
+        Some(RekeyAuthentication::Signature(key, algorithm)) => algorithm.spki_to_der(&key.public_spki()).map(Some),
+        Some(RekeyAuthentication::Implicit) | None => Ok(None),
+    };
+    let (fresh, present) = (key(policy)?, key(present)?);
+    Ok(fresh.filter(|fresh| present.as_ref() != Some(fresh)))
+}
+
+/// The tree's changed keys and the key that signs, if either is told (reading 6).
+fn member_bag(tree: Option<&TreeUpdate>, auth_key: Option<Vec<u8>>) -> Result<Option<MemberBag<'static>>, CryptoError> {
+    if tree.is_none() && auth_key.is_none() {
+        return Ok(None);
+    }
+    let wraps = tree.into_iter().flat_map(|t| &t.wraps);
+    let wrap_keys = wraps
         .map(|w| to_wire::wrapped(w.key.handle, &w.key.key, w.under.handle, &w.under.key))
         .collect::<Result<_, _>>()?;
-    Ok(MemberBag { wrap_keys, auth_key: None, sender_ids: Vec::new() })
+    Ok(Some(MemberBag { wrap_keys, auth_key: auth_key.map(Cow::Owned), sender_ids: Vec::new() }))
 }

@@ -5,7 +5,7 @@
 //!  P: the payloads inside, AUTH complete but for the signature value
 //! ```
 
-use keyferry_crypto::VerifyingKey;
+use keyferry_crypto::{CryptoError, KeyKind, Secret, SignatureAlgorithm, SigningKey, VerifyingKey};
 use keyferry_wire::{Decode, Header};
 
 use crate::reject::Reject;
@@ -13,6 +13,37 @@ use crate::rekey::group::Authentication;
 use crate::wire::auth::{Auth, SignatureData};
 use crate::wire::registry::{AuthMethod, PayloadKind};
 use crate::wire::sk::{Opened, PAYLOAD_HEADER};
+
+/// Times that an ECDSA signature is made anew until its DER has the length that it was prepared for. Each fits with a
+/// probability of more than a half.
+const TRIES: usize = 128;
+
+/// Octets of a signature value that a message is prepared for. ECDSA values are DER here, whose length varies; this is the
+/// likeliest (reading 2).
+pub(crate) fn value_len(signer: &SigningKey) -> usize {
+    match signer.kind() {
+        KeyKind::EcP256 => 71,
+        KeyKind::EcP384 => 103,
+        KeyKind::EcP521 => 139,
+        KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => signer.signature_len(),
+    }
+}
+
+/// A signature value of [`value_len`] octets over the chunks.
+pub(crate) fn value(
+    signer: &SigningKey,
+    algorithm: SignatureAlgorithm,
+    chunks: [&[u8]; 2],
+) -> Result<Vec<u8>, CryptoError> {
+    let octets = Secret::new(chunks.concat());
+    for _ in 0..TRIES {
+        let value = signer.sign_named(algorithm, octets.expose())?;
+        if value.len() == value_len(signer) {
+            return Ok(value);
+        }
+    }
+    Err(CryptoError::Length("ECDSA value"))
+}
 
 /// The chunk A for `inner_len` octets of payloads. `flags` is the second octet of the Encrypted payload's header.
 pub(crate) fn chunk_a(header: &Header, first: u8, flags: u8, inner_len: usize) -> Vec<u8> {
@@ -36,7 +67,7 @@ pub(crate) fn verify(
     authentication: &Authentication,
 ) -> Result<(), Reject> {
     const FORGED: Reject = Reject::Unauthenticated("wrong signature");
-    let Authentication::Signature { scheme, key } = authentication else {
+    let Authentication::Signature { algorithm, key } = authentication else {
         return Err(Reject::Misbehaved("AUTH under implicit authentication"));
     };
     let auth = Auth::exact(auth_body)?;
@@ -44,7 +75,7 @@ pub(crate) fn verify(
         return Err(Reject::Unauthenticated("not a digital signature"));
     }
     let data = SignatureData::exact(&auth.data)?;
-    if data.algorithm != scheme.algorithm_identifier() {
+    if SignatureAlgorithm::from_der(data.algorithm) != Some(*algorithm) {
         return Err(Reject::Unauthenticated("not the group's signature algorithm"));
     }
     let inner = opened.inner.expose();
@@ -64,7 +95,7 @@ pub(crate) fn verify(
         ("data zeroed", &|| zeroed(data_at)),
     ];
     for (reading, p) in readings {
-        if check(key, *scheme, opened, &p(), data.value) {
+        if check(key, *algorithm, opened, p(), data.value) {
             tracing::debug!(reading, "rekey signature verified");
             return Ok(());
         }
@@ -72,13 +103,9 @@ pub(crate) fn verify(
     Err(FORGED)
 }
 
-fn check(
-    key: &VerifyingKey,
-    scheme: keyferry_crypto::SignatureScheme,
-    opened: &Opened,
-    p: &[u8],
-    value: &[u8],
-) -> bool {
+/// An ECDSA value may have any length: what is signed has the length that came.
+fn check(key: &VerifyingKey, algorithm: SignatureAlgorithm, opened: &Opened, p: Vec<u8>, value: &[u8]) -> bool {
     let a = chunk_a(&opened.header, opened.first, opened.flags, opened.inner.len());
-    key.verify(scheme, &[&a, p], value)
+    let octets = Secret::new([a, p].concat());
+    key.verify_named(algorithm, octets.expose(), value)
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{BlockCipher, Integrity};
+use keyferry_crypto::{BlockCipher, Hash, Integrity, SignatureAlgorithm, SigningKey};
 use keyferry_model::epoch::Epoch;
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
-use keyferry_model::policy::{EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy};
+use keyferry_model::policy::{Authorization, EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
 
@@ -49,6 +49,49 @@ fn members_follow_rekeys() {
         assert_eq!(world.hosts[a].sas, world.hosts[b].sas);
         assert_eq!(world.hosts[a].sas.len(), 1, "replaced SAs are deleted");
         assert_eq!(world.server.counters().registered, 2);
+    }
+}
+
+/// ECDSA values are DER, whose length is not always the same; the length that is signed is that of the value (reading 2).
+#[test]
+fn rekeys_are_followed_however_they_are_signed() {
+    for authentication in signatures() {
+        let mut group = policy(false);
+        group.gikev2.as_mut().unwrap().authentication = authentication;
+        let mut world = World::new(group);
+        let (a, b) = (world.join(1), world.join(2));
+        for _ in 0..6 {
+            world.rekey(RekeyReason::Operator, &[]);
+            assert!(world.has_newest(a) && world.has_newest(b));
+        }
+        world.rekey(RekeyReason::Eviction, &[identity(2)]);
+        assert!(world.has_newest(a) && !world.has_newest(b));
+        assert_eq!(world.hosts[a].member.status().rejected, 0);
+    }
+}
+
+/// A new AUTH_KEY comes in a message that the old key signs, and holds for what follows, also when members are excluded by the
+/// same rekey (RFC 9838 section 2.4.1, readings 6 and 25).
+#[test]
+fn another_signing_key_is_told_in_a_rekey() {
+    for evict in [false, true] {
+        let mut world = world(false, false, false);
+        let (a, b) = (world.join(1), world.join(2));
+        let mut to = world.policy.clone();
+        let fresh = Arc::new(SigningKey::generate_rsa(2048).unwrap());
+        to.gikev2.as_mut().unwrap().authentication =
+            RekeyAuthentication::Signature(fresh, SignatureAlgorithm::RsaPkcs1(Hash::Sha256));
+        if evict {
+            to.authorization = Authorization::Listed(vec![identity(1), identity(3)]);
+        }
+        world.change(to);
+        assert!(world.has_newest(a));
+        assert_eq!(world.has_newest(b), !evict);
+        let late = world.join(3);
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(a) && world.has_newest(late));
+        assert_eq!(world.hosts[a].member.status().rejected, 0);
+        assert!(!world.hosts[a].events.contains(&MemberEvent::Excluded));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use keyferry_crypto::{
-    Aead, BlockCipher, Hash, Integrity, Job, KeGroup, Secret, SeededRandom, SignatureScheme, SigningKey,
+    Aead, BlockCipher, Hash, Integrity, Job, KeGroup, KeyKind, Secret, SeededRandom, SignatureAlgorithm, SigningKey,
 };
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
@@ -32,7 +32,24 @@ pub(super) fn signer() -> Arc<SigningKey> {
 }
 
 pub(super) fn signed() -> RekeyAuthentication {
-    RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256)
+    RekeyAuthentication::Signature(signer(), SignatureAlgorithm::RsaPkcs1(Hash::Sha256))
+}
+
+/// A key for each algorithm but RSA with PKCS #1.
+pub(super) fn signatures() -> Vec<RekeyAuthentication> {
+    use SignatureAlgorithm::{Ecdsa, Ed448, Ed25519, RsaPss};
+    let ec = |kind, hash| (Arc::new(SigningKey::generate_ec(kind).unwrap()), Ecdsa(hash));
+    let edwards = |kind, algorithm| (Arc::new(SigningKey::generate_edwards(kind).unwrap()), algorithm);
+    let all = [
+        ec(KeyKind::EcP256, Hash::Sha256),
+        ec(KeyKind::EcP384, Hash::Sha384),
+        ec(KeyKind::EcP521, Hash::Sha512),
+        edwards(KeyKind::Ed25519, Ed25519),
+        edwards(KeyKind::Ed448, Ed448),
+        (signer(), RsaPss(Hash::Sha256)),
+        (signer(), RsaPss(Hash::Sha512)),
+    ];
+    all.into_iter().map(|(key, algorithm)| RekeyAuthentication::Signature(key, algorithm)).collect()
 }
 
 pub(super) fn gcm() -> RekeyProtection {
@@ -84,6 +101,7 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
             wrap_key_len: 16,
             transport: RekeyTransport::Multicast(rekeys.parse().unwrap()),
             authentication: signed(),
+            options: Gikev2Options::default(),
         }),
     }
 }
@@ -378,6 +396,16 @@ impl World {
     pub(super) fn rekey_sa(&self) -> Arc<RekeySa> {
         let offer = self.model.offer(&GroupId::Number(GROUP), &identity(9), None, Protocol::Gikev2, self.now);
         offer.unwrap().rekey
+    }
+
+    /// Goes on under another policy, and plans what tells members so, if anything does.
+    pub(super) fn change(&mut self, policy: GroupPolicy) {
+        self.policy = policy.clone();
+        self.model.change(vec![policy], self.now, &mut self.rng).unwrap();
+        let _ = self.model.take_store_ops();
+        for (_, reason) in self.model.expire(self.now) {
+            self.rekey(reason, &[]);
+        }
     }
 
     /// Sends a rekey message to all.

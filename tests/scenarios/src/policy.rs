@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureScheme, SigningKey};
+use keyferry_crypto::{
+    Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SignatureAlgorithm, SignatureScheme, SigningKey,
+};
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::oid::OidName;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, KekManagement,
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey, GroupPolicy, KekManagement,
     RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
@@ -237,10 +239,11 @@ pub fn group(v: Variant) -> GroupPolicy {
             wrap_key_len: 32,
             transport: to(1),
             authentication: if v.signed {
-                RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256)
+                RekeyAuthentication::Signature(signer(), SignatureAlgorithm::RsaPkcs1(Hash::Sha256))
             } else {
                 RekeyAuthentication::Implicit
             },
+            options: Gikev2Options::default(),
         }),
     }
 }

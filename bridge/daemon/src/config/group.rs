@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureAlgorithm, SignatureScheme, SigningKey};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Rekey, GroupPolicy, KekManagement,
+    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey, GroupPolicy, KekManagement,
     RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
@@ -18,7 +18,8 @@ use super::checks;
 use super::section::Section;
 use super::streams;
 use super::values::{
-    ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, RekeyTarget, TRANSFORMS, WRAPS,
+    ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS,
+    WRAPS,
 };
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -57,8 +58,38 @@ pub struct Gikev2Plan {
     pub wrap_key_len: usize,
     /// Where GSA_REKEY goes.
     pub transport: RekeyTransport,
-    /// Does the gateway sign? Otherwise whoever has the group's key is believed.
-    pub signed: bool,
+    /// What is done beyond GSA_REKEY.
+    pub options: Gikev2Options,
+    /// How the gateway signs. Without it whoever has the group's key is believed.
+    pub signature: Option<(SignatureAlgorithm, KeyKind)>,
+    /// Which of several keys signs.
+    pub signing_key: u32,
+}
+
+/// A key that signs the rekeys of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What is made by it.
+    pub kind: KeyKind,
+    /// Counts up when the key is changed.
+    pub number: u32,
+}
+
+impl GdoiPlan {
+    /// The key that signs.
+    fn signer(&self) -> Signer {
+        Signer { protocol: Protocol::Gdoi, kind: self.scheme.kind(), number: 1 }
+    }
+}
+
+impl Gikev2Plan {
+    /// The key that signs, if one does.
+    fn signer(&self) -> Option<Signer> {
+        let (_, kind) = self.signature?;
+        Some(Signer { protocol: Protocol::Gikev2, kind, number: self.signing_key })
+    }
 }
 
 impl GroupPlan {
@@ -74,28 +105,24 @@ impl GroupPlan {
         &self.policy
     }
 
-    /// The protocols whose rekeys are signed, and by what kind of key.
+    /// The keys that sign rekeys.
     #[must_use]
-    pub fn signers(&self) -> Vec<(Protocol, KeyKind)> {
-        let gdoi = self.gdoi.as_ref().map(|g| (Protocol::Gdoi, g.scheme.kind()));
-        let gikev2 = self.gikev2.as_ref().is_some_and(|g| g.signed).then_some((Protocol::Gikev2, KeyKind::Rsa));
-        gdoi.into_iter().chain(gikev2).collect()
+    pub fn signers(&self) -> Vec<Signer> {
+        let gdoi = self.gdoi.as_ref().map(GdoiPlan::signer);
+        gdoi.into_iter().chain(self.gikev2.as_ref().and_then(Gikev2Plan::signer)).collect()
     }
 
     /// The whole policy, with the signing key of each protocol in [`signers`](Self::signers).
     ///
     /// # Errors
     /// Whatever `signer` returns.
-    pub fn policy<E>(
-        &self,
-        mut signer: impl FnMut(Protocol, KeyKind) -> Result<Arc<SigningKey>, E>,
-    ) -> Result<GroupPolicy, E> {
+    pub fn policy<E>(&self, mut signer: impl FnMut(Signer) -> Result<Arc<SigningKey>, E>) -> Result<GroupPolicy, E> {
         let mut policy = self.policy.clone();
         if let Some(g) = &self.gdoi {
             policy.gdoi = Some(GdoiRekey {
                 cipher: g.cipher,
                 transport: g.transport,
-                signer: signer(Protocol::Gdoi, g.scheme.kind())?,
+                signer: signer(g.signer())?,
                 scheme: g.scheme,
                 ack: g.ack,
                 management: g.management,
@@ -103,18 +130,16 @@ impl GroupPlan {
             });
         }
         if let Some(g) = &self.gikev2 {
-            let authentication = match g.signed {
-                true => RekeyAuthentication::Signature(
-                    signer(Protocol::Gikev2, KeyKind::Rsa)?,
-                    SignatureScheme::RsaPkcs1Sha256,
-                ),
-                false => RekeyAuthentication::Implicit,
+            let authentication = match g.signature.zip(g.signer()) {
+                Some(((algorithm, _), key)) => RekeyAuthentication::Signature(signer(key)?, algorithm),
+                None => RekeyAuthentication::Implicit,
             };
             policy.gikev2 = Some(Gikev2Rekey {
                 protection: g.protection,
                 wrap_key_len: g.wrap_key_len,
                 transport: g.transport,
                 authentication,
+                options: g.options,
             });
         }
         Ok(policy)
@@ -300,11 +325,20 @@ fn sends(section: &mut Section<'_>) -> Readings {
 }
 
 fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
+    let signed = section.choice("authentication", &[("signature", true), ("implicit", false)], true);
+    if !signed && (section.has("signature") || section.has("signing_key")) {
+        let what = "nothing is signed with authentication = \"implicit\"";
+        section.error("authentication", what, "remove signature and signing_key, or write \"signature\"");
+    }
+    let rsa = (SignatureAlgorithm::RsaPkcs1(Hash::Sha256), KeyKind::Rsa);
+    let signature = section.choice("signature", REKEY_SIGNATURES, rsa);
     let plan = Gikev2Plan {
         protection: section.choice("protection", PROTECTIONS, RekeyProtection::Aead(Aead::Aes256Gcm16)),
         wrap_key_len: section.choice("wrap", WRAPS, 32),
         transport: target(&mut section),
-        signed: section.choice("authentication", &[("signature", true), ("implicit", false)], true),
+        options: Gikev2Options::default(),
+        signature: signed.then_some(signature),
+        signing_key: section.number("signing_key", 1..=1_000_000, 1),
     };
     section.finish();
     plan

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub use certificates::{Certificates, Doubt};
 pub use document::{ENV_PREFIX, Variables, environment};
 pub use gateway::{GatewayConfig, RekeySending};
-pub use group::{GdoiPlan, Gikev2Plan, GroupPlan};
+pub use group::{GdoiPlan, Gikev2Plan, GroupPlan, Signer};
 pub use life::GatewayLife;
 pub use member::MemberConfig;
 pub use phase1::GatewayPhase1;

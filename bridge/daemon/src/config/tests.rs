@@ -91,7 +91,8 @@ fn a_small_gateway_gets_sound_defaults() {
     assert_eq!(policy.traffic[0].destination.protocol, 17);
     assert_eq!(policy.authorization, Authorization::Authenticated);
     assert_eq!(config.groups[0].gikev2.as_ref().unwrap().transport, RekeyTransport::Unicast);
-    assert_eq!(config.groups[0].signers(), [(Protocol::Gdoi, KeyKind::Rsa), (Protocol::Gikev2, KeyKind::Rsa)]);
+    let signer = |protocol| Signer { protocol, kind: KeyKind::Rsa, number: 1 };
+    assert_eq!(config.groups[0].signers(), Protocol::ALL.map(signer));
     assert!(config.store.is_absolute() && config.master_key.ends_with("master.key"));
     assert_eq!(config.socket, PathBuf::from(GATEWAY_SOCKET));
 }
@@ -487,6 +488,21 @@ fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
 }
 
 #[test]
+fn rekeys_of_gikev2_are_signed_as_configured() {
+    let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gikev2]\n", &format!("[group.gikev2]\n{lines}\n")));
+    for (name, kind) in
+        [("rsa-pss-sha2-384", KeyKind::Rsa), ("ecdsa-p256", KeyKind::EcP256), ("ed25519", KeyKind::Ed25519)]
+    {
+        let config = with(&format!("signature = \"{name}\"\nsigning_key = 3")).unwrap().config;
+        let [.., signer] = config.groups[0].signers()[..] else { panic!("G-IKEv2 signs") };
+        assert_eq!(signer, Signer { protocol: Protocol::Gikev2, kind, number: 3 });
+    }
+    let problems = with("authentication = \"implicit\"\nsignature = \"ecdsa-p256\"").unwrap_err();
+    assert!(problems.to_string().contains("nothing is signed"), "{problems}");
+    assert_eq!(with("authentication = \"implicit\"").unwrap().config.groups[0].signers().len(), 1);
+}
+
+#[test]
 fn pushes_are_signed_as_configured() {
     let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gdoi]\n", &format!("[group.gdoi]\n{lines}\n")));
     for (name, kind) in [
@@ -496,7 +512,7 @@ fn pushes_are_signed_as_configured() {
         ("ecdsa-p521", KeyKind::EcP521),
     ] {
         let config = with(&format!("signature = \"{name}\"")).unwrap().config;
-        assert_eq!(config.groups[0].signers()[0], (Protocol::Gdoi, kind));
+        assert_eq!(config.groups[0].signers()[0], Signer { protocol: Protocol::Gdoi, kind, number: 1 });
     }
     let weak = "signature = \"rsa-sha1\"\ncipher = \"3des-cbc\"\ndanger_weak_rekey = true";
     let config = with(weak).unwrap().config;

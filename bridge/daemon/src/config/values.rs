@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use keyferry_crypto::x509::DistinguishedName;
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, SignatureScheme};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, KeyKind, SignatureAlgorithm, SignatureScheme};
 use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport};
 
 /// ESP transforms by name.
@@ -37,6 +37,21 @@ pub(crate) const PUSH_SIGNATURES: &[(&str, SignatureScheme)] = &[
     ("ecdsa-p384", SignatureScheme::EcdsaP384Sha384),
     ("ecdsa-p521", SignatureScheme::EcdsaP521Sha512),
     ("rsa-sha1", SignatureScheme::RsaPkcs1Sha1),
+];
+
+/// Signatures of G-IKEv2's rekeys by name, and the kind of key that makes them.
+pub(crate) const REKEY_SIGNATURES: &[(&str, (SignatureAlgorithm, KeyKind))] = &[
+    ("rsa-sha2-256", (SignatureAlgorithm::RsaPkcs1(Hash::Sha256), KeyKind::Rsa)),
+    ("rsa-sha2-384", (SignatureAlgorithm::RsaPkcs1(Hash::Sha384), KeyKind::Rsa)),
+    ("rsa-sha2-512", (SignatureAlgorithm::RsaPkcs1(Hash::Sha512), KeyKind::Rsa)),
+    ("rsa-pss-sha2-256", (SignatureAlgorithm::RsaPss(Hash::Sha256), KeyKind::Rsa)),
+    ("rsa-pss-sha2-384", (SignatureAlgorithm::RsaPss(Hash::Sha384), KeyKind::Rsa)),
+    ("rsa-pss-sha2-512", (SignatureAlgorithm::RsaPss(Hash::Sha512), KeyKind::Rsa)),
+    ("ecdsa-p256", (SignatureAlgorithm::Ecdsa(Hash::Sha256), KeyKind::EcP256)),
+    ("ecdsa-p384", (SignatureAlgorithm::Ecdsa(Hash::Sha384), KeyKind::EcP384)),
+    ("ecdsa-p521", (SignatureAlgorithm::Ecdsa(Hash::Sha512), KeyKind::EcP521)),
+    ("ed25519", (SignatureAlgorithm::Ed25519, KeyKind::Ed25519)),
+    ("ed448", (SignatureAlgorithm::Ed448, KeyKind::Ed448)),
 ];
 
 /// Acknowledgement types of RFC 8263 by name.

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use keyferry_crypto::{KeyKind, Secret, SigningKey};
-use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, Signer};
 use crate::random::OsRandom;
 use crate::store::Store;
 
 const PREFIX: &str = "signing-key/";
 
-fn record(group: &str, protocol: Protocol, kind: KeyKind) -> String {
+fn record(group: &str, Signer { protocol, kind, number }: Signer) -> String {
     let kind = match kind {
         KeyKind::Rsa => "",
         KeyKind::EcP256 => "/ecdsa-p256",
@@ -26,7 +25,9 @@ fn record(group: &str, protocol: Protocol, kind: KeyKind) -> String {
         KeyKind::Ed25519 => "/ed25519",
         KeyKind::Ed448 => "/ed448",
     };
-    format!("{PREFIX}{group}/{protocol}{kind}")
+    // The first key has no number.
+    let number = if number > 1 { format!("/{number}") } else { String::new() };
+    format!("{PREFIX}{group}/{protocol}{kind}{number}")
 }
 
 /// All signing keys that there are.
@@ -53,7 +54,7 @@ impl SigningKeys {
         let wanted = config
             .groups
             .iter()
-            .flat_map(|g| g.signers().into_iter().map(|(protocol, kind)| (record(g.name(), protocol, kind), kind)));
+            .flat_map(|g| g.signers().into_iter().map(|signer| (record(g.name(), signer), signer.kind)));
         let missing: Vec<(String, KeyKind)> = wanted.filter(|(name, _)| !keys.contains_key(name)).collect();
         let made = make(&missing, config.signing_bits)?;
         let ops: Vec<StoreOp> = made.iter().map(|(name, key)| StoreOp::Put(name.clone(), key.to_pem())).collect();
@@ -65,8 +66,8 @@ impl SigningKeys {
             .groups
             .iter()
             .map(|group| {
-                group.policy(|protocol, kind| {
-                    let name = record(group.name(), protocol, kind);
+                group.policy(|signer| {
+                    let name = record(group.name(), signer);
                     keys.get(&name).map(Arc::clone).ok_or_else(|| anyhow!("there is no key {name}"))
                 })
             })

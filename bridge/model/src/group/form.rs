@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyferry_crypto::{BlockCipher, Hash, SignatureScheme, SigningKey};
+use keyferry_crypto::{BlockCipher, Hash, SignatureAlgorithm, SignatureScheme, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Protocol;
@@ -13,13 +13,42 @@ use crate::policy::{
 /// How a signature is made, and by which key: the hash of its public half.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Signing {
-    scheme: SignatureScheme,
+    scheme: Way,
     key: Vec<u8>,
+}
+
+/// A way to sign.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Way {
+    Scheme(SignatureScheme),
+    /// One that is no scheme, by its AlgorithmIdentifier.
+    Algorithm(Vec<u8>),
 }
 
 impl Signing {
     fn of(scheme: SignatureScheme, key: &SigningKey) -> Self {
-        Self { scheme, key: key_hash(key) }
+        Self { scheme: Way::Scheme(scheme), key: key_hash(key) }
+    }
+
+    fn named(algorithm: SignatureAlgorithm, key: &SigningKey) -> Self {
+        let der = algorithm.to_der();
+        let scheme = SignatureScheme::from_algorithm_identifier(&der);
+        Self { scheme: scheme.map_or_else(|| Way::Algorithm(der.into_owned()), Way::Scheme), key: key_hash(key) }
+    }
+
+    fn scheme(&self) -> Option<SignatureScheme> {
+        match &self.scheme {
+            Way::Scheme(scheme) => Some(*scheme),
+            Way::Algorithm(_) => None,
+        }
+    }
+
+    fn algorithm(&self) -> Option<SignatureAlgorithm> {
+        match &self.scheme {
+            Way::Scheme(scheme) => SignatureAlgorithm::from_der(scheme.algorithm_identifier()),
+            Way::Algorithm(der) => SignatureAlgorithm::from_der(der),
+        }
     }
 }
 
@@ -63,7 +92,7 @@ impl Form {
                 transport: g.transport,
                 signing: match &g.authentication {
                     RekeyAuthentication::Implicit => None,
-                    RekeyAuthentication::Signature(key, scheme) => Some(Signing::of(*scheme, key)),
+                    RekeyAuthentication::Signature(key, algorithm) => Some(Signing::named(*algorithm, key)),
                 },
             }),
         }
@@ -90,10 +119,12 @@ impl Form {
     }
 
     /// Can a message under a rekey SA of this form bring one of the other? G-IKEv2 tells how rekeys are authenticated at a
-    /// registration only (RFC 9838 section 4.4.2.1.1).
+    /// registration only (RFC 9838 section 4.4.2.1.1); another key that does so is told in a rekey (section 2.4.1).
     pub(super) fn can_bring(&self, other: &Self) -> bool {
         match (self, other) {
-            (Form::Gikev2 { signing, .. }, Form::Gikev2 { signing: other, .. }) => signing == other,
+            (Form::Gikev2 { signing, .. }, Form::Gikev2 { signing: other, .. }) => {
+                signing.as_ref().map(|s| &s.scheme) == other.as_ref().map(|s| &s.scheme)
+            }
             (Form::Gdoi { .. }, Form::Gdoi { .. }) => true,
             (Form::Gdoi { .. }, Form::Gikev2 { .. }) | (Form::Gikev2 { .. }, Form::Gdoi { .. }) => false,
         }
@@ -113,7 +144,7 @@ impl Form {
                 policy.gdoi = Some(GdoiRekey {
                     cipher: *cipher,
                     transport: *transport,
-                    scheme: signing.scheme,
+                    scheme: signing.scheme()?,
                     signer: signer.unwrap_or_else(|| Arc::clone(&present.signer)),
                     ack: *ack,
                     management: *management,
@@ -128,7 +159,7 @@ impl Form {
                 };
                 let authentication = match (signing, signer.or(present_key)) {
                     (None, _) => RekeyAuthentication::Implicit,
-                    (Some(signing), Some(key)) => RekeyAuthentication::Signature(key, signing.scheme),
+                    (Some(signing), Some(key)) => RekeyAuthentication::Signature(key, signing.algorithm()?),
                     (Some(_), None) => return None,
                 };
                 policy.gikev2 = Some(Gikev2Rekey {
@@ -136,6 +167,7 @@ impl Form {
                     wrap_key_len: *wrap_key_len,
                     transport: *transport,
                     authentication,
+                    ..present
                 });
             }
         }

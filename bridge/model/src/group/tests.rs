@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Secret, SeededRandom, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, BlockCipher, Hash, Secret, SeededRandom, SignatureAlgorithm, SignatureScheme, SigningKey};
 use proptest::prelude::*;
 
 use crate::Model;
@@ -70,6 +70,7 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
             wrap_key_len: 16,
             transport: RekeyTransport::Unicast,
             authentication: RekeyAuthentication::Implicit,
+            options: Gikev2Options::default(),
         }),
     }
 }

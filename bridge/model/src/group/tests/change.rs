@@ -156,7 +156,7 @@ fn another_authentication_of_rekeys_makes_gikev2_members_register_anew() {
     for restart in [false, true] {
         let mut b = running();
         let mut to = policy(8);
-        let authentication = RekeyAuthentication::Signature(signer(), SignatureScheme::RsaPkcs1Sha256);
+        let authentication = RekeyAuthentication::Signature(signer(), SignatureAlgorithm::RsaPkcs1(Hash::Sha256));
         to.gikev2 = to.gikev2.map(|g| Gikev2Rekey { authentication, ..g });
         let (_, plan) = change(&mut b, &to, restart).unwrap();
         let [step] = of(&plan, Protocol::Gikev2)[..] else { panic!("one message") };
@@ -167,6 +167,34 @@ fn another_authentication_of_rekeys_makes_gikev2_members_register_anew() {
         let left = views.iter().filter(|m| m.state == MemberState::Left).map(|m| m.identity.clone());
         assert_eq!(left.collect::<Vec<_>>(), [member(4)]);
         b.join(4, Protocol::Gikev2).unwrap();
+    }
+}
+
+/// Another key of the same kind is told in a rekey, which the old one signs.
+#[test]
+fn another_signing_key_is_told_under_the_old_one() {
+    for restart in [false, true] {
+        let mut b = running();
+        let mut to = policy(8);
+        let old = RekeyAuthentication::Signature(signer(), SignatureAlgorithm::RsaPkcs1(Hash::Sha256));
+        to.gikev2 = to.gikev2.map(|g| Gikev2Rekey { authentication: old, ..g });
+        change(&mut b, &to, false).unwrap();
+        b.join(4, Protocol::Gikev2).unwrap();
+        let fresh = Arc::new(SigningKey::generate_rsa(2048).unwrap());
+        let authentication =
+            RekeyAuthentication::Signature(Arc::clone(&fresh), SignatureAlgorithm::RsaPkcs1(Hash::Sha256));
+        to.gikev2 = to.gikev2.map(|g| Gikev2Rekey { authentication, ..g });
+        let (_, plan) = change(&mut b, &to, restart).unwrap();
+        let [step] = of(&plan, Protocol::Gikev2)[..] else { panic!("one message") };
+        let key = |p: &GroupPolicy| match &p.gikev2.as_ref().unwrap().authentication {
+            RekeyAuthentication::Signature(key, _) => key.public_spki(),
+            RekeyAuthentication::Implicit => panic!("signed"),
+        };
+        assert_eq!(key(&step.policy), signer().public_spki());
+        assert_eq!(key(&plan.policy), fresh.public_spki());
+        assert!(step.new_rekey.is_some() && step.new_epoch.is_some());
+        let plan = b.rekey(RekeyReason::Operator, &[]);
+        assert_eq!(key(&of(&plan, Protocol::Gikev2)[0].policy), fresh.public_spki());
     }
 }
 
