@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use dataplane::{Frame, IvSource, Sad};
 use keyferry_crypto::{Aead, BlockCipher, Integrity, Random, Secret};
-use keyferry_model::policy::{EspMode, EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{
+    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
+};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use serde::Deserialize;
@@ -98,6 +100,8 @@ fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
         },
         sequence: SequenceNumbers::Unspecified,
         replay_window: 0,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
     };
     let keymat = Secret::new(hex::decode(&request.keymat).map_err(|e| e.to_string())?);
     let update = GroupUpdate {
@@ -106,6 +110,7 @@ fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
             policy: Arc::new(policy),
             keymat,
             lifetime: Duration::from_secs(3_600),
+            direction: SaDirection::Symmetric,
         }],
         remove: Removal::All,
         sender_ids: Some(SenderIds { bits: request.sender_id_bits.unwrap_or(16), ids: vec![request.sender_id] }),

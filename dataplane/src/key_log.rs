@@ -54,10 +54,12 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
         EspTransform::Gmac(_) => <(&[u8], &[u8])>::default(),
         EspTransform::Aead(_) | EspTransform::CbcHmac(..) => keymat.split_at(split),
     };
+    let kept = sa.policy.preservation;
+    let outer = |kept, selector| if kept { address(selector) } else { "*".to_owned() };
     Some(format!(
         "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{cipher}\",\"{}\",\"{mac}\",\"{}\"",
-        address(&sa.policy.source),
-        address(&sa.policy.destination),
+        outer(kept.keeps_source(), &sa.policy.source),
+        outer(kept.keeps_destination(), &sa.policy.destination),
         sa.spi,
         octets(encryption),
         octets(integrity),
@@ -84,7 +86,7 @@ mod tests {
     use std::time::Duration;
 
     use keyferry_crypto::{Aead, Secret};
-    use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
+    use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, SequenceNumbers, TrafficPolicy};
 
     use super::*;
 
@@ -98,12 +100,15 @@ mod tests {
             transform: EspTransform::Aead(Aead::Aes128Gcm16),
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         };
         let sa = |policy: &TrafficPolicy, octets| NewSa {
             spi: 0x1001,
             policy: Arc::new(policy.clone()),
             keymat: Secret::new(vec![0xab; octets]),
             lifetime: Duration::from_secs(1),
+            direction: SaDirection::Symmetric,
         };
         assert_eq!(
             esp_sa_line(&sa(&policy, 20)).unwrap(),

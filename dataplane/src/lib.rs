@@ -37,6 +37,7 @@ mod sad;
 mod seal;
 mod selector;
 mod status;
+mod tunnel;
 
 pub use drops::DropReason;
 pub use frame::{Frame, HEADROOM, TAILROOM};

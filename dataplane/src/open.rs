@@ -1,9 +1,9 @@
 //! Inbound: an ESP packet becomes a plain packet (RFC 4303 section 3.4, RFC 4301 section 5.2).
 //!
-//! The order is: find the SA, look at the window, authenticate, mark the window, decapsulate, compare with the
-//! selectors. Nothing that a packet says changes any state before it is authenticated.
-
-use std::net::IpAddr;
+//! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the
+//! selectors. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the source says
+//! that an outer header shares with the packet inside; where it does not, the packet inside alone, for nothing
+//! authenticates an outer header.
 
 use keyferry_model::policy::EspMode;
 
@@ -41,14 +41,10 @@ pub(crate) fn open(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<(), Dr
     let sequence = EspPacket::new(&*esp).ok_or(DropReason::InHdrError)?.sequence();
     let iv =
         if sa.is_counter_mode() { esp.get(HEADER_LEN..).and_then(|b| b.first_chunk::<8>()).copied() } else { None };
-    let sender = sa.state.sender(outer.source, iv);
-    if let Some(windows) = &sa.state.windows {
-        accept(windows.check(sender, sequence))?;
+    if let Some(windows) = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()) {
+        accept(windows.check(sa.state.sender(outer.source, iv), sequence))?;
     }
     sa.keys.open(esp).map_err(|_| DropReason::InStateProtoError)?;
-    if let Some(windows) = &sa.state.windows {
-        accept(windows.mark(sender, sequence))?;
-    }
 
     let plain = esp.get(layout.body()..layout.body() + body_len).ok_or(DropReason::InStateInvalid)?;
     let (payload, next_header) = read_trailer(plain).ok_or(DropReason::InPaddingError)?;
@@ -56,10 +52,13 @@ pub(crate) fn open(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<(), Dr
         return Err(DropReason::InDummy);
     }
     match sa.policy.mode {
-        EspMode::Tunnel => leave_tunnel(frame, outer, esp_at + layout.body(), payload, next_header)?,
+        EspMode::Tunnel => leave_tunnel(sa, frame, outer, esp_at + layout.body(), payload, next_header)?,
         EspMode::Transport => leave_transport(frame, outer, layout.body(), payload, next_header),
     }
     let inner = Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
+    if let Some(windows) = &sa.state.windows {
+        accept(windows.mark(sa.state.sender(inner.source, iv), sequence))?;
+    }
     if !sa.covers(&inner) {
         return Err(DropReason::InStateMismatch);
     }
@@ -77,6 +76,7 @@ fn accept(verdict: Verdict) -> Result<(), DropReason> {
 
 /// Leaves only the inner packet in the frame. Octets behind it are traffic flow padding (RFC 4303 section 2.7).
 fn leave_tunnel(
+    sa: &Sa,
     frame: &mut Frame,
     outer: &Headers,
     at: usize,
@@ -86,7 +86,9 @@ fn leave_tunnel(
     let congested = outer_ecn(frame.packet(), outer) == CONGESTED;
     frame.narrow(at, payload);
     let inner = Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
-    let preserved = addresses(&inner) == addresses(outer);
+    let kept = sa.preserved();
+    let preserved = (!kept.keeps_source() || inner.source == outer.source)
+        && (!kept.keeps_destination() || inner.destination == outer.destination);
     if next_header != outer.version.as_protocol() || inner.version != outer.version || !preserved {
         return Err(DropReason::InStateModeError);
     }
@@ -128,17 +130,15 @@ fn mark_congested(packet: &mut [u8], inner: &Headers) {
     }
 }
 
-fn addresses(headers: &Headers) -> (IpAddr, IpAddr) {
-    (headers.source, headers.destination)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
 
     use keyferry_crypto::{Aead, Secret, SeededRandom};
-    use keyferry_model::policy::{EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+    use keyferry_model::policy::{AddressPreservation, EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+
+    use keyferry_model::tunnel::Tunnel;
 
     use super::*;
     use crate::iv::IvSource;
@@ -155,9 +155,11 @@ mod tests {
             transform: EspTransform::Aead(Aead::Aes128Gcm16),
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         };
         let state = Arc::new(SaState::new(&policy, None));
-        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state).unwrap()
+        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default()).unwrap()
     }
 
     fn header(protocol: u8, payload: &[u8]) -> Vec<u8> {

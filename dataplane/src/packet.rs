@@ -30,6 +30,9 @@ pub mod protocol {
     pub const UDP_LITE: u8 = 136;
 }
 
+/// TTL or hop limit of a tunnel whose destination is not the packet's (RFC 4301 section 5.1.2.1 leaves it to the gateway).
+const TUNNEL_HOPS: u8 = 64;
+
 /// Why octets are no IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {

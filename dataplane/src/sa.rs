@@ -1,17 +1,20 @@
-//! One data SA: the same object seals and opens, since a group SA is used in both directions (RFC 5374 section 3).
+//! One data SA: the same object seals and opens, since a group SA is used in both directions as a rule (RFC 5374 section
+//! 3).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keyferry_crypto::{CryptoError, Hash, Secret};
-use keyferry_model::policy::{SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{AddressPreservation, EspMode, SequenceNumbers, TrafficPolicy};
+use keyferry_model::tunnel::Tunnel;
 
 use crate::keys::{Keys, Layout};
 use crate::nonce::Numbers;
 use crate::packet::Headers;
 use crate::replay::{Sender, Windows};
 use crate::selector;
+use crate::tunnel::Outer;
 
 /// What an SA has used and seen. It outlives the SA's removal, without the keys, so that the same keys installed again
 /// go on where they were.
@@ -78,6 +81,7 @@ pub(crate) struct Sa {
     pub(crate) layout: Layout,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) state: Arc<SaState>,
+    tunnel: Tunnel,
     revoked: AtomicBool,
 }
 
@@ -87,11 +91,43 @@ impl Sa {
         policy: Arc<TrafficPolicy>,
         keymat: &Secret,
         state: Arc<SaState>,
+        tunnel: Tunnel,
     ) -> Result<Self, CryptoError> {
         let keys = Keys::new(policy.transform, keymat.expose())?;
         let layout = keys.layout();
         let fingerprint = Fingerprint::of(keymat);
-        Ok(Self { spi, policy, keys, layout, fingerprint, state, revoked: AtomicBool::new(false) })
+        Ok(Self { spi, policy, keys, layout, fingerprint, state, tunnel, revoked: AtomicBool::new(false) })
+    }
+
+    /// What the outer header bears that is not the packet's own.
+    pub(crate) fn outer(&self) -> Outer {
+        Outer::of(self.preserved(), self.tunnel)
+    }
+
+    /// Which addresses of a packet are to be seen outside; in transport mode both are.
+    pub(crate) fn preserved(&self) -> AddressPreservation {
+        match self.policy.mode {
+            EspMode::Tunnel => self.policy.preservation,
+            EspMode::Transport => AddressPreservation::Both,
+        }
+    }
+
+    /// Is a protected packet to this address one of the SA's? Inbound SAs are found by SPI and destination.
+    pub(crate) fn receives_at(&self, ip: IpAddr) -> bool {
+        if self.preserved().keeps_destination() {
+            self.policy.destination.contains(ip)
+        } else {
+            self.tunnel.ends_at(ip)
+        }
+    }
+
+    /// Where packets come that others protect by this SA, if it is a single address.
+    pub(crate) fn comes_to(&self) -> Option<IpAddr> {
+        if !self.preserved().keeps_destination() {
+            return self.tunnel.remote;
+        }
+        let (first, last) = self.policy.destination.range();
+        (first == last).then_some(first)
     }
 
     /// Does a packet fall under the SA's selectors?

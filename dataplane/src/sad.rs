@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, Secret};
-use keyferry_model::policy::{Selector, TrafficPolicy};
+use keyferry_model::policy::{SaDirection, Selector, TrafficPolicy};
 use keyferry_model::time::{Deadline, Now};
+use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
 use crate::drops::DropCounters;
@@ -63,6 +64,9 @@ pub enum ApplyError {
     /// More than [`MAX_SAS`].
     #[error("too many SAs")]
     TooMany,
+    /// A tunnel that does not preserve all addresses, and none is known to stand in their place.
+    #[error("SPI {0:#010x}: there is no address for the outer header of its tunnel")]
+    Tunnel(u32),
     /// The keys could not be prepared.
     #[error("SPI {0:#010x}: {1}")]
     Crypto(u32, CryptoError),
@@ -84,6 +88,7 @@ pub struct Sad {
     clock: Duration,
     key_log: Option<Box<dyn KeyLog + Send>>,
     receives_only: bool,
+    tunnel: Tunnel,
 }
 
 type Selectors = (Selector, Selector);
@@ -91,6 +96,7 @@ type Selectors = (Selector, Selector);
 /// An installed SA and its times, all monotonic.
 struct Entry {
     sa: Arc<Sa>,
+    direction: SaDirection,
     activates: Duration,
     expires: Duration,
     /// When a removal takes effect for senders that have another SA.
@@ -152,6 +158,7 @@ impl Sad {
             clock: Duration::ZERO,
             key_log: None,
             receives_only: false,
+            tunnel: Tunnel::default(),
         }
     }
 
@@ -160,6 +167,11 @@ impl Sad {
     #[must_use]
     pub fn receive_only() -> Self {
         Self { receives_only: true, ..Self::new() }
+    }
+
+    /// Says where tunnels begin and end whose outer headers do not repeat all addresses, for SAs installed from now on.
+    pub fn set_tunnel(&mut self, tunnel: Tunnel) {
+        self.tunnel = tunnel;
     }
 
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
@@ -175,8 +187,8 @@ impl Sad {
 
     /// Applies an update, as a whole or not at all.
     ///
-    /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way.
-    /// New sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
+    /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way. It may
+    /// be told to go another way from now on. New sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
     pub fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
         // What has ended is gone before it could be taken for an SA that is there.
         self.expire(now);
@@ -184,6 +196,7 @@ impl Sad {
         let GroupUpdate { install, remove, sender_ids, activation_delay, deactivation_delay } = update;
         let width = sender_ids.as_ref().or(self.sender_ids.as_ref()).map(|ids| ids.bits);
         let named: BTreeMap<u32, usize> = install.iter().enumerate().rev().map(|(at, new)| (new.spi, at)).collect();
+        let directions: BTreeMap<u32, SaDirection> = install.iter().map(|new| (new.spi, new.direction)).collect();
         let order: Vec<Selectors> = install.iter().map(|new| (new.policy.source, new.policy.destination)).collect();
         let mut fresh: Vec<(NewSa, Sa)> = Vec::new();
         for new in install {
@@ -197,6 +210,7 @@ impl Sad {
         // Nothing fails from here on.
         let (activates, leaves) = (self.clock + activation_delay, self.clock + deactivation_delay);
         for entry in &mut self.entries {
+            entry.direction = directions.get(&entry.sa.spi).copied().unwrap_or(entry.direction);
             let removed = match &remove {
                 Removal::Spis(spis) => spis.contains(&entry.sa.spi),
                 Removal::All => !named.contains_key(&entry.sa.spi),
@@ -224,7 +238,9 @@ impl Sad {
             let place = named.get(&new.spi);
             let newer = |entry: &Entry| named.get(&entry.sa.spi) > place;
             let at = self.entries.iter().position(newer).unwrap_or(self.entries.len());
-            self.entries.insert(at, Entry { sa: Arc::new(sa), activates, expires, stops_sending: None, leaves: None });
+            let (sa, direction) = (Arc::new(sa), new.direction);
+            let entry = Entry { sa, direction, activates, expires, stops_sending: None, leaves: None };
+            self.entries.insert(at, entry);
         }
         self.sweep();
         Ok(())
@@ -272,11 +288,10 @@ impl Sad {
         self.sending().any(|sa| sa.state.numbers.used(sa.is_counter_mode()).1)
     }
 
-    /// Single destination addresses of the policies, each once.
+    /// Single addresses to which packets come that are to be opened, each once.
     #[must_use]
     pub fn destinations(&self) -> Vec<IpAddr> {
-        let ranges = self.entries.iter().map(|entry| entry.sa.policy.destination.range());
-        let mut single: Vec<IpAddr> = ranges.filter(|(first, last)| first == last).map(|(first, _)| first).collect();
+        let mut single: Vec<IpAddr> = self.inbound().filter_map(|entry| entry.sa.comes_to()).collect();
         single.sort_unstable();
         single.dedup();
         single
@@ -288,7 +303,8 @@ impl Sad {
         let sending: Vec<u32> = self.sending().map(|sa| sa.spi).collect();
         let of = |entry: &Entry| {
             let remaining = entry.ends().saturating_sub(self.clock);
-            SaStatus::of(&entry.sa, sending.contains(&entry.sa.spi), entry.leaves.is_some(), remaining)
+            let (sends, leaving) = (sending.contains(&entry.sa.spi), entry.leaves.is_some());
+            SaStatus::of(&entry.sa, entry.direction, sends, leaving, remaining)
         };
         SadStatus {
             sas: self.entries.iter().map(of).collect(),
@@ -310,7 +326,12 @@ impl Sad {
             Some(memory) => Arc::clone(&memory.state),
             None => Arc::new(SaState::new(&new.policy, width)),
         };
-        Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state)
+        Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state, self.tunnel)
+    }
+
+    /// What may open packets.
+    fn inbound(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.direction.receives())
     }
 
     /// The order of policy lines is that of the last update that named all of those that stay.
@@ -368,7 +389,7 @@ impl Sad {
         let mut lines: Vec<(Tier, Line)> = outbound.iter().filter_map(|line| self.line(line)).collect();
         // Stable: within a tier the order of the policy stays.
         lines.sort_by_key(|(tier, _)| *tier);
-        let inbound = self.entries.iter().map(|entry| Arc::clone(&entry.sa)).collect();
+        let inbound = self.inbound().map(|entry| Arc::clone(&entry.sa)).collect();
         let lines = lines.into_iter().map(|(_, line)| line).collect();
         self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops)));
     }
@@ -376,7 +397,8 @@ impl Sad {
     /// The SAs of one line in the order in which a sender tries them: the newest active one, then those still to come.
     fn line(&self, selectors: &Selectors) -> Option<(Tier, Line)> {
         let clock = self.clock;
-        let entries: Vec<&Entry> = self.entries.iter().filter(|entry| entry.selectors() == *selectors).collect();
+        let sends = |entry: &&Entry| entry.direction.sends() && entry.selectors() == *selectors;
+        let entries: Vec<&Entry> = self.entries.iter().filter(sends).collect();
         let newest = |demoted: bool| {
             entries.iter().rposition(|entry| entry.is_active(clock) && entry.is_demoted(clock) == demoted)
         };

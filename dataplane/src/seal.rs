@@ -1,7 +1,7 @@
 //! Outbound: a plain packet becomes an ESP packet (RFC 4303 section 3.3).
 //!
 //! Transport mode: `IP | payload` becomes `IP | ESP | payload`; tunnel mode: `IP | payload` becomes `IP | ESP | IP |
-//! payload`, the outer header with the inner addresses. The payload stays where it is in memory; headers move in front
+//! payload`, the outer header with the inner addresses or, where those are not preserved, the tunnel's. The payload stays where it is in memory; headers move in front
 //! of it.
 
 use keyferry_model::policy::EspMode;
@@ -37,12 +37,12 @@ pub(crate) fn seal(sa: &Sa, frame: &mut Frame, headers: &Headers, ivs: &mut IvSo
         }
         (EspMode::Tunnel, IpVersion::V4) => {
             if let Some(inner) = packet.get(plan.front..).and_then(|p| p.first_chunk()).copied() {
-                ipv4::write_outer(packet, &inner, protocol::ESP);
+                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
             }
         }
         (EspMode::Tunnel, IpVersion::V6) => {
             if let Some(inner) = packet.get(plan.front..).and_then(|p| p.first_chunk()).copied() {
-                ipv6::write_outer(packet, &inner, protocol::ESP);
+                ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
             }
         }
     }

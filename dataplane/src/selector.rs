@@ -1,7 +1,5 @@
 //! Which packets a line of a traffic policy is about (RFC 4301 section 4.4.1.1).
 
-use std::net::IpAddr;
-
 use keyferry_model::policy::Selector;
 
 use crate::packet::Headers;
@@ -16,11 +14,6 @@ pub(crate) fn covers(source: &Selector, destination: &Selector, packet: &Headers
         && destination.contains(packet.destination)
         && side(source, packet.upper, from)
         && side(destination, packet.upper, to)
-}
-
-/// Does the destination selector contain this address? Inbound SAs are found by SPI and destination.
-pub(crate) fn receives(destination: &Selector, ip: IpAddr) -> bool {
-    destination.contains(ip)
 }
 
 /// An all-zero source with prefix 0 stands for senders of either IP version.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyferry_model::policy::{EspMode, EspTransform, Selector};
+use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, Selector};
 use serde::Serialize;
 
 use crate::sa::Sa;
@@ -17,6 +17,12 @@ pub struct SaStatus {
     pub mode: &'static str,
     /// Protection, for people.
     pub transform: String,
+    /// `symmetric`, `sender-only` or `receiver-only`.
+    pub direction: &'static str,
+    /// Addresses that the outer header of tunnel mode repeats: `both`, `source`, `destination` or `none`; absent in transport
+    /// mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preserves: Option<&'static str>,
     /// Senders: network, and protocol and port where they matter.
     pub source: String,
     /// Receivers, likewise.
@@ -58,7 +64,7 @@ pub struct SadStatus {
 }
 
 impl SaStatus {
-    pub(crate) fn of(sa: &Sa, sending: bool, leaving: bool, remaining: Duration) -> Self {
+    pub(crate) fn of(sa: &Sa, direction: SaDirection, sending: bool, leaving: bool, remaining: Duration) -> Self {
         let (packets_sealed, octets_sealed) = sa.state.sealed.get();
         let (packets_opened, octets_opened) = sa.state.opened.get();
         let (sequence, needs_rekey) = sa.state.numbers.used(sa.is_counter_mode());
@@ -73,6 +79,17 @@ impl SaStatus {
                 EspTransform::Gmac(aead) => format!("{aead:?} for authentication alone"),
                 EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
             },
+            direction: match direction {
+                SaDirection::Symmetric => "symmetric",
+                SaDirection::SenderOnly => "sender-only",
+                SaDirection::ReceiverOnly => "receiver-only",
+            },
+            preserves: (sa.policy.mode == EspMode::Tunnel).then_some(match sa.policy.preservation {
+                AddressPreservation::Both => "both",
+                AddressPreservation::Source => "source",
+                AddressPreservation::Destination => "destination",
+                AddressPreservation::None => "none",
+            }),
             source: side(&sa.policy.source),
             destination: side(&sa.policy.destination),
             sending,

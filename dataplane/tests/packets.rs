@@ -4,8 +4,9 @@
 mod support;
 
 use dataplane::{DropReason, Frame};
-use keyferry_model::policy::{EspMode, EspTransform};
-use keyferry_model::update::{Removal, SenderIds};
+use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, SequenceNumbers, TrafficPolicy};
+use keyferry_model::tunnel::Tunnel;
+use keyferry_model::update::{NewSa, Removal, SenderIds};
 use proptest::prelude::*;
 use support::*;
 
@@ -342,4 +343,158 @@ fn a_frame_without_room_is_a_drop() {
     alice.sad.snapshot().seal(&mut frame, &mut alice.ivs).unwrap();
     // Sealing what is sealed needs room that this frame no longer has.
     assert_eq!(alice.sad.snapshot().seal(&mut frame, &mut alice.ivs), Err(DropReason::OutBundleGenError));
+}
+
+/// A member of a tunnel with these ends.
+fn at_end(local: &str, remote: Option<&str>, policy: &TrafficPolicy, id: u32) -> Member {
+    let mut member = Member::new(u64::from(id));
+    let remote = remote.map(|r| r.parse().unwrap());
+    member.sad.set_tunnel(Tunnel { local: local.parse().ok(), remote });
+    member.sad.apply(registration(vec![new_sa(0x1001, policy, 7)], ids(&[id])), at(0)).unwrap();
+    member
+}
+
+#[test]
+fn the_outer_header_bears_what_is_preserved_and_the_tunnels_ends_for_the_rest() {
+    let versions =
+        [(GROUPS[0], "192.0.2.1", "192.0.2.2", "239.255.0.1"), (GROUPS[1], "fd01::1", "fd01::2", "ff15::fe")];
+    for (group, own, other, common) in versions {
+        let (from, len, hops) = if group == GROUPS[0] { (12, 4, 8) } else { (8, 16, 7) };
+        let octets = |ip: &str| match ip.parse().unwrap() {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        for preservation in [
+            AddressPreservation::None,
+            AddressPreservation::Source,
+            AddressPreservation::Destination,
+            AddressPreservation::Both,
+        ] {
+            let policy = TrafficPolicy { preservation, ..policy(GCM, EspMode::Tunnel, group) };
+            // To an address that all have in common, and from gateway to gateway.
+            for (remote, back) in [(common, common), (other, own)] {
+                let (mut alice, bob) = (at_end(own, Some(remote), &policy, 1), at_end(other, Some(back), &policy, 2));
+                let plain = udp(1, group, &[5; 40]);
+                let sealed = alice.seal(&plain).unwrap();
+                let source = if preservation.keeps_source() { plain[from..from + len].to_vec() } else { octets(own) };
+                let to = if preservation.keeps_destination() { octets(group) } else { octets(remote) };
+                assert_eq!(sealed[from..from + 2 * len], [source, to].concat(), "{preservation:?} {group}");
+                assert_eq!(sealed[hops], if preservation.keeps_destination() { 17 } else { 64 });
+                if group == GROUPS[0] {
+                    assert_eq!(dataplane::packet::ipv4::checksum(&sealed[..20]), 0);
+                }
+                assert_eq!(bob.open(&sealed).unwrap(), plain, "{preservation:?} {group}");
+                // A preserved address is the inner one, and what is sent elsewhere is not ours.
+                let mut moved = sealed.clone();
+                moved[from + len - 1] ^= 0x40;
+                let wrong = if preservation.keeps_source() { Err(DropReason::InStateModeError) } else { Ok(plain) };
+                assert_eq!(bob.open(&moved), wrong, "{preservation:?} {group}");
+                let mut strayed = sealed;
+                strayed[from + 2 * len - 1] ^= 0x40;
+                assert_eq!(bob.open(&strayed), Err(DropReason::InNoStates), "{preservation:?} {group}");
+            }
+            let comes_to = bob_joins(&policy, own, common);
+            let expected = if preservation.keeps_destination() { group } else { common };
+            assert_eq!(comes_to, [expected.parse::<std::net::IpAddr>().unwrap()]);
+        }
+    }
+}
+
+fn bob_joins(policy: &TrafficPolicy, own: &str, common: &str) -> Vec<std::net::IpAddr> {
+    at_end(own, Some(common), policy, 2).sad.destinations()
+}
+
+#[test]
+fn a_tunnel_without_addresses_is_not_installed() {
+    for (preservation, local, remote) in [
+        (AddressPreservation::None, "192.0.2.1", None),
+        (AddressPreservation::Source, "192.0.2.1", Some("ff15::1")),
+        (AddressPreservation::Destination, "fd01::1", None),
+        (AddressPreservation::Destination, "none", Some("239.255.0.1")),
+    ] {
+        let policy = TrafficPolicy { preservation, ..policy(GCM, EspMode::Tunnel, GROUPS[0]) };
+        let mut member = Member::new(1);
+        member.sad.set_tunnel(Tunnel { local: local.parse().ok(), remote: remote.map(|r| r.parse().unwrap()) });
+        let refused = member.sad.apply(registration(vec![new_sa(0x1001, &policy, 7)], ids(&[1])), at(0));
+        assert!(refused.is_err(), "{preservation:?}");
+        assert!(member.sad.status().sas.is_empty());
+    }
+}
+
+/// An outer source that is not preserved is anybody's to write: another one must not make an old packet new.
+#[test]
+fn a_replay_from_another_outer_source_is_a_replay() {
+    for preservation in [AddressPreservation::Destination, AddressPreservation::None, AddressPreservation::Both] {
+        for transform in [GCM, CBC] {
+            let mut policy = policy(transform, EspMode::Tunnel, GROUPS[0]);
+            (policy.sequence, policy.replay_window) = (SequenceNumbers::Sequential, 64);
+            policy.preservation = preservation;
+            let mut alice = at_end("192.0.2.1", Some("239.255.0.1"), &policy, 1);
+            let bob = at_end("192.0.2.2", Some("239.255.0.1"), &policy, 2);
+            let sealed = alice.seal(&udp(1, GROUPS[0], &[9])).unwrap();
+            assert!(bob.open(&sealed).is_ok());
+            assert_eq!(bob.open(&sealed), Err(DropReason::InStateSeqError));
+            for n in 1..200 {
+                let mut forged = sealed.clone();
+                forged[15] = forged[15].wrapping_add(n);
+                let reason = if preservation.keeps_source() {
+                    DropReason::InStateModeError
+                } else {
+                    DropReason::InStateSeqError
+                };
+                assert_eq!(bob.open(&forged), Err(reason), "{preservation:?}");
+            }
+            assert_eq!(bob.sad.status().sas[0].replay_senders, Some(1), "no window for senders there are not");
+            // Two hosts behind one gateway do not disturb each other.
+            for n in 0..70 {
+                for from in [3, 4] {
+                    let sealed = alice.seal(&numbered(from, GROUPS[0], n)).unwrap();
+                    assert!(bob.open(&sealed).is_ok());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sender_only_sa_never_opens_and_a_receiver_only_sa_never_seals() {
+    for mode in MODES {
+        for group in GROUPS {
+            let policy = policy(GCM, mode, group);
+            let with = |direction| {
+                let mut member = Member::new(1);
+                let sa = NewSa { direction, ..new_sa(0x1001, &policy, 7) };
+                member.sad.apply(registration(vec![sa], ids(&[1])), at(0)).unwrap();
+                member
+            };
+            let plain = udp(1, group, &[9]);
+            let (mut sender, mut receiver) = (with(SaDirection::SenderOnly), with(SaDirection::ReceiverOnly));
+            let sealed = sender.seal(&plain).unwrap();
+            assert_eq!(receiver.open(&sealed).unwrap(), plain);
+            assert_eq!(sender.open(&sealed), Err(DropReason::InNoStates));
+            assert_eq!(receiver.seal(&plain), Err(DropReason::OutNoPols));
+            assert!(sender.sad.destinations().is_empty(), "who only sends joins no group");
+            assert_eq!(receiver.sad.destinations().len(), 1);
+            // A registration may tell the same SA anew with another role.
+            for (direction, opens, seals) in [
+                (SaDirection::Symmetric, true, true),
+                (SaDirection::ReceiverOnly, true, false),
+                (SaDirection::SenderOnly, false, true),
+            ] {
+                let sa = NewSa { direction, ..new_sa(0x1001, &policy, 7) };
+                sender.sad.apply(registration(vec![sa], None), at(0)).unwrap();
+                let sealed = receiver_of(&policy, &plain);
+                assert_eq!(
+                    (sender.open(&sealed).is_ok(), sender.seal(&plain).is_ok()),
+                    (opens, seals),
+                    "{direction:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A packet of another sender.
+fn receiver_of(policy: &TrafficPolicy, plain: &[u8]) -> Vec<u8> {
+    Member::with(0x1001, policy, 9).seal(plain).unwrap()
 }

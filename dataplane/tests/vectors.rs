@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret};
-use keyferry_model::policy::{EspMode, EspTransform};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection};
 use keyferry_model::update::NewSa;
 use support::*;
 
@@ -36,6 +36,7 @@ fn packets_sealed_by_scapy_open() {
             policy: Arc::new(policy(transform(name), mode, group)),
             keymat: Secret::new(hex::decode(keymat).unwrap()),
             lifetime: Duration::from_secs(60),
+            direction: SaDirection::Symmetric,
         };
         let mut member = Member::new(1);
         member.sad.apply(registration(vec![new], None), at(0)).unwrap();

@@ -55,7 +55,7 @@ pub fn read(message: &rules::Message, payloads: &[RawPayload<'_>]) {
         }
     }
     for sender in [false, true] {
-        let taking = Taking { sender, weak: true, unknown_kek_attributes: true, registering: false };
+        let taking = Taking { sender, weak: true, unknown_kek_attributes: true, ..Taking::default() };
         let decree = Decree::of_message(payloads, taking).ok();
         let kd = Kd::exact(body(payload::KD)).ok();
         let download = kd.as_ref().and_then(|kd| Download::read(kd).ok());

@@ -367,6 +367,7 @@ impl Member {
             weak: self.settings.gdoi.danger_weak_rekey,
             unknown_kek_attributes: self.settings.gdoi.accept_unknown_kek_attributes,
             registering,
+            tunnel: self.settings.tunnel(),
         }
     }
 

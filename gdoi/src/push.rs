@@ -13,7 +13,8 @@ pub(crate) mod content;
 mod envelope;
 pub(crate) mod member;
 mod render;
-pub(crate) mod streams;
+pub(crate) mod roles;
+mod streams;
 
 pub use render::{RenderError, render};
 

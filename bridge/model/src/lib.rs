@@ -35,6 +35,7 @@ pub mod settings;
 pub mod store;
 pub mod stream;
 pub mod time;
+pub mod tunnel;
 pub mod update;
 pub mod view;
 

@@ -43,13 +43,68 @@ impl EspTransform {
     }
 }
 
-/// ESP encapsulation. Tunnel mode is with address preservation (RFC 5374 section 3.1), never without.
+/// ESP encapsulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EspMode {
     /// The IP header stays, its payload is protected.
     Transport,
-    /// The whole packet is protected, the outer header repeats the inner addresses.
+    /// The whole packet is protected; which of its addresses the outer header repeats, [`AddressPreservation`] says.
     Tunnel,
+}
+
+/// Which addresses of a packet the outer header of tunnel mode repeats (RFC 5374 section 3.1, RFC 6407 section
+/// 5.5.1.1.1). In place of the others stand those of the two ends of the tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AddressPreservation {
+    /// Neither.
+    None,
+    /// The source alone.
+    Source,
+    /// The destination alone.
+    Destination,
+    /// Source and destination.
+    #[default]
+    Both,
+}
+
+impl AddressPreservation {
+    /// Does the outer header repeat the source?
+    #[must_use]
+    pub fn keeps_source(self) -> bool {
+        matches!(self, AddressPreservation::Source | AddressPreservation::Both)
+    }
+
+    /// Does the outer header repeat the destination?
+    #[must_use]
+    pub fn keeps_destination(self) -> bool {
+        matches!(self, AddressPreservation::Destination | AddressPreservation::Both)
+    }
+}
+
+/// In which directions a member installs a data SA (RFC 5374 section 4.1.1, RFC 6407 section 5.5.1.1.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SaDirection {
+    /// Outbound alone: it sends.
+    SenderOnly,
+    /// Inbound alone: it receives.
+    ReceiverOnly,
+    /// Both ways.
+    #[default]
+    Symmetric,
+}
+
+impl SaDirection {
+    /// May packets be protected by the SA?
+    #[must_use]
+    pub fn sends(self) -> bool {
+        self != SaDirection::ReceiverOnly
+    }
+
+    /// May packets that are protected by it be taken?
+    #[must_use]
+    pub fn receives(self) -> bool {
+        self != SaDirection::SenderOnly
+    }
 }
 
 /// Meaning of ESP's sequence numbers in a group SA (RFC 9838 section 4.4.2.1.3).
@@ -124,6 +179,30 @@ pub struct TrafficPolicy {
     pub sequence: SequenceNumbers,
     /// Replay window in packets, per sender; zero is none.
     pub replay_window: u32,
+    /// Which addresses tunnel mode preserves.
+    #[serde(default)]
+    pub preservation: AddressPreservation,
+    /// The one member that sends; the others only receive. `None` lets all members do both.
+    #[serde(default)]
+    pub only_sender: Option<Identity>,
+}
+
+impl TrafficPolicy {
+    /// In which directions this member installs the SAs of the line.
+    #[must_use]
+    pub fn direction_of(&self, member: &Identity) -> SaDirection {
+        match &self.only_sender {
+            None => SaDirection::Symmetric,
+            Some(sender) if sender == member => SaDirection::SenderOnly,
+            Some(_) => SaDirection::ReceiverOnly,
+        }
+    }
+
+    /// Does this member need sender IDs for the line?
+    #[must_use]
+    pub fn wants_sender_ids_of(&self, member: &Identity) -> bool {
+        self.transform.is_counter_mode() && self.direction_of(member).sends()
+    }
 }
 
 /// How GDOI rekeys: KEK, signature, acknowledgement (RFC 6407 section 5.3, RFC 8263).
@@ -313,6 +392,12 @@ impl GroupPolicy {
         self.traffic.iter().any(|t| t.transform.is_counter_mode()) || self.streams.iter().any(|s| s.needs_sender_ids())
     }
 
+    /// Does this member, if it wants to send, need sender IDs?
+    #[must_use]
+    pub fn needs_sender_ids_of(&self, member: &Identity) -> bool {
+        self.traffic.iter().any(|t| t.wants_sender_ids_of(member)) || self.streams.iter().any(|s| s.needs_sender_ids())
+    }
+
     /// Do members of this protocol have keys of a tree?
     #[must_use]
     pub fn has_tree(&self, protocol: Protocol) -> bool {
@@ -369,5 +454,41 @@ mod tests {
         let any = Selector { address: "::".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
         assert!(any.contains("ff15::1".parse().unwrap()));
         assert!(!any.contains("10.0.0.1".parse().unwrap()));
+    }
+
+    /// Lines as they were stored before they had a preservation and a sender.
+    #[test]
+    fn lines_of_older_stores_are_read() {
+        let side = r#"{"address":"239.192.0.1","prefix":32,"protocol":0,"port":0}"#;
+        let text = format!(
+            r#"{{"source":{side},"destination":{side},"mode":"Tunnel","transform":{{"Aead":"Aes128Gcm16"}},
+                "sequence":"Unspecified","replay_window":0}}"#
+        );
+        let line: TrafficPolicy = serde_json::from_str(&text).unwrap();
+        assert_eq!((line.preservation, &line.only_sender), (AddressPreservation::Both, &None));
+        assert_eq!(line.direction_of(&Identity::from_ip([10, 0, 0, 1].into())), SaDirection::Symmetric);
+        let again: TrafficPolicy = serde_json::from_str(&serde_json::to_string(&line).unwrap()).unwrap();
+        assert_eq!(again, line);
+    }
+
+    #[test]
+    fn one_sender_sends_and_the_others_receive() {
+        let ip = |n| Identity::from_ip([10, 0, 0, n].into());
+        let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
+        let line = TrafficPolicy {
+            source: any,
+            destination: any,
+            mode: EspMode::Tunnel,
+            transform: EspTransform::Aead(Aead::Aes128Gcm16),
+            sequence: SequenceNumbers::Unspecified,
+            replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: Some(ip(1)),
+        };
+        assert_eq!(
+            (line.direction_of(&ip(1)), line.direction_of(&ip(2))),
+            (SaDirection::SenderOnly, SaDirection::ReceiverOnly)
+        );
+        assert!(line.wants_sender_ids_of(&ip(1)) && !line.wants_sender_ids_of(&ip(2)));
     }
 }

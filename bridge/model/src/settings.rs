@@ -1,6 +1,6 @@
 //! What a member is configured with, whichever protocol it speaks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 use crate::credentials::{OwnCertificate, Trust};
 use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
+use crate::tunnel::Tunnel;
 
 /// Settings of a group member.
 #[derive(Clone, Debug)]
@@ -47,6 +48,15 @@ pub struct MemberSettings {
     pub connect_only: bool,
     /// What is taken from a key server of GDOI beyond the usual.
     pub gdoi: GdoiSettings,
+    /// What the key server may decide about traffic.
+    pub traffic: TrafficSettings,
+}
+
+/// What a key server may decide about a member's traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficSettings {
+    /// Where packets go in tunnels that do not preserve their destination. Without it there are no such tunnels.
+    pub tunnel_destination: Option<IpAddr>,
 }
 
 /// What a member takes from a key server of GDOI beyond the usual.
@@ -126,6 +136,12 @@ impl MemberSettings {
     #[must_use]
     pub fn gateway(&self) -> SocketAddr {
         self.key_servers.present().address
+    }
+
+    /// Our ends of tunnels that do not preserve all addresses.
+    #[must_use]
+    pub fn tunnel(&self) -> Tunnel {
+        Tunnel { local: Some(self.local.ip()), remote: self.traffic.tunnel_destination }
     }
 
     /// Who it must be.

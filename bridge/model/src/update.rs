@@ -8,7 +8,7 @@ use keyferry_crypto::{Random, Secret};
 
 use crate::drive::Transmit;
 use crate::oid::OidName;
-use crate::policy::TrafficPolicy;
+use crate::policy::{SaDirection, TrafficPolicy};
 use crate::stream::StreamProtection;
 use crate::time::Now;
 
@@ -23,6 +23,8 @@ pub struct NewSa {
     pub keymat: Secret,
     /// Time until the keys must not be used any more.
     pub lifetime: Duration,
+    /// Which way packets go.
+    pub direction: SaDirection,
 }
 
 /// Which data SAs go, after the deactivation delay.

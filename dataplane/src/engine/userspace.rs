@@ -25,6 +25,7 @@ use std::thread::{self, JoinHandle};
 use arc_swap::ArcSwap;
 use keyferry_crypto::Random;
 use keyferry_model::time::{Deadline, Now};
+use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use nix::net::if_::if_nametoindex;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -60,6 +61,8 @@ pub struct EngineConfig {
     pub groups: Vec<IpAddr>,
     /// Install inbound SAs only: the member did not register as a sender.
     pub receive_only: bool,
+    /// Where tunnels begin and end whose outer headers do not repeat all addresses.
+    pub tunnel: Tunnel,
     /// Where keys are logged for Wireshark, if at all.
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -74,6 +77,7 @@ impl EngineConfig {
             mtu,
             groups: Vec::new(),
             receive_only: false,
+            tunnel: Tunnel::default(),
             key_log: None,
         }
     }
@@ -110,7 +114,7 @@ impl Userspace {
     /// # Errors
     /// No such interface, no such privilege, or the TUN device exists and is in use.
     pub fn start(config: EngineConfig) -> io::Result<Self> {
-        let EngineConfig { tun: tun_name, interface, mtu, groups, receive_only, key_log } = config;
+        let EngineConfig { tun: tun_name, interface, mtu, groups, receive_only, tunnel: ends, key_log } = config;
         let index = if_nametoindex(interface.as_str())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
         let tun = DeviceBuilder::new().name(&tun_name).mtu(mtu).build_sync()?;
@@ -118,6 +122,7 @@ impl Userspace {
         let sockets = Sockets::open(&interface, index)?;
         let joins = Joins::open(index)?;
         let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
+        sad.set_tunnel(ends);
         if let Some(log) = key_log {
             sad.set_key_log(log);
         }

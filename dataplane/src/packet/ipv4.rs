@@ -9,7 +9,10 @@
 //! |                    Options                    |    Padding    |
 //! ```
 
-use super::{HeaderError, Headers, IpVersion, address4, be16, ports};
+use std::net::IpAddr;
+
+use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address4, be16, ports};
+use crate::tunnel::Outer;
 
 /// Octets of a header without options.
 pub const HEADER_LEN: usize = 20;
@@ -22,6 +25,8 @@ const FLAGS: usize = 6;
 const TTL: usize = 8;
 const PROTOCOL: usize = 9;
 const CHECKSUM: usize = 10;
+const SOURCE: usize = 12;
+const DESTINATION: usize = 16;
 const DONT_FRAGMENT: u8 = 0x40;
 
 pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
@@ -37,8 +42,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
     let upper = fixed[PROTOCOL];
     Ok(Headers {
         version: IpVersion::V4,
-        source: address4(packet, 12)?,
-        destination: address4(packet, 16)?,
+        source: address4(packet, SOURCE)?,
+        destination: address4(packet, DESTINATION)?,
         total,
         split: header_len,
         split_named_at: PROTOCOL,
@@ -52,10 +57,10 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
 }
 
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
-/// total length. DS, ECN and DF come from the inner header (RFC 4301 section 5.1.2.1), as do addresses (RFC 5374
-/// section 3.1) and TTL: the group's multicast scope is the inner packet's. The kernel gives the identification when it
-/// is sent.
-pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], protocol: u8) {
+/// total length. DS, ECN and DF come from the inner header (RFC 4301 section 5.1.2.1), as do the addresses that `outer`
+/// does not name (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner
+/// packet's. The kernel gives the identification when it is sent.
+pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Outer, protocol: u8) {
     let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
     let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() else { return };
     *header = *inner;
@@ -64,8 +69,13 @@ pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], protocol:
     header[4..6].fill(0);
     header[FLAGS] = inner[FLAGS] & DONT_FRAGMENT;
     header[FLAGS + 1] = 0;
-    header[TTL] = inner[TTL];
+    header[TTL] = if outer.destination.is_some() { TUNNEL_HOPS } else { inner[TTL] };
     header[PROTOCOL] = protocol;
+    for (at, address) in [(SOURCE, outer.source), (DESTINATION, outer.destination)] {
+        if let Some(IpAddr::V4(address)) = address {
+            header[at..at + 4].copy_from_slice(&address.octets());
+        }
+    }
     refresh_checksum(header);
 }
 

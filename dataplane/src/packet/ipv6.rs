@@ -7,7 +7,10 @@
 //! |                Destination Address (16 octets)                |
 //! ```
 
-use super::{HeaderError, Headers, IpVersion, address6, be16, ports};
+use std::net::IpAddr;
+
+use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address6, be16, ports};
+use crate::tunnel::Outer;
 
 /// Octets of the fixed header.
 pub const HEADER_LEN: usize = 40;
@@ -16,6 +19,9 @@ pub const MAX_TOTAL: usize = HEADER_LEN + 65_535;
 
 const PAYLOAD_LENGTH: usize = 4;
 const NEXT_HEADER: usize = 6;
+const HOP_LIMIT: usize = 7;
+const SOURCE: usize = 8;
+const DESTINATION: usize = 24;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -61,8 +67,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
     }
     Ok(Headers {
         version: IpVersion::V6,
-        source: address6(fixed, 8)?,
-        destination: address6(fixed, 24)?,
+        source: address6(fixed, SOURCE)?,
+        destination: address6(fixed, DESTINATION)?,
         total,
         split,
         split_named_at,
@@ -75,14 +81,22 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
     })
 }
 
-/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: addresses, DS, ECN and hop
-/// limit of the inner one (RFC 4301 section 5.1.2.2, RFC 5374 section 3.1). The flow label is zero, as a gateway must
-/// not copy it.
-pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], protocol: u8) {
+/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: DS and ECN of the inner one
+/// (RFC 4301 section 5.1.2.2), the addresses that `outer` does not name (RFC 5374 section 3.1), and with the destination
+/// the hop limit. The flow label is zero, as a gateway must not copy it.
+pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Outer, protocol: u8) {
     if let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() {
         *header = *inner;
         header[1] &= 0xf0;
         header[2..4].fill(0);
+        for (at, address) in [(SOURCE, outer.source), (DESTINATION, outer.destination)] {
+            if let Some(IpAddr::V6(address)) = address {
+                header[at..at + 16].copy_from_slice(&address.octets());
+            }
+        }
+        if outer.destination.is_some() {
+            header[HOP_LIMIT] = TUNNEL_HOPS;
+        }
     }
     rewrite(packet, NEXT_HEADER, protocol);
 }
@@ -129,9 +143,9 @@ pub(crate) fn write_received(packet: &mut [u8], from: Received, protocol: u8) {
         header.fill(0);
         header[0] = 0x60 | (from.class >> 4);
         header[1] = from.class << 4;
-        header[7] = from.hop_limit;
-        header[8..24].copy_from_slice(&from.source.octets());
-        header[24..40].copy_from_slice(&from.destination.octets());
+        header[HOP_LIMIT] = from.hop_limit;
+        header[SOURCE..DESTINATION].copy_from_slice(&from.source.octets());
+        header[DESTINATION..HEADER_LEN].copy_from_slice(&from.destination.octets());
     }
     rewrite(packet, NEXT_HEADER, protocol);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use keyferry_model::policy::EspMode;
+
 use super::{
     ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sad, Secret, Selector, SenderIds, TrafficPolicy,
 };
@@ -19,6 +21,10 @@ impl Sad {
         let mut added = 0;
         for new in &update.install {
             check_alone(new)?;
+            let preserved = new.policy.preservation;
+            if new.policy.mode == EspMode::Tunnel && !self.tunnel.suffices(preserved, &new.policy.destination) {
+                return Err(ApplyError::Tunnel(new.spi));
+            }
             let fingerprint = Fingerprint::of(&new.keymat);
             added += usize::from(!self.check_against_installed(new, fingerprint)?);
             for (spi, other) in &earlier {
@@ -65,7 +71,7 @@ fn same_or_different(spi: u32, key: Fingerprint, other_spi: u32, other_key: Fing
 }
 
 fn works_alike(a: &TrafficPolicy, b: &TrafficPolicy) -> bool {
-    a.mode == b.mode && a.transform == b.transform
+    a.mode == b.mode && a.transform == b.transform && a.preservation == b.preservation
 }
 
 fn check_alone(new: &NewSa) -> Result<(), ApplyError> {

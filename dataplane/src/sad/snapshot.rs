@@ -9,7 +9,7 @@ use crate::iv::IvSource;
 use crate::open;
 use crate::packet::Headers;
 use crate::sa::Sa;
-use crate::{seal, selector};
+use crate::seal;
 
 /// A picture of the SAD. Cheap to share and never changed; counters and windows live inside of its SAs.
 pub struct Snapshot {
@@ -73,7 +73,13 @@ impl Snapshot {
             match seal::seal(sa, frame, &headers, ivs) {
                 Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => refused = reason,
                 Err(reason) => return Err(reason),
-                Ok(sequence) => return Ok(Sealed { spi: sa.spi, sequence, destination: headers.destination }),
+                Ok(sequence) => {
+                    return Ok(Sealed {
+                        spi: sa.spi,
+                        sequence,
+                        destination: sa.outer().destination.unwrap_or(headers.destination),
+                    });
+                }
             }
         }
         Err(refused)
@@ -83,7 +89,7 @@ impl Snapshot {
         let (headers, spi) = open::find_esp(frame)?;
         let at = self.inbound.binary_search_by_key(&spi, |sa| sa.spi).map_err(|_| DropReason::InNoStates)?;
         let sa = self.inbound.get(at).ok_or(DropReason::InNoStates)?;
-        if sa.is_revoked() || !selector::receives(&sa.policy.destination, headers.destination) {
+        if sa.is_revoked() || !sa.receives_at(headers.destination) {
             return Err(DropReason::InNoStates);
         }
         open::open(sa, frame, &headers)?;

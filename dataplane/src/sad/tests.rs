@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity, SeededRandom};
-use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers};
+use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, SequenceNumbers};
 
 use super::*;
 use crate::drops::DropReason;
@@ -21,9 +21,17 @@ fn new_sa(spi: u32, transform: EspTransform) -> NewSa {
         transform,
         sequence: SequenceNumbers::Unspecified,
         replay_window: 0,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
     };
     let keymat = Secret::random(transform.keymat_len(), &mut SeededRandom::new(spi.into()));
-    NewSa { spi, policy: Arc::new(policy), keymat, lifetime: Duration::from_secs(60) }
+    NewSa {
+        spi,
+        policy: Arc::new(policy),
+        keymat,
+        lifetime: Duration::from_secs(60),
+        direction: SaDirection::Symmetric,
+    }
 }
 
 fn update(install: Vec<NewSa>, ids: Option<&[u32]>, activation: u64) -> GroupUpdate {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use dataplane::packet::ipv4::checksum;
 use dataplane::{DropReason, Frame, IvSource, Sad};
 use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret, SeededRandom};
-use keyferry_model::policy::{EspMode, EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{
+    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
+};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
@@ -52,6 +54,8 @@ pub fn policy(transform: EspTransform, mode: EspMode, group: &str) -> TrafficPol
         transform,
         sequence: SequenceNumbers::Unspecified,
         replay_window: 0,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
     }
 }
 
@@ -60,7 +64,13 @@ pub fn keymat(policy: &TrafficPolicy, seed: u64) -> Secret {
 }
 
 pub fn new_sa(spi: u32, policy: &TrafficPolicy, seed: u64) -> NewSa {
-    NewSa { spi, policy: Arc::new(policy.clone()), keymat: keymat(policy, seed), lifetime: Duration::from_secs(3_600) }
+    NewSa {
+        spi,
+        policy: Arc::new(policy.clone()),
+        keymat: keymat(policy, seed),
+        lifetime: Duration::from_secs(3_600),
+        direction: SaDirection::Symmetric,
+    }
 }
 
 pub fn ids(ids: &[u32]) -> Option<SenderIds> {

@@ -1,7 +1,7 @@
 //! Algorithms by name and by GDOI's numbers.
 
 use keyferry_crypto::{Aead, AeadMode, BlockCipher, Hash, Integrity, SignatureScheme};
-use keyferry_model::policy::{AckType, EspTransform, GroupPolicy};
+use keyferry_model::policy::{AckType, AddressPreservation, EspTransform, GroupPolicy, SaDirection};
 
 use crate::wire::registry::{esp, kek};
 
@@ -202,6 +202,37 @@ pub(crate) fn ack_number(ack: AckType) -> Option<u16> {
 /// The acknowledgement of a value of KEK_ACK_REQUESTED.
 pub(crate) fn ack_type(number: u32) -> Option<AckType> {
     ACK_TYPES.iter().find(|(_, n)| u32::from(*n) == number).map(|(a, _)| *a)
+}
+
+/// The number of an Address Preservation (RFC 6407 section 5.5.1.1.1).
+pub(crate) fn preservation_number(preservation: AddressPreservation) -> u16 {
+    match preservation {
+        AddressPreservation::None => esp::PRESERVE_NONE,
+        AddressPreservation::Source => esp::SOURCE_ONLY,
+        AddressPreservation::Destination => esp::DESTINATION_ONLY,
+        AddressPreservation::Both => esp::SOURCE_AND_DESTINATION,
+    }
+}
+
+/// The Address Preservation of a number.
+pub(crate) fn preservation(number: u32) -> Option<AddressPreservation> {
+    use AddressPreservation::{Both, Destination, None as Neither, Source};
+    [Neither, Source, Destination, Both].into_iter().find(|p| u32::from(preservation_number(*p)) == number)
+}
+
+/// The number of an SA Direction (RFC 6407 section 5.5.1.1.2).
+pub(crate) fn direction_number(direction: SaDirection) -> u16 {
+    match direction {
+        SaDirection::SenderOnly => esp::SENDER_ONLY,
+        SaDirection::ReceiverOnly => esp::RECEIVER_ONLY,
+        SaDirection::Symmetric => esp::SYMMETRIC,
+    }
+}
+
+/// The SA Direction of a number.
+pub(crate) fn direction(number: u32) -> Option<SaDirection> {
+    use SaDirection::{ReceiverOnly, SenderOnly, Symmetric};
+    [SenderOnly, ReceiverOnly, Symmetric].into_iter().find(|d| u32::from(direction_number(*d)) == number)
 }
 
 #[cfg(test)]

@@ -53,7 +53,11 @@ impl Sizes {
             Epoch { number: 1, sas, streams, announced, activates, expires }
         };
         let mut sa = SaParts::new(sends);
-        sa.epoch(&one, Telling { wall: Duration::ZERO, wait: one.activates, delayed: true, delivered: Some(100) });
+        sa.epoch(
+            &one,
+            Telling { wall: Duration::ZERO, wait: one.activates, delayed: true, delivered: Some(100) },
+            None,
+        );
         let mut kd = KdParts::default();
         kd.epoch(&one);
         let (sats, teks) = (sa.append_to(Payloads::new()).octets(), kd.append_to(Payloads::new()).octets());
@@ -77,7 +81,7 @@ impl Sizes {
 mod tests {
     use keyferry_crypto::{Aead, Integrity};
     use keyferry_model::policy::{
-        Authorization, EspMode, EspTransform, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+        AddressPreservation, Authorization, EspMode, EspTransform, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
     };
 
     use super::*;
@@ -95,6 +99,8 @@ mod tests {
                 transform,
                 sequence: SequenceNumbers::Unspecified,
                 replay_window: 0,
+                preservation: AddressPreservation::Both,
+                only_sender: None,
             })
         };
         GroupPolicy {

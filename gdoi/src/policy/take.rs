@@ -8,8 +8,10 @@ mod download;
 
 use std::collections::BTreeMap;
 
+use keyferry_model::tunnel::Tunnel;
 use keyferry_wire::Attribute;
 
+pub(crate) use decree::one_sender;
 pub(crate) use decree::{DataPolicy, Decree, MAX_LIFETIME, RekeyPolicy};
 pub(crate) use download::{Download, KekSource, RekeyKeys, signature_key};
 
@@ -19,7 +21,7 @@ use crate::wire::registry::NotifyType;
 /// What a member takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Taking {
-    /// It wants to send: an SA for receivers only is none for it.
+    /// It wants to send.
     pub(crate) sender: bool,
     /// Rekey SAs with 3DES or SHA-1.
     pub(crate) weak: bool,
@@ -27,6 +29,8 @@ pub(crate) struct Taking {
     pub(crate) unknown_kek_attributes: bool,
     /// From a GROUPKEY-PULL, not from a push.
     pub(crate) registering: bool,
+    /// Its ends of tunnels that do not preserve all addresses.
+    pub(crate) tunnel: Tunnel,
 }
 
 pub(super) fn refused(what: &'static str) -> Reject {

@@ -7,8 +7,11 @@ use std::time::Duration;
 use keyferry_crypto::{BlockCipher, CryptoError, Secret};
 use keyferry_model::admission::{Admission, Offer};
 use keyferry_model::epoch::{DataSa, Epoch};
+use keyferry_model::id::Identity;
 use keyferry_model::lkh::TreeUpdate;
-use keyferry_model::policy::{EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport};
+use keyferry_model::policy::{
+    EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, SaDirection,
+};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::stream::DeliveryReport;
@@ -100,6 +103,7 @@ impl SaParts {
     /// The SA payload of GROUPKEY-PULL message 2: the whole policy.
     pub(crate) fn of_offer(
         offer: &Offer,
+        identity: &Identity,
         wall: Duration,
         server: SocketAddr,
         member: SocketAddr,
@@ -117,7 +121,8 @@ impl SaParts {
         for epoch in told(&offer.epochs) {
             let newest = offer.epochs.last().is_some_and(|e| e.number == epoch.number);
             let wait = epoch.activates.saturating_sub(wall);
-            parts.epoch(epoch, Telling { wall, wait, delayed, delivered: offer.delivered.filter(|_| newest) });
+            let telling = Telling { wall, wait, delayed, delivered: offer.delivered.filter(|_| newest) };
+            parts.epoch(epoch, telling, Some(identity));
         }
         Ok(parts)
     }
@@ -185,11 +190,13 @@ impl SaParts {
         self.parts.push((payload::GAP, Gap { attributes }.to_vec()));
     }
 
-    /// An SA TEK for each SA of an epoch, with what remains of its life.
-    pub(crate) fn epoch(&mut self, epoch: &Epoch, telling: Telling) {
+    /// An SA TEK for each SA of an epoch, with what remains of its life. What is told to all members at once is Symmetric,
+    /// the only direction that has a meaning for all of them (RFC 6407 section 5.5.1.1.2).
+    pub(crate) fn epoch(&mut self, epoch: &Epoch, telling: Telling, member: Option<&Identity>) {
         let left = lifetime(epoch.remaining(telling.wall));
         let sends = self.sends;
-        self.parts.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left, sends))));
+        let direction = |sa: &DataSa| member.map_or(SaDirection::Symmetric, |m| sa.policy.direction_of(m));
+        self.parts.extend(epoch.sas.iter().map(|sa| (payload::SAT, sat(sa, &left, direction(sa), sends))));
         self.parts.extend(streams::sats(epoch, telling).map(|sat| (payload::SAT, sat)));
     }
 
@@ -227,7 +234,7 @@ pub(super) fn told_at_most(lines: usize) -> usize {
     (MAX_TOLD_SAS / lines.max(1)).max(MIN_TOLD_EPOCHS)
 }
 
-fn sat(sa: &DataSa, left: &[u8; 4], sends: Readings) -> Vec<u8> {
+fn sat(sa: &DataSa, left: &[u8; 4], direction: SaDirection, sends: Readings) -> Vec<u8> {
     let policy = &sa.policy;
     // A configuration with a transform that has no number is refused; 0 is reserved, and no member takes it.
     let numbers = algorithms::esp_numbers(policy.transform).unwrap_or_default();
@@ -238,12 +245,12 @@ fn sat(sa: &DataSa, left: &[u8; 4], sends: Readings) -> Vec<u8> {
         EspMode::Transport => attributes.push(short(esp_attribute::ENCAPSULATION, esp::TRANSPORT)),
         EspMode::Tunnel => attributes.extend([
             short(esp_attribute::ENCAPSULATION, esp::TUNNEL),
-            short(esp_attribute::ADDRESS_PRESERVATION, esp::SOURCE_AND_DESTINATION),
+            short(esp_attribute::ADDRESS_PRESERVATION, algorithms::preservation_number(policy.preservation)),
         ]),
     }
     attributes.extend(numbers.authentication.map(|n| short(esp_attribute::AUTHENTICATION, n)));
     attributes.extend(numbers.key_bits.map(|bits| short(esp_attribute::KEY_LENGTH, bits)));
-    attributes.push(short(esp_attribute::DIRECTION, esp::SYMMETRIC));
+    attributes.push(short(esp_attribute::DIRECTION, algorithms::direction_number(direction)));
     let (source, to) = (Named::selector(&policy.source), Named::selector(&policy.destination));
     let tek = EspTek {
         protocol: policy.destination.protocol.max(policy.source.protocol),

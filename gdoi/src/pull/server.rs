@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, Random};
 use keyferry_model::admission::{Admission, Offer};
-use keyferry_model::id::GroupId;
+use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::reading::Reading;
 use keyferry_wire::{Decode, Header};
 
@@ -104,8 +104,8 @@ impl Request {
     ) -> Result<(Vec<u8>, ExpectConfirm), String> {
         let mut nonce_r = vec![0; Nonce::OWN_LEN];
         rng.fill(&mut nonce_r);
-        let policy =
-            SaParts::of_offer(told.offer, told.wall, told.path.to, told.path.from).map_err(|e| e.to_string())?;
+        let policy = SaParts::of_offer(told.offer, told.member, told.wall, told.path.to, told.path.from)
+            .map_err(|e| e.to_string())?;
         let mut payloads = policy.append_to(Payloads::new().with(payload::NONCE, &Nonce(&nonce_r)));
         if seq_in_message_2(told.offer) {
             payloads = payloads.with(payload::SEQ, &Seq(told.offer.last_seq()));
@@ -127,6 +127,7 @@ fn seq_in_message_2(offer: &Offer) -> bool {
 pub(crate) struct Told<'a> {
     pub(crate) group: GroupId,
     pub(crate) offer: &'a Offer,
+    pub(crate) member: &'a Identity,
     /// How the member talks to us.
     pub(crate) path: Path,
     /// The present on the wall clock: lifetimes are told as what remains.

@@ -55,7 +55,13 @@ fn ike_sa() -> IkeSa {
     sa
 }
 
-const TAKING: Taking = Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: true };
+const TAKING: Taking = Taking {
+    sender: true,
+    weak: false,
+    unknown_kek_attributes: false,
+    registering: true,
+    tunnel: keyferry_model::tunnel::Tunnel { local: None, remote: None },
+};
 
 type Outcome = Result<Result<Step, Reject>, Reject>;
 

@@ -16,6 +16,7 @@ use keyferry_wire::{Header, RawPayload};
 use super::ack;
 use super::content::{Content, Deletes};
 use super::envelope::{Opened, Opening};
+use super::roles::Roles;
 use super::streams::{self, Streams};
 use crate::keylog::hex;
 use crate::message::{Iv, Plain};
@@ -124,6 +125,7 @@ pub(crate) struct Group {
     /// How the key server reads RFC 6407, as far as it was seen to differ from us.
     readings: Readings,
     streams: Streams,
+    roles: Roles,
 }
 
 impl Group {
@@ -205,6 +207,7 @@ impl Group {
             spis: Vec::new(),
             readings,
             streams: Streams::default(),
+            roles: Roles::of(&registration.data),
         };
         group.note(registration.readings);
         group.note_data(&registration.data, now);
@@ -334,6 +337,7 @@ impl Group {
             return Err(Reject::Replayed);
         }
         let change = content.and_then(|mut c| {
+            self.roles.keep(&mut c.install);
             c.deletes.settle(&self.streams);
             self.change(&c, push.sa).map(|change| (c, change))
         });

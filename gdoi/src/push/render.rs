@@ -83,7 +83,7 @@ fn payloads(policy: &GroupPolicy, sends: Readings, step: &RekeyStep) -> Result<P
     if let Some(epoch) = &step.new_epoch {
         // When it is sent nobody has it yet.
         let (wall, wait) = (step.counted_from, step.activation_delay);
-        sa.epoch(epoch, Telling { wall, wait, delayed: true, delivered: None });
+        sa.epoch(epoch, Telling { wall, wait, delayed: true, delivered: None }, None);
         kd.epoch(epoch);
     }
     if let Some(report) = &step.streams.report {

@@ -300,7 +300,8 @@ impl Server {
             self.refuse(ctx, header, dgram, NotifyType::INVALID_ID_INFORMATION);
             return Ok(());
         }
-        let told = Told { group, offer: &offer, path: Path::of(dgram), wall: ctx.now.wall };
+        let (member, path) = (&session.identity, Path::of(dgram));
+        let told = Told { group, offer: &offer, member, path, wall: ctx.now.wall };
         let answer = request.answer(&session.sa, header.message_id, told, ctx.rng);
         match answer {
             Ok((answer, expect)) => {

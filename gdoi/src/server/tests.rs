@@ -26,7 +26,13 @@ use crate::pull::member::{Pull, Step};
 
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_000_000) };
 
-const TAKING: Taking = Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: true };
+const TAKING: Taking = Taking {
+    sender: true,
+    weak: false,
+    unknown_kek_attributes: false,
+    registering: true,
+    tunnel: keyferry_model::tunnel::Tunnel { local: None, remote: None },
+};
 
 fn server_at() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 9], 848))

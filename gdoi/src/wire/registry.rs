@@ -168,10 +168,18 @@ pub mod esp {
     pub const TUNNEL: u16 = 1;
     /// Transport mode.
     pub const TRANSPORT: u16 = 2;
+    /// No address is preserved.
+    pub const PRESERVE_NONE: u16 = 1;
+    /// The source alone is preserved.
+    pub const SOURCE_ONLY: u16 = 2;
+    /// The destination alone is preserved.
+    pub const DESTINATION_ONLY: u16 = 3;
     /// Both addresses are preserved.
     pub const SOURCE_AND_DESTINATION: u16 = 4;
     /// ECN is allowed in the tunnel.
     pub const ECN_ALLOWED: u16 = 1;
+    /// For senders only.
+    pub const SENDER_ONLY: u16 = 1;
     /// For receivers only.
     pub const RECEIVER_ONLY: u16 = 2;
     /// In both directions.

@@ -19,11 +19,11 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, Retransmit,
-    Selector, SequenceNumbers, TrafficPolicy,
+    AckType, AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement,
+    RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 use keyferry_wire::{NON_ESP_MARKER, split_marker};
@@ -93,6 +93,8 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         transform: setup.transform,
         sequence: SequenceNumbers::Unspecified,
         replay_window: 0,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
     };
     GroupPolicy {
         name: GROUP.into(),
@@ -158,6 +160,7 @@ pub fn settings(setup: Setup, n: u8) -> MemberSettings {
             danger_weak_rekey: setup.kek.is_weak() || setup.scheme.is_weak(),
             ..GdoiSettings::default()
         },
+        traffic: TrafficSettings::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::SignatureAlgorithm;
-use keyferry_model::policy::{EspMode, SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{AddressPreservation, EspMode, SequenceNumbers, TrafficPolicy};
 
 use super::{UDP, from_ranges};
 use crate::algorithms::{KeyWrap, Protection, esp_from, protection_from};
@@ -103,7 +103,16 @@ pub(crate) fn data_policy(p: &SaPolicy<'_>, mode: EspMode) -> Result<DataPolicy,
     if source.address.is_ipv4() != destination.address.is_ipv4() {
         return Err(UNACCEPTABLE);
     }
-    let policy = Arc::new(TrafficPolicy { source, destination, mode, transform, sequence, replay_window });
+    let policy = Arc::new(TrafficPolicy {
+        source,
+        destination,
+        mode,
+        transform,
+        sequence,
+        replay_window,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
+    });
     Ok(DataPolicy { spi, policy, lifetime: lifetime(p)? })
 }
 

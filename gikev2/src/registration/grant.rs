@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{Secret, SignatureAlgorithm, VerifyingKey, keywrap};
-use keyferry_model::policy::EspMode;
+use keyferry_model::policy::{EspMode, SaDirection};
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
 use super::working_path::WorkingPath;
@@ -116,7 +116,13 @@ pub(crate) fn data_sas(keys: &GroupKeys<'_>, mode: EspMode, default: &Secret) ->
         if keymat.len() != data.policy.transform.keymat_len() {
             return Err(Reject::Misbehaved("keying material of a data SA has the wrong length"));
         }
-        sas.push(NewSa { spi: data.spi, policy: data.policy, keymat, lifetime: data.lifetime });
+        sas.push(NewSa {
+            spi: data.spi,
+            policy: data.policy,
+            keymat,
+            lifetime: data.lifetime,
+            direction: SaDirection::Symmetric,
+        });
     }
     Ok(sas)
 }

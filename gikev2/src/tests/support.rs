@@ -16,7 +16,7 @@ use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
 use keyferry_model::rekey_sa::RekeySa;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
@@ -81,6 +81,8 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
             transform: EspTransform::Aead(Aead::Aes128Gcm16),
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         })],
         tek_lifetime: Duration::from_secs(3600),
         kek_lifetime: Duration::from_secs(86_400),
@@ -221,6 +223,7 @@ impl World {
             ack_jitter: Duration::ZERO,
             connect_only: false,
             gdoi: GdoiSettings::default(),
+            traffic: TrafficSettings::default(),
         }
     }
 

@@ -187,12 +187,15 @@ impl Fleet {
     /// Adds members and starts them.
     pub fn join(&mut self, members: impl IntoIterator<Item = u8>, protocol: Protocol) {
         for n in members {
-            let machine = Machine::new(protocol, policy::member(self.variant, n));
+            let settings = policy::member(self.variant, n);
+            let mut sad = Sad::new();
+            sad.set_tunnel(settings.tunnel());
+            let machine = Machine::new(protocol, settings);
             let mut rng = SeededRandom::new(self.rng.u64());
             let ivs = IvSource::new(&mut rng);
             let node = Node {
                 n,
-                sad: Sad::new(),
+                sad,
                 streams: Vec::new(),
                 events: Vec::new(),
                 unplugged: false,

@@ -12,11 +12,12 @@ use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::oid::OidName;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey, GroupPolicy, KekManagement,
-    RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+    AckType, AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey,
+    GroupPolicy, KekManagement, RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector,
+    SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings};
+use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
 use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 
 /// The group's number.
@@ -211,6 +212,8 @@ pub fn group(v: Variant) -> GroupPolicy {
             transform: v.transform,
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         })],
         tek_lifetime: Duration::from_secs(3600),
         kek_lifetime: Duration::from_secs(86_400),
@@ -286,5 +289,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         ack_jitter: Duration::from_secs(2),
         connect_only: false,
         gdoi: GdoiSettings::default(),
+        traffic: TrafficSettings::default(),
     }
 }

@@ -9,8 +9,9 @@ use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureAlgorithm, Sign
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
-    AckType, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey, GroupPolicy, KekManagement,
-    RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+    AckType, AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey,
+    GroupPolicy, KekManagement, RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector,
+    SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
 
@@ -152,6 +153,13 @@ pub(crate) struct GroupEntry<'a> {
     pub(crate) section: Section<'a>,
 }
 
+const PRESERVATIONS: &[(&str, AddressPreservation)] = &[
+    ("both", AddressPreservation::Both),
+    ("source", AddressPreservation::Source),
+    ("destination", AddressPreservation::Destination),
+    ("none", AddressPreservation::None),
+];
+
 const MANAGEMENTS: &[(&str, KekManagement)] = &[("lkh", KekManagement::Lkh), ("none", KekManagement::None)];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -243,7 +251,7 @@ fn authorization(section: &mut Section<'_>) -> Authorization {
 }
 
 fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
-    let lines = group.sections("traffic");
+    let (lines, gikev2) = (group.sections("traffic"), group.has("gikev2"));
     if lines.is_empty() && !streams {
         group.error(
             "traffic",
@@ -251,7 +259,7 @@ fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
             "add [[group.traffic]] with destination = \"239.192.0.1\", or a [[group.stream]]",
         );
     }
-    let lines: Vec<TrafficPolicy> = lines.into_iter().filter_map(traffic_line).collect();
+    let lines: Vec<TrafficPolicy> = lines.into_iter().filter_map(|line| traffic_line(line, gikev2)).collect();
     if lines.windows(2).any(|w| w[0].mode != w[1].mode) {
         group.error("traffic", "transport and tunnel mode are mixed", "give all lines of a group one mode");
     }
@@ -263,7 +271,7 @@ fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
     lines.into_iter().map(Arc::new).collect()
 }
 
-fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
+fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy> {
     let destination: Option<Network> = section.required("destination", "239.192.0.1");
     let source: Option<Network> = section.parsed("source", "10.0.0.0/8");
     let protocol = section.parsed::<IpProtocol>("protocol", "udp").map_or(0, |p| p.0);
@@ -273,8 +281,21 @@ fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
         section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
     let transform = section.choice("transform", TRANSFORMS, EspTransform::Aead(Aead::Aes256Gcm16));
     let replay_window = section.number("replay_window", 0..=4096, 0);
+    let preservation = section.choice("preserve", PRESERVATIONS, AddressPreservation::Both);
+    let only_sender = section.parsed::<Identity>("only_sender", "10.0.0.1");
+    if mode == EspMode::Transport && preservation != AddressPreservation::Both {
+        section.error("preserve", "transport mode puts no header in front", "remove it, or write mode = \"tunnel\"");
+    }
     if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {
         section.error("port", "the protocol has no ports", "add protocol = \"udp\", or remove the port");
+    }
+    // RFC 9838 section 2.3.4: tunnel mode preserves both addresses, and nothing says which way an SA goes.
+    for (key, told) in [("preserve", preservation == AddressPreservation::Both), ("only_sender", only_sender.is_none())]
+    {
+        if gikev2 && !told {
+            let remedy = "remove it, or move the line to a group without [group.gikev2]";
+            section.error(key, "G-IKEv2 cannot tell it, and the group serves G-IKEv2", remedy);
+        }
     }
     let Some(destination) = destination else {
         // A misspelt key is the likeliest reason.
@@ -295,6 +316,8 @@ fn traffic_line(mut section: Section<'_>) -> Option<TrafficPolicy> {
         transform,
         sequence: if replay_window > 0 { SequenceNumbers::Sequential } else { SequenceNumbers::Unspecified },
         replay_window,
+        preservation,
+        only_sender,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
-use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth, Phase1Settings};
+use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth, Phase1Settings, TrafficSettings};
 
 use super::certificates::{self, Certificates};
 use super::phase1;
@@ -79,6 +79,8 @@ pub struct MemberConfig {
     pub danger_unprotected_streams: bool,
     /// How GDOI's phase 1 is made and kept.
     pub life: gdoi::Phase1Options,
+    /// What the key server may decide about traffic.
+    pub traffic: TrafficSettings,
     /// The control socket.
     pub socket: PathBuf,
     /// Where to write keys for Wireshark.
@@ -139,6 +141,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         retry: section.duration("retry", 100 * MILLISECOND..=3600 * SECOND, 10 * SECOND),
         // RFC 8263 section 6 allows five seconds at most.
         ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
+        traffic: TrafficSettings { tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1") },
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
         life: life::member(&mut section),
@@ -219,6 +222,9 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
             "holds a network that is not multicast",
             "route other networks into the TUN device yourself",
         );
+    }
+    if config.traffic.tunnel_destination.is_some_and(|ip| config.gateways.iter().any(|g| ip.is_ipv4() != v4(g))) {
+        section.error("tunnel_destination", "is not of the gateway's family", "use IPv4 or IPv6 for both");
     }
     if config.join.iter().any(|ip| !ip.is_multicast()) {
         section.error("join", "holds an address that is not multicast", "remove it: only multicast is joined");

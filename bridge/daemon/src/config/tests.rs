@@ -1,5 +1,6 @@
 mod phase1;
 mod streams;
+mod traffic;
 
 use super::*;
 use keyferry_crypto::KeyKind;

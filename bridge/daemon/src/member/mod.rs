@@ -22,6 +22,7 @@ use dataplane::engine::userspace::MAX_OVERHEAD;
 use dataplane::engine::{EngineConfig, Userspace};
 use keyferry_model::id::Identity;
 use keyferry_model::settings::MemberAuth;
+use keyferry_model::tunnel::Tunnel;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::MemberConfig;
@@ -79,7 +80,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     let mut engine = EngineConfig::new(&config.tun, &place.interface, mtu);
     engine.groups = config.join.clone();
     engine.receive_only = config.sender_ids == 0;
-    engine.receive_only = config.sender_ids == 0;
+    engine.tunnel = Tunnel { local: Some(place.address), remote: config.traffic.tunnel_destination };
     engine.key_log = key_log.clone().map(|log| Box::new(log) as Box<dyn dataplane::KeyLog + Send>);
     let engine = Userspace::start(engine).with_context(|| {
         format!("the TUN device {} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)", config.tun)

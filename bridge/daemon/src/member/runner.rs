@@ -448,6 +448,7 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         ack_jitter: config.ack_jitter,
         connect_only: config.connect_only,
         gdoi: config.gdoi,
+        traffic: config.traffic.clone(),
     };
     Machine::new(protocol, settings, config.life.clone(), parts.key_log.as_ref())
 }

@@ -6,9 +6,10 @@ use keyferry_crypto::Random;
 
 use super::Group;
 use super::form::Form;
+use crate::epoch::Epoch;
 use crate::id::{Identity, Protocol};
 use crate::plan::{Deletion, RekeyReason, RekeyStep};
-use crate::policy::{Authorization, GroupPolicy};
+use crate::policy::{Authorization, GroupPolicy, TrafficPolicy};
 use crate::store::StoreOp;
 use crate::time::Now;
 use crate::view::MemberState;
@@ -38,7 +39,7 @@ impl Group {
         let needs = self.policy.needs_sender_ids();
         // A sender ID of another width would not be unique among those there are, and a sender without any could not send.
         let renumbered = needs && (self.sender_ids.bits() != self.policy.sender_id_bits || !newest.needs_sender_ids());
-        if renumbered {
+        if renumbered || self.roles_change(newest) {
             // Also without members: no other rekey begins to count anew.
             return Some(RekeyReason::Reset);
         }
@@ -50,6 +51,16 @@ impl Group {
         };
         let told = newest.fits(&self.policy) && Protocol::ALL.iter().all(side) && self.unlisted().next().is_none();
         (!told).then_some(RekeyReason::Policy)
+    }
+
+    /// Is a line to be sent by others than before? A member learns at its registration alone which way its SAs go: one
+    /// push for all cannot tell it (RFC 6407 section 5.5.1.1.2).
+    fn roles_change(&self, newest: &Epoch) -> bool {
+        let same = |a: &TrafficPolicy, b: &TrafficPolicy| a.source == b.source && a.destination == b.destination;
+        self.policy.traffic.iter().any(|line| {
+            let before = newest.sas.iter().find(|sa| same(&sa.policy, line));
+            before.and_then(|sa| sa.policy.only_sender.as_ref()) != line.only_sender.as_ref()
+        })
     }
 
     /// Members that may not join any more, and those that would be if their KEK had not been deleted.

@@ -129,7 +129,8 @@ impl Group {
 
     /// Fresh sender IDs, none for a receiver or without counter modes.
     fn take_sender_ids(&mut self, request: JoinRequest<'_>, given_up: &[Member]) -> Result<Vec<u32>, Refusal> {
-        let Some(wanted) = request.sender_ids.filter(|_| self.policy.needs_sender_ids()) else { return Ok(Vec::new()) };
+        let needed = self.policy.needs_sender_ids_of(request.identity);
+        let Some(wanted) = request.sender_ids.filter(|_| needed) else { return Ok(Vec::new()) };
         if self.sender_ids.bits() != self.policy.sender_id_bits {
             // Cut to the width that is told, two of them may be the same.
             return Err(Refusal::Stale);

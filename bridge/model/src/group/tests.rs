@@ -42,6 +42,8 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
             transform: EspTransform::Aead(Aead::Aes128Gcm16),
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         })],
         tek_lifetime: Duration::from_secs(3600),
         kek_lifetime: Duration::from_secs(86_400),

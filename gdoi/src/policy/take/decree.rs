@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, SignatureScheme};
-use keyferry_model::policy::{AckType, EspMode, EspTransform, SequenceNumbers, TrafficPolicy};
+use keyferry_model::policy::{
+    AckType, AddressPreservation, EspMode, EspTransform, SaDirection, SequenceNumbers, TrafficPolicy,
+};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_wire::{Attribute, AttributeValue, RawPayload};
 
@@ -47,6 +49,7 @@ pub(crate) struct DataPolicy {
     pub(crate) spi: u32,
     pub(crate) policy: Arc<TrafficPolicy>,
     pub(crate) lifetime: Duration,
+    pub(crate) direction: SaDirection,
 }
 
 /// What an SA payload says.
@@ -112,7 +115,7 @@ impl Decree {
 
     /// Does any data SA need sender IDs?
     pub(crate) fn needs_sender_ids(&self) -> bool {
-        self.data.iter().any(|d| d.policy.transform.is_counter_mode())
+        self.data.iter().any(|d| d.direction.sends() && d.policy.transform.is_counter_mode())
     }
 }
 
@@ -193,21 +196,18 @@ fn data_policy(tek: &EspTek<'_>, taking: Taking, readings: &mut Readings) -> Res
     let preservation = take_u32(&mut map, esp_attribute::ADDRESS_PRESERVATION)?;
     let mode = match mode {
         Some(m) if m == u32::from(esp::TRANSPORT) => EspMode::Transport,
-        // Preserving both is the default (RFC 6407 section 5.5.1.1.1), and the only tunnel mode here.
-        Some(m) if m == u32::from(esp::TUNNEL) => match preservation {
-            None => EspMode::Tunnel,
-            Some(p) if p == u32::from(esp::SOURCE_AND_DESTINATION) => EspMode::Tunnel,
-            Some(_) => return Err(refused("tunnel mode without address preservation")),
-        },
+        Some(m) if m == u32::from(esp::TUNNEL) => EspMode::Tunnel,
         // RFC 3947 section 5.1, and the numbers of its drafts.
         Some(3 | 4 | 61_443 | 61_444) => return Err(refused("ESP within UDP, which has no place in a group")),
         Some(_) | None => return Err(refused("encapsulation mode")),
     };
-    match take_u32(&mut map, esp_attribute::DIRECTION)?.unwrap_or(esp::SYMMETRIC.into()) {
-        d if d == u32::from(esp::SYMMETRIC) => {}
-        d if d == u32::from(esp::RECEIVER_ONLY) && !taking.sender => {}
-        _ => return Err(refused("SA direction")),
-    }
+    // Preserving both is the default (RFC 6407 section 5.5.1.1.1); in transport mode there is nothing to preserve.
+    let preservation = match preservation.filter(|_| mode == EspMode::Tunnel) {
+        None => AddressPreservation::Both,
+        Some(number) => algorithms::preservation(number).ok_or(refused("address preservation"))?,
+    };
+    let direction = take_u32(&mut map, esp_attribute::DIRECTION)?.unwrap_or(esp::SYMMETRIC.into());
+    let direction = algorithms::direction(direction).ok_or(refused("SA direction"))?;
     let authentication = take_u32(&mut map, esp_attribute::AUTHENTICATION)?;
     let bits = take_u32(&mut map, esp_attribute::KEY_LENGTH)?;
     let transform = algorithms::esp_transform(tek.transform, bits, authentication).ok_or(refused("ESP transform"))?;
@@ -221,8 +221,20 @@ fn data_policy(tek: &EspTek<'_>, taking: Taking, readings: &mut Readings) -> Res
     if !map.is_empty() {
         return Err(refused("an unknown attribute of a data SA"));
     }
-    let policy = Arc::new(traffic(tek, mode, transform).ok_or(refused("selectors of a data SA"))?);
-    Ok(DataPolicy { spi: tek.spi, policy, lifetime })
+    let policy = traffic(tek, mode, transform).ok_or(refused("selectors of a data SA"))?;
+    let mut policy = TrafficPolicy { preservation, ..policy };
+    if direction != SaDirection::Symmetric {
+        one_sender(&mut policy);
+    }
+    if mode == EspMode::Tunnel && !taking.tunnel.suffices(preservation, &policy.destination) {
+        return Err(refused("a tunnel that does not preserve all addresses, without an address to put in their place"));
+    }
+    Ok(DataPolicy { spi: tek.spi, policy: Arc::new(policy), lifetime, direction })
+}
+
+/// An SA that one member sends under protects against replay (RFC 5374 appendix A.2); GDOI tells no window.
+pub(crate) fn one_sender(policy: &mut TrafficPolicy) {
+    (policy.sequence, policy.replay_window) = (SequenceNumbers::Sequential, REPLAY_WINDOW);
 }
 
 fn traffic(tek: &EspTek<'_>, mode: EspMode, transform: EspTransform) -> Option<TrafficPolicy> {
@@ -231,10 +243,20 @@ fn traffic(tek: &EspTek<'_>, mode: EspMode, transform: EspTransform) -> Option<T
     if source.address.is_ipv4() != destination.address.is_ipv4() {
         return None;
     }
-    let single = source.range().0 == source.range().1;
-    let (sequence, replay_window) =
-        if single { (SequenceNumbers::Sequential, REPLAY_WINDOW) } else { (SequenceNumbers::Unspecified, 0) };
-    Some(TrafficPolicy { source, destination, mode, transform, sequence, replay_window })
+    let mut policy = TrafficPolicy {
+        source,
+        destination,
+        mode,
+        transform,
+        sequence: SequenceNumbers::Unspecified,
+        replay_window: 0,
+        preservation: AddressPreservation::Both,
+        only_sender: None,
+    };
+    if source.range().0 == source.range().1 {
+        one_sender(&mut policy);
+    }
+    Some(policy)
 }
 
 /// Lifetime in seconds; lifetimes in octets are not kept (RFC 2407 section 4.5: a duration follows its type).

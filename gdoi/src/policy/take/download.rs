@@ -156,7 +156,13 @@ impl<'a> Download<'a> {
                     return Err(refused("length of a data SA's keys"));
                 }
                 let keymat = Secret::new([tek.encryption, tek.integrity].concat());
-                Ok(NewSa { spi: d.spi, policy: Arc::clone(&d.policy), keymat, lifetime: d.lifetime })
+                Ok(NewSa {
+                    spi: d.spi,
+                    policy: Arc::clone(&d.policy),
+                    keymat,
+                    lifetime: d.lifetime,
+                    direction: d.direction,
+                })
             })
             .collect()
     }

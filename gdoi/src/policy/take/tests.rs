@@ -18,6 +18,7 @@ use crate::wire::registry::{
 };
 use crate::wire::sak::Sak;
 use crate::wire::sat::{EspTek, Sat};
+use keyferry_model::policy::{AddressPreservation, SaDirection};
 
 fn short(kind: u16, v: u16) -> Attribute<'static> {
     Attribute { kind, value: AttributeValue::Short(v) }
@@ -68,7 +69,13 @@ fn sa(sak: Option<Sak<'static>>, teks: Vec<EspTek<'static>>) -> GroupSa<'static>
     GroupSa { doi: Doi::GDOI, situation: 0, sak, gap: None, sats }
 }
 
-const TAKING: Taking = Taking { sender: true, weak: false, unknown_kek_attributes: false, registering: false };
+const TAKING: Taking = Taking {
+    sender: true,
+    weak: false,
+    unknown_kek_attributes: false,
+    registering: false,
+    tunnel: Tunnel { local: None, remote: None },
+};
 
 fn read(sa: &GroupSa<'_>) -> Result<Decree, Reject> {
     Decree::read(sa, TAKING)
@@ -156,9 +163,13 @@ fn what_is_not_known_of_a_data_sa_is_refused() {
         short(esp_attribute::ENCAPSULATION, 3),
         short(esp_attribute::KEY_LENGTH, 64),
         short(esp_attribute::AUTHENTICATION, esp::HMAC_SHA2_256),
-        short(esp_attribute::ADDRESS_PRESERVATION, 1),
-        short(esp_attribute::DIRECTION, esp::RECEIVER_ONLY),
-        short(esp_attribute::DIRECTION, 1),
+        short(esp_attribute::ADDRESS_PRESERVATION, 0),
+        short(esp_attribute::ADDRESS_PRESERVATION, 5),
+        short(esp_attribute::ADDRESS_PRESERVATION, 61_440),
+        long(esp_attribute::ADDRESS_PRESERVATION, &[1, 0, 0, 0, 4]),
+        short(esp_attribute::DIRECTION, 0),
+        short(esp_attribute::DIRECTION, 4),
+        short(esp_attribute::DIRECTION, 61_440),
         short(11, 1),
     ];
     for attribute in bad {
@@ -178,10 +189,45 @@ fn what_is_not_known_of_a_data_sa_is_refused() {
     assert!(read(&ah).is_err());
 }
 
+/// Numbers by RFC 6407 section 5.5.1.1 and IANA: attributes 14 and 15.
 #[test]
-fn receivers_take_what_is_for_receivers_only() {
-    let attributes = with(&tek().attributes, short(esp_attribute::DIRECTION, esp::RECEIVER_ONLY));
-    assert!(Decree::read(&sa(None, vec![EspTek { attributes, ..tek() }]), Taking { sender: false, ..TAKING }).is_ok());
+fn every_address_preservation_is_taken_where_its_addresses_are_known() {
+    let ends = |remote: &str| Tunnel { local: Some([10, 0, 0, 7].into()), remote: remote.parse().ok() };
+    let all = [
+        (1, AddressPreservation::None),
+        (2, AddressPreservation::Source),
+        (3, AddressPreservation::Destination),
+        (4, AddressPreservation::Both),
+    ];
+    for (number, preservation) in all {
+        let read = |tunnel| {
+            let attributes = with(&tek().attributes, short(14, number));
+            Decree::read(&sa(None, vec![EspTek { attributes, ..tek() }]), Taking { tunnel, ..TAKING })
+        };
+        let taken = read(ends("239.255.0.1")).unwrap();
+        assert_eq!(taken.data[0].policy.preservation, preservation);
+        assert_eq!(read(ends("")).is_ok(), preservation.keeps_destination(), "no destination: {number}");
+        assert_eq!(read(ends("ff15::1")).is_ok(), preservation.keeps_destination(), "of another version: {number}");
+        assert_eq!(read(Tunnel::default()).is_ok(), preservation == AddressPreservation::Both, "no address: {number}");
+    }
+    // Nothing is preserved where nothing is put in front.
+    let transport = with(&tek().attributes, short(esp_attribute::ENCAPSULATION, esp::TRANSPORT));
+    let attributes = with(&transport, short(14, 1));
+    let taken = read(&sa(None, vec![EspTek { attributes, ..tek() }])).unwrap();
+    assert_eq!(taken.data[0].policy.preservation, AddressPreservation::Both);
+}
+
+#[test]
+fn every_sa_direction_is_taken_and_one_way_means_one_sender() {
+    let all = [(1, SaDirection::SenderOnly), (2, SaDirection::ReceiverOnly), (3, SaDirection::Symmetric)];
+    for (number, direction) in all {
+        let attributes = with(&tek().attributes, short(15, number));
+        let decree = read(&sa(None, vec![EspTek { attributes, ..tek() }])).unwrap();
+        assert_eq!(decree.data[0].direction, direction);
+        assert_eq!(decree.needs_sender_ids(), direction.sends(), "who only receives has no use for IDs");
+        let sequential = decree.data[0].policy.sequence == SequenceNumbers::Sequential;
+        assert_eq!(sequential, direction != SaDirection::Symmetric);
+    }
 }
 
 #[test]

@@ -31,8 +31,13 @@ use crate::wire::sat::{EspTek, Sat};
 use crate::wire::seq::Seq;
 
 pub(super) const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
-pub(super) const TAKING: Taking =
-    Taking { sender: true, weak: true, unknown_kek_attributes: false, registering: false };
+pub(super) const TAKING: Taking = Taking {
+    sender: true,
+    weak: true,
+    unknown_kek_attributes: false,
+    registering: false,
+    tunnel: keyferry_model::tunnel::Tunnel { local: None, remote: None },
+};
 
 /// LKH ID and handle of a leaf and of the root.
 const LEAF: (u16, u32) = (5, 77);

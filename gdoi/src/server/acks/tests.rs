@@ -8,8 +8,8 @@ use keyferry_model::drive::Outbox;
 use keyferry_model::id::GroupId;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{
-    Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, Retransmit, Selector,
-    SequenceNumbers, TrafficPolicy,
+    AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport,
+    Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::time::Now;
 
@@ -34,6 +34,8 @@ pub(in crate::server) fn policy(ack: AckType) -> GroupPolicy {
             transform: EspTransform::Aead(Aead::Aes128Gcm16),
             sequence: SequenceNumbers::Unspecified,
             replay_window: 0,
+            preservation: AddressPreservation::Both,
+            only_sender: None,
         })],
         tek_lifetime: Duration::from_secs(3600),
         kek_lifetime: Duration::from_secs(86_400),

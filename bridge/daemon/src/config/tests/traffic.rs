@@ -1,0 +1,63 @@
+//! Lines of traffic that go one way, and tunnels that do not preserve all addresses.
+
+use keyferry_model::policy::AddressPreservation;
+
+use super::*;
+
+/// A group of GDOI alone.
+fn gdoi_alone() -> String {
+    GATEWAY.replacen("[group.gikev2]\nrekey = \"unicast\"\n", "", 1)
+}
+
+fn with(text: &str, more: &str) -> String {
+    text.replacen("protocol = \"udp\"\n", &format!("protocol = \"udp\"\n{more}"), 1)
+}
+
+#[test]
+fn a_line_has_a_preservation_and_may_have_one_sender() {
+    for (name, preservation) in [
+        ("both", AddressPreservation::Both),
+        ("source", AddressPreservation::Source),
+        ("destination", AddressPreservation::Destination),
+        ("none", AddressPreservation::None),
+    ] {
+        let text = with(&gdoi_alone(), &format!("preserve = \"{name}\"\nonly_sender = \"10.0.0.1\"\n"));
+        let config = gateway_of(&text).unwrap().config;
+        let line = &config.groups[0].base().traffic[0];
+        assert_eq!((line.preservation, &line.only_sender), (preservation, &Some("10.0.0.1".parse().unwrap())));
+    }
+    let config = gateway_of(GATEWAY).unwrap().config;
+    let line = &config.groups[0].base().traffic[0];
+    assert_eq!((line.preservation, &line.only_sender), (AddressPreservation::Both, &None));
+}
+
+/// What G-IKEv2 cannot tell is refused where it stands, and never told to half of the members.
+#[test]
+fn gikev2_is_not_offered_what_it_cannot_tell() {
+    for (more, key) in [("preserve = \"destination\"\n", "preserve"), ("only_sender = \"10.0.0.1\"\n", "only_sender")] {
+        let text = with(GATEWAY, more);
+        let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        let line = text.lines().position(|l| l.starts_with(key)).map(|l| l + 1);
+        assert_eq!(problems[0].line, line);
+        let shown = problems[0].to_string();
+        assert!(shown.contains("G-IKEv2 cannot tell") && shown.contains("without [group.gikev2]"), "{shown}");
+        assert!(gateway_of(&with(&gdoi_alone(), more)).is_ok());
+    }
+}
+
+#[test]
+fn nothing_is_preserved_in_transport_mode() {
+    let text = with(&gdoi_alone(), "mode = \"transport\"\npreserve = \"none\"\n");
+    let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();
+    assert!(problems[0].to_string().contains("puts no header in front"), "{problems:#?}");
+}
+
+#[test]
+fn the_other_end_of_a_members_tunnels_is_of_its_family() {
+    let text = format!("{MEMBER}protocol = \"gdoi\"\ntunnel_destination = ");
+    let config = member_of(&format!("{text}\"239.255.0.1\"\n")).unwrap().config;
+    assert_eq!(config.traffic.tunnel_destination, Some([239, 255, 0, 1].into()));
+    let Problems(problems) = member_of(&format!("{text}\"ff15::1\"\n")).map(|c| c.config).unwrap_err();
+    assert!(problems[0].to_string().contains("not of the gateway's family"), "{problems:#?}");
+}
