@@ -86,7 +86,7 @@ fn sealed(run: impl FnOnce()) -> Seen {
     seen.take()
 }
 
-/// Seeds of what a substation's devices are told: SA, KD and the SA TEKs of IEC 61850.
+/// Seeds of what a substation's devices are told: SA, KD and the SA TEKs of IEC 61850, these with their keys, too.
 fn streams(write: Write<'_>) -> std::io::Result<()> {
     let seen = sealed(|| {
         let mut fleet = Fleet::new(1, Variant { substation: true, ..Variant::default() });
@@ -95,13 +95,23 @@ fn streams(write: Write<'_>) -> std::io::Result<()> {
         fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).expect("the group is there");
         fleet.run(Duration::from_secs(10));
     });
+    let of_kind = |wanted: u8| seen.values().flat_map(|(_, p)| p).filter(move |(kind, _)| *kind == wanted);
     for (number, (exchange, payloads)) in seen.values().enumerate() {
         for (kind, body) in payloads {
             if let Some(which) = payload_number(*exchange, *kind) {
                 write("gdoi_payload", &format!("stream{number}-{kind}"), &[&[which], body.as_slice()].concat())?;
             }
+            if *kind == payload::ID {
+                write("iec61850", &format!("name{number}"), &[&[1], body.as_slice()].concat())?;
+            }
             for (at, tek) in if *kind == payload::SA { teks(body) } else { Vec::new() } {
                 write("gdoi_payload", &format!("stream{number}-tek{at}"), &[&[13], tek].concat())?;
+                let Some((_, tek)) = tek.split_first() else { continue };
+                let length = u16::try_from(tek.len()).expect("short payloads").to_be_bytes();
+                for (with, (_, kd)) in of_kind(payload::KD).enumerate() {
+                    let octets = [&[0], &length[..], tek, kd].concat();
+                    write("iec61850", &format!("stream{number}-tek{at}-kd{with}"), &octets)?;
+                }
             }
         }
     }

@@ -8,6 +8,7 @@
 //! | [`gdoi_message`], [`gikev2_message`] | which message, then its payloads | readers behind decryption keep their promises |
 //! | [`gdoi_server`] | a script | tables within bounds, one answer per datagram, newcomers get in |
 //! | [`gdoi_member`] | changes to what a key server seals | bounded work, and an honest key server is believed afterwards |
+//! | [`iec61850`] | an SA TEK with keys, or a name | keys have their length, names come back from their text |
 //! | [`x509`] | what it is, then a certificate, revocation list, OCSP answer or name | nobody but an anchor makes trusted; names read back |
 //! | [`gateway`] | a script | newcomers of both protocols get in and hear each other |
 
@@ -19,6 +20,7 @@ pub mod gdoi_payload;
 pub mod gdoi_server;
 pub mod gikev2_message;
 pub mod gikev2_payload;
+pub mod iec61850;
 mod script;
 mod world;
 pub mod x509;
@@ -29,7 +31,7 @@ pub use script::Script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("demux", demux::target),
     ("gateway", gateway::target),
     ("gdoi_member", gdoi_member::target),
@@ -38,5 +40,6 @@ pub const TARGETS: [Target; 9] = [
     ("gdoi_server", gdoi_server::target),
     ("gikev2_message", gikev2_message::target),
     ("gikev2_payload", gikev2_payload::target),
+    ("iec61850", iec61850::target),
     ("x509", x509::target),
 ];

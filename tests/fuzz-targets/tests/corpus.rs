@@ -72,6 +72,11 @@ fn gikev2_payload() {
 }
 
 #[test]
+fn iec61850() {
+    replay("iec61850");
+}
+
+#[test]
 fn x509() {
     replay("x509");
 }
