@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::CryptoError;
-use crate::ke::KeGroup;
+use crate::ke::{KeGroup, KeyPair};
 use crate::peer::{CheckedPeer, PeerCheck, PeerError};
 use crate::secret::Secret;
 use crate::signature::{SignatureForm, SigningKey};
@@ -17,6 +17,20 @@ pub enum Job {
         group: KeGroup,
         /// [`KeGroup::seed_len`] random octets that the private value is made of.
         private: Secret,
+        /// The peer's public value.
+        peer: Vec<u8>,
+    },
+    /// Make a key pair, for an exchange that we begin.
+    KeyPair {
+        /// The group.
+        group: KeGroup,
+        /// [`KeGroup::seed_len`] random octets that the private value is made of.
+        private: Secret,
+    },
+    /// Agree with the peer's public value, by a key pair made before.
+    Agree {
+        /// Ours.
+        pair: Box<KeyPair>,
         /// The peer's public value.
         peer: Vec<u8>,
     },
@@ -38,6 +52,10 @@ pub enum Job {
 pub enum JobDone {
     /// Our public value and the shared secret.
     KeyExchange(Result<(Vec<u8>, Secret), CryptoError>),
+    /// The key pair.
+    KeyPair(Result<Box<KeyPair>, CryptoError>),
+    /// The shared secret.
+    Agree(Result<Secret, CryptoError>),
     /// The peer's certificate.
     CheckPeer(Result<CheckedPeer, PeerError>),
     /// The signature.
@@ -50,6 +68,8 @@ impl Job {
     pub fn not_done(&self) -> JobDone {
         match self {
             Job::KeyExchange { .. } => JobDone::KeyExchange(Err(CryptoError::NotDone)),
+            Job::KeyPair { .. } => JobDone::KeyPair(Err(CryptoError::NotDone)),
+            Job::Agree { .. } => JobDone::Agree(Err(CryptoError::NotDone)),
             Job::CheckPeer(_) => JobDone::CheckPeer(Err(PeerError::NotDone)),
             Job::Sign { .. } => JobDone::Sign(Err(CryptoError::NotDone)),
         }
@@ -60,6 +80,10 @@ impl Job {
     pub fn run(self) -> JobDone {
         match self {
             Job::KeyExchange { group, private, peer } => JobDone::KeyExchange(group.answer(private.expose(), &peer)),
+            Job::KeyPair { group, private } => {
+                JobDone::KeyPair(KeyPair::from_seed(group, private.expose()).map(Box::new))
+            }
+            Job::Agree { pair, peer } => JobDone::Agree(pair.agree(&peer)),
             Job::CheckPeer(check) => JobDone::CheckPeer(check.run()),
             Job::Sign { key, how, octets } => JobDone::Sign(key.sign_form(how, octets.expose())),
         }

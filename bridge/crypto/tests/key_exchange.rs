@@ -321,6 +321,20 @@ fn a_job_does_both_halves() {
     }
 }
 
+/// For whoever begins an exchange: a key pair first, what the peer answers later.
+#[test]
+fn two_jobs_do_a_half_each() {
+    for group in KeGroup::ALL {
+        let private = Secret::random(group.seed_len(), &mut SeededRandom::new(7));
+        let JobDone::KeyPair(pair) = (Job::KeyPair { group, private }).run() else { panic!("another job") };
+        let pair = pair.unwrap();
+        let seed = Secret::random(group.seed_len(), &mut SeededRandom::new(6));
+        let (peer, expected) = group.answer(seed.expose(), pair.public()).unwrap();
+        let JobDone::Agree(shared) = (Job::Agree { pair, peer }).run() else { panic!("another job") };
+        assert!(shared.unwrap().ct_eq(expected.expose()));
+    }
+}
+
 /// What prints a job or a key prints no key.
 #[test]
 fn debug_tells_no_secret() {
