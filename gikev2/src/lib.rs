@@ -35,6 +35,7 @@ pub mod rekey;
 mod server;
 pub mod wire;
 
+pub use ike_sa::IkeOptions;
 pub use keylog::KeyLog;
 pub use member::{Member, MemberStatus};
 pub use server::{Counters, Server, ServerConfig};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gdoi::{Dpd, NAT_PORT};
+use gikev2::IkeOptions;
 use keyferry_crypto::{JobDone, Random, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::Credentials;
@@ -41,6 +42,8 @@ pub struct GatewaySettings {
     pub phase1_lifetime: Duration,
     /// When silent members with a phase 1 SA are asked whether they are alive; `None` never asks.
     pub dpd: Option<Dpd>,
+    /// How IKE SAs of G-IKEv2 are kept.
+    pub ike: IkeOptions,
     /// GDOI's unicast messages are cut up where an IP packet would be longer, for peers that take fragments.
     pub fragment_size: usize,
 }
@@ -136,6 +139,7 @@ impl Gateway {
         let mut gikev2 = gikev2::ServerConfig::new(settings.credentials);
         gikev2.identity = settings.identity;
         gikev2.idle = settings.idle_ike_sa;
+        gikev2.ike = settings.ike;
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },

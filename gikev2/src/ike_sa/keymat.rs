@@ -3,6 +3,7 @@
 //! ```text
 //!  Ni, Nr, g^ir -> SKEYSEED -> SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr
 //!                              SK_d -> GSK_w
+//!  SK_d, Ni, Nr, g^ir -> SKEYSEED of the SA that replaces this one (section 2.18)
 //! ```
 
 use keyferry_crypto::{Prf, Secret};
@@ -27,6 +28,8 @@ pub struct IkeKeys {
     pub responder: (Secret, Secret),
     /// SK_pi and SK_pr, for AUTH.
     pub proof: (Secret, Secret),
+    /// SK_d, which the keys of the SA that replaces this one come from.
+    pub derive: Secret,
     /// GSK_w, if a key wrap algorithm was negotiated.
     pub wrap: Option<Secret>,
 }
@@ -37,6 +40,13 @@ impl Skeyseed {
     pub fn derive(suite: Suite, nonce_i: &[u8], nonce_r: &[u8], shared: &Secret) -> Self {
         let nonces = [nonce_i, nonce_r].concat();
         Self { seed: suite.prf.compute(&nonces, &[shared.expose()]), suite, nonces }
+    }
+
+    /// prf(SK_d (old), g^ir | Ni | Nr), by the PRF `old` of the SA that is replaced (RFC 7296 section 2.18).
+    #[must_use]
+    pub fn rekey(old: Prf, derive: &Secret, suite: Suite, nonce_i: &[u8], nonce_r: &[u8], shared: &Secret) -> Self {
+        let nonces = [nonce_i, nonce_r].concat();
+        Self { seed: old.compute(derive.expose(), &[shared.expose(), &nonces]), suite, nonces }
     }
 
     /// prf+(SKEYSEED, Ni | Nr | SPIi | SPIr), cut into keys.
@@ -58,6 +68,7 @@ impl Skeyseed {
             responder: (er, ar),
             proof: (pi, pr),
             wrap: self.suite.key_wrap.map(|k| key_wrap_key(prf, &d, k.key_len())),
+            derive: d,
         }
     }
 }

@@ -4,11 +4,15 @@ pub(crate) mod auth;
 pub(crate) mod cookie;
 pub(crate) mod init;
 pub(crate) mod keymat;
+pub(crate) mod life;
+mod options;
+pub(crate) mod rekey;
 pub(crate) mod sa;
 pub(crate) mod suite;
 pub(crate) mod window;
 
 pub use keymat::{IkeKeys, Skeyseed};
+pub use options::IkeOptions;
 pub use suite::{Choice, Preferences, Suite};
 pub use window::Backoff;
 

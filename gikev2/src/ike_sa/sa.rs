@@ -19,6 +19,7 @@ pub(crate) struct IkeSa {
     role: Role,
     outgoing: SkKeys,
     incoming: SkKeys,
+    derive: Secret,
     wrap: Option<Secret>,
     /// The IV of the next message in a counter mode. It starts anywhere and counts up, so it never repeats.
     next_iv: u64,
@@ -42,7 +43,7 @@ impl IkeSa {
         rng: &mut dyn Random,
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<(Self, (Secret, Secret)), CryptoError> {
-        let IkeKeys { initiator, responder, proof, wrap } = keys;
+        let IkeKeys { initiator, responder, proof, derive, wrap } = keys;
         if let Some(log) = log
             && let Some(line) = protected_line(suite.protection, &spi_i, &spi_r, &initiator, &responder)
         {
@@ -54,7 +55,7 @@ impl IkeSa {
             Role::Initiator => (of_initiator, of_responder),
             Role::Responder => (of_responder, of_initiator),
         };
-        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, wrap, next_iv: rng.u64() }, proof))
+        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, derive, wrap, next_iv: rng.u64() }, proof))
     }
 
     /// The IV that the next message will have, if it has one of a counter mode.
@@ -70,6 +71,27 @@ impl IkeSa {
     /// The default key wrap key and its algorithm, if one was negotiated.
     pub(crate) fn key_wrap(&self) -> Option<(KeyWrap, &Secret)> {
         self.suite.key_wrap.zip(self.wrap.as_ref())
+    }
+
+    /// SK_d.
+    pub(crate) fn derive(&self) -> &Secret {
+        &self.derive
+    }
+
+    /// Our SPI.
+    pub(crate) fn own_spi(&self) -> [u8; 8] {
+        match self.role {
+            Role::Initiator => self.spi_i,
+            Role::Responder => self.spi_r,
+        }
+    }
+
+    /// The peer's SPI.
+    pub(crate) fn peer_spi(&self) -> [u8; 8] {
+        match self.role {
+            Role::Initiator => self.spi_r,
+            Role::Responder => self.spi_i,
+        }
     }
 
     /// A protected message.
@@ -105,8 +127,10 @@ impl IkeSa {
         }
     }
 
-    /// Is this a message of this SA, by its SPIs?
+    /// Is this a message to us over this SA, by its SPIs and by which end it says it comes from?
     pub(crate) fn is_named_by(&self, header: &Header) -> bool {
-        header.spi_i == self.spi_i && header.spi_r == self.spi_r
+        let from_initiator = header.flags & flags::INITIATOR != 0;
+        let to_us = from_initiator == (self.role == Role::Responder);
+        to_us && header.spi_i == self.spi_i && header.spi_r == self.spi_r
     }
 }

@@ -126,17 +126,19 @@ pub(crate) enum Incoming<'a> {
 pub(crate) struct Answers {
     expected: u32,
     last: Option<(Vec<u8>, Vec<u8>)>,
+    /// Names the expected request, which was taken up and will be answered later.
+    taken_up: Option<Vec<u8>>,
 }
 
 impl Answers {
     /// The peer's first request has this message ID.
     pub(crate) fn starting_at(expected: u32) -> Self {
-        Self { expected, last: None }
+        Self { expected, last: None, taken_up: None }
     }
 
     pub(crate) fn classify(&self, id: u32, datagram: &[u8]) -> Incoming<'_> {
         if id == self.expected {
-            return Incoming::New;
+            return if self.taken_up.is_none() { Incoming::New } else { Incoming::Stale };
         }
         match &self.last {
             Some((digest, answer)) if id.wrapping_add(1) == self.expected && *digest == digest_of(datagram) => {
@@ -148,8 +150,21 @@ impl Answers {
 
     /// The expected request has been verified and answered.
     pub(crate) fn answered(&mut self, datagram: &[u8], answer: Vec<u8>) {
-        self.last = Some((digest_of(datagram), answer));
-        self.expected = self.expected.saturating_add(1);
+        self.take_up(datagram);
+        self.answered_later(answer);
+    }
+
+    /// The expected request has been verified, and its answer takes a while. Repeats draw nothing until then.
+    pub(crate) fn take_up(&mut self, datagram: &[u8]) {
+        self.taken_up = Some(digest_of(datagram));
+    }
+
+    /// The answer to the request that was taken up.
+    pub(crate) fn answered_later(&mut self, answer: Vec<u8>) {
+        if let Some(digest) = self.taken_up.take() {
+            self.last = Some((digest, answer));
+            self.expected = self.expected.saturating_add(1);
+        }
     }
 }
 
@@ -208,5 +223,11 @@ mod tests {
         assert_eq!(answers.classify(1, b"one"), Incoming::Repeat(b"first"));
         assert_eq!(answers.classify(1, b"other"), Incoming::Stale);
         assert_eq!(answers.classify(2, b"two"), Incoming::New);
+        // One that is being worked on is not done twice.
+        answers.take_up(b"two");
+        assert_eq!(answers.classify(2, b"two"), Incoming::Stale);
+        answers.answered_later(b"second".to_vec());
+        assert_eq!(answers.classify(2, b"two"), Incoming::Repeat(b"second"));
+        assert_eq!(answers.classify(1, b"one"), Incoming::Stale);
     }
 }

@@ -1,14 +1,20 @@
-//! An IKE SA in use, initiator's side.
+//! IKE SAs in use, member's side.
 
 use std::time::Duration;
 
-use keyferry_wire::ChainWriter;
+use keyferry_crypto::KeyPair;
+use keyferry_wire::{ChainWriter, Header};
 
 use super::Step;
+use crate::ike_sa::life::Life;
+use crate::ike_sa::rekey::{Proposed, Succession};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Answers, Backoff, Due, Repeating, Requests};
 use crate::wire::registry::ExchangeType;
 use crate::wire::sk::SealError;
+
+/// Our SPI names an IKE SA.
+pub(super) type Spi = [u8; 8];
 
 /// What our pending request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +29,18 @@ pub(super) enum Purpose {
     Delete,
     /// Is anybody there?
     Liveness,
+    /// New keys for the IKE SA.
+    Rekey,
+}
+
+impl Purpose {
+    pub(super) fn exchange(self) -> ExchangeType {
+        match self {
+            Purpose::Register | Purpose::Decline | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
+            Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
+            Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
+        }
+    }
 }
 
 /// An IKE SA with the key server.
@@ -35,20 +53,51 @@ pub(super) struct Up {
     pub(super) heard: Duration,
     /// When somebody last said that the key server does not know this IKE SA.
     pub(super) doubted: Option<Duration>,
+    pub(super) life: Life,
+    /// What our pending request for new keys proposes.
+    pub(super) proposed: Option<(Proposed, KeyPair)>,
+    /// The SAs that were made in its place.
+    pub(super) made: Succession,
+    /// Another SA has taken its place: it is deleted then.
+    pub(super) doomed: Option<Duration>,
 }
 
 impl Up {
-    /// Our next request has message ID 2, the key server's first one 0.
-    pub(super) fn new(sa: IkeSa, now: Duration) -> Self {
-        let (answers, requests) = (Answers::starting_at(0), Requests::starting_at(2));
-        Self { sa, answers, requests, purpose: Purpose::Liveness, heard: now, doubted: None }
+    /// After IKE_SA_INIT and IKE_AUTH our next request has message ID 2, the key server's first one 0.
+    pub(super) fn new(sa: IkeSa, life: Life, now: Duration) -> Self {
+        Self { requests: Requests::starting_at(2), ..Self::fresh(sa, life, now) }
     }
 
-    pub(super) fn due_at(&self, liveness: Option<Duration>) -> Option<Duration> {
-        match &self.requests.pending {
-            Some((_, message)) => Some(message.due_at()),
-            None => liveness.map(|after| self.heard + after),
+    /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
+    pub(super) fn fresh(sa: IkeSa, life: Life, now: Duration) -> Self {
+        Self {
+            sa,
+            answers: Answers::starting_at(0),
+            requests: Requests::starting_at(0),
+            purpose: Purpose::Liveness,
+            heard: now,
+            doubted: None,
+            life,
+            proposed: None,
+            made: Succession::default(),
+            doomed: None,
         }
+    }
+
+    fn due_at(&self, liveness: Option<Duration>) -> Duration {
+        if let Some((_, message)) = &self.requests.pending {
+            return message.due_at();
+        }
+        if let Some(doomed) = self.doomed {
+            return doomed;
+        }
+        let life = self.life.due_at();
+        liveness.map_or(life, |after| life.min(self.heard + after))
+    }
+
+    /// Is our pending request the one that deletes it?
+    pub(super) fn is_closing(&self) -> bool {
+        self.doomed.is_some() || self.purpose == Purpose::Delete && !self.requests.is_idle()
     }
 
     /// A request, remembered until it is answered.
@@ -59,12 +108,8 @@ impl Up {
         backoff: Backoff,
         step: &mut Step<'_>,
     ) -> Result<Vec<u8>, SealError> {
-        let exchange = match purpose {
-            Purpose::Register | Purpose::Decline | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
-            Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
-        };
         let id = self.requests.next_id().ok_or(SealError::TooLong)?;
-        let bytes = self.sa.seal(exchange, Direction::Request, id, chain, step.rng)?;
+        let bytes = self.sa.seal(purpose.exchange(), Direction::Request, id, chain, step.rng)?;
         self.requests.sent(Repeating::new(bytes.clone(), backoff, step.now.mono, step.rng));
         self.purpose = purpose;
         Ok(bytes)
@@ -78,5 +123,66 @@ impl Up {
             Due::Repeat => Ok(Some(message.bytes.clone())),
             Due::GiveUp => Err(self.purpose),
         }
+    }
+}
+
+/// The IKE SA in use; and while it gets new keys, those before and after it.
+pub(super) struct Sas {
+    pub(super) current: Box<Up>,
+    others: Vec<Up>,
+}
+
+impl Sas {
+    pub(super) fn new(current: Up) -> Self {
+        Self { current: Box::new(current), others: Vec::new() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Up> {
+        std::iter::once(&*self.current).chain(&self.others)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The SA that a message belongs to.
+    pub(super) fn named_by(&self, header: &Header) -> Option<Spi> {
+        self.all().map(|up| &up.sa).find(|sa| sa.is_named_by(header)).map(IkeSa::own_spi)
+    }
+
+    pub(super) fn get(&self, spi: Spi) -> Option<&Up> {
+        self.all().find(|up| up.sa.own_spi() == spi)
+    }
+
+    pub(super) fn get_mut(&mut self, spi: Spi) -> Option<&mut Up> {
+        std::iter::once(&mut *self.current).chain(&mut self.others).find(|up| up.sa.own_spi() == spi)
+    }
+
+    pub(super) fn is_current(&self, spi: Spi) -> bool {
+        self.current.sa.own_spi() == spi
+    }
+
+    pub(super) fn push(&mut self, up: Up) {
+        self.others.push(up);
+    }
+
+    /// Uses another SA from now on, and keeps the present one beside it. Says whether there is such a one.
+    pub(super) fn promote(&mut self, spi: Spi) -> bool {
+        let found = self.others.iter_mut().find(|up| up.sa.own_spi() == spi);
+        found.map(|up| std::mem::swap(&mut *self.current, up)).is_some()
+    }
+
+    /// Forgets one of those that are not in use.
+    pub(super) fn forget(&mut self, spi: Spi) {
+        self.others.retain(|up| up.sa.own_spi() != spi);
+    }
+
+    pub(super) fn due_at(&self, liveness: Option<Duration>) -> Option<Duration> {
+        self.all().map(|up| up.due_at(liveness)).min()
+    }
+
+    /// Those that something is due for.
+    pub(super) fn due(&self, liveness: Option<Duration>, now: Duration) -> Vec<Spi> {
+        self.all().filter(|up| up.due_at(liveness) <= now).map(|up| up.sa.own_spi()).collect()
     }
 }

@@ -9,8 +9,11 @@
 //!  Connecting    refused, or no answer             Down          Refused | Unanswered; again after a delay
 //!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
 //!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
-//!  Up            INFORMATIONAL with Delete         Down          empty response, Disconnected
-//!  Up            N(INVALID_IKE_SPI), unprotected    Up            the pending request again, soon, or a question
+//!  Up            time for new keys                 Up            CREATE_CHILD_SA request
+//!  Up            CREATE_CHILD_SA response          Up            a second SA; Delete of the replaced one
+//!  Up            CREATE_CHILD_SA request           Up            a second SA; SA, Nr, KEr
+//!  Up            INFORMATIONAL with Delete         Up | Down     empty response, [Disconnected]
+//!  Up            N(INVALID_IKE_SPI), unprotected   Up            the pending request again, soon, or a question
 //!  Up            no answer                         Down          [Disconnected]
 //!
 //!  group         GSA_REKEY, verified               the same      Update, [Listen,] Rekeyed
@@ -25,6 +28,7 @@
 mod candidate;
 mod connecting;
 mod link;
+mod rekeying;
 mod steps;
 
 use std::time::Duration;
@@ -38,14 +42,14 @@ use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
 use serde::Serialize;
 
-use crate::ike_sa::Preferences;
 use crate::ike_sa::window::Backoff;
+use crate::ike_sa::{IkeOptions, Preferences};
 use crate::keylog::KeyLog;
 use crate::rekey::group::Group;
 use crate::rekey::receive::Rekey;
 use crate::wire::registry::{ExchangeType, flags};
 use connecting::Connecting;
-use link::Up;
+use link::Sas;
 use steps::is_doubt;
 
 /// A G-IKEv2 group member's endpoint.
@@ -59,8 +63,7 @@ pub struct Member {
     retry_at: Option<Duration>,
     /// When to register anew though nothing has happened.
     renew_at: Option<Duration>,
-    /// Ask a silent key server whether it lives, after this time.
-    liveness: Option<Duration>,
+    ike: IkeOptions,
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
@@ -76,7 +79,7 @@ pub struct Member {
 enum Link {
     Down,
     Connecting(Box<Connecting>),
-    Up(Box<Up>),
+    Up(Sas),
 }
 
 /// What the member is about to do.
@@ -107,6 +110,8 @@ pub struct MemberStatus {
     pub rekeys: u64,
     /// Copies of rekey messages that were already known.
     pub copies: u64,
+    /// Times that the IKE SA got new keys.
+    pub ike_rekeys: u64,
     /// Messages that did not verify or made no sense.
     pub rejected: u64,
     /// A NAT stands between member and key server.
@@ -132,7 +137,7 @@ impl Member {
             group: None,
             retry_at: None,
             renew_at: None,
-            liveness: None,
+            ike: IkeOptions::default(),
             outdated: Vec::new(),
             stale: false,
             farewell: None,
@@ -146,10 +151,10 @@ impl Member {
         self.key_log = Some(log);
     }
 
-    /// Asks a key server that has been silent for so long whether it lives; `None`, the default, never does. If it does
-    /// not answer, the IKE SA is dropped and the keys stay.
-    pub fn set_liveness(&mut self, after: Option<Duration>) {
-        self.liveness = after;
+    /// Keeps IKE SAs in this way from now on. A key server that does not answer when it is asked whether it lives loses the
+    /// IKE SA; the keys stay.
+    pub fn set_ike_options(&mut self, options: IkeOptions) {
+        self.ike = options;
     }
 
     /// Connects and registers.
@@ -213,7 +218,7 @@ impl Member {
         let link = match &self.link {
             Link::Down => None,
             Link::Connecting(c) => c.due_at(),
-            Link::Up(up) => up.due_at(self.liveness),
+            Link::Up(sas) => sas.due_at(self.ike.liveness),
         };
         let due = [
             (link, "retransmission"),
@@ -236,24 +241,29 @@ impl Member {
         if ExchangeType(header.exchange) == ExchangeType::GSA_REKEY {
             return self.rekey(ctx, &dgram, &header);
         }
-        if let Some((request, response)) = &self.farewell
-            && request == dgram.bytes
-        {
-            return ctx.send(dgram.reply(response.clone()));
+        if self.answer_again(ctx, &dgram) {
+            return;
         }
         let response = header.flags & flags::RESPONSE != 0;
         match &self.link {
             Link::Connecting(c) if c.spi_i() == header.spi_i && response => {
-                self.connecting_response(ctx, &dgram, &header)
+                return self.connecting_response(ctx, &dgram, &header);
             }
-            Link::Up(up) if up.sa.is_named_by(&header) && is_doubt(&header, body) => self.doubt(ctx, &dgram),
-            Link::Up(up) if up.sa.is_named_by(&header) && response => self.response(ctx, &dgram, &header),
-            Link::Up(up) if up.sa.is_named_by(&header) => self.request(ctx, &dgram, &header),
-            Link::Down | Link::Connecting(_) | Link::Up(_) => {
-                tracing::debug!(from = %dgram.from, "message to no SA of ours");
-                self.status.rejected += 1;
+            Link::Up(sas) => {
+                if let Some(spi) = sas.named_by(&header) {
+                    if is_doubt(&header, body) {
+                        return self.doubt(ctx, &dgram, spi);
+                    }
+                    return match response {
+                        true => self.response(ctx, &dgram, &header, spi),
+                        false => self.request(ctx, &dgram, &header, spi),
+                    };
+                }
             }
+            Link::Down | Link::Connecting(_) => {}
         }
+        tracing::debug!(from = %dgram.from, "message to no SA of ours");
+        self.status.rejected += 1;
     }
 
     /// Does what is due.
@@ -351,6 +361,14 @@ impl Member {
     #[allow(clippy::unwrap_used)]
     pub(crate) fn group_for_test(&self) -> &Group {
         self.group.as_ref().unwrap()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sa_for_test(&mut self) -> Option<&mut crate::ike_sa::sa::IkeSa> {
+        match &mut self.link {
+            Link::Up(sas) => Some(&mut sas.current.sa),
+            Link::Down | Link::Connecting(_) => None,
+        }
     }
 
     fn backoff(&self) -> Backoff {

@@ -8,8 +8,10 @@ use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::connecting::{Connecting, Next, Outcome, Wish};
-use super::link::{Purpose, Up};
+use super::link::{Purpose, Sas, Spi, Up};
 use super::{Goal, Link, Member, Step};
+use crate::ike_sa::life::Life;
+use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::Direction;
 use crate::ike_sa::window::{Backoff, Incoming};
 use crate::policy::identity::group_to_wire;
@@ -18,7 +20,7 @@ use crate::registration::request::{join, leave};
 use crate::reject::Reject;
 use crate::rekey::group::{Group, RekeySa};
 use crate::wire::delete::Delete;
-use crate::wire::message::{GroupKeys, Payloads};
+use crate::wire::message::{ChildRequest, GroupKeys, Init, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
@@ -41,7 +43,9 @@ impl Member {
             (Goal::Rest, _) | (_, Link::Connecting(_)) => {}
             (_, Link::Down) => self.connect(ctx),
             (Goal::Connect, Link::Up(_)) => self.goal = Goal::Rest,
-            (Goal::Register | Goal::Leave, Link::Up(up)) if !up.requests.is_idle() => {}
+            // An SA that was replaced is asked nothing more.
+            (Goal::Register | Goal::Leave, Link::Up(sas))
+                if !sas.current.requests.is_idle() || sas.current.made.heir().is_some() => {}
             (Goal::Register, Link::Up(_)) => {
                 let mut chain = ChainWriter::new();
                 join(&self.settings, &mut chain);
@@ -78,12 +82,20 @@ impl Member {
     }
 
     /// Sends a request over the IKE SA.
-    fn ask(&mut self, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
-        self.ask_by(self.backoff(), ctx, purpose, chain);
+    pub(super) fn ask(&mut self, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
+        if let Link::Up(sas) = &self.link {
+            let spi = sas.current.sa.own_spi();
+            self.ask_over(ctx, spi, purpose, chain);
+        }
     }
 
-    fn ask_by(&mut self, backoff: Backoff, ctx: &mut MemberCtx<'_>, purpose: Purpose, chain: ChainWriter) {
-        let Link::Up(up) = &mut self.link else { return };
+    /// Sends a request over one of the IKE SAs.
+    pub(super) fn ask_over(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi, purpose: Purpose, chain: ChainWriter) {
+        self.ask_by(self.backoff(), ctx, spi, purpose, chain);
+    }
+
+    fn ask_by(&mut self, backoff: Backoff, ctx: &mut MemberCtx<'_>, spi: Spi, purpose: Purpose, chain: ChainWriter) {
+        let Some(up) = self.up(spi) else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match up.request(purpose, chain, backoff, &mut step) {
             Ok(bytes) => ctx.send(self.transmit(bytes)),
@@ -120,8 +132,8 @@ impl Member {
 
     /// Closes the IKE SA without waiting for an answer.
     fn close(&mut self, ctx: &mut MemberCtx<'_>) {
-        if let Link::Up(up) = &self.link
-            && up.requests.is_idle()
+        if let Link::Up(sas) = &self.link
+            && sas.current.requests.is_idle()
         {
             self.ask(ctx, Purpose::Delete, deletion());
         }
@@ -157,22 +169,55 @@ impl Member {
     }
 
     pub(super) fn up_due(&mut self, ctx: &mut MemberCtx<'_>) {
-        let Link::Up(up) = &mut self.link else { return };
-        let silent = self.liveness.is_some_and(|after| up.heard + after <= ctx.now.mono);
-        let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match up.expire(&mut step) {
-            Ok(Some(bytes)) => ctx.send(self.transmit(bytes)),
-            Ok(None) if silent && up.requests.is_idle() => self.ask(ctx, Purpose::Liveness, ChainWriter::new()),
-            Ok(None) => {}
-            Err(purpose) => {
-                // The key server has lost this IKE SA, or is gone; what we wanted may go over a new one.
-                self.link = Link::Down;
-                if purpose != Purpose::Delete {
-                    ctx.event(MemberEvent::Disconnected);
-                }
-                self.pursue(ctx);
-            }
+        let Link::Up(sas) = &self.link else { return };
+        for spi in sas.due(self.ike.liveness, ctx.now.mono) {
+            self.sa_due(ctx, spi);
         }
+    }
+
+    fn sa_due(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
+        let (now, liveness) = (ctx.now.mono, self.ike.liveness);
+        let Some(up) = self.up(spi) else { return };
+        if !up.requests.is_idle() {
+            let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+            return match up.expire(&mut step) {
+                Ok(Some(bytes)) => ctx.send(self.transmit(bytes)),
+                Ok(None) => {}
+                // The key server has lost this IKE SA, or is gone; what we wanted may go over a new one.
+                Err(_) => self.ended(ctx, spi),
+            };
+        }
+        if let Some(doomed) = up.doomed {
+            if doomed <= now {
+                if let Some(heir) = self.heir(spi) {
+                    self.move_to(ctx, heir);
+                }
+                self.ask_over(ctx, spi, Purpose::Delete, deletion());
+            }
+            return;
+        }
+        if up.life.has_ended(now) {
+            tracing::info!("the IKE SA has run its time");
+            self.close(ctx);
+            ctx.event(MemberEvent::Disconnected);
+            return self.pursue(ctx);
+        }
+        if up.life.wants_rekey(now) {
+            self.begin_rekey(ctx, spi, None);
+        } else if liveness.is_some_and(|after| up.heard + after <= now) {
+            self.ask_over(ctx, spi, Purpose::Liveness, ChainWriter::new());
+        }
+    }
+
+    /// There is no IKE SA any more, and nobody wished so.
+    pub(super) fn lost(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Link::Up(sas) = &self.link else { return };
+        let wished = sas.current.purpose == Purpose::Delete && !sas.current.requests.is_idle();
+        self.link = Link::Down;
+        if !wished {
+            ctx.event(MemberEvent::Disconnected);
+        }
+        self.pursue(ctx);
     }
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
@@ -204,13 +249,15 @@ impl Member {
             Ok(Outcome::Up { sa, behind_nat, opened, exchange }) => {
                 self.status.behind_nat = behind_nat;
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
-                self.link = Link::Up(Box::new(Up::new(*sa, ctx.now.mono)));
+                let spi = sa.own_spi();
+                let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);
+                self.link = Link::Up(Sas::new(Up::new(*sa, life, ctx.now.mono)));
                 if self.settings.connect_only {
                     self.settings.key_servers.worked();
                 }
                 ctx.event(MemberEvent::Connected);
                 if exchange == ExchangeType::GSA_AUTH {
-                    self.registration_response(ctx, &opened, rules::AUTH_RESPONSE);
+                    self.registration_response(ctx, spi, &opened, rules::AUTH_RESPONSE);
                 }
                 self.pursue(ctx);
             }
@@ -224,11 +271,12 @@ impl Member {
     }
 
     /// Policy and keys, or a refusal: in a GSA_AUTH or GSA_REGISTRATION response.
-    fn registration_response(&mut self, ctx: &mut MemberCtx<'_>, opened: &Opened, rules: &[rules::Rule]) {
+    fn registration_response(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi, opened: &Opened, rules: &[rules::Rule]) {
         if self.goal == Goal::Leave {
             return;
         }
-        let Link::Up(up) = &self.link else { return };
+        let Link::Up(sas) = &self.link else { return };
+        let Some(up) = sas.get(spi) else { return };
         let wanted = self.settings.sender_ids;
         let log = self.key_log.as_deref_mut().map(|l| l as _);
         let result = Payloads::parse(opened.first, opened.inner.expose(), rules).and_then(|payloads| {
@@ -284,10 +332,10 @@ impl Member {
         group.rekey_sas.iter().any(|new| self.outdated.contains(&new.spi) || known().any(|old| past(new, old)))
     }
 
-    /// A response over the IKE SA.
-    pub(super) fn response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let Link::Up(up) = &mut self.link else { return };
-        if !up.requests.awaits(header.message_id) {
+    /// A response over an IKE SA.
+    pub(super) fn response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
+        let Some(up) = self.up(spi) else { return };
+        if !up.requests.awaits(header.message_id) || header.exchange != up.purpose.exchange().0 {
             return;
         }
         let opened = match up.sa.open(dgram.bytes) {
@@ -295,21 +343,23 @@ impl Member {
             Err(reject) => return self.reject(dgram, &reject),
         };
         up.requests.answered();
-        up.heard = ctx.now.mono;
+        let purpose = up.purpose;
+        self.heard_over(ctx, spi);
         let syntax = Payloads::parse(opened.first, opened.inner.expose(), &[])
             .is_ok_and(|p| p.notify(NotifyType::INVALID_SYNTAX).is_some());
-        match up.purpose {
-            Purpose::Register => self.registration_response(ctx, &opened, rules::REGISTRATION_RESPONSE),
+        match purpose {
+            Purpose::Register => self.registration_response(ctx, spi, &opened, rules::REGISTRATION_RESPONSE),
             Purpose::Leave => {
                 self.left(ctx);
                 self.ask(ctx, Purpose::Delete, deletion());
             }
-            Purpose::Delete => self.link = Link::Down,
-            Purpose::Decline | Purpose::Liveness => {}
+            Purpose::Delete => return self.deleted(ctx, spi),
+            Purpose::Rekey if !syntax => self.rekey_answered(ctx, spi, &opened),
+            Purpose::Rekey | Purpose::Decline | Purpose::Liveness => {}
         }
         if syntax {
             // The key server has given this IKE SA up (RFC 7296 section 2.21.3).
-            self.link = Link::Down;
+            self.deleted(ctx, spi);
         }
         self.pursue(ctx);
     }
@@ -317,25 +367,38 @@ impl Member {
     /// Somebody says, and proves nothing, that the key server does not know our IKE SA (RFC 7296 section 2.21.4). That ends
     /// nothing; but it may have restarted, so whether it answers is found out sooner than otherwise. Once in a while, so that
     /// who forges such messages draws no crowd of ours.
-    pub(super) fn doubt(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) {
+    pub(super) fn doubt(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, spi: Spi) {
         self.status.rejected += 1;
         let now = ctx.now.mono;
         let backoff = Backoff { first: DOUBT.first.min(self.settings.retransmit), tries: DOUBT.tries };
-        let Link::Up(up) = &mut self.link else { return };
-        if dgram.from.ip() != self.settings.gateway().ip() || up.doubted.is_some_and(|at| now < at + DOUBT_PAUSE) {
+        if dgram.from.ip() != self.settings.gateway().ip() {
+            return;
+        }
+        let Some(up) = self.up(spi) else { return };
+        if up.doubted.is_some_and(|at| now < at + DOUBT_PAUSE) {
             return;
         }
         tracing::debug!(from = %dgram.from, "the key server may have lost the IKE SA");
         up.doubted = Some(now);
         match &mut up.requests.pending {
             Some((_, message)) => message.hasten(backoff, now, ctx.rng),
-            None => self.ask_by(backoff, ctx, Purpose::Liveness, ChainWriter::new()),
+            None => self.ask_by(backoff, ctx, spi, Purpose::Liveness, ChainWriter::new()),
         }
     }
 
-    /// A request over the IKE SA.
-    pub(super) fn request(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let Link::Up(up) = &mut self.link else { return };
+    /// The key server has confirmed that an IKE SA is gone.
+    fn deleted(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
+        let Link::Up(sas) = &mut self.link else { return };
+        match sas.is_current(spi) {
+            true => self.link = Link::Down,
+            false => sas.forget(spi),
+        }
+        self.pursue(ctx);
+    }
+
+    /// A request over an IKE SA.
+    pub(super) fn request(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
+        let Some(up) = self.up(spi) else { return };
         match up.answers.classify(header.message_id, dgram.bytes) {
             Incoming::New => {}
             Incoming::Repeat(response) => return ctx.send(dgram.reply(response.to_vec())),
@@ -345,21 +408,23 @@ impl Member {
             Ok(opened) => opened,
             Err(reject) => return self.reject(dgram, &reject),
         };
-        up.heard = ctx.now.mono;
+        self.heard_over(ctx, spi);
         let exchange = ExchangeType(header.exchange);
-        let (notify, ends) = match understand(exchange, &opened) {
-            Ok(answer) => answer,
+        let (chain, ends) = match understand(exchange, &opened) {
+            Ok(Asked::Nothing) => (ChainWriter::new(), false),
+            Ok(Asked::Delete) => (ChainWriter::new(), true),
+            Ok(Asked::Refused(notify)) => (told(&notify), false),
+            Ok(Asked::Rekey(init)) => match self.peer_rekeys(ctx, spi, &init) {
+                Ok(chain) => (chain, false),
+                Err(notify) => (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX),
+            },
             Err(reject) => {
                 tracing::debug!(%reject, "request refused");
-                let notify = reject.notify();
-                let ends = notify.as_ref().is_some_and(|n| n.kind == NotifyType::INVALID_SYNTAX);
-                (notify, ends)
+                let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
+                (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX)
             }
         };
-        let mut chain = ChainWriter::new();
-        if let Some(notify) = notify {
-            chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
-        }
+        let Some(up) = self.up(spi) else { return };
         let Ok(response) = up.sa.seal(exchange, Direction::Response, header.message_id, chain, ctx.rng) else {
             self.link = Link::Down;
             return;
@@ -368,10 +433,10 @@ impl Member {
         ctx.send(dgram.reply(response.clone()));
         if ends {
             self.farewell = Some((dgram.bytes.to_vec(), response));
-            self.link = Link::Down;
             tracing::info!("IKE SA deleted by the key server");
-            ctx.event(MemberEvent::Disconnected);
-            self.pursue(ctx);
+            self.ended(ctx, spi);
+        } else {
+            self.settle(ctx, spi);
         }
     }
 }
@@ -383,7 +448,25 @@ pub(super) fn is_doubt(header: &Header, body: &[u8]) -> bool {
         && Payloads::parse(header.next, body, &[]).is_ok_and(|p| p.notify(NotifyType::INVALID_IKE_SPI).is_some())
 }
 
-fn deletion() -> ChainWriter {
+/// What a request of the key server asks for.
+enum Asked<'m> {
+    /// Nothing but an answer.
+    Nothing,
+    /// The end of the IKE SA.
+    Delete,
+    /// New keys for it.
+    Rekey(Init<'m>),
+    /// Something that is not to be had here, and this says so.
+    Refused(Notify<'m>),
+}
+
+fn told(notify: &Notify<'_>) -> ChainWriter {
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
+    chain
+}
+
+pub(super) fn deletion() -> ChainWriter {
     let mut chain = ChainWriter::new();
     chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
     chain
@@ -394,19 +477,19 @@ fn wish(settings: &MemberSettings, goal: Goal) -> Wish<'_> {
     Wish { settings, register: goal == Goal::Register, backoff }
 }
 
-/// What a request of the key server is answered with, and whether the IKE SA ends.
-fn understand(exchange: ExchangeType, opened: &Opened) -> Result<(Option<Notify<'static>>, bool), Reject> {
+fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
     let (first, inner) = (opened.first, opened.inner.expose());
     match exchange {
         ExchangeType::INFORMATIONAL => {
             let payloads = Payloads::parse(first, inner, rules::INFORMATIONAL)?;
             let deletes: Vec<Delete<'_>> = payloads.all(PayloadKind::DELETE)?;
-            Ok((None, deletes.iter().any(|d| d.protocol == ProtocolId::IKE)))
+            let ends = deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
+            Ok(if ends { Asked::Delete } else { Asked::Nothing })
         }
-        ExchangeType::CREATE_CHILD_SA => {
-            Payloads::parse(first, inner, &[])?;
-            Ok((Some(Notify::bare(NotifyType::NO_ADDITIONAL_SAS)), false))
-        }
+        ExchangeType::CREATE_CHILD_SA => Ok(match ChildRequest::of(first, inner)? {
+            ChildRequest::Rekey(init) => Asked::Rekey(init),
+            ChildRequest::Child(replaced) => Asked::Refused(no_child(replaced)),
+        }),
         _ => Err(Reject::Misbehaved("an exchange that has no place here")),
     }
 }

@@ -6,6 +6,7 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::established::Established;
+use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::sa::{Direction, IkeSa};
@@ -93,7 +94,8 @@ impl Server {
         let behind_nat = state.behind_nat;
         let identity = verified.identity.clone();
         let own = self.config.identity.clone().unwrap_or(Identity::from_ip(dgram.to.ip()));
-        let established = match state.advance(ctx, dgram, &own, verified) {
+        let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
+        let established = match state.advance(ctx, dgram, &own, verified, rekeying) {
             Ok((established, response, outcome)) => {
                 if let Some(outcome) = outcome {
                     self.count(&outcome);
@@ -172,6 +174,7 @@ impl ExpectAuth {
         dgram: &Datagram<'_>,
         own: &Identity,
         peer: Verified<'_>,
+        rekeying: Rekeying,
     ) -> Result<(Established, Vec<u8>, Option<Outcome>), crate::wire::sk::SealError> {
         let Self { mut sa, proof, nonces, init_response, .. } = self;
         let id = identity_to_wire(own).to_vec();
@@ -196,7 +199,7 @@ impl ExpectAuth {
             }
         };
         let response = sa.seal(exchange, Direction::Response, AUTH_ID, chain, ctx.rng)?;
-        let established = Established::new(sa, peer.identity, dgram.bytes, response.clone(), ctx.now.mono);
+        let established = Established::new(sa, peer.identity, dgram.bytes, response.clone(), rekeying, ctx.now.mono);
         Ok((established, response, outcome))
     }
 }

@@ -7,8 +7,8 @@ use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::ike_sa::Preferences;
 use crate::ike_sa::window::Backoff;
+use crate::ike_sa::{IkeOptions, Preferences};
 
 /// Settings of a [`Server`](super::Server).
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub struct ServerConfig {
     pub sas: usize,
     /// An IKE SA without traffic is deleted after this time.
     pub idle: Duration,
-    /// A peer that is silent for so long is asked whether it lives; `None` never asks. Only useful below `idle`.
-    pub liveness: Option<Duration>,
+    /// How IKE SAs are kept. Asking whether a peer lives is only useful below `idle`.
+    pub ike: IkeOptions,
     /// Repeats of our own requests.
     pub backoff: Backoff,
     /// The last answer of a closed SA is kept for this time.
@@ -56,7 +56,7 @@ impl ServerConfig {
             half_open_timeout: Duration::from_secs(30),
             sas: 100_000,
             idle: Duration::from_secs(30),
-            liveness: None,
+            ike: IkeOptions::default(),
             backoff: Backoff { first: Duration::from_secs(1), tries: 5 },
             linger: Duration::from_secs(10),
             unprotected_answers_per_second: 20,
@@ -101,6 +101,8 @@ pub struct Counters {
     pub established: u64,
     /// Of these, with a NAT on the way.
     pub behind_nat: u64,
+    /// IKE SAs that were made in the place of others, with new keys.
+    pub rekeyed: u64,
     /// IKE SAs deleted, by either side.
     pub deleted: u64,
     /// IKE SAs whose peer did not answer.

@@ -1,4 +1,4 @@
-//! An IKE SA in use, responder's side (RFC 7296 sections 1.4 and 2.4; RFC 9838 section 2.3.2).
+//! An IKE SA in use, key server's side (RFC 7296 sections 1.4 and 2.4; RFC 9838 section 2.3.2).
 
 use std::time::Duration;
 
@@ -6,13 +6,15 @@ use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
+use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
+use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Answers, Due, Incoming, Repeating, Requests};
 use crate::registration::serve::{Asking, answer};
 use crate::reject::Reject;
 use crate::wire::delete::Delete;
-use crate::wire::message::{Payloads, Registration};
+use crate::wire::message::{ChildRequest, Init, Payloads, Registration};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
@@ -22,14 +24,26 @@ use crate::wire::sk::{Opened, SealError};
 pub(super) struct Established {
     pub(super) sa: IkeSa,
     pub(super) identity: Identity,
-    answers: Answers,
-    requests: Requests,
-    /// Our pending request deletes the SA.
-    deleting: bool,
+    pub(super) answers: Answers,
+    pub(super) requests: Requests,
+    /// What our pending request is for.
+    pub(super) purpose: Purpose,
     /// When the peer last sent something that verified.
-    heard: Duration,
+    pub(super) heard: Duration,
     /// When it last asked for something.
-    active: Duration,
+    pub(super) active: Duration,
+    pub(super) rekeying: Rekeying,
+}
+
+/// What a request of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Is anybody there?
+    Liveness,
+    /// The end of the SA.
+    Delete,
+    /// New keys for the SA.
+    Rekey,
 }
 
 /// What a request asks for, once it is understood.
@@ -38,28 +52,44 @@ enum Asked<'m> {
     Nothing,
     /// The end of the SA.
     Delete,
-    /// A Child SA or new keys for the IKE SA.
-    ChildSa,
+    /// New keys for the IKE SA.
+    Rekey(Init<'m>),
+    /// Something that is not to be had here, and this says so.
+    Refused(Notify<'m>),
     /// A group.
     Group(Registration<'m>),
 }
 
 impl Established {
-    pub(super) fn new(sa: IkeSa, identity: Identity, request: &[u8], response: Vec<u8>, now: Duration) -> Self {
+    pub(super) fn new(
+        sa: IkeSa,
+        identity: Identity,
+        request: &[u8],
+        response: Vec<u8>,
+        rekeying: Rekeying,
+        now: Duration,
+    ) -> Self {
         let mut answers = Answers::starting_at(1);
         answers.answered(request, response);
-        Self { sa, identity, answers, requests: Requests::starting_at(0), deleting: false, heard: now, active: now }
+        Self { answers, ..Self::fresh(sa, identity, rekeying, now) }
     }
 
-    /// When something is due: a repeat of our request, a liveness check, or the end of patience.
+    /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
+    pub(super) fn fresh(sa: IkeSa, identity: Identity, rekeying: Rekeying, now: Duration) -> Self {
+        let (answers, requests) = (Answers::starting_at(0), Requests::starting_at(0));
+        Self { sa, identity, answers, requests, purpose: Purpose::Liveness, heard: now, active: now, rekeying }
+    }
+
+    /// When something is due: a repeat of our request, a liveness check, new keys, or the end of patience.
     pub(super) fn due(&self, config: &ServerConfig) -> Duration {
-        match &self.requests.pending {
-            Some((_, message)) => message.due_at(),
-            None => {
-                let idle = self.active + config.idle;
-                config.liveness.map_or(idle, |after| idle.min(self.heard + after))
-            }
+        if let Some((_, message)) = &self.requests.pending {
+            return message.due_at();
         }
+        if let Some(doomed) = self.rekeying.doomed {
+            return doomed;
+        }
+        let idle = (self.active + config.idle).min(self.rekeying.due_at());
+        config.ike.liveness.map_or(idle, |after| idle.min(self.heard + after))
     }
 
     fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
@@ -71,10 +101,10 @@ impl Established {
                 let ends = deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
                 Ok(if ends { Asked::Delete } else { Asked::Nothing })
             }
-            ExchangeType::CREATE_CHILD_SA => {
-                Payloads::parse(first, inner, &[])?;
-                Ok(Asked::ChildSa)
-            }
+            ExchangeType::CREATE_CHILD_SA => Ok(match ChildRequest::of(first, inner)? {
+                ChildRequest::Rekey(init) => Asked::Rekey(init),
+                ChildRequest::Child(replaced) => Asked::Refused(no_child(replaced)),
+            }),
             ExchangeType::GSA_REGISTRATION => Registration::request(first, inner).map(Asked::Group),
             _ => Err(Reject::Misbehaved("an exchange that has no place here")),
         }
@@ -82,16 +112,15 @@ impl Established {
 }
 
 impl Server {
-    pub(super) fn established_message(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
+    pub(super) fn established_message(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
         if header.flags & flags::RESPONSE == 0 {
-            self.established_request(ctx, dgram, header);
+            self.established_request(ctx, dgram, header, spi);
         } else {
-            self.established_response(ctx, dgram, header);
+            self.established_response(ctx, dgram, header, spi);
         }
     }
 
-    fn established_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let spi = header.spi_r;
+    fn established_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
         let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
         match state.answers.classify(header.message_id, dgram.bytes) {
             Incoming::New => {}
@@ -124,25 +153,29 @@ impl Server {
         message_id: u32,
         asked: Asked<'_>,
     ) {
-        let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
         let mut chain = ChainWriter::new();
         let (mut ends, mut outcome) = (false, None);
         match asked {
             Asked::Nothing => {}
             Asked::Delete => ends = true,
-            Asked::ChildSa => {
-                chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::NO_ADDITIONAL_SAS).to_vec());
-            }
+            Asked::Rekey(init) => match self.peer_rekeys(ctx, dgram, spi, message_id, &init) {
+                Some(refusal) => chain.push(PayloadKind::NOTIFY.0, &refusal.to_vec()),
+                // The answer comes when the key exchange is done.
+                None => return,
+            },
+            Asked::Refused(notify) => chain.push(PayloadKind::NOTIFY.0, &notify.to_vec()),
             Asked::Group(registration) => {
+                let Some(state) = self.in_use(&spi) else { return };
                 let default = state.sa.key_wrap().map(|(_, key)| key);
                 let asking = Asking { identity: &state.identity, address: dgram.from, default };
                 outcome = Some(answer(ctx, asking, &registration, &mut chain));
             }
         }
-        let response = state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng);
         if let Some(outcome) = &outcome {
             self.count(outcome);
         }
+        let Some(state) = self.in_use(&spi) else { return };
+        let response = state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng);
         self.respond(ctx, dgram, spi, response, ends);
     }
 
@@ -157,7 +190,7 @@ impl Server {
         reject: &Reject,
     ) {
         self.counters.malformed += 1;
-        let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let Some(state) = self.in_use(&spi) else { return };
         tracing::debug!(member = %state.identity, %reject, "request refused");
         let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
         let ends = notify.kind == NotifyType::INVALID_SYNTAX;
@@ -184,8 +217,13 @@ impl Server {
             }
         };
         if ends {
-            tracing::info!(member = %state.identity, "IKE SA deleted by the peer");
-            self.counters.deleted += 1;
+            match state.rekeying.doomed {
+                None => {
+                    tracing::info!(member = %state.identity, "IKE SA deleted by the peer");
+                    self.counters.deleted += 1;
+                }
+                Some(_) => tracing::debug!(member = %state.identity, "replaced IKE SA deleted by the peer"),
+            }
             return self.close(ctx, spi, dgram, response);
         }
         state.answers.answered(dgram.bytes, response.clone());
@@ -197,28 +235,34 @@ impl Server {
         self.arm(spi, due);
     }
 
-    fn established_response(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let spi = header.spi_r;
+    fn established_response(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
         let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
-        if !state.requests.awaits(header.message_id) {
+        if !state.requests.awaits(header.message_id) || header.exchange != state.purpose.exchange().0 {
             self.counters.unexpected += 1;
             return;
         }
-        if let Err(reject) = state.sa.open(dgram.bytes) {
-            return self.drop_unauthenticated(dgram, &reject);
-        }
+        let opened = match state.sa.open(dgram.bytes) {
+            Ok(opened) => opened,
+            Err(reject) => return self.drop_unauthenticated(dgram, &reject),
+        };
         state.requests.answered();
         state.heard = ctx.now.mono;
-        if state.deleting {
-            self.counters.deleted += 1;
-            tracing::info!(member = %state.identity, "IKE SA deleted");
-            return self.remove(ctx.out, spi);
+        match state.purpose {
+            Purpose::Delete => {
+                if state.rekeying.doomed.is_none() {
+                    self.counters.deleted += 1;
+                    tracing::info!(member = %state.identity, "IKE SA deleted");
+                }
+                return self.remove(ctx.out, spi);
+            }
+            Purpose::Rekey => self.rekey_answered(ctx, spi, &opened),
+            Purpose::Liveness => {}
         }
-        let due = state.due(&self.config);
-        self.arm(spi, due);
+        self.rearm(spi);
     }
 
-    /// Repeats what is unanswered, asks a silent peer whether it lives, deletes an idle SA.
+    /// Repeats what is unanswered, asks a silent peer whether it lives, asks for new keys, deletes an SA that is idle or has
+    /// run its time.
     pub(super) fn established_due(&mut self, ctx: &mut Ctx<'_>, spi: Spi) {
         let now = ctx.now.mono;
         let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
@@ -228,34 +272,77 @@ impl Server {
                 Due::Wait => {}
                 Due::Repeat => ctx.out.send(path.transmit(message.bytes.clone())),
                 Due::GiveUp => {
-                    self.counters.dead_peers += 1;
-                    tracing::info!(member = %state.identity, peer = %path.peer, "peer does not answer: IKE SA dropped");
+                    if state.rekeying.doomed.is_none() {
+                        self.counters.dead_peers += 1;
+                        tracing::info!(member = %state.identity, peer = %path.peer, "peer does not answer: IKE SA dropped");
+                    }
                     return self.remove(ctx.out, spi);
                 }
             }
-        } else {
-            let idle = now >= state.active + self.config.idle;
-            match state.request(idle, &self.config, ctx) {
-                Ok(bytes) => ctx.out.send(path.transmit(bytes)),
-                Err(_) => return self.remove(ctx.out, spi),
-            }
+            return self.rearm(spi);
         }
-        let due = state.due(&self.config);
-        self.arm(spi, due);
+        let rekeying = &state.rekeying;
+        let ends = match rekeying.doomed {
+            Some(at) => now >= at,
+            None => now >= state.active + self.config.idle || rekeying.life.has_ended(now),
+        };
+        let silent = self.config.ike.liveness.is_some_and(|after| now >= state.heard + after);
+        if ends {
+            self.inform(ctx, spi, true);
+        } else if rekeying.doomed.is_none() && rekeying.life.wants_rekey(now) {
+            self.begin_rekey(ctx, spi);
+        } else if rekeying.doomed.is_none() && silent {
+            self.inform(ctx, spi, false);
+        }
+        self.rearm(spi);
     }
-}
 
-impl Established {
     /// An INFORMATIONAL request: a Delete, or nothing but the question.
-    fn request(&mut self, delete: bool, config: &ServerConfig, ctx: &mut Ctx<'_>) -> Result<Vec<u8>, SealError> {
-        let id = self.requests.next_id().ok_or(SealError::TooLong)?;
+    pub(super) fn inform(&mut self, ctx: &mut Ctx<'_>, spi: Spi, delete: bool) {
         let mut chain = ChainWriter::new();
         if delete {
             chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
         }
-        let bytes = self.sa.seal(ExchangeType::INFORMATIONAL, Direction::Request, id, chain, ctx.rng)?;
-        self.requests.sent(Repeating::new(bytes.clone(), config.backoff, ctx.now.mono, ctx.rng));
-        self.deleting = delete;
-        Ok(bytes)
+        self.ask(ctx, spi, if delete { Purpose::Delete } else { Purpose::Liveness }, chain);
+    }
+
+    /// A request of ours. An SA over which none can be sent any more is dropped.
+    pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>, spi: Spi, purpose: Purpose, chain: ChainWriter) {
+        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
+        let bytes = state.requests.next_id().ok_or(SealError::TooLong).and_then(|id| {
+            let bytes = state.sa.seal(purpose.exchange(), Direction::Request, id, chain, ctx.rng)?;
+            state.requests.sent(Repeating::new(bytes.clone(), self.config.backoff, ctx.now.mono, ctx.rng));
+            state.purpose = purpose;
+            Ok(bytes)
+        });
+        match bytes {
+            Ok(bytes) => ctx.out.send(path.transmit(bytes)),
+            Err(_) => self.remove(ctx.out, spi),
+        }
+    }
+
+    /// An SA in use.
+    pub(super) fn in_use(&mut self, spi: &Spi) -> Option<&mut Established> {
+        match self.sas.get_mut(spi).map(|e| &mut e.state) {
+            Some(State::Established(state)) => Some(state),
+            Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_)) | None => None,
+        }
+    }
+
+    /// Sets the timer of an SA in use.
+    pub(super) fn rearm(&mut self, spi: Spi) {
+        if let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) {
+            let due = state.due(&self.config);
+            self.arm(spi, due);
+        }
+    }
+}
+
+impl Purpose {
+    fn exchange(self) -> ExchangeType {
+        match self {
+            Purpose::Liveness | Purpose::Delete => ExchangeType::INFORMATIONAL,
+            Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
+        }
     }
 }

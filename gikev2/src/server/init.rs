@@ -142,7 +142,7 @@ impl Server {
     }
 
     /// Neither zero nor in use; and never four zero octets in front, which read as a non-ESP marker.
-    fn fresh_spi(&self, ctx: &mut Ctx<'_>) -> Spi {
+    pub(super) fn fresh_spi(&self, ctx: &mut Ctx<'_>) -> Spi {
         loop {
             let mut spi = [0; 8];
             ctx.rng.fill(&mut spi);

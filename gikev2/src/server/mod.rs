@@ -13,7 +13,10 @@
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, bad      Closed        N(AUTHENTICATION_FAILED)
 //!  Established   GSA_REGISTRATION               Established   GSA, KD or N
 //!  Established   INFORMATIONAL with Delete      Closed        empty response
-//!  Established   idle                           Established   INFORMATIONAL with Delete
+//!  Established   CREATE_CHILD_SA, new keys      Established   Job, then a second SA and SA, Nr, KEr
+//!  Established   CREATE_CHILD_SA, a Child SA    Established   N(NO_ADDITIONAL_SAS)
+//!  Established   time for new keys              Established   Job, then CREATE_CHILD_SA request
+//!  Established   idle, or replaced              Established   INFORMATIONAL with Delete
 //!  Established   answer to that Delete, or none -
 //!  Established   any request repeated           Established   the same response
 //!  Closed        last request repeated          Closed        the same response
@@ -27,6 +30,7 @@ mod config;
 mod established;
 mod init;
 mod limits;
+mod rekeying;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -106,7 +110,7 @@ enum State {
 
 /// An SA that is gone; its last answer is repeated until the peer has had time to get it.
 struct Closed {
-    spi_i: [u8; 8],
+    peer_spi: [u8; 8],
     request: Vec<u8>,
     response: Vec<u8>,
 }
@@ -184,8 +188,11 @@ impl Server {
                 Err(reject) => self.drop_malformed(&dgram, &reject),
             };
         }
-        match self.sas.get(&header.spi_r) {
-            Some(entry) if entry.spi_i() == header.spi_i => self.protected(ctx, &dgram, &header),
+        // The end that asked for the SA names it first: the member, or we if its keys were our wish.
+        let from_initiator = header.flags & flags::INITIATOR != 0;
+        let (peer, own) = if from_initiator { (header.spi_i, header.spi_r) } else { (header.spi_r, header.spi_i) };
+        match self.sas.get(&own) {
+            Some(entry) if entry.peer_spi() == peer => self.protected(ctx, &dgram, &header, own),
             _ => {
                 self.counters.unknown_spi += 1;
                 if !response && header.spi_r != [0; 8] {
@@ -197,8 +204,12 @@ impl Server {
 
     /// Takes the result of a job; one it does not know is ignored.
     pub fn complete(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
-        if let Some(spi) = self.jobs.remove(&job) {
-            self.key_exchange_done(ctx, spi, done);
+        let Some(spi) = self.jobs.remove(&job) else { return };
+        match self.sas.get(&spi).map(|e| &e.state) {
+            Some(State::Established(_)) => self.rekey_job_done(ctx, spi, done),
+            Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_)) | None => {
+                self.key_exchange_done(ctx, spi, done);
+            }
         }
     }
 
@@ -218,12 +229,12 @@ impl Server {
     }
 
     /// A message to an SA we know, its SPIs say.
-    fn protected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let Some(entry) = self.sas.get(&header.spi_r) else { return };
+    fn protected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
+        let Some(entry) = self.sas.get(&spi) else { return };
         match &entry.state {
             State::AwaitKe(_) => self.counters.unexpected += 1,
             State::ExpectAuth(_) => self.auth_request(ctx, dgram, header),
-            State::Established(_) => self.established_message(ctx, dgram, header),
+            State::Established(_) => self.established_message(ctx, dgram, header, spi),
             State::Closed(closed) if closed.request == dgram.bytes => {
                 self.counters.repeated += 1;
                 ctx.out.send(dgram.reply(closed.response.clone()));
@@ -255,12 +266,12 @@ impl Server {
     /// Ends an SA with a last answer, which is repeated for a while if the request is.
     fn close(&mut self, ctx: &mut Ctx<'_>, spi: Spi, dgram: &Datagram<'_>, response: Vec<u8>) {
         let Some(entry) = self.sas.get_mut(&spi) else { return };
-        let spi_i = entry.spi_i();
+        let peer_spi = entry.peer_spi();
         if entry.is_half_open() {
             self.half_open.leave(entry.path.peer.ip());
         }
         ctx.out.send(dgram.reply(response.clone()));
-        entry.state = State::Closed(Closed { spi_i, request: dgram.bytes.to_vec(), response });
+        entry.state = State::Closed(Closed { peer_spi, request: dgram.bytes.to_vec(), response });
         let linger = self.config.linger;
         self.timers.arm(spi, ctx.now.mono + linger);
     }
@@ -283,18 +294,26 @@ impl Server {
         });
     }
 
+    #[cfg(test)]
+    pub(crate) fn sa_for_test(&mut self) -> Option<&mut crate::ike_sa::sa::IkeSa> {
+        self.sas.values_mut().find_map(|e| match &mut e.state {
+            State::Established(state) => Some(&mut state.sa),
+            State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_) => None,
+        })
+    }
+
     fn arm(&mut self, spi: Spi, at: Duration) {
         self.timers.arm(spi, at);
     }
 }
 
 impl Entry {
-    fn spi_i(&self) -> [u8; 8] {
+    fn peer_spi(&self) -> [u8; 8] {
         match &self.state {
             State::AwaitKe(s) => s.spi_i,
-            State::ExpectAuth(s) => s.sa.spi_i,
-            State::Established(s) => s.sa.spi_i,
-            State::Closed(s) => s.spi_i,
+            State::ExpectAuth(s) => s.sa.peer_spi(),
+            State::Established(s) => s.sa.peer_spi(),
+            State::Closed(s) => s.peer_spi,
         }
     }
 

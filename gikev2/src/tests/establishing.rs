@@ -330,7 +330,9 @@ fn a_silent_key_server_is_asked_whether_it_lives() {
     config.idle = Duration::from_secs(3600);
     let mut world = World::with(policy(false), config, 1);
     let at = world.join(1);
-    world.hosts[at].member.set_liveness(Some(Duration::from_secs(10)));
+    world.hosts[at]
+        .member
+        .set_ike_options(crate::IkeOptions { liveness: Some(Duration::from_secs(10)), ..Default::default() });
     world.pass(Duration::from_secs(35));
     let asked = world.seen.iter().filter(|p| p.exchange() == ExchangeType::INFORMATIONAL.0 && !p.is_response());
     assert_eq!(asked.count(), 3);
@@ -347,7 +349,7 @@ fn a_silent_key_server_is_asked_whether_it_lives() {
 fn a_silent_member_is_asked_whether_it_lives() {
     let mut config = config();
     config.idle = Duration::from_secs(3600);
-    config.liveness = Some(Duration::from_secs(10));
+    config.ike.liveness = Some(Duration::from_secs(10));
     let mut world = World::with(policy(false), config, 1);
     world.join(1);
     world.pass(Duration::from_secs(25));

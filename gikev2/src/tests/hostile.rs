@@ -36,14 +36,22 @@ fn lenient() -> crate::ServerConfig {
     config
 }
 
-/// Registration, another one over the same SA, the end of the IKE SA, a rekey, leaving.
-fn whole_run(world: &mut World) {
-    let at = world.join(1);
+/// Registration, new keys for the IKE SA, another registration over it, its end, a rekey, leaving.
+fn whole_run(world: &mut World, member_asks: bool) {
+    let settings = world.settings(1);
+    let at = world.add(settings);
+    if member_asks {
+        world.hosts[at].member.set_ike_options(brief());
+    }
+    world.start(at);
+    world.pass(Duration::from_secs(19));
+    assert_eq!(world.server.counters().rekeyed, 1);
+    assert_eq!(world.hosts[at].member.status().ike_rekeys, 1);
     world.start(at);
     world.run();
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
     assert_eq!(world.server.counters().registered, 2);
-    world.pass(Duration::from_secs(40));
+    world.pass(Duration::from_secs(50));
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Disconnected));
     for round in 0..2 {
         world.rekey(RekeyReason::Operator, &[]);
@@ -57,6 +65,11 @@ fn whole_run(world: &mut World) {
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Left));
 }
 
+/// New keys after 16 to 18 s, and again; who is idle goes after 30 s.
+fn brief() -> crate::IkeOptions {
+    crate::IkeOptions { lifetime: Duration::from_secs(20), ..Default::default() }
+}
+
 fn tampered(implicit: bool, use_cbc: bool) {
     let make = || {
         let mut group = policy(false);
@@ -65,6 +78,9 @@ fn tampered(implicit: bool, use_cbc: bool) {
         if implicit {
             rekey.authentication = RekeyAuthentication::Implicit;
         }
+        if !use_cbc {
+            config.ike = brief();
+        }
         if use_cbc {
             rekey.protection = cbc();
             config.preferences.protections = vec![cbc()];
@@ -72,10 +88,10 @@ fn tampered(implicit: bool, use_cbc: bool) {
         World::with(group, config, 3)
     };
     let mut calm = make();
-    whole_run(&mut calm);
+    whole_run(&mut calm, use_cbc);
     let mut world = make();
     world.tamper = true;
-    whole_run(&mut world);
+    whole_run(&mut world, use_cbc);
     assert_eq!(world.hosts[0].events, calm.hosts[0].events);
     assert_eq!(world.server.counters().left, 1);
     let counters = world.server.counters();

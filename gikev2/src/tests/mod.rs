@@ -4,6 +4,7 @@
 mod attacks;
 mod establishing;
 mod hostile;
+mod ike_rekeying;
 mod readings;
 mod registering;
 mod rekeying;

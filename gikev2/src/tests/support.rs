@@ -373,7 +373,7 @@ impl World {
         self.jump(end);
     }
 
-    fn jump(&mut self, to: Duration) {
+    pub(super) fn jump(&mut self, to: Duration) {
         let by = to.saturating_sub(self.now.mono);
         self.now = Now { mono: self.now.mono + by, wall: self.now.wall + by };
     }

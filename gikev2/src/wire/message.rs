@@ -79,7 +79,7 @@ impl<'a> Payloads<'a> {
     }
 }
 
-/// Proposals, public value and nonce: an IKE_SA_INIT request, or a response that accepts.
+/// Proposals, public value and nonce: an IKE_SA_INIT request, one for new keys of an IKE SA, or a response that accepts.
 #[derive(Debug)]
 pub struct Init<'a> {
     /// SA.
@@ -112,6 +112,31 @@ impl<'a> Init<'a> {
             nonce: payloads.need(PayloadKind::NONCE)?,
             payloads,
         })
+    }
+}
+
+/// What a CREATE_CHILD_SA request asks for (RFC 7296 section 1.3).
+#[derive(Debug)]
+pub enum ChildRequest<'a> {
+    /// New keys for the IKE SA.
+    Rekey(Init<'a>),
+    /// A Child SA; or a new one in the place of the one that REKEY_SA names.
+    Child(Option<Notify<'a>>),
+}
+
+impl<'a> ChildRequest<'a> {
+    /// A request. Only one for a Child SA has traffic selectors.
+    ///
+    /// # Errors
+    /// As [`Payloads::parse`].
+    pub fn of(first: u8, bytes: &'a [u8]) -> Result<Self, Reject> {
+        let payloads = Payloads::parse(first, bytes, rules::CHILD_REQUEST)?;
+        let replaced = payloads.notify(NotifyType::REKEY_SA).cloned();
+        let selectors = [PayloadKind::TS_I, PayloadKind::TS_R].iter().any(|kind| payloads.body(*kind).is_some());
+        match replaced.is_some() || selectors {
+            true => Ok(Self::Child(replaced)),
+            false => Init::of(payloads).map(Self::Rekey),
+        }
     }
 }
 

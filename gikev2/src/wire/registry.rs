@@ -323,6 +323,8 @@ numbers! {
         INVALID_MAJOR_VERSION = 5,
         /// Something is out of range or malformed.
         INVALID_SYNTAX = 7,
+        /// A message ID outside the window.
+        INVALID_MESSAGE_ID = 9,
         /// None of the proposals is acceptable.
         NO_PROPOSAL_CHOSEN = 14,
         /// Another key exchange group is wanted; its number follows.
@@ -333,6 +335,10 @@ numbers! {
         NO_ADDITIONAL_SAS = 35,
         /// The traffic selectors suit nothing.
         TS_UNACCEPTABLE = 38,
+        /// Not now; perhaps later.
+        TEMPORARY_FAILURE = 43,
+        /// The Child SA to be replaced does not exist.
+        CHILD_SA_NOT_FOUND = 44,
         /// No such group.
         INVALID_GROUP_ID = 45,
         /// The member may not join.
@@ -349,6 +355,8 @@ numbers! {
         COOKIE = 16390,
         /// Transport mode.
         USE_TRANSPORT_MODE = 16391,
+        /// The Child SA that is to be replaced.
+        REKEY_SA = 16393,
         /// IKE SAs without a Child SA are possible (RFC 6023).
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// The member will send, and wants so many sender IDs.

@@ -78,6 +78,24 @@ pub const REGISTRATION_REQUEST: &[Rule] =
 pub const REGISTRATION_RESPONSE: &[Rule] =
     &[rule(PayloadKind::GSA, 0, 1), rule(PayloadKind::KD, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
 
+/// CREATE_CHILD_SA request (RFC 7296 section 1.3).
+pub const CHILD_REQUEST: &[Rule] = &[
+    rule(PayloadKind::SA, 1, 1),
+    rule(PayloadKind::KE, 0, 1),
+    rule(PayloadKind::NONCE, 1, 1),
+    rule(PayloadKind::TS_I, 0, 1),
+    rule(PayloadKind::TS_R, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
+/// CREATE_CHILD_SA response; one without SA, KE and nonce must bear a notify.
+pub const CHILD_RESPONSE: &[Rule] = &[
+    rule(PayloadKind::SA, 0, 1),
+    rule(PayloadKind::KE, 0, 1),
+    rule(PayloadKind::NONCE, 0, 1),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
 /// INFORMATIONAL, both ways (RFC 7296 section 1.4).
 pub const INFORMATIONAL: &[Rule] = &[rule(PayloadKind::DELETE, 0, 8), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dataplane::{Frame, IvSource, Sad};
 use keyferry_crypto::{Random, Secret, SeededRandom};
-use keyferry_gateway::{Gateway, GatewaySettings, Reloaded};
+use keyferry_gateway::{Gateway, GatewaySettings, IkeOptions, Reloaded};
 use keyferry_model::drive::{Datagram, Output, Transmit};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
@@ -156,6 +156,7 @@ impl Fleet {
             phase1_lifetime: Duration::from_secs(86_400),
             dpd: None,
             fragment_size: 1280,
+            ike: IkeOptions::default(),
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();

@@ -24,6 +24,7 @@ fn gateway(variant: Variant) -> Gateway {
         phase1_lifetime: Duration::from_secs(86_400),
         dpd: None,
         fragment_size: 1280,
+        ike: Default::default(),
     };
     Gateway::new(settings, Vec::new(), NOW, &mut SeededRandom::new(1)).unwrap()
 }

@@ -1,8 +1,9 @@
-//! What a gateway and a member are told about the life of IKEv1's phase 1.
+//! What a gateway and a member are told about the life of IKEv1's phase 1 and of IKE SAs.
 
 use std::time::Duration;
 
 use gdoi::{Dpd, NAT_PORT, Phase1Doi, Phase1Options};
+use gikev2::IkeOptions;
 
 use super::section::Section;
 
@@ -19,6 +20,8 @@ pub struct GatewayLife {
     pub dpd: Option<Dpd>,
     /// The longest IP packet before messages are cut up.
     pub fragment_size: usize,
+    /// How IKE SAs are kept.
+    pub ike: IkeOptions,
 }
 
 pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
@@ -26,6 +29,7 @@ pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
         lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
         dpd: dpd(section, Duration::ZERO),
         fragment_size: fragment_size(section),
+        ike: ike(section),
     }
 }
 
@@ -38,6 +42,18 @@ pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
         fragment_size: fragment_size(section),
         nat_port: section.flag("nat_traversal", true).then_some(NAT_PORT),
         nat_keepalive: section.duration("nat_keepalive", SECOND..=HOUR, 20 * SECOND),
+    }
+}
+
+/// How IKE SAs are kept; a liveness of zero asks nobody.
+pub(super) fn ike(section: &mut Section<'_>) -> IkeOptions {
+    let liveness = section.duration("ike_liveness", Duration::ZERO..=HOUR, Duration::ZERO);
+    if !liveness.is_zero() && liveness < SECOND {
+        section.error("ike_liveness", "is too short", "at least 1s, or 0s to ask nobody");
+    }
+    IkeOptions {
+        lifetime: section.duration("ike_lifetime", 60 * SECOND..=7 * DAY, 8 * HOUR),
+        liveness: (!liveness.is_zero()).then_some(liveness),
     }
 }
 

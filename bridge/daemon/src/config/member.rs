@@ -81,6 +81,8 @@ pub struct MemberConfig {
     pub life: gdoi::Phase1Options,
     /// What the key server may decide about traffic.
     pub traffic: TrafficSettings,
+    /// How IKE SAs of G-IKEv2 are kept.
+    pub ike: gikev2::IkeOptions,
     /// The control socket.
     pub socket: PathBuf,
     /// Where to write keys for Wireshark.
@@ -145,6 +147,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
         life: life::member(&mut section),
+        ike: life::ike(&mut section),
         socket,
         key_log: section.path("key_log"),
     };

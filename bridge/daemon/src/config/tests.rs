@@ -481,6 +481,20 @@ fn the_life_of_phase_1_has_defaults_and_bounds() {
 }
 
 #[test]
+fn the_life_of_ike_sas_has_defaults_and_bounds() {
+    let config = gateway_of(GATEWAY).unwrap().config.life.ike;
+    assert_eq!((config.lifetime.as_secs(), config.liveness), (8 * 3600, None));
+    let at = "store = \"gateway.redb\"";
+    let text = format!("{at}\nike_lifetime = \"1h\"\nike_liveness = \"20s\"");
+    let config = gateway_of(&GATEWAY.replace(at, &text)).unwrap().config.life.ike;
+    assert_eq!((config.lifetime.as_secs(), config.liveness.unwrap().as_secs()), (3600, 20));
+    one_problem(at, &format!("{at}\nike_lifetime = \"10s\""), "ike_lifetime", &["1m"]);
+    one_problem(at, &format!("{at}\nike_liveness = \"10ms\""), "ike_liveness", &["too short"]);
+    let config = member_of(&format!("{MEMBER}ike_lifetime = \"2h\"\n")).unwrap().config.ike;
+    assert_eq!((config.lifetime.as_secs(), config.liveness), (7200, None));
+}
+
+#[test]
 fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
     let text = GATEWAY.replacen("destination", "destinaton", 1);
     let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();

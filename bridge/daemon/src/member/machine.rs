@@ -32,7 +32,7 @@ impl Machine {
     pub(super) fn new(
         protocol: Protocol,
         settings: MemberSettings,
-        phase1: gdoi::Phase1Options,
+        (phase1, ike): (gdoi::Phase1Options, gikev2::IkeOptions),
         key_log: Option<&FileKeyLog>,
     ) -> Self {
         let mut machine = match protocol {
@@ -41,7 +41,11 @@ impl Machine {
                 member.set_phase1(phase1);
                 Machine::Gdoi(Box::new(member))
             }
-            Protocol::Gikev2 => Machine::Gikev2(Box::new(gikev2::Member::new(settings))),
+            Protocol::Gikev2 => {
+                let mut member = gikev2::Member::new(settings);
+                member.set_ike_options(ike);
+                Machine::Gikev2(Box::new(member))
+            }
         };
         if let Some(log) = key_log {
             either!(&mut machine, m => m.set_key_log(Box::new(log.clone())));

@@ -450,5 +450,5 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         gdoi: config.gdoi,
         traffic: config.traffic.clone(),
     };
-    Machine::new(protocol, settings, config.life.clone(), parts.key_log.as_ref())
+    Machine::new(protocol, settings, (config.life.clone(), config.ike), parts.key_log.as_ref())
 }

@@ -61,6 +61,7 @@ pub fn run(config: GatewayConfig, file: &Path) -> anyhow::Result<()> {
         phase1_lifetime: config.life.lifetime,
         dpd: config.life.dpd,
         fragment_size: config.life.fragment_size,
+        ike: config.life.ike,
     };
     let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom)
         .with_context(|| format!("{}: the store cannot be used", config.store.display()))?;

@@ -77,6 +77,30 @@ fn keys_are_those_computed_elsewhere() {
     }
 }
 
+/// SK_d of the first suite's keys, then Ni = c8..e7, Nr = 32..51, g^ir = 32 octets of 66, SPIi all 21, SPIr all 31: the old
+/// PRF makes SKEYSEED, the new one all that follows (RFC 7296 section 2.18).
+#[test]
+fn keys_of_a_rekey_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let [old, new, _] = known().map(|k| k.suite);
+    let (spi_i, spi_r) = ([1, 2, 3, 4, 5, 6, 7, 8], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    let first = Skeyseed::derive(old, &nonce_i, &nonce_r, &Secret::new(vec![0x55; 32])).expand(&spi_i, &spi_r);
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((200..232).collect(), (50..82).collect());
+    let shared = Secret::new(vec![0x66; 32]);
+    let seed = Skeyseed::rekey(old.prf, &first.derive, new, &nonce_i, &nonce_r, &shared);
+    let k = seed.expand(&[0x21; 8], &[0x31; 8]);
+    let wrap = k.wrap.unwrap();
+    let keys = [
+        "5908183d16b624ab992e5c573ceff2a2d1062a04b55fea35b09cce1dec38cb01",
+        "3e1c71780334c80d4733705440db2902ae85bd512ba321cc1e3e41b33f8472e2",
+        "edc47761e98525b3cbc4ca37facc0d24fed5ddffa6e9e2b492e2b83287b6cae9",
+        "fc8a151ab89f7074d0e0f9ebf10635a4d66eeab23f9e310df260083e9ea46618",
+        "12f02dbc3dfee7c5c44c02853be7bde8d197d2b1d15dd184efa25856ebe8e1df",
+    ];
+    let all = [&k.initiator.1, &k.responder.1, &k.initiator.0, &k.responder.0, &wrap];
+    assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
+}
+
 #[test]
 fn without_a_key_wrap_algorithm_there_is_no_key_wrap_key() {
     let suite = Suite { key_wrap: None, ..known()[0].suite };
