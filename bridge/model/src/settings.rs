@@ -10,6 +10,7 @@ use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 use crate::credentials::{OwnCertificate, Trust};
 use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
+use crate::policy::RekeyProtection;
 use crate::tunnel::Tunnel;
 
 /// Settings of a group member.
@@ -50,6 +51,8 @@ pub struct MemberSettings {
     pub gdoi: GdoiSettings,
     /// What the key server may decide about traffic.
     pub traffic: TrafficSettings,
+    /// What is particular to IKEv2.
+    pub ike2: Ike2Settings,
 }
 
 /// What a key server may decide about a member's traffic.
@@ -58,6 +61,31 @@ pub struct TrafficSettings {
     /// Where packets go in tunnels that do not preserve their destination. Without it there are no such tunnels.
     pub tunnel_destination: Option<IpAddr>,
 }
+
+/// What is offered and taken in IKEv2, by a member or a gateway. Empty lists are the usual.
+#[derive(Clone, Debug, Default)]
+pub struct Ike2Settings {
+    /// Encryption and integrity of IKE SAs, best first.
+    pub protections: Vec<RekeyProtection>,
+    /// PRFs by their hashes, best first; for a member before those of [`MemberSettings::hashes`].
+    pub prfs: Vec<Hash>,
+    /// Key exchange groups, best first; for a member before those of [`MemberSettings::ke_groups`].
+    pub groups: Vec<KeGroup>,
+    /// Key exchanges after the first (RFC 9370).
+    pub additional: Vec<AdditionalKe>,
+}
+
+/// A key exchange after the first (RFC 9370 section 2.2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdditionalKe {
+    /// Methods, best first.
+    pub methods: Vec<KeGroup>,
+    /// No IKE SA without it.
+    pub required: bool,
+}
+
+/// As many key exchanges may follow the first as there are transform types for them (RFC 9370 section 2.2.1).
+pub const MAX_ADDITIONAL_KE: usize = 7;
 
 /// What a member takes from a key server of GDOI beyond the usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,7 +23,9 @@ use keyferry_model::policy::{
     RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
+use keyferry_model::settings::{
+    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 use keyferry_wire::{NON_ESP_MARKER, split_marker};
@@ -156,6 +158,7 @@ pub fn settings(setup: Setup, n: u8) -> MemberSettings {
         retry: secs(10),
         ack_jitter: Duration::from_millis(300),
         connect_only: false,
+        ike2: Ike2Settings::default(),
         gdoi: GdoiSettings {
             danger_weak_rekey: setup.kek.is_weak() || setup.scheme.is_weak(),
             ..GdoiSettings::default()

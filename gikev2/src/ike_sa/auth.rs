@@ -13,13 +13,15 @@ pub(crate) struct SignedOctets<'a> {
     pub(crate) nonce: &'a [u8],
     /// The side's ID payload, without the generic header.
     pub(crate) id: &'a [u8],
+    /// What is covered of IKE_INTERMEDIATE (RFC 9242 section 3.3.2).
+    pub(crate) int_auth: &'a [u8],
 }
 
-/// prf(prf(shared key, "Key Pad for IKEv2"), message | nonce | prf(SK_p, id)).
+/// prf(prf(shared key, "Key Pad for IKEv2"), message | nonce | prf(SK_p, id) | IntAuth).
 pub(crate) fn shared_key_mac(prf: Prf, psk: &Secret, proof: &Secret, signed: SignedOctets<'_>) -> Secret {
     let key = prf.compute(psk.expose(), &[KEY_PAD]);
     let id = prf.compute(proof.expose(), &[signed.id]);
-    prf.compute(key.expose(), &[signed.message, signed.nonce, id.expose()])
+    prf.compute(key.expose(), &[signed.message, signed.nonce, id.expose(), signed.int_auth])
 }
 
 #[cfg(test)]
@@ -32,7 +34,7 @@ mod tests {
     fn the_mac_is_that_computed_elsewhere() {
         let nonce: Vec<u8> = (100..132).collect();
         let id = [&[2, 0, 0, 0], b"gm1.example".as_slice()].concat();
-        let signed = SignedOctets { message: b"message one", nonce: &nonce, id: &id };
+        let signed = SignedOctets { message: b"message one", nonce: &nonce, id: &id, int_auth: &[] };
         let psk = Secret::copy_from(b"a secret shared by two");
         let mac = shared_key_mac(Prf::HmacSha256, &psk, &Secret::new(vec![9; 32]), signed);
         assert_eq!(hex::encode(mac.expose()), "62d9e489d47dd6b813feebf3d98dfe647dae20f73bc12361f75eb37dbdfea931");

@@ -37,9 +37,11 @@ pub(crate) struct Parts<'a> {
     pub(crate) nonce: &'a [u8],
     /// Sender and receiver of the message.
     pub(crate) path: (SocketAddr, SocketAddr),
+    /// What the sender can do: notifies without data.
+    pub(crate) abilities: &'a [NotifyType],
 }
 
-/// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*)`.
+/// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*)`, abilities.
 pub(crate) fn request(parts: &Parts<'_>, cookie: Option<&[u8]>) -> Vec<u8> {
     let mut chain = ChainWriter::new();
     if let Some(cookie) = cookie {
@@ -69,6 +71,9 @@ fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
     for (kind, end) in ends {
         let hash = nat_hash(&parts.spi_i, &parts.spi_r, end);
         chain.push(PayloadKind::NOTIFY.0, &Notify::new(kind, hash).to_vec());
+    }
+    for ability in parts.abilities {
+        chain.push(PayloadKind::NOTIFY.0, &Notify::bare(*ability).to_vec());
     }
 }
 

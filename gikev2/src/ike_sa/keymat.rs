@@ -1,9 +1,11 @@
-//! Keys of an IKE SA (RFC 7296 section 2.14; the default key wrap key: RFC 9838 section 3.1.1).
+//! Keys of an IKE SA (RFC 7296 section 2.14; additional key exchanges: RFC 9370 section 2.2.2; the default key wrap key:
+//! RFC 9838 section 3.1.1).
 //!
 //! ```text
 //!  Ni, Nr, g^ir -> SKEYSEED -> SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr
 //!                              SK_d -> GSK_w
 //!  SK_d, Ni, Nr, g^ir -> SKEYSEED of the SA that replaces this one (section 2.18)
+//!  SK_d(n-1), Ni, Nr, SK(n) -> SKEYSEED(n), by the same formula
 //! ```
 
 use keyferry_crypto::{Prf, Secret};

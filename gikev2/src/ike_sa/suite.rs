@@ -1,13 +1,14 @@
 //! Negotiating the algorithms of an IKE SA (RFC 7296 sections 2.7 and 3.3; the key wrap algorithm: RFC 9838
-//! section 4.5.4).
+//! section 4.5.4; additional key exchanges: RFC 9370 section 2.2.1).
 
 use std::borrow::Cow;
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity, KeGroup, Prf};
+use keyferry_model::settings::{AdditionalKe, Ike2Settings, MAX_ADDITIONAL_KE};
 
 use crate::algorithms::{KeyWrap, Protection, ke_number, prf_transform, protection_from, protection_transforms};
 use crate::reject::Reject;
-use crate::wire::registry::{NotifyType, ProtocolId, TransformType, integ};
+use crate::wire::registry::{NotifyType, ProtocolId, TransformType, integ, ke};
 use crate::wire::sa::{Proposal, Sa, Transform};
 
 /// The algorithms of an IKE SA.
@@ -21,6 +22,8 @@ pub struct Suite {
     pub group: KeGroup,
     /// Key wrap algorithm; without one nobody can register over the SA.
     pub key_wrap: Option<KeyWrap>,
+    /// Key exchanges after the first, in the order of their transform types; `None` is one that does not take place.
+    pub additional: [Option<KeGroup>; MAX_ADDITIONAL_KE],
 }
 
 /// What we offer or accept, best first.
@@ -34,6 +37,8 @@ pub struct Preferences {
     pub groups: Vec<KeGroup>,
     /// Key wrap algorithms.
     pub key_wraps: Vec<KeyWrap>,
+    /// Key exchanges after the first.
+    pub additional: Vec<AdditionalKe>,
 }
 
 impl Default for Preferences {
@@ -49,6 +54,7 @@ impl Default for Preferences {
             prfs: vec![Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512],
             groups: vec![KeGroup::X25519, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Modp2048],
             key_wraps: vec![KeyWrap::Aes256, KeyWrap::Aes192, KeyWrap::Aes128],
+            additional: Vec::new(),
         }
     }
 }
@@ -63,7 +69,54 @@ pub struct Choice {
 }
 
 impl Preferences {
-    /// Proposals to offer: combined modes and CBC with HMAC apart, as RFC 7296 section 3.3 wants it.
+    /// What a configuration says; empty lists leave the usual.
+    #[must_use]
+    pub fn configured(settings: &Ike2Settings) -> Self {
+        let mut preferences = Self::default();
+        if !settings.protections.is_empty() {
+            preferences.protections.clone_from(&settings.protections);
+        }
+        if !settings.prfs.is_empty() {
+            preferences.prfs = settings.prfs.iter().map(|hash| Prf::from_hash(*hash)).collect();
+        }
+        if !settings.groups.is_empty() {
+            preferences.groups.clone_from(&settings.groups);
+        }
+        preferences.additional = settings.additional.iter().take(MAX_ADDITIONAL_KE).cloned().collect();
+        preferences
+    }
+
+    /// Proposals of IKE_SA_INIT: those with additional key exchanges, if there are any, and unless one of these is required the
+    /// same without, for peers that know no such thing (RFC 9370 section 2.2.1).
+    #[must_use]
+    pub fn initial_proposals(&self, with_key_wrap: bool) -> Sa<'static> {
+        let plain = self.proposals(with_key_wrap);
+        if self.additional.is_empty() {
+            return plain;
+        }
+        let further = self.additional.iter().enumerate().flat_map(|(place, exchange)| {
+            let kind = TransformType::additional_ke(place);
+            let none = (!exchange.required).then_some(ke::NONE);
+            let methods = exchange.methods.iter().map(|method| ke_number(*method)).chain(none);
+            kind.into_iter().flat_map(move |kind| methods.clone().map(move |id| Transform::new(kind, id)))
+        });
+        let further: Vec<Transform<'static>> = further.collect();
+        let mut proposals = plain.proposals.clone();
+        for proposal in &mut proposals {
+            proposal.transforms.extend(further.iter().cloned());
+            proposal.transforms.sort_by_key(|t| t.kind);
+        }
+        if self.additional.iter().all(|exchange| !exchange.required) {
+            proposals.extend(plain.proposals);
+        }
+        for (number, proposal) in (1..).zip(&mut proposals) {
+            proposal.number = number;
+        }
+        Sa { proposals }
+    }
+
+    /// Proposals to offer: combined modes and CBC with HMAC apart, as RFC 7296 section 3.3 wants it; without additional key
+    /// exchanges.
     #[must_use]
     pub fn proposals(&self, with_key_wrap: bool) -> Sa<'static> {
         let mut proposals: Vec<Proposal<'static>> = Vec::new();
@@ -91,17 +144,33 @@ impl Preferences {
     }
 
     /// Chooses from an offer: of each type what we like best. That goes for the group as well, whichever the KE payload
-    /// was made for: AUTH covers the offer, so nobody can talk both ends into one that they like less.
+    /// was made for: AUTH covers the offer, so nobody can talk both ends into one that they like less. There will be no
+    /// additional key exchange.
     #[must_use]
     pub fn choose(&self, offer: &Sa<'_>) -> Option<Choice> {
-        offer.proposals.iter().find_map(|p| self.choose_from(p))
+        offer.proposals.iter().find_map(|p| self.choose_from(p, &[]))
     }
 
-    fn choose_from(&self, p: &Proposal<'_>) -> Option<Choice> {
+    /// The same in IKE_SA_INIT, where additional key exchanges may follow: if the peer can do IKE_INTERMEDIATE, and if so
+    /// preferably with them. Where we require one there is no choice without it.
+    #[must_use]
+    pub fn choose_initial(&self, offer: &Sa<'_>, intermediate: bool) -> Option<Choice> {
+        if !intermediate {
+            return self.choose(offer).filter(|_| self.additional.iter().all(|a| !a.required));
+        }
+        let choices = || offer.proposals.iter().filter_map(|p| self.choose_from(p, &self.additional));
+        let richer = choices().find(|c| c.suite.additional.iter().any(Option::is_some));
+        let enough =
+            |c: &Choice| self.additional.iter().zip(c.suite.additional).all(|(a, got)| !a.required || got.is_some());
+        richer.or_else(|| choices().next()).filter(enough)
+    }
+
+    fn choose_from(&self, p: &Proposal<'_>, additional: &[AdditionalKe]) -> Option<Choice> {
         let known =
             [TransformType::ENCR, TransformType::PRF, TransformType::INTEG, TransformType::KE, TransformType::KWA];
         // A proposal with a transform type we do not know must not be chosen (RFC 7296 section 3.3.6).
-        if p.protocol != ProtocolId::IKE || !p.spi.is_empty() || p.transforms.iter().any(|t| !known.contains(&t.kind)) {
+        let knows = |t: &Transform<'_>| known.contains(&t.kind) || t.kind.is_additional_ke();
+        if p.protocol != ProtocolId::IKE || !p.spi.is_empty() || !p.transforms.iter().all(knows) {
             return None;
         }
         let offered = |t: &Transform<'_>| p.transforms.iter().any(|o| o == t);
@@ -117,14 +186,20 @@ impl Preferences {
             None => None,
             Some(_) => Some(*self.key_wraps.iter().find(|k| offered(&k.transform()))?),
         };
-        let suite = Suite { protection, prf, group, key_wrap };
+        let additional = choose_additional(p, group, additional)?;
+        let suite = Suite { protection, prf, group, key_wrap, additional };
         let mut transforms = suite.transforms();
+        // One transform of each type that was offered (RFC 7296 section 2.7).
         let none = Transform::new(TransformType::INTEG, integ::NONE);
         if matches!(protection, Protection::Aead(_)) && offered(&none) {
-            // One transform of each type that was offered (RFC 7296 section 2.7).
             transforms.push(none);
-            transforms.sort_by_key(|t| t.kind);
         }
+        for kind in (0..MAX_ADDITIONAL_KE).filter_map(TransformType::additional_ke) {
+            if p.of(kind).next().is_some() && !transforms.iter().any(|t| t.kind == kind) {
+                transforms.push(Transform::new(kind, ke::NONE));
+            }
+        }
+        transforms.sort_by_key(|t| t.kind);
         let proposal = Proposal { number: p.number, protocol: ProtocolId::IKE, spi: Cow::Borrowed(&[]), transforms };
         Some(Choice { suite, proposal })
     }
@@ -158,8 +233,60 @@ impl Preferences {
         if !self.protections.contains(&protection) {
             return Err(NO);
         }
-        Ok(Suite { protection, prf, group, key_wrap })
+        let additional = accept_additional(chosen, offered, group).ok_or(NO)?;
+        Ok(Suite { protection, prf, group, key_wrap, additional })
     }
+}
+
+/// Chooses the methods of additional key exchanges: of each type that is offered ours if there is one, otherwise NONE if that
+/// is offered, too. No method runs twice (RFC 9370 section 2.2.1).
+fn choose_additional(
+    p: &Proposal<'_>,
+    first: KeGroup,
+    ours: &[AdditionalKe],
+) -> Option<[Option<KeGroup>; MAX_ADDITIONAL_KE]> {
+    let mut chosen = [None; MAX_ADDITIONAL_KE];
+    let mut used = vec![first];
+    for (place, slot) in chosen.iter_mut().enumerate() {
+        let kind = TransformType::additional_ke(place)?;
+        let offered = |id| p.of(kind).any(|t| *t == Transform::new(kind, id));
+        if p.of(kind).next().is_none() {
+            continue;
+        }
+        let methods = ours.get(place).map_or(&[][..], |a| &a.methods);
+        *slot = methods.iter().copied().find(|m| offered(ke_number(*m)) && !used.contains(m));
+        match slot {
+            Some(method) => used.push(*method),
+            None if offered(ke::NONE) => {}
+            None => return None,
+        }
+    }
+    Some(chosen)
+}
+
+/// What a server chose of the additional key exchanges: one method for each type that was in the proposal, none of them twice.
+fn accept_additional(
+    chosen: &Proposal<'_>,
+    offered: &Proposal<'_>,
+    first: KeGroup,
+) -> Option<[Option<KeGroup>; MAX_ADDITIONAL_KE]> {
+    let mut accepted = [None; MAX_ADDITIONAL_KE];
+    let mut used = vec![first];
+    for (place, slot) in accepted.iter_mut().enumerate() {
+        let kind = TransformType::additional_ke(place)?;
+        let mut of = chosen.of(kind);
+        match (of.next(), of.next(), offered.of(kind).next()) {
+            (None, _, None) => {}
+            (Some(t), None, Some(_)) if t.id == ke::NONE => {}
+            (Some(t), None, Some(_)) => {
+                let method = KeGroup::ALL.into_iter().find(|m| ke_number(*m) == t.id).filter(|m| !used.contains(m))?;
+                used.push(method);
+                *slot = Some(method);
+            }
+            _ => return None,
+        }
+    }
+    Some(accepted)
 }
 
 impl Suite {
@@ -168,6 +295,10 @@ impl Suite {
         all.push(prf_transform(self.prf));
         all.push(Transform::new(TransformType::KE, ke_number(self.group)));
         all.extend(self.key_wrap.map(KeyWrap::transform));
+        let further = self.additional.iter().enumerate();
+        all.extend(further.filter_map(|(place, method)| {
+            Some(Transform::new(TransformType::additional_ke(place)?, ke_number((*method)?)))
+        }));
         all.sort_by_key(|t| t.kind);
         all
     }
@@ -244,8 +375,74 @@ mod tests {
     fn unknown_transform_types_spoil_a_proposal() {
         let prefs = Preferences::default();
         let mut offer = prefs.proposals(true);
-        offer.proposals[0].transforms.push(Transform::new(TransformType(6), 35));
+        offer.proposals[0].transforms.push(Transform::new(TransformType(99), 35));
         let choice = prefs.choose(&offer).unwrap();
         assert_eq!(choice.proposal.number, 2);
+    }
+
+    fn hybrid(methods: &[&[KeGroup]], required: bool) -> Preferences {
+        let additional = methods.iter().map(|m| AdditionalKe { methods: m.to_vec(), required }).collect();
+        Preferences { additional, ..Preferences::default() }
+    }
+
+    fn agreed(ours: &Preferences, theirs: &Preferences, intermediate: bool) -> Option<Vec<KeGroup>> {
+        let offer = theirs.initial_proposals(true);
+        let choice = ours.choose_initial(&offer, intermediate)?;
+        let answer = Sa { proposals: vec![choice.proposal] };
+        assert_eq!(theirs.accept(&offer, &answer).unwrap(), choice.suite);
+        Some(choice.suite.additional.into_iter().flatten().collect())
+    }
+
+    /// RFC 9370 section 2.2.1.
+    #[test]
+    fn additional_key_exchanges_are_negotiated_by_their_types() {
+        let (kem, large) = (KeGroup::MlKem768, KeGroup::MlKem1024);
+        let one = hybrid(&[&[kem, large]], false);
+        assert_eq!(agreed(&one, &one, true).unwrap(), [kem]);
+        assert_eq!(agreed(&hybrid(&[&[large]], false), &one, true).unwrap(), [large], "ours counts");
+        let two = hybrid(&[&[kem], &[KeGroup::Brainpool384]], true);
+        assert_eq!(agreed(&two, &two, true).unwrap(), [kem, KeGroup::Brainpool384]);
+        // Who knows none, or cannot do IKE_INTERMEDIATE, goes without, if the other lets it.
+        let plain = Preferences::default();
+        assert_eq!(agreed(&plain, &one, true).unwrap(), []);
+        assert_eq!(agreed(&one, &plain, true).unwrap(), []);
+        assert_eq!(agreed(&one, &one, false).unwrap(), []);
+        assert_eq!(agreed(&plain, &two, true), None);
+        assert_eq!(agreed(&two, &plain, true), None, "required here");
+        assert_eq!(agreed(&two, &one, true), None);
+        assert_eq!(agreed(&two, &two, false), None);
+        // The second of two has no partner: NONE.
+        let optional = hybrid(&[&[kem], &[KeGroup::Brainpool384]], false);
+        assert_eq!(agreed(&one, &optional, true).unwrap(), [kem]);
+        // A rekey of the IKE SA is without.
+        assert!(plain.choose(&two.initial_proposals(true)).is_none());
+        assert_eq!(two.choose(&plain.proposals(true)).unwrap().suite.additional, [None; MAX_ADDITIONAL_KE]);
+    }
+
+    /// No method runs twice in one IKE SA.
+    #[test]
+    fn a_method_is_chosen_once() {
+        let (kem, x) = (KeGroup::MlKem768, KeGroup::X25519);
+        let twice = hybrid(&[&[kem], &[kem, KeGroup::Brainpool256]], true);
+        assert_eq!(agreed(&twice, &twice, true).unwrap(), [kem, KeGroup::Brainpool256]);
+        assert_eq!(agreed(&hybrid(&[&[x]], true), &hybrid(&[&[x]], true), true), None, "it was the first");
+        let offer = twice.initial_proposals(true);
+        let mut choice = twice.choose_initial(&offer, true).unwrap().proposal;
+        let second = TransformType(TransformType::ADDKE1.0 + 1);
+        choice.transforms.iter_mut().filter(|t| t.kind == second).for_each(|t| t.id = ke::ML_KEM_768);
+        assert!(twice.accept(&offer, &Sa { proposals: vec![choice.clone()] }).is_err());
+        choice.transforms.retain(|t| t.kind != second);
+        assert!(twice.accept(&offer, &Sa { proposals: vec![choice] }).is_err(), "a type left out");
+    }
+
+    /// A server that answers NONE where that was not offered.
+    #[test]
+    fn what_is_required_cannot_be_declined() {
+        let ours = hybrid(&[&[KeGroup::MlKem768]], true);
+        let offer = ours.initial_proposals(true);
+        assert_eq!(offer.proposals.len(), 2);
+        let mut choice = ours.choose_initial(&offer, true).unwrap().proposal;
+        choice.transforms.iter_mut().filter(|t| t.kind == TransformType::ADDKE1).for_each(|t| t.id = ke::NONE);
+        assert!(ours.accept(&offer, &Sa { proposals: vec![choice] }).is_err());
     }
 }

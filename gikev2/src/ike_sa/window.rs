@@ -136,6 +136,11 @@ impl Answers {
         Self { expected, last: None, taken_up: None }
     }
 
+    /// The message ID of the next request.
+    pub(crate) fn expected(&self) -> u32 {
+        self.expected
+    }
+
     pub(crate) fn classify(&self, id: u32, datagram: &[u8]) -> Incoming<'_> {
         if id == self.expected {
             return if self.taken_up.is_none() { Incoming::New } else { Incoming::Stale };

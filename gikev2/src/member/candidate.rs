@@ -2,22 +2,28 @@
 //!
 //! Nothing protects such a response, and its keys come from a part of it only: two that differ elsewhere, say in the key
 //! wrap algorithm, have the same SK_ei. So messages belong to keys, not to responses: under one set of keys one request is
-//! sealed in an attempt, and what comes after it goes on with the next IV.
+//! sealed in an attempt, and what comes after it goes on with the next IV. Only where two of them want different key exchanges
+//! in IKE_INTERMEDIATE there are two requests, with IVs far apart.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use keyferry_crypto::{Random, Secret};
+use keyferry_crypto::{Hash, KeGroup, Random, Secret};
 use keyferry_model::settings::MemberSettings;
 
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::init::header;
+use crate::ike_sa::int_auth::{IntAuth, Plain};
 use crate::ike_sa::sa::IkeSa;
 use crate::ike_sa::window::{Due, Repeating};
+use crate::ike_sa::{IkeKeys, Role, Skeyseed};
+use crate::keylog::KeyLog;
 use crate::policy::identity::identity_from_wire;
 use crate::reject::Reject;
 use crate::wire::auth::Auth;
 use crate::wire::id::Id;
 use crate::wire::message::Payloads;
-use crate::wire::registry::{AuthMethod, ExchangeType, PayloadKind};
+use crate::wire::registry::{AuthMethod, ExchangeType, PayloadKind, flags};
 use crate::wire::rules;
 use crate::wire::sk::Opened;
 
@@ -25,11 +31,18 @@ use crate::wire::sk::Opened;
 pub(super) struct Asked {
     /// Digest of SK_ei.
     pub(super) keys: Vec<u8>,
-    /// IKE_AUTH or GSA_AUTH.
+    /// IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH.
     pub(super) exchange: ExchangeType,
+    pub(super) message_id: u32,
+    /// The key exchange in IKE_INTERMEDIATE.
+    pub(super) method: Option<KeGroup>,
+    /// What is inside of IKE_INTERMEDIATE: kind of the first payload, payloads.
+    pub(super) inner: (u8, Vec<u8>),
+    /// What IKE_INTERMEDIATE led to: the answer, and the shared secret.
+    pub(super) answer: Option<(Opened, Secret)>,
     /// IV of the next message under these keys.
     pub(super) next_iv: u64,
-    /// `None` once nobody answered, or the answer failed. The keys are not used again.
+    /// `None` once it was answered, nobody answered, or the answer failed. The keys are not used again.
     pub(super) message: Option<Repeating>,
 }
 
@@ -62,12 +75,49 @@ pub(super) struct Candidate {
     /// SK_pi, SK_pr.
     pub(super) proof: (Secret, Secret),
     pub(super) response: Vec<u8>,
+    pub(super) nonce_r: Vec<u8>,
     pub(super) behind_nat: bool,
+    /// Digest of SK_ei.
+    pub(super) keys: Vec<u8>,
+    /// Additional key exchanges to come.
+    pub(super) more: VecDeque<KeGroup>,
+    pub(super) int_auth: IntAuth,
+    /// Message ID of the request under its keys.
+    pub(super) message_id: u32,
     /// Which request was sent under its keys.
     pub(super) asked: usize,
 }
 
+/// Names a set of keys.
+pub(super) fn name(keys: &IkeKeys) -> Vec<u8> {
+    Hash::Sha256.digest(&[keys.initiator.0.expose()])
+}
+
 impl Candidate {
+    /// Goes on with the keys after an additional key exchange that was answered.
+    pub(super) fn advance(
+        self,
+        nonce_i: &[u8],
+        asked: &Asked,
+        rng: &mut dyn Random,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Self, Reject> {
+        let (opened, shared) = asked.answer.as_ref().ok_or(Reject::Misbehaved("no answer"))?;
+        let Self { sa, proof, mut more, int_auth, .. } = self;
+        let (suite, spi_i, spi_r) = (sa.suite, sa.spi_i, sa.spi_r);
+        let header = header(asked.exchange, spi_i, spi_r, flags::INITIATOR, asked.message_id);
+        let request = Plain { header, flags: 0, first: asked.inner.0, inner: &asked.inner.1 };
+        let int_auth = int_auth.then(suite.prf, &proof, request, opened.into());
+        let keys =
+            Skeyseed::rekey(suite.prf, sa.derive(), suite, nonce_i, &self.nonce_r, shared).expand(&spi_i, &spi_r);
+        let name = name(&keys);
+        let (sa, proof) = IkeSa::new(Role::Initiator, suite, spi_i, spi_r, keys, rng, log)
+            .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
+        more.pop_front();
+        let message_id = asked.message_id + 1;
+        Ok(Self { sa, proof, more, int_auth, keys: name, message_id, ..self })
+    }
+
     /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21).
     pub(super) fn verify(&self, settings: &MemberSettings, nonce_i: &[u8], opened: &Opened) -> Result<(), String> {
         let said = |e: Reject| e.to_string();
@@ -86,7 +136,8 @@ impl Candidate {
         if expected.is_some() && identity.as_ref() != expected {
             return Err("the key server is somebody else".to_owned());
         }
-        let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body };
+        let int_auth = &self.int_auth.octets(self.message_id);
+        let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body, int_auth };
         let psk = settings.auth.psk().ok_or("there is no pre-shared key")?;
         let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, signed);
         if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {

@@ -1,16 +1,18 @@
 //! From nothing to an IKE SA, initiator's side (RFC 7296 sections 1.2, 2.4, 2.6, 2.7 and 2.15).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyferry_crypto::{CryptoError, Hash, KeGroup, KeyPair, Secret};
+use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
 use keyferry_model::settings::MemberSettings;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
-use super::candidate::{Asked, Candidate};
+use super::candidate::{Asked, Candidate, name};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
+use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
 use crate::ike_sa::{Preferences, Role, Skeyseed};
@@ -31,15 +33,18 @@ use crate::wire::sk::Opened;
 const CANDIDATES: usize = 4;
 /// Sets of keys under which something is asked in one attempt.
 const KEY_SETS: usize = 1024;
+/// How far apart the IVs of different requests under the same keys are, in bits.
+const IV_SHIFT: u32 = 40;
+const TOO_LONG: Reject = Reject::Misbehaved("request too long");
 /// Key pairs made for one attempt: one for the group we guessed, one for the group wanted, some for what others forge.
 const KEY_PAIRS: u8 = 8;
-/// Message ID of IKE_AUTH and GSA_AUTH.
-const AUTH_ID: u32 = 1;
+/// Message ID of the first request after IKE_SA_INIT.
+const FIRST_ID: u32 = 1;
 
 /// An IKE SA in the making.
 pub(super) struct Connecting {
     spi_i: [u8; 8],
-    nonce_i: Vec<u8>,
+    pub(super) nonce_i: Vec<u8>,
     offer: Sa<'static>,
     preferences: Preferences,
     pair: KeyPair,
@@ -51,9 +56,11 @@ pub(super) struct Connecting {
     key_pairs: u8,
     /// An unprotected refusal, in words: it may be forged, so it only shortens the wait.
     refused: Option<String>,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
+    /// Key pairs of additional key exchanges, one for each method.
+    pub(super) pairs: BTreeMap<KeGroup, KeyPair>,
     /// What was asked under the keys of candidates, present and past.
-    asked: Vec<Asked>,
+    pub(super) asked: Vec<Asked>,
 }
 
 /// What an IKE_SA_INIT response led to.
@@ -69,6 +76,8 @@ pub(super) enum Outcome {
     /// The key server is who it should be.
     Up {
         sa: Box<IkeSa>,
+        /// Message ID of our next request.
+        next_id: u32,
         behind_nat: bool,
         /// The payloads, to be read again for policy and keys.
         opened: Opened,
@@ -101,7 +110,7 @@ impl Connecting {
         let group = preferences.groups.first().copied().unwrap_or(KeGroup::X25519);
         let pair = KeyPair::generate(group, step.rng)?;
         // Without the wish to register a key wrap algorithm is of no use, and a plain IKEv2 peer does not know it.
-        let offer = preferences.proposals(!wish.settings.connect_only);
+        let offer = preferences.initial_proposals(!wish.settings.connect_only);
         let mut connecting = Self {
             spi_i,
             nonce_i,
@@ -114,6 +123,7 @@ impl Connecting {
             key_pairs: KEY_PAIRS,
             refused: None,
             candidates: Vec::new(),
+            pairs: BTreeMap::new(),
             asked: Vec::new(),
         };
         connecting.renew_request(wish);
@@ -131,6 +141,8 @@ impl Connecting {
 
     /// Amends the request. Its timers run on, so that nobody can keep us asking for ever.
     fn renew_request(&mut self, wish: &Wish<'_>) {
+        let supported = [NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
+        let abilities = if self.preferences.additional.is_empty() { &[][..] } else { &supported };
         let parts = Parts {
             spi_i: self.spi_i,
             spi_r: [0; 8],
@@ -139,6 +151,7 @@ impl Connecting {
             public: self.pair.public(),
             nonce: &self.nonce_i,
             path: (wish.settings.local, wish.settings.gateway()),
+            abilities,
         };
         self.request.bytes = request(&parts, self.cookie.as_deref());
     }
@@ -276,11 +289,16 @@ impl Connecting {
         datagram: &[u8],
         init: Init<'_>,
         step: &mut Step<'_>,
-        log: Option<&mut (dyn KeyLog + Send)>,
+        mut log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<Next, Reject> {
         let suite = self.preferences.accept(&self.offer, &init.sa)?;
         if suite.group != self.pair.group() || init.ke.method != ke_number(suite.group) {
             return Err(Reject::Misbehaved("another key exchange group than ours"));
+        }
+        let more = suite.additional.into_iter().flatten().collect();
+        let intermediate = init.payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+        if suite.additional.iter().any(Option::is_some) && !intermediate {
+            return Err(Reject::Misbehaved("additional key exchanges without IKE_INTERMEDIATE"));
         }
         let register = wish.register && suite.key_wrap.is_some();
         if !register && init.payloads.notify(NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_none() {
@@ -290,36 +308,107 @@ impl Connecting {
         }
         let shared = self.pair.agree(&init.ke.data).map_err(|_| Reject::Misbehaved("an unacceptable public value"))?;
         let keys = Skeyseed::derive(suite, &self.nonce_i, &init.nonce.0, &shared).expand(&self.spi_i, &header.spi_r);
-        let name = Hash::Sha256.digest(&[keys.initiator.0.expose()]);
-        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, log)
+        let name = name(&keys);
+        let to = log.as_mut().map(|l| &mut **l as _);
+        let (sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, to)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
         let settings = wish.settings;
         // A socket bound to no address in particular says nothing about NATs.
         let behind_nat = !settings.local.ip().is_unspecified()
             && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway(), settings.local));
-        let known = self.asked.iter().position(|a| a.keys == name);
-        let (asked, next) = match known.and_then(|at| Some((at, self.asked.get(at)?))) {
-            Some((at, asked)) if asked.is_pending() => {
-                sa.continue_at(asked.next_iv);
-                (at, Next::Wait)
-            }
-            Some(_) => return Err(Reject::Misbehaved("keys that were given up")),
-            None if self.asked.len() == KEY_SETS => return Err(Reject::Unauthenticated("one set of keys too many")),
-            None => {
-                let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
-                let psk = settings.auth.psk().ok_or(Reject::Misbehaved("an answer without a pre-shared key here"))?;
-                let chain = self.auth_request(settings, psk, &sa, &proof.0, &init.nonce.0, register);
-                let bytes = sa
-                    .seal(exchange, Direction::Request, AUTH_ID, chain, step.rng)
-                    .map_err(|_| Reject::Misbehaved("request too long"))?;
-                let message = Some(Repeating::new(bytes.clone(), wish.backoff, step.now.mono, step.rng));
-                self.asked.push(Asked { keys: name, exchange, next_iv: sa.next_iv(), message });
-                (self.asked.len() - 1, Next::Send(bytes))
+        let candidate = Candidate {
+            sa,
+            proof,
+            response: datagram.to_vec(),
+            nonce_r: init.nonce.0.to_vec(),
+            behind_nat,
+            keys: name,
+            more,
+            int_auth: IntAuth::default(),
+            message_id: FIRST_ID,
+            asked: 0,
+        };
+        self.ask(wish, candidate, step, log)
+    }
+
+    /// Asks over a candidate's keys, unless that was done, and follows it from now on. Where an additional key exchange was done
+    /// already for another one with the same keys it takes part in what came of it.
+    pub(super) fn ask(
+        &mut self,
+        wish: &Wish<'_>,
+        mut candidate: Candidate,
+        step: &mut Step<'_>,
+        mut log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Next, Reject> {
+        let (at, next) = loop {
+            let method = candidate.more.front().copied();
+            let known = self.asked.iter().position(|a| a.keys == candidate.keys && a.method == method);
+            match known.and_then(|at| Some((at, self.asked.get(at)?))) {
+                Some((at, asked)) if asked.is_pending() => {
+                    candidate.sa.continue_at(asked.next_iv);
+                    break (at, Next::Wait);
+                }
+                Some((_, asked)) if asked.answer.is_some() => {
+                    let log = log.as_mut().map(|l| &mut **l as _);
+                    candidate = candidate.advance(&self.nonce_i, asked, step.rng, log)?;
+                }
+                Some(_) => return Err(Reject::Misbehaved("keys that were given up")),
+                None if self.asked.len() == KEY_SETS => {
+                    return Err(Reject::Unauthenticated("one set of keys too many"));
+                }
+                None => {
+                    let bytes = self.request_under(wish, &mut candidate, method, step)?;
+                    break (self.asked.len() - 1, Next::Send(bytes));
+                }
             }
         };
+        candidate.asked = at;
         self.candidates.truncate(CANDIDATES - 1);
-        self.candidates.push(Candidate { sa, proof, response: datagram.to_vec(), behind_nat, asked });
+        self.candidates.push(candidate);
         Ok(next)
+    }
+
+    /// A request under a candidate's keys: the next key exchange, or AUTH.
+    fn request_under(
+        &mut self,
+        wish: &Wish<'_>,
+        candidate: &mut Candidate,
+        method: Option<KeGroup>,
+        step: &mut Step<'_>,
+    ) -> Result<Vec<u8>, Reject> {
+        // Others under the same keys count from elsewhere.
+        let mut others = self.asked.iter().filter(|a| a.keys == candidate.keys);
+        if let Some(first) = others.next() {
+            let place = u64::try_from(1 + others.count()).unwrap_or(u64::MAX);
+            candidate.sa.continue_at(first.next_iv.wrapping_add(place << IV_SHIFT));
+        }
+        let register = wish.register && candidate.sa.suite.key_wrap.is_some();
+        let (exchange, chain, inner) = match method {
+            Some(method) => {
+                let inner = self.key_exchange(method, step)?.finish().map_err(|_| TOO_LONG)?;
+                (ExchangeType::IKE_INTERMEDIATE, self.key_exchange(method, step)?, inner)
+            }
+            None => {
+                let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
+                let psk =
+                    wish.settings.auth.psk().ok_or(Reject::Misbehaved("an answer without a pre-shared key here"))?;
+                (exchange, self.auth_request(wish.settings, psk, candidate, register), (0, Vec::new()))
+            }
+        };
+        let message_id = candidate.message_id;
+        let bytes =
+            candidate.sa.seal(exchange, Direction::Request, message_id, chain, step.rng).map_err(|_| TOO_LONG)?;
+        self.asked.push(Asked {
+            keys: candidate.keys.clone(),
+            exchange,
+            message_id,
+            method,
+            inner,
+            answer: None,
+            next_iv: candidate.sa.next_iv(),
+            message: Some(Repeating::new(bytes.clone(), wish.backoff, step.now.mono, step.rng)),
+        });
+        Ok(bytes)
     }
 
     /// `IDi, N(INITIAL_CONTACT), [IDr,] AUTH`, and the group if we register.
@@ -327,14 +416,14 @@ impl Connecting {
         &self,
         settings: &MemberSettings,
         psk: &Secret,
-        sa: &IkeSa,
-        proof: &Secret,
-        nonce_r: &[u8],
+        candidate: &Candidate,
         register: bool,
     ) -> ChainWriter {
+        let (prf, proof) = (candidate.sa.suite.prf, &candidate.proof.0);
+        let int_auth = &candidate.int_auth.octets(candidate.message_id);
         let id = identity_to_wire(&settings.identity).to_vec();
-        let signed = SignedOctets { message: &self.request.bytes, nonce: nonce_r, id: &id };
-        let mac = shared_key_mac(sa.suite.prf, psk, proof, signed);
+        let signed = SignedOctets { message: &self.request.bytes, nonce: &candidate.nonce_r, id: &id, int_auth };
+        let mac = shared_key_mac(prf, psk, proof, signed);
         let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);
@@ -356,13 +445,10 @@ impl Connecting {
         header: &Header,
         datagram: &[u8],
     ) -> Result<Outcome, Reject> {
-        if header.message_id != AUTH_ID {
-            return Err(Reject::Malformed("not an answer to our request"));
-        }
         let mut failed = None;
         let mut good = None;
         for (at, c) in self.candidates.iter().enumerate().filter(|(_, c)| c.sa.is_named_by(header)) {
-            if self.exchange_of(c).is_none_or(|exchange| exchange.0 != header.exchange) {
+            if !self.awaits(c, header) {
                 continue;
             }
             match c.sa.open(datagram) {
@@ -381,17 +467,26 @@ impl Connecting {
         if let Some((at, opened)) = good {
             let c = self.candidates.swap_remove(at);
             let exchange = ExchangeType(header.exchange);
-            return Ok(Outcome::Up { sa: Box::new(c.sa), behind_nat: c.behind_nat, opened, exchange });
+            let next_id = c.message_id + 1;
+            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, behind_nat: c.behind_nat, opened, exchange });
         }
         let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
-        if let Some(asked) = self.asked.get_mut(asked) {
-            asked.message = None;
-        }
-        self.candidates.retain(|c| c.asked != asked);
-        Ok(if self.candidates.is_empty() { Outcome::Failed(why) } else { Outcome::Wait })
+        Ok(self.give_up(asked, why))
     }
 
-    fn exchange_of(&self, candidate: &Candidate) -> Option<ExchangeType> {
-        self.asked.get(candidate.asked).map(|a| a.exchange)
+    /// Nothing comes of a request: those whose keys it was under are followed no more.
+    pub(super) fn give_up(&mut self, at: usize, why: String) -> Outcome {
+        if let Some(asked) = self.asked.get_mut(at) {
+            asked.message = None;
+        }
+        self.candidates.retain(|c| c.asked != at);
+        if self.candidates.is_empty() { Outcome::Failed(why) } else { Outcome::Wait }
+    }
+
+    /// Is it the answer to what was asked over a candidate's keys, by its header?
+    pub(super) fn awaits(&self, candidate: &Candidate, header: &Header) -> bool {
+        self.asked
+            .get(candidate.asked)
+            .is_some_and(|a| a.is_pending() && a.exchange.0 == header.exchange && a.message_id == header.message_id)
     }
 }

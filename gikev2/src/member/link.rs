@@ -63,9 +63,9 @@ pub(super) struct Up {
 }
 
 impl Up {
-    /// After IKE_SA_INIT and IKE_AUTH our next request has message ID 2, the key server's first one 0.
-    pub(super) fn new(sa: IkeSa, life: Life, now: Duration) -> Self {
-        Self { requests: Requests::starting_at(2), ..Self::fresh(sa, life, now) }
+    /// Our next request has the message ID after that of AUTH, the key server's first one 0.
+    pub(super) fn new(sa: IkeSa, next_id: u32, life: Life, now: Duration) -> Self {
+        Self { requests: Requests::starting_at(next_id), ..Self::fresh(sa, life, now) }
     }
 
     /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).

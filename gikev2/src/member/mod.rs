@@ -4,7 +4,8 @@
 //!  link          input                             next          output
 //!  Down          wish to connect or register       Connecting    IKE_SA_INIT request
 //!  Connecting    N(COOKIE), N(INVALID_KE_PAYLOAD)  Connecting    IKE_SA_INIT request, amended
-//!  Connecting    IKE_SA_INIT response              Connecting    IKE_AUTH or GSA_AUTH request
+//!  Connecting    IKE_SA_INIT response              Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
+//!  Connecting    IKE_INTERMEDIATE response         Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
 //!  Connecting    IKE_AUTH or GSA_AUTH response     Up            Connected, [Update, Listen, Registered | Refused]
 //!  Connecting    refused, or no answer             Down          Refused | Unanswered; again after a delay
 //!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
@@ -27,6 +28,7 @@
 
 mod candidate;
 mod connecting;
+mod intermediate;
 mod link;
 mod rekeying;
 mod steps;
@@ -122,11 +124,11 @@ impl Member {
     /// A member at rest.
     #[must_use]
     pub fn new(settings: MemberSettings) -> Self {
-        let mut preferences = Preferences::default();
-        if !settings.ke_groups.is_empty() {
+        let mut preferences = Preferences::configured(&settings.ike2);
+        if !settings.ke_groups.is_empty() && settings.ike2.groups.is_empty() {
             preferences.groups.clone_from(&settings.ke_groups);
         }
-        if !settings.hashes.is_empty() {
+        if !settings.hashes.is_empty() && settings.ike2.prfs.is_empty() {
             preferences.prfs = settings.hashes.iter().map(|h| Prf::from_hash(*h)).collect();
         }
         Self {

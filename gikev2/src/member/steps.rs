@@ -235,6 +235,14 @@ impl Member {
                     Next::Wait => Outcome::Wait,
                 })
             }
+            ExchangeType::IKE_INTERMEDIATE => {
+                let log = self.key_log.as_deref_mut().map(|l| l as _);
+                let taken = connecting.intermediate_response(&wish, header, dgram.bytes, &mut step, log);
+                taken.map(|(requests, outcome)| {
+                    requests.into_iter().for_each(|bytes| ctx.send(self.transmit(bytes)));
+                    outcome
+                })
+            }
             ExchangeType::IKE_AUTH | ExchangeType::GSA_AUTH => {
                 connecting.auth_response(&self.settings, header, dgram.bytes)
             }
@@ -246,12 +254,12 @@ impl Member {
                 self.link = Link::Down;
                 self.fail(ctx, Some(why));
             }
-            Ok(Outcome::Up { sa, behind_nat, opened, exchange }) => {
+            Ok(Outcome::Up { sa, next_id, behind_nat, opened, exchange }) => {
                 self.status.behind_nat = behind_nat;
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
                 let spi = sa.own_spi();
                 let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);
-                self.link = Link::Up(Sas::new(Up::new(*sa, life, ctx.now.mono)));
+                self.link = Link::Up(Sas::new(Up::new(*sa, next_id, life, ctx.now.mono)));
                 if self.settings.connect_only {
                     self.settings.key_servers.worked();
                 }

@@ -6,6 +6,7 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::established::Established;
+use super::intermediate::Intermediate;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
@@ -29,6 +30,8 @@ pub(super) struct ExpectAuth {
     pub(super) init_request: Vec<u8>,
     pub(super) init_response: Vec<u8>,
     pub(super) behind_nat: bool,
+    /// What comes before AUTH.
+    pub(super) intermediate: Intermediate,
 }
 
 /// A peer whose AUTH was right. Only [`ExpectAuth::verify`] makes one.
@@ -38,16 +41,14 @@ struct Verified<'m> {
     request: AuthRequest<'m>,
 }
 
-/// Message ID of the first protected exchange.
-const AUTH_ID: u32 = 1;
-
 impl Server {
     pub(super) fn auth_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let spi = header.spi_r;
         let Some(State::ExpectAuth(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
         let exchange = ExchangeType(header.exchange);
         let fits = matches!(exchange, ExchangeType::IKE_AUTH | ExchangeType::GSA_AUTH)
-            && header.message_id == AUTH_ID
+            && state.intermediate.is_over()
+            && header.message_id == state.intermediate.next_id()
             && header.flags & flags::RESPONSE == 0;
         if !fits {
             self.counters.unexpected += 1;
@@ -79,7 +80,8 @@ impl Server {
         let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::AUTHENTICATION_FAILED));
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
-        match state.sa.seal(exchange, Direction::Response, AUTH_ID, chain, ctx.rng) {
+        let message_id = state.intermediate.next_id();
+        match state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng) {
             Ok(response) => self.close(ctx, spi, dgram, response),
             Err(_) => self.remove(ctx.out, spi),
         }
@@ -159,7 +161,9 @@ impl ExpectAuth {
             return Err(FAILED);
         }
         let psk = config.credentials.psk_for_identity(&identity).ok_or(FAILED)?;
-        let signed = SignedOctets { message: &self.init_request, nonce: &self.nonces.1, id: request.id_i_body };
+        let int_auth = &self.intermediate.octets();
+        let (message, nonce) = (&self.init_request, &self.nonces.1);
+        let signed = SignedOctets { message, nonce, id: request.id_i_body, int_auth };
         let expected = shared_key_mac(self.sa.suite.prf, psk, &self.proof.0, signed);
         if !expected.ct_eq(&request.auth.data) {
             return Err(FAILED);
@@ -176,9 +180,10 @@ impl ExpectAuth {
         peer: Verified<'_>,
         rekeying: Rekeying,
     ) -> Result<(Established, Vec<u8>, Option<Outcome>), crate::wire::sk::SealError> {
-        let Self { mut sa, proof, nonces, init_response, .. } = self;
+        let Self { mut sa, proof, nonces, init_response, intermediate, .. } = self;
         let id = identity_to_wire(own).to_vec();
-        let signed = SignedOctets { message: &init_response, nonce: &nonces.0, id: &id };
+        let int_auth = &intermediate.octets();
+        let signed = SignedOctets { message: &init_response, nonce: &nonces.0, id: &id, int_auth };
         let mac = shared_key_mac(sa.suite.prf, &peer.psk, &proof.1, signed);
         let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
         let mut chain = ChainWriter::new();
@@ -198,8 +203,9 @@ impl ExpectAuth {
                 (ExchangeType::IKE_AUTH, None)
             }
         };
-        let response = sa.seal(exchange, Direction::Response, AUTH_ID, chain, ctx.rng)?;
-        let established = Established::new(sa, peer.identity, dgram.bytes, response.clone(), rekeying, ctx.now.mono);
+        let response = sa.seal(exchange, Direction::Response, intermediate.next_id(), chain, ctx.rng)?;
+        let answers = intermediate.answered(dgram.bytes, response.clone());
+        let established = Established::new(sa, peer.identity, answers, rekeying, ctx.now.mono);
         Ok((established, response, outcome))
     }
 }

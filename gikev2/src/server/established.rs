@@ -61,16 +61,8 @@ enum Asked<'m> {
 }
 
 impl Established {
-    pub(super) fn new(
-        sa: IkeSa,
-        identity: Identity,
-        request: &[u8],
-        response: Vec<u8>,
-        rekeying: Rekeying,
-        now: Duration,
-    ) -> Self {
-        let mut answers = Answers::starting_at(1);
-        answers.answered(request, response);
+    /// `answers` are those of the exchanges that made the SA.
+    pub(super) fn new(sa: IkeSa, identity: Identity, answers: Answers, rekeying: Rekeying, now: Duration) -> Self {
         Self { answers, ..Self::fresh(sa, identity, rekeying, now) }
     }
 

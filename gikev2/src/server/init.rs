@@ -9,6 +9,7 @@ use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_wire::Header;
 
 use super::auth::ExpectAuth;
+use super::intermediate::Intermediate;
 use super::{Entry, Path, Server, Spi, State};
 use crate::algorithms::ke_number;
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, refusal, response};
@@ -67,7 +68,8 @@ impl Server {
         if !self.has_room(ctx, dgram, header, &init) {
             return Ok(());
         }
-        let Some(choice) = self.config.preferences.choose(&init.sa) else {
+        let intermediate = init.payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+        let Some(choice) = self.config.preferences.choose_initial(&init.sa, intermediate) else {
             self.counters.no_proposal += 1;
             ctx.out.send(dgram.reply(refusal(header, &Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN))));
             return Ok(());
@@ -162,7 +164,9 @@ impl Server {
     pub(super) fn key_exchange_done(&mut self, ctx: &mut Ctx<'_>, spi: Spi, done: JobDone) {
         // This side asks for nothing else.
         let JobDone::KeyExchange(result) = done else { return };
-        let Some(Entry { path, state: State::AwaitKe(state), .. }) = self.sas.get(&spi) else { return };
+        let Some(Entry { path, state: State::AwaitKe(state), .. }) = self.sas.get(&spi) else {
+            return self.additional_done(ctx, spi, result);
+        };
         let (public, shared) = match result {
             Ok(both) => both,
             Err(error) => {
@@ -204,6 +208,9 @@ impl AwaitKe {
         let keys = Skeyseed::derive(suite, &self.nonce_i, &nonce_r, shared).expand(&self.spi_i, &spi_r);
         let (sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, ctx.rng, log)?;
         let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
+        let intermediate = Intermediate::new(&suite);
+        let supported = [NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
+        let abilities = if intermediate.is_over() { &[][..] } else { &supported };
         let init_response = response(&Parts {
             spi_i: self.spi_i,
             spi_r,
@@ -212,9 +219,11 @@ impl AwaitKe {
             public,
             nonce: &nonce_r,
             path: (path.local, path.peer),
+            abilities,
         });
         let nonces = (self.nonce_i.clone(), nonce_r);
         let init_request = self.request.clone();
-        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat: self.behind_nat })
+        let behind_nat = self.behind_nat;
+        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate })
     }
 }

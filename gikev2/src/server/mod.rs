@@ -9,6 +9,9 @@
 //!  AwaitKe       job done                       ExpectAuth    IKE_SA_INIT response
 //!  AwaitKe       job failed                     -             (silence)
 //!  ExpectAuth    IKE_SA_INIT repeated           ExpectAuth    the same response
+//!  ExpectAuth    IKE_INTERMEDIATE               ExpectAuth    Job, then the response under the old keys
+//!  ExpectAuth    IKE_INTERMEDIATE repeated      ExpectAuth    the same response
+//!  ExpectAuth    IKE_INTERMEDIATE, bad          Closed        N(INVALID_SYNTAX)
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, good     Established   IDr, AUTH, [GSA, KD] or [N]
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, bad      Closed        N(AUTHENTICATION_FAILED)
 //!  Established   GSA_REGISTRATION               Established   GSA, KD or N
@@ -29,6 +32,7 @@ mod auth;
 mod config;
 mod established;
 mod init;
+mod intermediate;
 mod limits;
 mod rekeying;
 
@@ -233,6 +237,9 @@ impl Server {
         let Some(entry) = self.sas.get(&spi) else { return };
         match &entry.state {
             State::AwaitKe(_) => self.counters.unexpected += 1,
+            State::ExpectAuth(_) if ExchangeType(header.exchange) == ExchangeType::IKE_INTERMEDIATE => {
+                self.intermediate_request(ctx, dgram, header);
+            }
             State::ExpectAuth(_) => self.auth_request(ctx, dgram, header),
             State::Established(_) => self.established_message(ctx, dgram, header, spi),
             State::Closed(closed) if closed.request == dgram.bytes => {

@@ -5,6 +5,7 @@ mod attacks;
 mod establishing;
 mod hostile;
 mod ike_rekeying;
+mod quantum;
 mod readings;
 mod registering;
 mod rekeying;

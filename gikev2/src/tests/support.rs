@@ -16,7 +16,9 @@ use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
 use keyferry_model::rekey_sa::RekeySa;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
+use keyferry_model::settings::{
+    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+};
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
@@ -224,6 +226,7 @@ impl World {
             connect_only: false,
             gdoi: GdoiSettings::default(),
             traffic: TrafficSettings::default(),
+            ike2: Ike2Settings::default(),
         }
     }
 

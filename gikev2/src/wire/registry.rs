@@ -42,6 +42,8 @@ numbers! {
         GSA_REKEY = 41,
         /// GSA_INBAND_REKEY.
         GSA_INBAND_REKEY = 42,
+        /// IKE_INTERMEDIATE (RFC 9242).
+        IKE_INTERMEDIATE = 43,
     }
 }
 
@@ -143,10 +145,26 @@ numbers! {
         KE = 4,
         /// Sequence numbers.
         SN = 5,
+        /// Additional Key Exchange 1 (RFC 9370); the others follow up to ADDKE7 with 12.
+        ADDKE1 = 6,
         /// Key wrap algorithm.
         KWA = 13,
         /// Group controller authentication method.
         GCAUTH = 14,
+    }
+}
+
+impl TransformType {
+    /// The type of the additional key exchange at this place, counted from zero (RFC 9370 section 2.2.1).
+    #[must_use]
+    pub fn additional_ke(place: usize) -> Option<Self> {
+        u8::try_from(place).ok().filter(|place| *place < 7).map(|place| Self(Self::ADDKE1.0 + place))
+    }
+
+    /// Is it one of an additional key exchange?
+    #[must_use]
+    pub fn is_additional_ke(self) -> bool {
+        (Self::ADDKE1.0..Self::ADDKE1.0 + 7).contains(&self.0)
     }
 }
 
@@ -200,8 +218,10 @@ pub mod integ {
     pub const HMAC_SHA2_512_256: u16 = 14;
 }
 
-/// Key exchange methods (transform type 4).
+/// Key exchange methods (transform type 4, and those of additional key exchanges).
 pub mod ke {
+    /// NONE: no such additional key exchange (RFC 9370 section 2.2.1).
+    pub const NONE: u16 = 0;
     /// 1024-bit MODP.
     pub const MODP_1024: u16 = 2;
     /// 1536-bit MODP.
@@ -363,6 +383,8 @@ numbers! {
         GROUP_SENDER = 16429,
         /// Hash algorithms for signatures (RFC 7427).
         SIGNATURE_HASH_ALGORITHMS = 16431,
+        /// IKE_INTERMEDIATE is understood (RFC 9242).
+        INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
     }
 }
 

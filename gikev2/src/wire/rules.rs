@@ -42,6 +42,9 @@ pub const INIT_RESPONSE: &[Rule] = &[
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
+/// IKE_INTERMEDIATE that carries an additional key exchange, both ways (RFC 9370 section 2.2.2).
+pub const INTERMEDIATE: &[Rule] = &[rule(PayloadKind::KE, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
 /// IKE_AUTH request, with or without a Child SA (RFC 7296 section 1.2, RFC 6023 section 5).
 pub const IKE_AUTH_REQUEST: &[Rule] = &[
     rule(PayloadKind::ID_I, 1, 1),

@@ -17,7 +17,9 @@ use keyferry_model::policy::{
     SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{GdoiSettings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings};
+use keyferry_model::settings::{
+    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+};
 use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 
 /// The group's number.
@@ -290,5 +292,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         connect_only: false,
         gdoi: GdoiSettings::default(),
         traffic: TrafficSettings::default(),
+        ike2: Ike2Settings::default(),
     }
 }

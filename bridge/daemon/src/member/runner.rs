@@ -448,6 +448,7 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         ack_jitter: config.ack_jitter,
         connect_only: config.connect_only,
         gdoi: config.gdoi,
+        ike2: Ike2Settings::default(),
         traffic: config.traffic.clone(),
     };
     Machine::new(protocol, settings, (config.life.clone(), config.ike), parts.key_log.as_ref())

@@ -14,7 +14,7 @@ struct Known {
 }
 
 fn suite(protection: Protection, prf: Prf, wrap: KeyWrap) -> Suite {
-    Suite { protection, prf, group: KeGroup::X25519, key_wrap: Some(wrap) }
+    Suite { protection, prf, group: KeGroup::X25519, key_wrap: Some(wrap), additional: Default::default() }
 }
 
 fn known() -> [Known; 3] {
@@ -98,6 +98,26 @@ fn keys_of_a_rekey_are_those_computed_elsewhere() {
         "12f02dbc3dfee7c5c44c02853be7bde8d197d2b1d15dd184efa25856ebe8e1df",
     ];
     let all = [&k.initiator.1, &k.responder.1, &k.initiator.0, &k.responder.0, &wrap];
+    assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
+}
+
+/// After an additional key exchange whose secret is 32 octets of 66 (RFC 9370 section 2.2.2).
+#[test]
+fn keys_after_an_additional_key_exchange_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let (spi_i, spi_r) = ([1, 2, 3, 4, 5, 6, 7, 8], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    let suite = known()[0].suite;
+    let first = Skeyseed::derive(suite, &nonce_i, &nonce_r, &Secret::new(vec![0x55; 32])).expand(&spi_i, &spi_r);
+    let shared = Secret::new(vec![0x66; 32]);
+    let k = Skeyseed::rekey(suite.prf, &first.derive, suite, &nonce_i, &nonce_r, &shared).expand(&spi_i, &spi_r);
+    let all = [&k.initiator.0, &k.responder.0, &k.proof.0, &k.proof.1, k.wrap.as_ref().unwrap()];
+    let keys = [
+        "46762ca8e8ad81c55cfcdbc018588f6409058d67",
+        "28f12a07a8c7fed54e04bcd9e9eae5e9c58bf650",
+        "de9a8e54582331e40b91e67e487a0cad933cb7a3ba5b42249f5d8632e5a844de",
+        "53277b8bbba6b5a3f766775e945e27c2e5c0839628d047c6fc4a716eb40e2c99",
+        "de59c2236610a165e311c6a75917f821",
+    ];
     assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
 }
 
