@@ -8,7 +8,7 @@ use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
-use keyferry_model::settings::{MemberAuth, MemberSettings};
+use keyferry_model::settings::{Ike2Settings, MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
