@@ -67,10 +67,11 @@ fn has_fragments(kind: u8) -> bool {
     !matches!(kind, exchange::PUSH | exchange::PUSH_ACK)
 }
 
-/// A fragment as a message: with the cookies of the whole one, the exchange type of phase 1 and message ID 0, whatever the
-/// whole one has. Peers take no other.
+/// A fragment as a message: with the cookies of the whole one, an exchange type of phase 1 and message ID 0, whatever the
+/// whole one has. Peers take no other, and during aggressive mode none of main mode.
 fn envelope(whole: &Header, fragment: &[u8]) -> Vec<u8> {
-    let header = Header { next: payload::FRAGMENT, exchange: exchange::MAIN_MODE, flags: 0, message_id: 0, ..*whole };
+    let kind = if whole.exchange == exchange::AGGRESSIVE { exchange::AGGRESSIVE } else { exchange::MAIN_MODE };
+    let header = Header { next: payload::FRAGMENT, exchange: kind, flags: 0, message_id: 0, ..*whole };
     let mut body = vec![0, 0];
     // Far below 64 KiB: it fits into a packet.
     body.extend_from_slice(&u16::try_from(4 + fragment.len()).unwrap_or(u16::MAX).to_be_bytes());

@@ -57,6 +57,8 @@ gateway
     connection plain "remote_port = 848"
     connection asks "remote_port = 848" $'\n    dpd_delay = 2s'
     connection nat "remote_port = 500" $'\n    encap = yes'
+    connection aggressive "remote_port = 500" $'\n    aggressive = yes'
+    connection nat-aggressive "remote_port = 500" $'\n    aggressive = yes\n    encap = yes'
     echo "}"
     echo "$secret"
 } >"$work/swanctl.conf"
@@ -91,12 +93,20 @@ kill -CONT "${pids[-1]}"
 echo "ok: a dead charon's phase 1 is dropped"
 swan --terminate --ike plain --force >"$work/terminate-plain.log" 2>&1 || true
 
-swan --initiate --ike nat >"$work/initiate-nat.log" 2>&1 || fail "nat: no IKE SA"
-swan --list-sas | grep -q "@ 10.85.0.1\[4500\]" || fail "nat: charon has not gone to port 4500"
-sleep 5
-established nat || fail "nat: the IKE SA does not last"
-swan --terminate --ike nat >"$work/terminate-nat.log" 2>&1 || fail "nat: no clean end"
-echo "ok: charon behind a translator goes on at port 4500"
+# goes_on NAME PORT: initiates, wants the gateway at this port, and there it answers and asks.
+goes_on() {
+    swan --initiate --ike "$1" >"$work/initiate-$1.log" 2>&1 || fail "$1: no IKE SA"
+    swan --list-sas | grep -q "@ 10.85.0.1\[$2\]" || fail "$1: charon has not gone on at port $2"
+    sleep 5
+    established "$1" || fail "$1: the IKE SA does not last"
+    swan --terminate --ike "$1" >"$work/terminate-$1.log" 2>&1 || fail "$1: no clean end"
+}
+for name in nat nat-aggressive; do
+    goes_on "$name" 4500
+    echo "ok: charon behind a translator goes on at port 4500 ($name)"
+done
+goes_on aggressive 500
+echo "ok: charon without a translator stays at its port in aggressive mode"
 
 # 40 % of all packets are lost each way.
 for ns in "$left" "$right"; do
@@ -220,10 +230,22 @@ stop
 rm -f "$work/charon.vici" "$work/charon-ike.log"
 
 # charon pretends to be behind a translator (encap = yes).
-responder encap = yes
-charon "$left" 500
-member 'dpd = "2s"'
-until_true 15 established gdoi || fail "nat: no IKE SA"
-sleep 5
-swan --list-sas | grep -q "10.85.0.2\[4500\]" || fail "nat: the member has not gone to port 4500"
-echo "ok: the member goes on at port 4500 where charon is behind a translator"
+for exchange in main aggressive; do
+    aggressive=no
+    [[ $exchange == main ]] || aggressive=yes
+    responder $'encap = yes\n    aggressive = '"$aggressive"
+    charon "$left" 500
+    member 'dpd = "2s"
+dpd_retry = "1s"
+dpd_tries = 3
+exchange = "'"$exchange"'"'
+    until_true 15 established gdoi || fail "nat: no IKE SA in $exchange mode"
+    sleep 8
+    swan --list-sas | grep -q "10.85.0.2\[4500\]" || fail "nat: the member has not gone to port 4500 in $exchange mode"
+    (($(grep -c "established between" "$work/charon-ike.log") == 1)) || fail "nat: the member has begun anew in $exchange mode"
+    echo "ok: the member goes on at port 4500 where charon is behind a translator, in $exchange mode"
+    stop
+    swan --terminate --ike gdoi --force >"$work/terminate-member.log" 2>&1 || true
+    stop
+    rm -f "$work/charon.vici" "$work/charon-ike.log"
+done

@@ -62,6 +62,21 @@ fn a_fragment_has_the_form_that_peers_know() {
     assert_eq!(cut[1][34..36], [2, 1]);
 }
 
+/// charon takes no main mode, so no fragment of it either, while an aggressive mode is under way.
+#[test]
+fn fragments_of_phase_1_are_of_its_exchange_and_others_of_main_mode() {
+    for (whole, of) in [
+        (exchange::MAIN_MODE, exchange::MAIN_MODE),
+        (exchange::AGGRESSIVE, exchange::AGGRESSIVE),
+        (exchange::PULL, exchange::MAIN_MODE),
+        (exchange::INFORMATIONAL, exchange::MAIN_MODE),
+    ] {
+        let mut bytes = message(4000);
+        bytes[18] = whole;
+        assert!(fragments(&bytes).iter().all(|f| f[18..24] == [of, 0, 0, 0, 0, 0]), "{whole}");
+    }
+}
+
 #[test]
 fn pushes_and_acknowledgements_stay_whole() {
     for kind in [exchange::PUSH, exchange::PUSH_ACK] {

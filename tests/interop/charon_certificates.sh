@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# IKEv1 with certificates that no packet holds: RSA keys of 4,096 bits under an intermediate CA of the same size. strongSwan's
+# charon and we cut up and put together each other's messages, in main mode and aggressive mode and in both roles.
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+need ip charon-systemd swanctl pki
+hosts
+
+# A root, a CA below it, and certificates of that for the gateway and a member. Whoever shows one shows the CA's, too.
+pki=$work/pki
+mkdir "$pki" "$work/private" "$work/x509" "$work/x509ca"
+(
+    umask 077
+    for name in root ca gateway member; do
+        pki --gen --type rsa --size 4096 --outform pem >"$pki/$name.key" &
+    done
+    wait
+    pki --self --ca --in "$pki/root.key" --type rsa --dn "O=Example, CN=Root" --outform pem >"$pki/root.pem"
+    issue() {
+        pki --issue --in "$pki/$1.key" --type priv --cacert "$pki/$2.pem" --cakey "$pki/$2.key" --dn "O=Example, CN=$1" \
+            --outform pem "${@:3}" >"$pki/$1.pem"
+    }
+    issue ca root --ca
+    issue gateway ca --san 10.85.0.1
+    issue member ca --san member.example
+) 2>"$work/pki.log" || fail "pki makes no certificates"
+for name in gateway member; do
+    cat "$pki/$name.pem" "$pki/ca.pem" >"$pki/$name-chain.pem"
+done
+cp "$pki/root.pem" "$work/x509ca/"
+cp "$pki/ca.pem" "$work/x509/"
+
+# connection NAME AGGRESSIVE OWN ID PEER: one of charon's, which shows the certificate of OWN and wants PEER.
+connection() {
+    cat <<CONF
+  $1 {
+    version = 1
+    aggressive = $2
+    proposals = aes256-sha256-ecp256
+    fragmentation = yes
+    ${6:-}
+    local { auth = pubkey
+            certs = $pki/$3.pem
+            id = $4 }
+    remote { auth = pubkey
+             id = $5 }
+  }
+CONF
+}
+
+# cut_up NAME: has charon cut up its own messages, and put together ours?
+cut_up() {
+    grep -q "splitting IKE message" "$work/charon-ike.log" || fail "$1: charon has cut nothing up"
+    grep -q "reassembled fragmented IKE message" "$work/charon-ike.log" || fail "$1: charon has put nothing together"
+    : >"$work/charon-ike.log"
+}
+
+### charon as initiator, our gateway as responder
+
+(
+    umask 077
+    cat >"$work/gateway.toml" <<CONF
+[gateway]
+listen = ["10.85.0.1:848"]
+store = "$work/gateway.redb"
+aggressive = true
+certificate = "$pki/gateway-chain.pem"
+private_key = "$pki/gateway.key"
+trust = "$pki/root.pem"
+
+[control]
+socket = "$work/gateway.sock"
+
+[[group]]
+name = "interop"
+id = 1234
+
+[[group.traffic]]
+destination = "239.192.0.1"
+transform = "aes-128-gcm"
+
+[group.gdoi]
+rekey = "239.192.0.84:848"
+
+[[peer]]
+auth = "certificate"
+CONF
+)
+gateway
+at='local_addrs = 10.85.0.2
+    remote_addrs = 10.85.0.1
+    remote_port = 848'
+{
+    echo "connections {"
+    connection main no member member.example 10.85.0.1 "$at"
+    connection aggressive yes member member.example 10.85.0.1 "$at"
+    echo "}"
+} >"$work/swanctl.conf"
+cp "$pki/member.key" "$work/private/"
+charon "$right" 500
+for name in main aggressive; do
+    swan --initiate --ike "$name" >"$work/initiate-$name.log" 2>&1 || fail "$name: charon could not establish its IKE SA"
+    established "$name" || fail "$name: no established IKE SA"
+    swan --terminate --ike "$name" >"$work/terminate-$name.log" 2>&1 || fail "$name: no clean end"
+    cut_up "$name"
+    echo "ok: charon shows a chain of RSA-4096 and is shown one, in fragments ($name mode)"
+done
+for pid in "${pids[@]}"; do
+    kill "$pid" && wait "$pid" 2>/dev/null || true
+done
+pids=()
+rm -f "$work/charon.vici" "$work"/private/*
+
+### our member as initiator, charon as responder
+
+cp "$pki/gateway.key" "$work/private/"
+for name in main aggressive; do
+    aggressive=no
+    [[ $name == main ]] || aggressive=yes
+    {
+        echo "connections {"
+        connection gdoi "$aggressive" gateway 10.85.0.1 member.example "local_addrs = 10.85.0.1"
+        echo "}"
+    } >"$work/swanctl.conf"
+    rm -f "$work/charon-ike.log"
+    charon "$left" 500
+    (
+        umask 077
+        cat >"$work/member.toml" <<CONF
+[member]
+gateway = "10.85.0.1:500"
+group = 1234
+protocol = "gdoi"
+identity = "member.example"
+exchange = "$name"
+certificate = "$pki/member-chain.pem"
+private_key = "$pki/member.key"
+trust = "$pki/root.pem"
+ke_groups = ["ecp-256"]
+hashes = ["sha2-256"]
+connect_only = true
+
+[control]
+socket = "$work/member.sock"
+CONF
+    )
+    spawn "$right" member "$KEYFERRY" member --config "$work/member.toml"
+    until_true 15 established gdoi || fail "$name: charon has no established IKE SA"
+    cut_up "$name"
+    echo "ok: the member shows a chain of RSA-4096 and is shown one, in fragments ($name mode)"
+    for pid in "${pids[@]}"; do
+        kill "$pid" && wait "$pid" 2>/dev/null || true
+    done
+    pids=()
+    rm -f "$work/charon.vici"
+done
