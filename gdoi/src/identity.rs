@@ -28,6 +28,15 @@ pub(crate) fn of_identity(identity: &Identity) -> Vec<u8> {
     }
 }
 
+/// The same for phase 1, with protocol and port (RFC 2407 section 4.6.2).
+pub(crate) fn in_phase1(identity: &Identity, (protocol, port): (u8, u16)) -> Vec<u8> {
+    let mut body = of_identity(identity);
+    // In front of them stands the type.
+    body[1] = protocol;
+    body[2..4].copy_from_slice(&port.to_be_bytes());
+    body
+}
+
 /// The identity in a payload; `None` for a type or form that we do not know.
 pub(crate) fn to_identity(id: &Id<'_>) -> Option<Identity> {
     match id.kind {

@@ -26,7 +26,7 @@ use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_model::key_server::KeyServers;
-use keyferry_model::reading::Reading;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
@@ -63,6 +63,8 @@ pub struct Member {
     contacted: BTreeSet<usize>,
     acks: Vec<PendingAck>,
     nat: Traversal,
+    /// How the key server was seen to read phase 1, other than we do.
+    seen: Readings,
     fragments: Reassembly,
     status: MemberStatus,
     options: Phase1Options,
@@ -179,8 +181,8 @@ pub struct MemberStatus {
     pub rejected: u64,
     /// A translator stands in front of the member.
     pub behind_nat: bool,
-    /// In which ways the key server was seen to read RFC 6407 other than we do.
-    pub readings: Vec<Reading>,
+    /// In which ways the key server was seen to read RFC 6407 and phase 1 other than we do.
+    pub readings: Readings,
 }
 
 impl Member {
@@ -197,6 +199,7 @@ impl Member {
             contacted: BTreeSet::new(),
             acks: Vec::new(),
             nat: Traversal::default(),
+            seen: Readings::NONE,
             fragments: Reassembly::default(),
             status: MemberStatus::default(),
             options: Phase1Options::default(),
@@ -340,7 +343,7 @@ impl Member {
             behind_nat: self.nat.is_ours(),
             rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: newest.map_or(0, |(_, seq)| seq),
-            readings: self.group.as_ref().map(|g| g.readings().iter().collect()).unwrap_or_default(),
+            readings: self.group.as_ref().map(Group::readings).unwrap_or_default().union(self.seen),
             ..self.status.clone()
         }
     }

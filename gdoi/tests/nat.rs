@@ -12,6 +12,7 @@ use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::Selector;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberSettings, Phase1Exchange};
 use keyferry_model::update::MemberEvent;
 use support::pki::{certified, certify, with_certificate};
@@ -59,6 +60,7 @@ fn bench(setup: Setup) -> Bench {
             identity: Some(identity),
             address: Some(net),
             proof: Proof::Psk(psk(10)),
+            sends: Readings::NONE,
         }]));
     })
 }

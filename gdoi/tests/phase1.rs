@@ -12,6 +12,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::Identity;
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::policy::{EspTransform, Selector};
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, MemberSettings, Phase1Exchange};
 use keyferry_model::update::MemberEvent;
 use support::pki::{self, KINDS, certified, certify, own, with_certificate};
@@ -269,6 +270,7 @@ fn aggressive_mode_finds_keys_by_identity_and_main_mode_by_address() {
         identity: Some(identity.parse().unwrap()),
         address: address.map(|a| Selector { address: a.parse().unwrap(), prefix: 24, protocol: 0, port: 0 }),
         proof: Proof::Psk(psk(key)),
+        sends: Readings::NONE,
     };
     let peers = vec![
         peer("fqdn:gm10.example", None, 1),
@@ -297,11 +299,12 @@ fn aggressive_mode_finds_keys_by_identity_and_main_mode_by_address() {
 #[test]
 fn a_key_for_a_network_is_good_for_the_address_that_it_comes_from() {
     let net = Selector { address: "10.84.0.0".parse().unwrap(), prefix: 24, protocol: 0, port: 0 };
-    let many = Peer { identity: None, address: Some(net), proof: Proof::Psk(psk(7)) };
+    let many = Peer { identity: None, address: Some(net), proof: Proof::Psk(psk(7)), sends: Readings::NONE };
     let named = |identity: &str, key| Peer {
         identity: Some(identity.parse().unwrap()),
         address: None,
         proof: Proof::Psk(psk(key)),
+        sends: Readings::NONE,
     };
     for exchange in EXCHANGES {
         let established = |identity: &str, more: Vec<Peer>| {
@@ -475,6 +478,7 @@ fn a_key_that_is_replaced_during_an_exchange_proves_nothing() {
             identity: settings(Setup::default(), 10).identity.into(),
             address: None,
             proof: Proof::Psk(psk(key)),
+            sends: Readings::NONE,
         };
         Arc::new(Credentials::new(vec![peer]))
     };
@@ -541,6 +545,7 @@ fn what_new_credentials_do_not_back_ends() {
             identity: settings(Setup::default(), *n).identity.into(),
             address: None,
             proof: Proof::Psk(psk(*key)),
+            sends: Readings::NONE,
         });
         Arc::new(Credentials::new(peers.collect()))
     };
@@ -575,7 +580,8 @@ fn a_member_is_backed_by_what_it_has_proved_itself_with() {
     let identity: Identity = "fqdn:gm10.example".parse().unwrap();
     let at = Selector { address: host(false, 10).ip(), prefix: 32, protocol: 0, port: 0 };
     let with = |address: Option<Selector>| {
-        let peer = Peer { identity: Some(identity.clone()), address, proof: Proof::Psk(psk(10)) };
+        let peer =
+            Peer { identity: Some(identity.clone()), address, proof: Proof::Psk(psk(10)), sends: Readings::NONE };
         Arc::new(Credentials::new(vec![peer]))
     };
     for (exchange, closed) in EXCHANGES.into_iter().zip([1, 0]) {

@@ -15,6 +15,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{AckType, Selector};
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::update::MemberEvent;
 use support::{Bench, GROUP, Packet, Setup, host, policy, psk, secs, settings};
@@ -239,6 +240,7 @@ fn a_fleet_behind_one_address_comes_in() {
         identity: Some(Identity::from_ip(host(false, n).ip())),
         address: Some(Selector { address: nat.ip(), prefix: 32, protocol: 0, port: 0 }),
         proof: Proof::Psk(psk(10)),
+        sends: Readings::NONE,
     });
     let credentials = Arc::new(Credentials::new(peers.collect()));
     let mut large = policy(setup);
@@ -323,6 +325,7 @@ fn acknowledgements_of_members_behind_one_address_are_told_apart() {
             identity: Some(identity(n)),
             address: Some(Selector { address: nat.ip(), prefix: 32, protocol: 0, port: 0 }),
             proof: Proof::Psk(psk(10)),
+            sends: Readings::NONE,
         });
         bench.server = Server::new(ServerConfig::new(Arc::new(Credentials::new(peers.collect()))));
         for n in 10..13 {

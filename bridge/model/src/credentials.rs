@@ -9,6 +9,7 @@ use keyferry_crypto::{KeyKind, Secret, SigningKey};
 
 use crate::id::Identity;
 use crate::policy::Selector;
+use crate::reading::Readings;
 
 /// One peer that may authenticate, or many alike.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Peer {
     pub address: Option<Selector>,
     /// How it proves itself.
     pub proof: Proof,
+    /// Readings of phase 1 of IKEv1 that are sent to it in place of the usual ones.
+    pub sends: Readings,
 }
 
 /// How a peer proves itself.
@@ -82,6 +85,8 @@ pub struct Credentials {
     by_place: BTreeMap<(u8, IpAddr), Vec<usize>>,
     /// The lengths that occur there.
     prefixes: BTreeSet<u8>,
+    /// Are other readings than the usual ones sent to any of them?
+    peculiar: bool,
     own: Vec<Arc<OwnCertificate>>,
     trust: Option<Trust>,
 }
@@ -115,7 +120,8 @@ impl Credentials {
             }
         }
         let prefixes = by_place.keys().map(|(prefix, _)| *prefix).collect();
-        Self { peers, by_identity, by_place, prefixes, own: Vec::new(), trust: None }
+        let peculiar = peers.iter().any(|p| !p.sends.is_empty());
+        Self { peers, by_identity, by_place, prefixes, peculiar, own: Vec::new(), trust: None }
     }
 
     /// The same with certificates of our own, best first.
@@ -183,6 +189,20 @@ impl Credentials {
             return psk(peer).filter(|_| peer.address.is_none_or(|net| net.contains(ip)));
         }
         self.psk_for_address(ip).filter(|_| self.allows(ip, identity))
+    }
+
+    /// In which readings phase 1 is sent to who comes from this address, and calls itself so if it has said it already: what
+    /// the list says of that identity, else of those at the address, or of everybody.
+    #[must_use]
+    pub fn sends_to(&self, ip: IpAddr, identity: Option<&Identity>) -> Readings {
+        if !self.peculiar {
+            return Readings::NONE;
+        }
+        let named = identity.and_then(|identity| self.named(identity));
+        let keyed = || self.at(ip).next().map(|(peer, _)| peer);
+        let certified = |p: &&Peer| psk(p).is_none() && p.address.map_or(p.identity.is_none(), |net| net.contains(ip));
+        let peer = named.or_else(keyed).or_else(|| self.peers.iter().find(certified));
+        peer.map_or(Readings::NONE, |peer| peer.sends)
     }
 
     /// Has any peer a pre-shared key?
@@ -271,5 +291,49 @@ fn same_mailbox(a: &str, b: &str) -> bool {
     match (a.rsplit_once('@'), b.rsplit_once('@')) {
         (Some((local_a, host_a)), Some((local_b, host_b))) => local_a == local_b && host_a.eq_ignore_ascii_case(host_b),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::reading::Reading;
+
+    /// Before a peer has said who it is, its address has to do; afterwards the list says it of its identity.
+    #[test]
+    fn readings_are_found_by_identity_and_before_that_by_address() {
+        let peer = |identity: Option<&str>, net: Option<&str>, psk: bool, sends: Option<Reading>| Peer {
+            identity: identity.map(|i| i.parse().unwrap()),
+            address: net.map(|n| Selector { address: n.parse().unwrap(), prefix: 24, protocol: 0, port: 0 }),
+            proof: if psk {
+                Proof::Psk(Arc::new(Secret::new(vec![7; 20])))
+            } else {
+                Proof::Certificate { subject: None }
+            },
+            sends: sends.into_iter().collect(),
+        };
+        let (a, b, c, d) = (Reading::IdUdp, Reading::IdUdp500, Reading::IdUdp848, Reading::RsaDigestInfo);
+        let list = vec![
+            peer(Some("10.0.0.1"), None, true, Some(a)),
+            peer(Some("10.0.0.2"), None, true, None),
+            peer(Some("fqdn:gm.example"), None, false, Some(b)),
+            peer(Some("fqdn:there.example"), Some("10.1.0.0"), false, Some(c)),
+            peer(None, None, false, Some(d)),
+        ];
+        let credentials = Credentials::new(list);
+        for (ip, identity, expected) in [
+            ("10.0.0.1", None, Some(a)),
+            ("10.0.0.1", Some("10.0.0.1"), Some(a)),
+            ("10.0.0.2", None, None),
+            ("10.0.0.9", Some("fqdn:gm.example"), Some(b)),
+            ("10.1.0.9", None, Some(c)),
+            ("10.0.0.9", None, Some(d)),
+            ("10.0.0.9", Some("fqdn:unknown.example"), Some(d)),
+        ] {
+            let identity: Option<Identity> = identity.map(|i| i.parse().unwrap());
+            let sends = credentials.sends_to(ip.parse().unwrap(), identity.as_ref());
+            assert_eq!(sends, expected.into_iter().collect(), "{ip} {identity:?}");
+        }
     }
 }

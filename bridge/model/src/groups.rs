@@ -12,6 +12,7 @@ use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::{RekeyPlan, RekeyReason};
 use crate::policy::GroupPolicy;
+use crate::reading::Readings;
 use crate::rekey_sa::RekeySa;
 use crate::store::{RecordError, StoreOp};
 use crate::time::{Deadline, Now};
@@ -284,6 +285,18 @@ impl Model {
     /// so. `marked` is for unicast rekeys through a translator.
     pub fn reach(&mut self, identity: &Identity, protocol: Protocol, address: std::net::SocketAddr, marked: bool) {
         self.groups.values_mut().for_each(|g| g.reach(identity, protocol, address, marked));
+    }
+
+    /// An active member of GDOI was seen to read phase 1 so: that is remembered in each of its groups.
+    pub fn note_readings(&mut self, identity: &Identity, readings: Readings) {
+        self.groups.values_mut().for_each(|g| g.note_readings(identity, readings));
+    }
+
+    /// How a member of any group was seen to read phase 1 of IKEv1 at its last registration.
+    #[must_use]
+    pub fn readings(&self, identity: &Identity) -> Readings {
+        let members = self.groups.values().filter_map(|g| g.member(identity));
+        members.map(|m| m.readings).fold(Readings::NONE, Readings::union)
     }
 
     /// Is this identity known to the group, present or past?

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
+use crate::reading::Readings;
 use crate::view::{MemberState, MemberView};
 
 /// Registrations that one member may make within [`BURST_TIME`].
@@ -27,6 +28,9 @@ pub(crate) struct Member {
     /// Is it reached through a translator, with a non-ESP marker?
     #[serde(default)]
     pub(crate) marked: bool,
+    /// How it was seen to read phase 1 of IKEv1, other than we do.
+    #[serde(default)]
+    pub(crate) readings: Readings,
     /// Its leaf in the key tree of `protocol`, if it has one.
     pub(crate) leaf: Option<u32>,
     pub(crate) registrations: u64,
@@ -78,6 +82,7 @@ impl Member {
             history: self.history.clone(),
             state: self.state,
             address: self.address,
+            readings: self.readings,
             registrations: self.registrations,
             sender_ids: self.sender_ids.clone(),
             acknowledged: self.acknowledged,

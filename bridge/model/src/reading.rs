@@ -1,4 +1,4 @@
-//! Readings of RFC 6407 that differ from ours.
+//! Readings of RFC 6407, and of what it stands on, that differ from ours.
 //!
 //! Where its text can be read in two ways, deployed devices have each made their choice. Keyferry sends one reading and
 //! takes all that are safe. A reading has a name: it is logged when a peer is seen to follow it, remembered for that
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// A reading other than the one that is sent by default. `docs/COMPLIANCE.md` has the questions they answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "String", try_from = "String")]
 #[repr(u8)]
 pub enum Reading {
     /// SEQ stands in message 2 of a GROUPKEY-PULL, not in message 4 (section 5.7 against Figure 2).
@@ -58,11 +58,33 @@ pub enum Reading {
     LkhParentIv,
     /// AES-GMAC's key and salt stand in TEK_INTEGRITY_KEY (section 5.6.1.2).
     GmacIntegrityKey,
+    /// The SA payload of phase 1 bears DOI GDOI, though the peer has proposed another (section 2.1).
+    Phase1DoiGdoi,
+    /// It bears DOI ISAKMP (RFC 2408 section 3.4).
+    Phase1DoiIsakmp,
+    /// It bears DOI IPsec, and situation "identity only" (RFC 2407 section 4.2).
+    Phase1DoiIpsec,
+    /// Identities of phase 1 say UDP, and no port (RFC 2407 section 4.6.2).
+    IdUdp,
+    /// Identities of phase 1 say UDP and port 500.
+    IdUdp500,
+    /// Identities of phase 1 say UDP and port 848.
+    IdUdp848,
+    /// Message 3 of aggressive mode is not encrypted (RFC 2409 section 5).
+    Message3Clear,
+    /// RSA signatures of phase 1 have a DigestInfo (RFC 2409 section 5.1).
+    RsaDigestInfo,
+    /// What ECDSA signs in phase 1 is made by the HMAC of the negotiated hash, not of the curve's (RFC 4754 section 4).
+    EcdsaNegotiatedHash,
+    /// ECDSA signs the hash of a hash in phase 1.
+    EcdsaHashedTwice,
+    /// A notice in place of message 6 is not protected (RFC 2409 section 5.7).
+    NoticeClear,
 }
 
 impl Reading {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 33] = [
         Self::SeqInMessage2,
         Self::AttributesBehindSa,
         Self::DstIdProt,
@@ -85,9 +107,20 @@ impl Reading {
         Self::LkhEncryptedIv,
         Self::LkhParentIv,
         Self::GmacIntegrityKey,
+        Self::Phase1DoiGdoi,
+        Self::Phase1DoiIsakmp,
+        Self::Phase1DoiIpsec,
+        Self::IdUdp,
+        Self::IdUdp500,
+        Self::IdUdp848,
+        Self::Message3Clear,
+        Self::RsaDigestInfo,
+        Self::EcdsaNegotiatedHash,
+        Self::EcdsaHashedTwice,
+        Self::NoticeClear,
     ];
 
-    /// Those a key server can be told to send; the others are only taken.
+    /// Those of registrations and pushes that a key server can be told to send to a group; the others are only taken.
     pub const SENT: [Self; 12] = [
         Self::SeqInMessage2,
         Self::AttributesBehindSa,
@@ -101,6 +134,38 @@ impl Reading {
         Self::SigClearFlags,
         Self::SigHashedTwice,
         Self::SigRaw,
+    ];
+
+    /// Those of phase 1 that a key server can be told to send to a peer.
+    pub const SENT_TO_PEER: [Self; 10] = [
+        Self::Phase1DoiGdoi,
+        Self::Phase1DoiIsakmp,
+        Self::Phase1DoiIpsec,
+        Self::IdUdp,
+        Self::IdUdp500,
+        Self::IdUdp848,
+        Self::RsaDigestInfo,
+        Self::EcdsaNegotiatedHash,
+        Self::EcdsaHashedTwice,
+        Self::NoticeClear,
+    ];
+
+    /// Those of phase 1 that a member can be told to send; under which DOI it proposes phase 1 is told apart.
+    pub const SENT_BY_MEMBER: [Self; 7] = [
+        Self::IdUdp,
+        Self::IdUdp500,
+        Self::IdUdp848,
+        Self::Message3Clear,
+        Self::RsaDigestInfo,
+        Self::EcdsaNegotiatedHash,
+        Self::EcdsaHashedTwice,
+    ];
+
+    /// Those of which one at most can be sent: what stands in one place.
+    pub const EXCLUSIVE: [&'static [Self]; 3] = [
+        &[Self::Phase1DoiGdoi, Self::Phase1DoiIsakmp, Self::Phase1DoiIpsec],
+        &[Self::IdUdp, Self::IdUdp500, Self::IdUdp848],
+        &[Self::SigRaw, Self::SigHashedTwice],
     ];
 
     /// Its name, in configurations and logs.
@@ -129,10 +194,21 @@ impl Reading {
             Self::LkhEncryptedIv => "lkh-encrypted-iv",
             Self::LkhParentIv => "lkh-parent-iv",
             Self::GmacIntegrityKey => "gmac-integrity-key",
+            Self::Phase1DoiGdoi => "phase-1-doi-gdoi",
+            Self::Phase1DoiIsakmp => "phase-1-doi-isakmp",
+            Self::Phase1DoiIpsec => "phase-1-doi-ipsec",
+            Self::IdUdp => "id-udp",
+            Self::IdUdp500 => "id-udp-500",
+            Self::IdUdp848 => "id-udp-848",
+            Self::Message3Clear => "message-3-clear",
+            Self::RsaDigestInfo => "rsa-digest-info",
+            Self::EcdsaNegotiatedHash => "ecdsa-negotiated-hash",
+            Self::EcdsaHashedTwice => "ecdsa-hashed-twice",
+            Self::NoticeClear => "notice-clear",
         }
     }
 
-    fn bit(self) -> u32 {
+    fn bit(self) -> u64 {
         1 << self as u8
     }
 }
@@ -147,13 +223,28 @@ impl FromStr for Reading {
     type Err = &'static str;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|r| r.name() == s).ok_or("it is no reading of RFC 6407 that has a name")
+        Self::ALL.into_iter().find(|r| r.name() == s).ok_or("it is no reading that has a name")
     }
 }
 
-/// A set of readings.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Readings(u32);
+impl From<Reading> for String {
+    fn from(reading: Reading) -> Self {
+        reading.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Reading {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+/// A set of readings. It is written as a list of names.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "Vec<Reading>", from = "Vec<Reading>")]
+pub struct Readings(u64);
 
 impl Readings {
     /// None: everything as we send it by default.
@@ -183,6 +274,12 @@ impl Readings {
         Self(self.0 | other.0)
     }
 
+    /// Those of both sets.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Those that the other set does not have.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
@@ -206,6 +303,18 @@ impl FromIterator<Reading> for Readings {
         let mut set = Self::NONE;
         readings.into_iter().for_each(|r| set.add(r));
         set
+    }
+}
+
+impl From<Readings> for Vec<Reading> {
+    fn from(set: Readings) -> Self {
+        set.iter().collect()
+    }
+}
+
+impl From<Vec<Reading>> for Readings {
+    fn from(list: Vec<Reading>) -> Self {
+        list.into_iter().collect()
     }
 }
 
@@ -241,7 +350,19 @@ mod tests {
         assert!("seq".parse::<Reading>().is_err());
         let sent: Readings = Reading::SENT.into_iter().collect();
         assert!(sent.without(all).is_empty() && !all.without(sent).is_empty());
+        let phase1: Readings = Reading::SENT_TO_PEER.into_iter().chain(Reading::SENT_BY_MEMBER).collect();
+        assert!(phase1.intersection(sent).is_empty());
         let few: Readings = [Reading::SigNul, Reading::ZeroIv].into_iter().collect();
         assert_eq!(few.to_string(), "zero-iv sig-nul");
+    }
+
+    /// Everywhere by the same names: in records, in what operators are shown, in configurations.
+    #[test]
+    fn readings_are_written_by_their_names() {
+        let set: Readings = [Reading::SeqInMessage2, Reading::IdUdp848].into_iter().collect();
+        let text = serde_json::to_string(&set).unwrap();
+        assert_eq!(text, r#"["seq-in-message-2","id-udp-848"]"#);
+        assert_eq!(serde_json::from_str::<Readings>(&text).unwrap(), set);
+        assert!(serde_json::from_str::<Readings>(r#"["seq-in-message2"]"#).is_err());
     }
 }

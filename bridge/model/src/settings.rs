@@ -11,6 +11,7 @@ use crate::credentials::{OwnCertificate, Trust};
 use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
 use crate::policy::RekeyProtection;
+use crate::reading::Readings;
 use crate::tunnel::Tunnel;
 
 /// Settings of a group member.
@@ -146,6 +147,8 @@ pub struct Phase1Settings {
     pub ciphers: Vec<BlockCipher>,
     /// Offer also what is weak, where it is named: 3DES, SHA-1, groups 2, 5 and 24.
     pub danger_weak: bool,
+    /// Readings that are sent in place of the usual ones.
+    pub sends: Readings,
 }
 
 impl Default for Phase1Settings {
@@ -155,6 +158,7 @@ impl Default for Phase1Settings {
             exchange: Phase1Exchange::Main,
             ciphers: vec![BlockCipher::Aes256Cbc, BlockCipher::Aes128Cbc],
             danger_weak: false,
+            sends: Readings::NONE,
         }
     }
 }

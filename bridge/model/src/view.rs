@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::RekeyReason;
+use crate::reading::Readings;
 
 /// A group at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +90,9 @@ pub struct MemberView {
     pub state: MemberState,
     /// Address of its last registration.
     pub address: SocketAddr,
+    /// How it was seen to read phase 1 of IKEv1 at its last registration by GDOI, other than we do.
+    #[serde(default)]
+    pub readings: Readings,
     /// Registrations so far.
     pub registrations: u64,
     /// Sender IDs of its last registration.

@@ -98,6 +98,8 @@ impl Member {
             auth: &self.settings.auth,
             lifetime: self.options.lifetime,
             doi: self.options.doi,
+            sends: self.settings.phase1.sends,
+            seen: self.seen,
             extensions: self.extensions(),
             path: (self.settings.local, self.settings.gateway()),
             floated: self.floated(),
@@ -175,6 +177,10 @@ impl Member {
             log.log(keylog::TABLE, &done.sa.key_log_line());
         }
         tracing::info!(gateway = %self.settings.gateway(), identity = %done.identity, "phase 1 stands");
+        if !done.seen.without(self.seen).is_empty() {
+            tracing::debug!(readings = %done.seen, "the key server reads phase 1 in another way");
+        }
+        self.seen = done.seen;
         if let Some(message3) = &done.message3 {
             ctx.send(self.transmit(message3.clone()));
         }

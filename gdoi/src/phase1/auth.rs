@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyferry_crypto::{DigestSignature, KeyKind, PeerCheck, Secret, SignatureForm};
 use keyferry_model::credentials::{OwnCertificate, Trust};
 use keyferry_model::id::Identity;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_wire::{Decode, RawPayload};
 
 use super::method::Method;
@@ -81,6 +82,23 @@ pub(crate) fn identity(body: &[u8]) -> Result<Identity, Reject> {
     }
     identity::to_identity(&id).ok_or(refused("type or form of the identity"))
 }
+
+/// Protocol and port of an identity in these readings; without a port where translators are looked for (RFC 3947 section 4).
+pub(crate) fn id_port(readings: Readings, nat_traversal: bool) -> (u8, u16) {
+    let (protocol, port) = ID_PORTS.into_iter().find(|(r, ..)| readings.has(*r)).map_or((0, 0), |(_, id)| id);
+    (protocol, if nat_traversal { 0 } else { port })
+}
+
+/// The readings that protocol and port of an identity are of.
+pub(crate) fn id_readings(body: &[u8]) -> Readings {
+    let seen = Id::exact(body).map(|id| (id.protocol, id.port));
+    ID_PORTS.into_iter().filter(|(_, id)| seen.as_ref() == Ok(id)).map(|(reading, _)| reading).collect()
+}
+
+const UDP: u8 = 17;
+
+const ID_PORTS: [(Reading, (u8, u16)); 3] =
+    [(Reading::IdUdp, (UDP, 0)), (Reading::IdUdp500, (UDP, 500)), (Reading::IdUdp848, (UDP, 848))];
 
 /// The work of checking a signature: `readings` are the ways in which it may have been made.
 pub(crate) fn check(

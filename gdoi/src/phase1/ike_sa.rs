@@ -143,3 +143,13 @@ impl IkeSa {
         Payloads::new().with(payload::DELETE, &Delete::new(Doi::ISAKMP, phase1::PROTO_ISAKMP, 16, &self.cookies))
     }
 }
+
+/// A message of the Informational exchange that nothing protects.
+pub(crate) fn notice_in_clear(
+    cookies: &[u8; 16],
+    payloads: &Payloads,
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, SealError> {
+    let id = rng.u32().max(1);
+    message::clear(&message::header(cookies, exchange::INFORMATIONAL, 0, id, payloads.first()), payloads)
+}

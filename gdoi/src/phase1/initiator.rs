@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, KeyPair, Random, Secret};
 use keyferry_model::id::Identity;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, Phase1Exchange};
 use keyferry_model::time::Now;
 use keyferry_wire::{Decode, Header, chain};
@@ -61,6 +62,10 @@ pub(crate) struct Config<'a> {
     pub(crate) auth: &'a MemberAuth,
     pub(crate) lifetime: Duration,
     pub(crate) doi: Phase1Doi,
+    /// In which readings we write.
+    pub(crate) sends: Readings,
+    /// In which ones the key server was seen to write before.
+    pub(crate) seen: Readings,
     /// What we announce.
     pub(crate) extensions: Extensions,
     /// Where we are, and where the key server is.
@@ -80,6 +85,9 @@ pub(crate) struct Initiator {
     peer: Option<Identity>,
     auth: MemberAuth,
     lifetime: Duration,
+    doi: Phase1Doi,
+    sends: Readings,
+    seen: Readings,
     ours: Extensions,
     path: (SocketAddr, SocketAddr),
     floated: (SocketAddr, SocketAddr),
@@ -109,6 +117,8 @@ struct Choice {
     suite: Suite,
     lifetime: Option<Duration>,
     extensions: Extensions,
+    /// In which readings it is written.
+    seen: Readings,
 }
 
 /// One message 2 that somebody sent.
@@ -117,6 +127,7 @@ struct Branch {
     suite: Suite,
     lifetime: Option<Duration>,
     extensions: Extensions,
+    seen: Readings,
     pair: Arc<KeyPair>,
     message3: Vec<u8>,
     proofs: Vec<ExpectProof>,
@@ -143,6 +154,8 @@ pub(crate) struct Verified {
     at: At,
     /// Who the peer is.
     identity: Identity,
+    /// In which readings it writes, other than we do.
+    seen: Readings,
 }
 
 #[derive(Debug)]
@@ -162,6 +175,8 @@ pub(crate) struct Established {
     pub(crate) extensions: Extensions,
     /// Translators on the way.
     pub(crate) nat: Nat,
+    /// In which readings the peer writes, other than we do.
+    pub(crate) seen: Readings,
     /// Message 3 of aggressive mode, which nobody acknowledges.
     pub(crate) message3: Option<Vec<u8>>,
 }
@@ -194,10 +209,13 @@ impl Initiator {
             offered,
             sa_i,
             nonce_i,
-            id_i: identity::of_identity(config.identity),
+            id_i: identity::in_phase1(config.identity, auth::id_port(config.sends, config.extensions.nat_traversal)),
             peer: config.peer.cloned(),
             auth: config.auth.clone(),
             lifetime: config.lifetime,
+            doi: config.doi,
+            sends: config.sends,
+            seen: config.seen,
             ours: config.extensions,
             path: config.path,
             floated: config.floated,
@@ -300,7 +318,7 @@ impl Initiator {
             return Err(Reject::Unauthenticated("no responder cookie"));
         }
         let extensions = Extensions::read(&payloads).and(self.ours);
-        let choice = Choice { cookies, suite, lifetime, extensions };
+        let choice = Choice { cookies, suite, lifetime, extensions, seen: suite::doi_seen(&sa, self.doi) };
         if self.unproven() < MAX_RIVALS {
             return self.branch(choice, rng).map(Some);
         }
@@ -326,7 +344,7 @@ impl Initiator {
             return Err(Reject::Replayed);
         }
         let failed = || Reject::Unacceptable("the key exchange failed", NotifyType::NO_PROPOSAL_CHOSEN);
-        let Choice { cookies, suite, lifetime, extensions } = choice;
+        let Choice { cookies, suite, lifetime, extensions, seen } = choice;
         let pair = self.pair(suite.group, rng).ok_or_else(failed)?;
         let mut payloads = self.ask_for_certificates(
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
@@ -337,7 +355,7 @@ impl Initiator {
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| failed())?;
         let sent = message3.clone();
-        self.branches.push(Branch { cookies, suite, lifetime, extensions, pair, message3, proofs: Vec::new() });
+        self.branches.push(Branch { cookies, suite, lifetime, extensions, seen, pair, message3, proofs: Vec::new() });
         self.trim();
         Ok(sent)
     }
@@ -461,8 +479,9 @@ impl Initiator {
         for (b, branch) in self.branches.iter().enumerate().filter(|(_, b)| b.cookies == header.spi_pair()) {
             for (a, proof) in branch.proofs.iter().enumerate() {
                 match self.check(branch, proof, header, body, now) {
-                    Ok((last_block, identity)) => {
-                        return Ok(Verified { at: At::Main { branch: b, proof: a, last_block }, identity });
+                    Ok((last_block, (identity, seen))) => {
+                        let at = At::Main { branch: b, proof: a, last_block };
+                        return Ok(Verified { at, identity, seen: seen.union(branch.seen) });
                     }
                     Err(e) if matches!(e.cost, Cost::Postponed(_)) => return Err(e.of(b * MAX_RIVALS + a)),
                     Err(e) => why = e,
@@ -479,7 +498,7 @@ impl Initiator {
         header: &Header,
         body: &[u8],
         now: Now,
-    ) -> Result<(Iv, Identity), Rejected> {
+    ) -> Result<(Iv, (Identity, Readings)), Rejected> {
         // With the wrong key it is noise, so whatever is wrong means "not authentic".
         const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
         let plain = proof.sa.open_phase1(header, body)?;
@@ -487,8 +506,8 @@ impl Initiator {
         let form = if branch.suite.method == Method::PreSharedKey { &MAIN_HASH } else { &MAIN_SIG };
         form.check(&payloads).map_err(|_| NOISE)?;
         let transcript = self.transcript(branch, &proof.ke_r, &proof.nonce_r);
-        let identity = self.peer_of(&payloads, &transcript, proof.sa.keys(), now)?;
-        Ok((plain.last_block, identity))
+        let peer = self.peer_of(&payloads, &transcript, proof.sa.keys(), now)?;
+        Ok((plain.last_block, peer))
     }
 
     /// Ends phase 1.
@@ -504,6 +523,7 @@ impl Initiator {
                     identity: peer.identity,
                     extensions: branch.extensions,
                     nat,
+                    seen: peer.seen,
                     message3: None,
                 }
             }
@@ -513,6 +533,7 @@ impl Initiator {
                 identity: peer.identity,
                 extensions: done.extensions,
                 nat: done.nat,
+                seen: peer.seen,
                 message3: Some(done.message3),
             },
         }

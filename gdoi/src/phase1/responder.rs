@@ -33,16 +33,18 @@ use keyferry_crypto::{Job, JobDone, Random, Secret, SignatureForm};
 use keyferry_model::credentials::{Credentials, OwnCertificate};
 use keyferry_model::drive::{Datagram, JobId, Outbox, Transmit};
 use keyferry_model::id::Identity;
+use keyferry_model::reading::Readings;
 use keyferry_wire::{Decode, Header, RawPayload, chain};
 
 use super::auth::{self, Own, Wanted};
 use super::extensions::Extensions;
 use super::ike_sa::IkeSa;
 use super::keymat::{Basis, Transcript};
-use super::method::{Method, readings};
+use super::method::{Method, Way};
 use super::nat::{Nat, Place};
 use super::suite::{Accepted, Suite};
 use super::{HOLD, MAX_RIVALS};
+use crate::identity;
 use crate::message::{self, Payloads};
 use crate::reject::Reject;
 use crate::wire::nonce::Nonce;
@@ -50,7 +52,7 @@ use crate::wire::opaque::Ke;
 use crate::wire::registry::{exchange, payload};
 use crate::wire::rules::{self, MAIN_KE};
 use proof::Check;
-pub(crate) use proof::{Completed, Found, Impostor, Proven, ToCheck, Verified};
+pub(crate) use proof::{Completed, Found, Impostor, Peers, Proven, ToCheck, Verified};
 
 /// Where a message came from and how, so where its answer goes.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,8 @@ impl Path {
         Transmit { from: Some(self.to), to: self.from, marker: self.marker, bytes }
     }
 }
+
+const NO_WAY: &str = "our key signs in no way that IKEv1 knows";
 
 /// What a responder goes by.
 #[derive(Clone, Copy)]
@@ -110,8 +114,12 @@ pub(crate) struct HalfOpen {
     peer: IpAddr,
     /// Body of the peer's ID payload, where message 1 has it.
     id_i: Option<Vec<u8>>,
-    /// Body of ours.
-    id_r: Vec<u8>,
+    /// Who we are to it.
+    own: Identity,
+    /// In which readings we write, as far as message 1 says who the peer is.
+    sends: Readings,
+    /// In which ones message 1 was written.
+    seen: Readings,
     /// Message 1 as it came, to know its repeats.
     request: Vec<u8>,
     /// Message 2 of main mode; for aggressive mode the body of its SA payload.
@@ -418,15 +426,22 @@ impl HalfOpen {
         }
         match self.own_of(rival) {
             None => {
-                let hash = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r, self.suite.hash);
+                let id = self.id_r(self.sends);
+                let hash = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &id, self.suite.hash);
                 let payloads = self.message2(rival, &keyed, &Own::Hash(&hash), credentials);
                 self.answered(rival, keyed, &payloads)
             }
-            Some(own) => {
-                let job = out.job(self.sign(rival, &keyed, own));
-                self.rivals[rival].stage = Stage::AwaitOwn(job, Box::new(keyed));
-                Progress::Job(job)
-            }
+            Some(own) => match self.sign(rival, &keyed, own, self.sends) {
+                Some(job) => {
+                    let job = out.job(job);
+                    self.rivals[rival].stage = Stage::AwaitOwn(job, Box::new(keyed));
+                    Progress::Job(job)
+                }
+                None => {
+                    self.rivals[rival].stage = Stage::Failed;
+                    Progress::Nothing(NO_WAY)
+                }
+            },
         }
     }
 
@@ -449,7 +464,7 @@ impl HalfOpen {
             .with_body(payload::SA, Secret::copy_from(&self.answer))
             .with(payload::KE, &Ke(&keyed.ke_r))
             .with(payload::NONCE, &Nonce(&self.rivals[rival].nonce_r));
-        let payloads = own.put(auth::id_payload(payloads, &self.id_r));
+        let payloads = own.put(auth::id_payload(payloads, &self.id_r(self.sends)));
         let payloads = self.extensions.announce(match self.trust(credentials) {
             Some(trust) => auth::request_certificates(payloads, trust),
             None => payloads,
@@ -486,11 +501,16 @@ impl HalfOpen {
         }
     }
 
-    /// The work of signing HASH_R.
-    fn sign(&self, rival: usize, keyed: &Keyed, own: &OwnCertificate) -> Job {
-        let reading = readings(self.suite, own.key.kind()).swap_remove(0);
-        let octets = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r, reading.hmac);
-        Job::Sign { key: Arc::clone(&own.key), how: SignatureForm::Digest(reading.how), octets }
+    /// The work of signing HASH_R; `None` with a key that IKEv1 cannot sign by.
+    fn sign(&self, rival: usize, keyed: &Keyed, own: &OwnCertificate, sends: Readings) -> Option<Job> {
+        let way = Way::of(self.suite, own.key.kind(), sends)?;
+        let octets = self.transcript(rival, &keyed.ke_r).hash_r(keyed.sa.keys(), &self.id_r(sends), way.hmac);
+        Some(Job::Sign { key: Arc::clone(&own.key), how: SignatureForm::Digest(way.how), octets })
+    }
+
+    /// Body of our ID payload.
+    fn id_r(&self, sends: Readings) -> Vec<u8> {
+        identity::in_phase1(&self.own, auth::id_port(sends, self.extensions.nat_traversal))
     }
 
     fn transcript<'a>(&'a self, rival: usize, ke_r: &'a [u8]) -> Transcript<'a> {

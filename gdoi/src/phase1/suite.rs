@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Prf};
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_wire::{Attribute, AttributeValue, Encode};
 
 use super::method::Method;
@@ -103,6 +104,8 @@ pub enum Phase1Doi {
     /// IPsec with the situation "identity only", as in IKEv1 itself. For key servers that want it, and for Wireshark,
     /// which reads proposals, and so can decrypt, under this one only.
     Ipsec,
+    /// ISAKMP with situation 0 (RFC 2408 section 3.4). For key servers that want it.
+    Isakmp,
 }
 
 impl Phase1Doi {
@@ -110,8 +113,28 @@ impl Phase1Doi {
         match self {
             Phase1Doi::Gdoi => (Doi::GDOI, 0),
             Phase1Doi::Ipsec => (Doi::IPSEC, Sa::IDENTITY_ONLY),
+            Phase1Doi::Isakmp => (Doi::ISAKMP, 0),
         }
     }
+
+    const READINGS: [(Reading, Self); 3] = [
+        (Reading::Phase1DoiGdoi, Self::Gdoi),
+        (Reading::Phase1DoiIpsec, Self::Ipsec),
+        (Reading::Phase1DoiIsakmp, Self::Isakmp),
+    ];
+}
+
+/// The SA payload of phase 1 as a key server answers it in these readings: as it was proposed, or under another DOI.
+pub(crate) fn told<'a>(proposed: &Sa<'a>, readings: Readings) -> Sa<'a> {
+    let other = Phase1Doi::READINGS.into_iter().find(|(reading, _)| readings.has(*reading));
+    let (doi, situation) = other.map_or((proposed.doi, proposed.situation), |(_, doi)| doi.numbers());
+    Sa { doi, situation, ..proposed.clone() }
+}
+
+/// The reading that its DOI is of, unless that is the `usual` one.
+pub(crate) fn doi_seen(sa: &Sa<'_>, usual: Phase1Doi) -> Readings {
+    let seen = Phase1Doi::READINGS.into_iter().filter(|(_, doi)| *doi != usual && doi.numbers().0 == sa.doi);
+    seen.map(|(reading, _)| reading).collect()
 }
 
 /// The body of an SA payload that offers these suites.
@@ -157,17 +180,20 @@ pub(crate) struct Choice {
     pub(crate) lifetime: Option<Duration>,
     /// Body of the SA payload to answer with: the chosen transform as it was offered.
     pub(crate) answer: Vec<u8>,
+    /// In which readings it was proposed.
+    pub(crate) seen: Readings,
 }
 
-/// Chooses the initiator's first transform that fits. Those that hold anything unknown do not.
-pub(crate) fn choose(sa: &Sa<'_>, fits: impl Fn(Suite) -> bool) -> Option<Choice> {
+/// Chooses the initiator's first transform that fits. Those that hold anything unknown do not. The answer is written in the
+/// readings told.
+pub(crate) fn choose(sa: &Sa<'_>, sends: Readings, fits: impl Fn(Suite) -> bool) -> Option<Choice> {
     let proposals = sa.proposals.iter().filter(|p| p.protocol == phase1::PROTO_ISAKMP);
     for proposal in proposals {
         for transform in &proposal.transforms {
             let Some((suite, lifetime)) = read(transform).filter(|(s, _)| fits(*s)) else { continue };
             let chosen = Proposal { transforms: vec![transform.clone()], ..proposal.clone() };
-            let answer = Sa { proposals: vec![chosen], ..sa.clone() }.to_vec();
-            return Some(Choice { suite, lifetime, answer });
+            let answer = Sa { proposals: vec![chosen], ..told(sa, sends) }.to_vec();
+            return Some(Choice { suite, lifetime, answer, seen: doi_seen(sa, Phase1Doi::Gdoi) });
         }
     }
     None
@@ -248,7 +274,7 @@ mod tests {
         let body = offer(&mine, Duration::from_secs(86_400), Phase1Doi::Gdoi);
         let sa = Sa::exact(&body).unwrap();
         let theirs = Accepted { ciphers: vec![BlockCipher::Aes128Cbc], ..accepted() };
-        let choice = choose(&sa, |s| theirs.takes(s)).unwrap();
+        let choice = choose(&sa, Readings::NONE, |s| theirs.takes(s)).unwrap();
         assert_eq!(choice.suite, mine[1]);
         assert_eq!(choice.lifetime, Some(Duration::from_secs(86_400)));
         let answer = Sa::exact(&choice.answer).unwrap();
@@ -256,7 +282,7 @@ mod tests {
         assert_eq!(chosen(&answer, &mine[..1]), None);
         assert_eq!(chosen(&sa, &mine), None, "one transform, not all");
         let other = Accepted { hashes: vec![Hash::Sha384], ..accepted() };
-        assert!(choose(&sa, |s| other.takes(s)).is_none());
+        assert!(choose(&sa, Readings::NONE, |s| other.takes(s)).is_none());
     }
 
     #[test]
@@ -284,17 +310,25 @@ mod tests {
         for attribute in unknown {
             let mut altered = sa.clone();
             altered.proposals[0].transforms[0].attributes.push(attribute);
-            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1]);
+            assert_eq!(choose(&altered, Readings::NONE, |s| accepted().takes(s)).unwrap().suite, suites[1]);
         }
         // Values that are not known, and a cipher without the length of its key.
         for (kind, value) in [(1, 8), (2, 3), (3, 2), (4, 1), (14, 64)] {
             let mut altered = sa.clone();
             let attributes = &mut altered.proposals[0].transforms[0].attributes;
             attributes.retain(|a| a.kind != kind);
-            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1], "without {kind}");
+            assert_eq!(
+                choose(&altered, Readings::NONE, |s| accepted().takes(s)).unwrap().suite,
+                suites[1],
+                "without {kind}"
+            );
             let attributes = &mut altered.proposals[0].transforms[0].attributes;
             attributes.push(Attribute { kind, value: AttributeValue::Short(value) });
-            assert_eq!(choose(&altered, |s| accepted().takes(s)).unwrap().suite, suites[1], "{kind}: {value}");
+            assert_eq!(
+                choose(&altered, Readings::NONE, |s| accepted().takes(s)).unwrap().suite,
+                suites[1],
+                "{kind}: {value}"
+            );
         }
     }
 }

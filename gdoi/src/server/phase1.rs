@@ -11,8 +11,11 @@ use super::half_open::source;
 use super::sessions::Session;
 use super::{Server, Timer};
 use crate::keylog;
-use crate::message::{self, Payloads};
-use crate::phase1::responder::{Found, HalfOpen, Impostor, KeStep, Path, PeerKe, Progress, Rules, ToCheck, Verified};
+use crate::message::Payloads;
+use crate::phase1::ike_sa::notice_in_clear;
+use crate::phase1::responder::{
+    Found, HalfOpen, Impostor, KeStep, Path, PeerKe, Peers, Progress, Rules, ToCheck, Verified,
+};
 use crate::reject::Reject;
 use crate::wire::notification::Notification;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload, phase1};
@@ -175,7 +178,8 @@ impl Server {
     /// Message 5 of main mode, or 3 of aggressive mode.
     fn proof(&mut self, ctx: &mut Ctx<'_>, header: &Header, body: &[u8], dgram: &Datagram<'_>) -> Result<(), Reject> {
         let half = self.half_open.get(&header.spi_r).ok_or(Reject::Unauthenticated("no such exchange"))?;
-        match half.verify(header, body, dgram, &self.config.credentials, ctx.now, ctx.rng) {
+        let peers = Peers { credentials: &self.config.credentials, seen: &|member| ctx.model.readings(member) };
+        match half.verify(header, body, dgram, &peers, ctx.now, ctx.rng) {
             Ok(Found::Proven(peer)) => self.establish(ctx, header.spi_r, *peer),
             Ok(Found::Signed(check)) if self.may_work(dgram.from.ip(), ctx.now.mono) => {
                 self.begin_check(ctx, header.spi_r, *check);
@@ -249,6 +253,9 @@ impl Server {
         let shorter = completed.lifetime.is_none_or(|l| l > lifetime);
         let initial_contact = completed.initial_contact;
         tracing::info!(peer = %completed.path.from, identity = %completed.identity, "phase 1 stands");
+        if !completed.seen.is_empty() {
+            tracing::debug!(member = %completed.identity, readings = %completed.seen, "it reads phase 1 in another way");
+        }
         self.counters.established += 1;
         let cookies = *completed.sa.cookies();
         self.enter(Session::new(completed, lifetime, ctx));
@@ -312,9 +319,7 @@ impl Server {
         let cookies = header.spi_pair();
         let n = Notification { doi: Doi::GDOI, protocol: phase1::PROTO_ISAKMP, kind, spi: &cookies, data: &[] };
         let payloads = Payloads::new().with(payload::NOTIFICATION, &n);
-        let id = ctx.rng.u32().max(1);
-        let header = message::header(&cookies, exchange::INFORMATIONAL, 0, id, payload::NOTIFICATION);
-        if let Ok(notice) = message::clear(&header, &payloads) {
+        if let Ok(notice) = notice_in_clear(&cookies, &payloads, ctx.rng) {
             ctx.out.send(dgram.reply(notice));
         }
     }

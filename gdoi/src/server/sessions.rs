@@ -10,6 +10,7 @@ use keyferry_model::admission::{JoinRequest, Refusal};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, Transmit};
 use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::reading::Readings;
 use keyferry_wire::Header;
 
 use super::{Server, Timer};
@@ -40,6 +41,8 @@ pub(super) struct Session {
     path: Path,
     extensions: Extensions,
     nat: Nat,
+    /// How the member reads phase 1, other than we do.
+    seen: Readings,
     liveness: Liveness,
     /// Hash of the message that proved the member, and message 6 of main mode.
     auth: (Vec<u8>, Option<Vec<u8>>),
@@ -60,6 +63,7 @@ impl Session {
             path: completed.path,
             extensions: completed.extensions,
             nat: completed.nat,
+            seen: completed.seen,
             liveness: Liveness::new(mono, ctx.rng),
             auth: (completed.request, completed.answer),
             pulls: BTreeMap::new(),
@@ -337,6 +341,9 @@ impl Server {
         let admitted = ctx.model.admit(&expect.group, request, Some(expect.generation), ctx.now, ctx.rng);
         if admitted.is_ok() && session.nat.is_there() {
             ctx.model.reach(&session.identity, Protocol::Gdoi, dgram.from, is_encapsulated(dgram));
+        }
+        if admitted.is_ok() {
+            ctx.model.note_readings(&session.identity, session.seen);
         }
         // Durable before anything that depends on it leaves; a refusal may have changed something too.
         ctx.flush();

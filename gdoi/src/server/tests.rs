@@ -11,6 +11,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::AckType;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, Phase1Exchange};
 use keyferry_model::time::Now;
 use keyferry_wire::Header;
@@ -64,7 +65,12 @@ impl Bench {
         });
         let model = Model::load(groups.collect(), &BTreeMap::new(), NOW, &mut rng).unwrap();
         let psk = |n: u8| Proof::Psk(Arc::new(Secret::new(vec![n; 20])));
-        let peer = |n| Peer { identity: Some(Identity::from_ip(member(n).ip())), address: None, proof: psk(n) };
+        let peer = |n| Peer {
+            identity: Some(Identity::from_ip(member(n).ip())),
+            address: None,
+            proof: psk(n),
+            sends: Readings::NONE,
+        };
         let config = ServerConfig::new(Arc::new(Credentials::new((1..=3).map(peer).collect())));
         Self { model, server: Server::new(config), rng }
     }
@@ -107,6 +113,8 @@ impl Bench {
             auth: &auth,
             lifetime: Duration::from_secs(86_400),
             doi: Phase1Doi::Gdoi,
+            sends: Readings::NONE,
+            seen: Readings::NONE,
             extensions: Extensions::default(),
             path: (member(n), server_at()),
             floated: (member(n), server_at()),

@@ -225,6 +225,7 @@ impl Bench {
             identity: Some(Identity::from_ip(host(setup.v6, n).ip())),
             address: None,
             proof: Proof::Psk(psk(n)),
+            sends: Readings::NONE,
         });
         let credentials = Arc::new(Credentials::new(peers.collect()));
         let mut config = ServerConfig::new(credentials);

@@ -8,6 +8,7 @@ use keyferry_crypto::SigningKey;
 use keyferry_crypto::x509::{Certificate, Revocation, TrustStore};
 use keyferry_model::credentials::{Credentials, OwnCertificate, Peer, Proof, Trust};
 use keyferry_model::id::Identity;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{CertificateAuth, MemberAuth, MemberSettings};
 
 use super::{Setup, settings};
@@ -34,7 +35,12 @@ pub fn trust(root: &str) -> Trust {
 /// A peer that authenticates by certificate.
 pub fn certified(identity: Option<&str>, subject: Option<&str>) -> Peer {
     let subject = subject.map(|s| keyferry_crypto::x509::DistinguishedName::parse(s).unwrap());
-    Peer { identity: identity.map(|i| i.parse().unwrap()), address: None, proof: Proof::Certificate { subject } }
+    Peer {
+        identity: identity.map(|i| i.parse().unwrap()),
+        address: None,
+        proof: Proof::Certificate { subject },
+        sends: Readings::NONE,
+    }
 }
 
 /// A server that shows these certificates and takes certificates of these peers.

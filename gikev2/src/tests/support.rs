@@ -15,6 +15,7 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::*;
+use keyferry_model::reading::Readings;
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::settings::{
     GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
@@ -173,7 +174,12 @@ pub(super) fn identity(n: u8) -> Identity {
 
 pub(super) fn config() -> ServerConfig {
     let psk = Arc::new(Secret::copy_from(PSK));
-    let peer = |n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(Arc::clone(&psk)) };
+    let peer = |n| Peer {
+        identity: Some(identity(n)),
+        address: None,
+        proof: Proof::Psk(Arc::clone(&psk)),
+        sends: Readings::NONE,
+    };
     ServerConfig::new(Arc::new(Credentials::new((1..=9).map(peer).collect())))
 }
 

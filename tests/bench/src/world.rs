@@ -15,6 +15,7 @@ use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit};
 use keyferry_model::id::Identity;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::{CertificateAuth, MemberAuth, MemberSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
@@ -43,7 +44,12 @@ fn psk() -> Arc<Secret> {
 
 /// Peers with pre-shared keys.
 fn known(peers: u32) -> impl Iterator<Item = Peer> {
-    (0..peers).map(|n| Peer { identity: Some(identity(n)), address: None, proof: Proof::Psk(psk()) })
+    (0..peers).map(|n| Peer {
+        identity: Some(identity(n)),
+        address: None,
+        proof: Proof::Psk(psk()),
+        sends: Readings::NONE,
+    })
 }
 
 /// The key server's side, without its sockets and its store.
@@ -62,7 +68,8 @@ impl KeyServer {
 
     /// The same with a certificate of its own, for members with certificates of this authority.
     pub(crate) fn certified(policy: GroupPolicy, peers: u32, pki: &Pki) -> Result<Self> {
-        let anybody = Peer { identity: None, address: None, proof: Proof::Certificate { subject: None } };
+        let anybody =
+            Peer { identity: None, address: None, proof: Proof::Certificate { subject: None }, sends: Readings::NONE };
         let credentials = Credentials::new(known(peers).chain([anybody]).collect());
         // Members are not among those with pre-shared keys, who come from elsewhere.
         let own = pki.own(policy::Family::V4.gateway().ip())?;

@@ -262,11 +262,17 @@ pub fn psk(n: u8) -> Arc<Secret> {
 /// Credentials of hosts 2 to 250, and of one that may come from anywhere in [`Family::elsewhere`].
 #[must_use]
 pub fn credentials(family: Family) -> Arc<Credentials> {
-    let peer = |n| Peer { identity: Some(Identity::from_ip(family.host(n))), address: None, proof: Proof::Psk(psk(n)) };
+    let peer = |n| Peer {
+        identity: Some(Identity::from_ip(family.host(n))),
+        address: None,
+        proof: Proof::Psk(psk(n)),
+        sends: Readings::NONE,
+    };
     let wanderer = Peer {
         identity: Some(Identity::Fqdn("wanderer.example".into())),
         address: Some(family.elsewhere()),
         proof: Proof::Psk(psk(251)),
+        sends: Readings::NONE,
     };
     Arc::new(Credentials::new((2..=250).map(peer).chain([wanderer]).collect()))
 }

@@ -257,6 +257,7 @@ mod tests {
     use super::*;
     use keyferry_model::id::Protocol;
     use keyferry_model::plan::RekeyReason;
+    use keyferry_model::reading::Readings;
     use keyferry_model::view::{AckView, MemberView};
 
     fn member_view(identity: &str, address: &str) -> GroupMember {
@@ -267,6 +268,7 @@ mod tests {
             history: vec![Protocol::Gdoi],
             state: MemberState::Active,
             address: address.parse().unwrap(),
+            readings: Readings::NONE,
             registrations: 2,
             sender_ids: vec![17],
             acknowledged: 12,

@@ -185,11 +185,7 @@ pub(super) fn push(section: &Section<'_>, plan: &GdoiPlan, weak: bool) {
         let what = "members without LKH have no leaf key to acknowledge with";
         section.error("ack", what, "kek-sha256 or kek-sha512, or management = \"lkh\"");
     }
-    let raw = plan.sends.has(Reading::SigRaw);
-    if raw && plan.sends.has(Reading::SigHashedTwice) {
-        section.error("sends", "sig-raw and sig-hashed-twice exclude each other", "remove one of the two");
-    }
-    if raw && plan.scheme.kind() != KeyKind::Rsa {
+    if plan.sends.has(Reading::SigRaw) && plan.scheme.kind() != KeyKind::Rsa {
         section.error("sends", "sig-raw is for RSA", "remove it, or choose an RSA signature");
     }
 }

@@ -16,6 +16,7 @@ use keyferry_model::policy::{
 use keyferry_model::reading::{Reading, Readings};
 
 use super::checks;
+use super::phase1;
 use super::section::Section;
 use super::streams;
 use super::values::{
@@ -333,18 +334,11 @@ fn gdoi(mut section: Section<'_>) -> GdoiPlan {
         transport: target(&mut section),
         ack: section.choice("ack", ACKS, Some(AckType::Kek(Hash::Sha256))),
         management: section.choice("management", MANAGEMENTS, KekManagement::Lkh),
-        sends: sends(&mut section),
+        sends: phase1::sends(&mut section, &Reading::SENT),
     };
     checks::push(&section, &plan, weak);
     section.finish();
     plan
-}
-
-/// Readings by name.
-fn sends(section: &mut Section<'_>) -> Readings {
-    let names = Reading::SENT.map(|r| (r.name(), r));
-    let texts = section.texts("sends").unwrap_or_default();
-    texts.iter().filter_map(|t| section.named("sends", t, &names)).collect()
 }
 
 fn gikev2(mut section: Section<'_>) -> Gikev2Plan {

@@ -24,6 +24,9 @@ pub struct GatewayLife {
     pub ike: IkeOptions,
 }
 
+const PHASE1_DOIS: [(&str, Phase1Doi); 3] =
+    [("gdoi", Phase1Doi::Gdoi), ("ipsec", Phase1Doi::Ipsec), ("isakmp", Phase1Doi::Isakmp)];
+
 pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
     GatewayLife {
         lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
@@ -35,7 +38,7 @@ pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
 
 pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
     Phase1Options {
-        doi: section.choice("phase1_doi", &[("gdoi", Phase1Doi::Gdoi), ("ipsec", Phase1Doi::Ipsec)], Phase1Doi::Gdoi),
+        doi: section.choice("phase1_doi", &PHASE1_DOIS, Phase1Doi::Gdoi),
         lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
         keep: section.flag("keep_phase1", false),
         dpd: dpd(section, 30 * SECOND),

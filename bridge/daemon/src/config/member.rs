@@ -152,6 +152,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         key_log: section.path("key_log"),
     };
     check(&section, &config);
+    phase1::check_member_sends(&section, config.phase1.sends, &config.auth, config.life.nat_port.is_some());
     section.finish();
     (!config.gateways.is_empty() && group.is_some() && auth.is_some()).then_some(config)
 }

@@ -4,6 +4,7 @@ use keyferry_model::credentials::{Peer, Proof};
 use keyferry_model::id::Identity;
 use keyferry_model::policy::Selector;
 
+use super::phase1;
 use super::secrets;
 use super::section::Section;
 use super::values::{Network, Subject};
@@ -26,9 +27,10 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
             if many { section.parsed("identity", "10.0.0.1") } else { section.required("identity", "10.0.0.1") };
         let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
         let proof = proof(&mut section, certified);
+        let sends = phase1::peer_sends(&mut section, certified);
         let known = identity.is_some() || (many && (certified || network.is_some()));
         if let Some(proof) = proof.filter(|_| known) {
-            let peer = Peer { identity, address, proof };
+            let peer = Peer { identity, address, proof, sends };
             compare(&section, &peer, &peers);
             peers.push(peer);
         }

@@ -1,7 +1,8 @@
 //! Phase 1 of IKEv1 beyond what everybody should do: aggressive mode, weak algorithms, and the profile that forbids both.
 
-use keyferry_crypto::{Hash, KeGroup};
-use keyferry_model::settings::{Phase1Exchange, Phase1Settings};
+use keyferry_crypto::{Hash, KeGroup, KeyKind};
+use keyferry_model::reading::{Reading, Readings};
+use keyferry_model::settings::{MemberAuth, Phase1Exchange, Phase1Settings};
 
 use super::document::KeyPath;
 use super::section::Section;
@@ -53,12 +54,67 @@ pub(super) fn member(section: &mut Section<'_>, dangers: &[KeyPath]) -> MemberPh
     let groups = [KeGroup::Ecp256, KeGroup::Modp2048];
     let hashes = [Hash::Sha256, Hash::Sha384];
     let usual = Phase1Settings::default();
+    let sends = sends(section, &Reading::SENT_BY_MEMBER);
+    if sends.has(Reading::Message3Clear) && exchange == Phase1Exchange::Main {
+        let what = "message-3-clear is about aggressive mode";
+        section.error("sends", what, "add exchange = \"aggressive\", or remove it");
+    }
     let ciphers = named(section, "phase1_ciphers", PHASE1_CIPHERS, WEAK_PHASE1_CIPHERS, danger_weak, &usual.ciphers);
     MemberPhase1 {
-        settings: Phase1Settings { exchange, ciphers, danger_weak },
+        settings: Phase1Settings { exchange, ciphers, danger_weak, sends },
         ke_groups: named(section, "ke_groups", KE_GROUPS, WEAK_KE_GROUPS, danger_weak, &groups),
         hashes: named(section, "hashes", HASHES, WEAK_HASHES, danger_weak, &hashes),
     }
+}
+
+/// In which readings a key server writes phase 1 to a peer.
+pub(super) fn peer_sends(section: &mut Section<'_>, certified: bool) -> Readings {
+    let sends = sends(section, &Reading::SENT_TO_PEER);
+    let of_signatures = sends.iter().find(|r| !certified && (OF_RSA.contains(r) || OF_ECDSA.contains(r)));
+    if let Some(reading) = of_signatures {
+        let what = format!("{reading} is about signatures, and this peer has a pre-shared key");
+        section.error("sends", what, "remove it, or add auth = \"certificate\"");
+    }
+    sends
+}
+
+/// What a member's readings must have in common with its key, and with its looking for translators.
+pub(super) fn check_member_sends(section: &Section<'_>, sends: Readings, auth: &MemberAuth, nat_traversal: bool) {
+    let kind = match auth {
+        MemberAuth::Psk(_) => None,
+        MemberAuth::Certificate(certificate) => Some(certificate.own.key.kind()),
+    };
+    let rsa = kind == Some(KeyKind::Rsa);
+    let unfit = |r: &Reading| (OF_RSA.contains(r) && !rsa) || (OF_ECDSA.contains(r) && (rsa || kind.is_none()));
+    if let Some(reading) = sends.iter().find(unfit) {
+        let key = if OF_RSA.contains(&reading) { "RSA" } else { "ECDSA" };
+        let what = format!("{reading} is about {key} signatures, which this member does not make");
+        section.error("sends", what, format!("remove it, or name a certificate with a key for {key}"));
+    }
+    let ports = [Reading::IdUdp500, Reading::IdUdp848];
+    if let Some(reading) = sends.iter().find(|r| nat_traversal && ports.contains(r)) {
+        let what = format!("{reading} cannot be sent where translators are looked for (RFC 3947 section 4)");
+        section.error("sends", what, "add nat_traversal = false, or use id-udp");
+    }
+}
+
+const OF_RSA: [Reading; 1] = [Reading::RsaDigestInfo];
+
+const OF_ECDSA: [Reading; 2] = [Reading::EcdsaNegotiatedHash, Reading::EcdsaHashedTwice];
+
+/// Readings to send, by name.
+pub(super) fn sends(section: &mut Section<'_>, known: &[Reading]) -> Readings {
+    let names: Vec<(&str, Reading)> = known.iter().map(|r| (r.name(), *r)).collect();
+    let texts = section.texts("sends").unwrap_or_default();
+    let sends: Readings = texts.iter().filter_map(|text| section.named("sends", text, &names)).collect();
+    for place in Reading::EXCLUSIVE {
+        let named: Vec<&str> = place.iter().filter(|r| sends.has(**r)).map(|r| r.name()).collect();
+        if named.len() > 1 {
+            let what = format!("{} exclude each other", named.join(" and "));
+            section.error("sends", what, "keep one of them");
+        }
+    }
+    sends
 }
 
 /// Is there a profile? Then nothing that says danger may stand anywhere.

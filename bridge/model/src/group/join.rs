@@ -12,6 +12,7 @@ use crate::id::{Identity, Protocol};
 use crate::member::{Member, too_often};
 use crate::plan::RekeyReason;
 use crate::policy::Authorization;
+use crate::reading::Readings;
 use crate::time::Now;
 use crate::view::MemberState;
 
@@ -175,6 +176,7 @@ impl Group {
             state: MemberState::Active,
             address: request.address,
             marked: false,
+            readings: Readings::NONE,
             leaf,
             registrations: 0,
             since: 0,
@@ -223,6 +225,15 @@ impl Group {
         if (member.address, member.marked) != (address, marked) {
             tracing::debug!(group = %self.policy.name, member = %identity, %address, marked, "member is reached there");
             self.members.put(Member { address, marked, ..member.clone() });
+            self.store_member(identity);
+        }
+    }
+
+    /// An active member was seen to read phase 1 of IKEv1 so.
+    pub(crate) fn note_readings(&mut self, identity: &Identity, readings: Readings) {
+        let Some(member) = self.members.get(identity).filter(|m| m.is_active(Protocol::Gdoi)) else { return };
+        if member.readings != readings {
+            self.members.note(identity, |m| m.readings = readings);
             self.store_member(identity);
         }
     }

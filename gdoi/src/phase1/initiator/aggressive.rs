@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use keyferry_crypto::{KeGroup, Random};
+use keyferry_model::reading::Reading;
 use keyferry_model::time::Now;
 use keyferry_wire::{Decode, Header, chain};
 
 use super::{At, Initiator, Rejected, Verified, place};
-use crate::message::Payloads;
+use crate::message::{self, Payloads};
 use crate::phase1::auth;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::ike_sa::IkeSa;
@@ -49,11 +50,11 @@ impl Initiator {
         }
         let payloads = chain(header.next, body)?;
         AGGRESSIVE_2.check(&payloads)?;
-        let sa = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
-        if !suite::fits(&sa) {
+        let answered = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
+        if !suite::fits(&answered) {
             return Err(refused("DOI or situation of phase 1").into());
         }
-        let (suite, lifetime) = suite::chosen(&sa, &self.offered).ok_or(refused("not what was offered"))?;
+        let (suite, lifetime) = suite::chosen(&answered, &self.offered).ok_or(refused("not what was offered"))?;
         let (ke, nonce) = read_ke(&payloads)?;
         let pair = self.pairs.iter().find(|p| p.group() == suite.group);
         let pair = pair.filter(|_| ke.0.len() == suite.group.public_len());
@@ -70,7 +71,8 @@ impl Initiator {
             nonce_r: nonce.0,
         };
         let mut sa = IkeSa::new(cookies, transcript.keys(self.basis(), &shared));
-        let identity = self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
+        let (identity, seen) =
+            self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
         let extensions = Extensions::read(&payloads).and(self.ours);
         let places = extensions.nat_traversal.then_some([self.path, self.floated]);
         let places = places.map(|paths| paths.map(|path| place(path, suite.hash, &cookies)));
@@ -81,11 +83,16 @@ impl Initiator {
                 Some([present, floated]) => (if nat.is_there() { floated } else { present }).announce(payloads),
                 None => payloads,
             };
+            if self.sends.has(Reading::Message3Clear) {
+                let header = message::header(&cookies, exchange::AGGRESSIVE, 0, 0, payloads.first());
+                return Ok((message::clear(&header, &payloads)?, sa.keys().iv));
+            }
             // Encrypted: with the first IV, since no block came before (RFC 2409 section 5 and appendix B).
             sa.seal_phase1(exchange::AGGRESSIVE, &sa.keys().iv, &payloads)
         });
         let (message3, last_block) = message3.map_err(|_| Rejected::costly(refused("message 3 cannot be made")))?;
         sa.chain_to(last_block);
-        Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, nat, message3 })), identity })
+        let seen = seen.union(suite::doi_seen(&answered, self.doi));
+        Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, nat, message3 })), identity, seen })
     }
 }

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_crypto::ct_eq;
+use keyferry_crypto::{CryptoError, ct_eq};
 use keyferry_model::credentials::names;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::Identity;
+use keyferry_model::reading::Readings;
 use keyferry_model::settings::MemberAuth;
 use keyferry_model::time::Now;
 use keyferry_wire::{DecodeError, RawPayload};
@@ -15,7 +16,7 @@ use super::Initiator;
 use crate::message::{Payloads, SealError};
 use crate::phase1::auth::{self, Evidence, Own};
 use crate::phase1::keymat::{Basis, Keys, Transcript};
-use crate::phase1::method::readings;
+use crate::phase1::method::{Way, ways};
 use crate::phase1::{HOLD, MAX_RIVALS};
 use crate::reject::Reject;
 use crate::wire::registry::{NotifyType, payload};
@@ -158,22 +159,23 @@ impl Initiator {
                 Ok(Own::Hash(&transcript.hash_i(keys, &self.id_i, transcript.suite.hash)).put(payloads))
             }
             MemberAuth::Certificate(c) => {
-                let reading = readings(transcript.suite, c.own.key.kind()).swap_remove(0);
-                let hash = transcript.hash_i(keys, &self.id_i, reading.hmac);
-                let signature = c.own.key.sign_digest(reading.how, hash.expose())?;
+                let way = Way::of(transcript.suite, c.own.key.kind(), self.sends);
+                let way = way.ok_or(CryptoError::SignatureKey("IKEv1 has no way to sign by it"))?;
+                let hash = transcript.hash_i(keys, &self.id_i, way.hmac);
+                let signature = c.own.key.sign_digest(way.how, hash.expose())?;
                 Ok(Own::Signature { signature: &signature, chain: Some(&c.own) }.put(payloads))
             }
         }
     }
 
-    /// Checks the key server's evidence: who it is, and whether it is who it must be.
+    /// Checks the key server's evidence: who it is, in which readings it writes, and whether it is who it must be.
     pub(super) fn peer_of(
         &self,
         payloads: &[RawPayload<'_>],
         transcript: &Transcript<'_>,
         keys: &Keys,
         now: Now,
-    ) -> Result<Identity, Rejected> {
+    ) -> Result<(Identity, Readings), Rejected> {
         const NOT_EXPECTED: Reject =
             Reject::Unacceptable("identity of the key server", NotifyType::INVALID_ID_INFORMATION);
         let id = rules::body(payloads, payload::ID).unwrap_or_default();
@@ -184,24 +186,27 @@ impl Initiator {
                 if !ct_eq(transcript.hash_r(keys, id, suite.hash).expose(), hash) {
                     return Err(Reject::Unauthenticated("HASH_R").into());
                 }
-                Ok(auth::identity(id)?).and_then(|i| if expected(&i) { Ok(i) } else { Err(NOT_EXPECTED.into()) })
+                let identity = auth::identity(id)?;
+                if expected(&identity) { Ok((identity, auth::id_readings(id))) } else { Err(NOT_EXPECTED.into()) }
             }
             (MemberAuth::Certificate(own), Evidence::Signature { signature, certificates }) => {
                 self.affords(now)?;
                 let kind = own.own.key.kind();
-                let ways = readings(suite, kind).into_iter().map(|r| (r.how, transcript.hash_r(keys, id, r.hmac)));
-                let check = auth::check(&own.trust, now.wall, kind, &certificates, ways.collect(), signature);
+                let ways = ways(suite, kind, self.seen);
+                let hashes = ways.iter().map(|(_, way)| (way.how, transcript.hash_r(keys, id, way.hmac)));
+                let check = auth::check(&own.trust, now.wall, kind, &certificates, hashes.collect(), signature);
                 let peer = check.run().map_err(|error| {
                     tracing::debug!(%error, "key server's signature or certificate");
                     Rejected::costly(Reject::Unauthenticated("signature or certificate of the key server"))
                 })?;
-                tracing::debug!(reading = peer.reading, "signature of the key server");
                 let identity = auth::identity(id).map_err(Rejected::costly)?;
                 let bound = match &own.gateway_subject {
                     Some(subject) => peer.certificate.subject() == subject,
                     None => names(&peer.certificate, &identity),
                 };
-                if bound && expected(&identity) { Ok(identity) } else { Err(Rejected::costly(NOT_EXPECTED)) }
+                let signed = ways.get(peer.reading).map_or(Readings::NONE, |(readings, _)| *readings);
+                let seen = auth::id_readings(id).union(signed);
+                if bound && expected(&identity) { Ok((identity, seen)) } else { Err(Rejected::costly(NOT_EXPECTED)) }
             }
             _ => Err(Reject::Unauthenticated("evidence of another method").into()),
         }

@@ -6,14 +6,15 @@ use keyferry_crypto::x509::{Certificate, Revocation, TrustStore};
 use keyferry_crypto::{BlockCipher, Hash, Job, JobDone, KeyKind, SeededRandom, SigningKey};
 use keyferry_model::credentials::{Credentials, OwnCertificate, Peer, Proof, Trust};
 use keyferry_model::drive::{Datagram, JobId, Outbox, Output};
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::settings::CertificateAuth;
 
 use super::*;
 use crate::phase1::auth::Own;
 use crate::phase1::extensions::Extensions;
 use crate::phase1::keymat::{Basis, phase2_iv};
-use crate::phase1::method::readings;
-use crate::phase1::responder::{Completed, Found, HalfOpen, KeStep, Progress, Rules};
+use crate::phase1::method::ways;
+use crate::phase1::responder::{Completed, Found, HalfOpen, KeStep, Peers, Progress, Rules};
 
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
 
@@ -54,10 +55,20 @@ impl Run {
         let psk = Arc::new(Secret::copy_from(b"a pre-shared key"));
         let identity: Identity = "10.84.0.10".parse().unwrap();
         let (auth, credentials) = if kind == "psk" {
-            let peer = Peer { identity: Some(identity.clone()), address: None, proof: Proof::Psk(Arc::clone(&psk)) };
+            let peer = Peer {
+                identity: Some(identity.clone()),
+                address: None,
+                proof: Proof::Psk(Arc::clone(&psk)),
+                sends: Readings::NONE,
+            };
             (MemberAuth::Psk(psk), Credentials::new(vec![peer]))
         } else {
-            let peer = Peer { identity: None, address: None, proof: Proof::Certificate { subject: None } };
+            let peer = Peer {
+                identity: None,
+                address: None,
+                proof: Proof::Certificate { subject: None },
+                sends: Readings::NONE,
+            };
             let own_of_server = vec![own(&format!("gateway-{kind}"))];
             let credentials = Credentials::new(vec![peer]).with_own(own_of_server).with_trust(trust());
             let auth = CertificateAuth { own: own(&format!("gm10-{kind}")), trust: trust(), gateway_subject: None };
@@ -71,6 +82,8 @@ impl Run {
             auth: &auth,
             lifetime: Duration::from_secs(3600),
             doi: Phase1Doi::Gdoi,
+            sends: Readings::NONE,
+            seen: Readings::NONE,
             extensions: Extensions::default(),
             path: ("10.0.0.1:848".parse().unwrap(), "10.0.0.2:848".parse().unwrap()),
             floated: ("10.0.0.1:4500".parse().unwrap(), "10.0.0.2:4500".parse().unwrap()),
@@ -171,7 +184,8 @@ impl Run {
     fn proof(&mut self, message: &[u8]) -> Result<Found, Reject> {
         let (header, body) = Header::decode(message).unwrap();
         let half = self.half.as_ref().unwrap();
-        let found = half.verify(&header, body, &datagram(message), &self.credentials, NOW, &mut self.rng);
+        let peers = Peers { credentials: &self.credentials, seen: &|_| Readings::NONE };
+        let found = half.verify(&header, body, &datagram(message), &peers, NOW, &mut self.rng);
         found.map_err(|impostor| impostor.why)
     }
 
@@ -204,10 +218,11 @@ fn a_responder_takes_every_way_to_sign() {
         for negotiated in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
             let mut run = Run::new(name, negotiated, Phase1Exchange::Main);
             let sent = run.up_to_message_5();
-            let ways = readings(run.initiator.offered[0], kind);
+            let ways = ways(run.initiator.offered[0], kind, Readings::NONE);
             assert!(ways.len() == 2 || (ways.len() == 4 && kind != KeyKind::Rsa));
+            assert!(ways[0].0.is_empty());
             let MemberAuth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
-            for way in ways {
+            for (reading, way) in ways {
                 let (branch, i) = (&run.initiator.branches[0], &run.initiator);
                 let proof = &branch.proofs[0];
                 let keys = proof.sa.keys();
@@ -220,7 +235,30 @@ fn a_responder_takes_every_way_to_sign() {
                 assert_eq!(again.up_to_message_5().len(), sent.len(), "the same run, since all follows from the seed");
                 let progress = again.check(&message5);
                 assert!(matches!(progress, Progress::Job(_)), "{name} {negotiated:?} {way:?}: {progress:?}");
+                let Progress::Proven(peer) = again.run_job() else { panic!("proven") };
+                let completed = again.half.take().unwrap().advance(*peer).unwrap();
+                assert_eq!(completed.seen, reading, "{name} {negotiated:?} {way:?}");
             }
+        }
+    }
+}
+
+/// What was seen of a peer is tried first: so its next proof costs one check of a signature and no more.
+#[test]
+fn the_way_that_was_seen_is_tried_first() {
+    for (_, kind, _) in KINDS {
+        let suite = Suite {
+            cipher: BlockCipher::Aes128Cbc,
+            hash: Hash::Sha1,
+            group: KeGroup::Ecp256,
+            method: Method::Signature(kind),
+        };
+        let all = ways(suite, kind, Readings::NONE);
+        for (seen, way) in all.clone() {
+            // With what says nothing of signatures, or of other keys.
+            let known = seen.union(Readings::from_iter([Reading::IdUdp]));
+            let again = ways(suite, kind, known);
+            assert_eq!((again[0].1, again.len()), (way, all.len()), "{kind:?} {seen}");
         }
     }
 }
@@ -235,7 +273,7 @@ fn an_initiator_takes_every_way_to_sign() {
             assert!(matches!(run.check(&message5), Progress::Job(_)));
             let (id, job) = run.job();
             let Job::Sign { key, octets, .. } = job else { panic!("a signature to make") };
-            let way = readings(run.initiator.offered[0], kind)[at];
+            let (reading, way) = ways(run.initiator.offered[0], kind, Readings::NONE)[at];
             let signature = key.sign_digest(way.how, octets.expose());
             let Progress::Proven(peer) = run.complete(id, JobDone::Sign(signature)) else { panic!("proven") };
             let completed = run.half.take().unwrap().advance(*peer).unwrap();
@@ -243,6 +281,7 @@ fn an_initiator_takes_every_way_to_sign() {
             let (header, body) = Header::decode(&message6).unwrap();
             let verified = run.initiator.verify(&header, body, NOW).unwrap();
             assert_eq!(verified.identity, "10.84.0.1".parse().unwrap(), "{name} {way:?}");
+            assert_eq!(verified.seen, reading, "{name} {way:?}");
             assert_eq!(run.initiator.advance(verified).sa.iv(7), completed.sa.iv(7));
         }
     }
@@ -391,7 +430,7 @@ fn with_certificates(certificates: &[(u8, &[u8])]) -> (Run, Vec<u8>) {
     let proof = &branch.proofs[0];
     let keys = proof.sa.keys();
     let hash = i.transcript(branch, &proof.ke_r, &proof.nonce_r).hash_i(keys, &i.id_i, Hash::Sha256);
-    let way = readings(i.offered[0], KeyKind::EcP256)[0];
+    let (_, way) = ways(i.offered[0], KeyKind::EcP256, Readings::NONE)[0];
     let signature = auth.own.key.sign_digest(way.how, hash.expose()).unwrap();
     let mut payloads = auth::id_payload(Payloads::new(), &i.id_i);
     for (encoding, data) in certificates {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use keyferry_crypto::{Prf, Random, Secret};
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::Identity;
+use keyferry_model::reading::Readings;
 use keyferry_wire::{Decode, Header, RawPayload, chain};
 
 use super::{HalfOpen, Means, Path, PeerKe, Rules, read_ke};
-use crate::identity;
 use crate::message::{self, Payloads};
 use crate::phase1::auth::{self, Wanted};
 use crate::phase1::extensions::Extensions;
@@ -46,8 +46,9 @@ impl HalfOpen {
         let payloads = chain(header.next, body)?;
         MAIN_SA.check(&payloads)?;
         let psk = rules.credentials.psk_for_address(dgram.from.ip());
-        let (choice, means) = choose(&payloads, dgram, rules, psk)?;
-        let mut half = Self::new(header, dgram, &payloads, rules, (choice, means), rng);
+        let sends = rules.credentials.sends_to(dgram.from.ip(), None);
+        let (choice, means) = choose(&payloads, dgram, rules, (psk, sends))?;
+        let mut half = Self::new(header, dgram, &payloads, rules, (choice, means, sends), rng);
         let answer = half.extensions.announce(Payloads::new().with_body(payload::SA, Secret::copy_from(&half.answer)));
         half.answer = message::clear(&message::header(&half.cookies, half.exchange, 0, 0, payload::SA), &answer)
             .map_err(|_| refused("the chosen transform is too long"))?;
@@ -71,13 +72,15 @@ impl HalfOpen {
         let claimed = auth::identity(id)?;
         let own = rules.credentials.psk_for_identity_at(&claimed, dgram.from.ip()).map(Arc::clone);
         let psk = own.unwrap_or_else(|| Arc::new(Prf::HmacSha256.compute(rules.decoy.expose(), &[id])));
-        let (choice, means) = choose(&payloads, dgram, rules, Some(&psk).filter(|_| rules.credentials.has_psk()))?;
+        let sends = rules.credentials.sends_to(dgram.from.ip(), Some(&claimed));
+        let psk = Some(&psk).filter(|_| rules.credentials.has_psk());
+        let (choice, means) = choose(&payloads, dgram, rules, (psk, sends))?;
         // The transforms of aggressive mode are all of one group (RFC 2409 section 5).
         if choice.suite.group.public_len() != ke.0.len() {
             return Err(refused("length of the public value"));
         }
         let wanted = Wanted::read(&payloads)?;
-        let mut half = Self::new(header, dgram, &payloads, rules, (choice, means), rng);
+        let mut half = Self::new(header, dgram, &payloads, rules, (choice, means, sends), rng);
         half.id_i = Some(id.to_vec());
         let peer = PeerKe {
             ke: ke.0.to_vec(),
@@ -95,7 +98,7 @@ impl HalfOpen {
         dgram: &Datagram<'_>,
         payloads: &[RawPayload<'_>],
         rules: Rules<'_>,
-        (choice, means): (Choice, Means),
+        (choice, means, sends): (Choice, Means, Readings),
         rng: &mut dyn Random,
     ) -> Self {
         let mut cookies = header.spi_pair();
@@ -107,7 +110,9 @@ impl HalfOpen {
             lifetime: choice.lifetime,
             extensions: Extensions::read(payloads).and(Extensions::OURS),
             sa_i: rules::body(payloads, payload::SA).unwrap_or_default().to_vec(),
-            id_r: identity::of_identity(&own_identity(dgram, rules, &means)),
+            own: own_identity(dgram, rules, &means),
+            sends,
+            seen: choice.seen,
             means,
             peer: dgram.from.ip(),
             id_i: None,
@@ -131,7 +136,7 @@ fn choose(
     payloads: &[RawPayload<'_>],
     dgram: &Datagram<'_>,
     rules: Rules<'_>,
-    psk: Option<&Arc<Secret>>,
+    (psk, sends): (Option<&Arc<Secret>>, Readings),
 ) -> Result<(Choice, Means), Reject> {
     let sa = Sa::exact(rules::body(payloads, payload::SA).unwrap_or_default())?;
     if !suite::fits(&sa) {
@@ -145,7 +150,7 @@ fn choose(
             own.map(|own| Means::Certificate(Arc::clone(own)))
         }
     };
-    let choice = suite::choose(&sa, |s| rules.accepted.takes(s) && means(s.method).is_some());
+    let choice = suite::choose(&sa, sends, |s| rules.accepted.takes(s) && means(s.method).is_some());
     tracing::debug!(doi = sa.doi.0, situation = sa.situation, peer = %dgram.from, suite = ?choice.as_ref().map(|c| c.suite),
         "phase 1 proposed");
     let choice = choice.ok_or(refused("no transform of phase 1 fits, or nothing to authenticate with"))?;

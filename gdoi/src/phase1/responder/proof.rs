@@ -9,16 +9,17 @@ use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Datagram, JobId, Outbox};
 use keyferry_model::holder::Holder;
 use keyferry_model::id::Identity;
+use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::time::Now;
 use keyferry_wire::{Header, RawPayload, chain};
 
-use super::{ExpectProof, HalfOpen, Means, Path, Progress, Stage};
+use super::{ExpectProof, HalfOpen, Means, NO_WAY, Path, Progress, Stage};
 use crate::message::{Iv, Payloads, SealError};
 use crate::phase1::MAX_RIVALS;
 use crate::phase1::auth::{self, Evidence, Own};
 use crate::phase1::extensions::Extensions;
-use crate::phase1::ike_sa::IkeSa;
-use crate::phase1::method::{Method, readings};
+use crate::phase1::ike_sa::{IkeSa, notice_in_clear};
+use crate::phase1::method::{Method, ways};
 use crate::phase1::nat::Nat;
 use crate::reject::Reject;
 use crate::wire::registry::{Doi, NotifyType, exchange, flag, payload};
@@ -38,12 +39,25 @@ struct Claim {
     nat: Nat,
     identity: Result<Identity, Reject>,
     initial_contact: bool,
+    /// In which readings we answer who claims that.
+    sends: Readings,
+    /// In which ones the peer writes.
+    seen: Readings,
+}
+
+/// What is known of peers beforehand.
+pub(crate) struct Peers<'a> {
+    pub(crate) credentials: &'a Credentials,
+    /// In which readings one was seen to write before.
+    pub(crate) seen: &'a dyn Fn(&Identity) -> Readings,
 }
 
 /// A signature that is to be checked.
 #[derive(Debug)]
 pub(crate) struct ToCheck {
     claim: Claim,
+    /// The readings that each of the ways to sign is of.
+    ways: Vec<Readings>,
     work: Box<PeerCheck>,
 }
 
@@ -63,8 +77,8 @@ pub(super) struct Check {
 
 #[derive(Debug)]
 enum Awaits {
-    /// Signature and certificate of the peer are being checked.
-    Check(JobId),
+    /// Signature and certificate of the peer are being checked; what each of the ways to sign says of the peer.
+    Check(JobId, Vec<Readings>),
     /// Our own signature for message 6 is being made. Whose certificate the peer has, and how long it lasts.
     Signature(JobId, Arc<Holder>, Duration),
 }
@@ -77,7 +91,7 @@ impl Check {
 
     pub(super) fn job(&self) -> JobId {
         match self.stage {
-            Awaits::Check(job) | Awaits::Signature(job, ..) => job,
+            Awaits::Check(job, _) | Awaits::Signature(job, ..) => job,
         }
     }
 }
@@ -152,6 +166,8 @@ pub(crate) struct Completed {
     pub(crate) path: Path,
     /// Translators on the way.
     pub(crate) nat: Nat,
+    /// In which readings the peer writes, other than we do.
+    pub(crate) seen: Readings,
     /// Hash of the message that proved the peer.
     pub(crate) request: Vec<u8>,
     /// Message 6 of main mode.
@@ -181,7 +197,7 @@ impl HalfOpen {
         header: &Header,
         body: &[u8],
         dgram: &Datagram<'_>,
-        credentials: &Credentials,
+        peers: &Peers<'_>,
         now: Now,
         rng: &mut dyn Random,
     ) -> Result<Found, Impostor> {
@@ -192,16 +208,16 @@ impl HalfOpen {
         }
         let mut why = Reject::Unauthenticated("proof before keys");
         for (rival, expect) in self.expecting() {
-            match self.examine((rival, expect), &proof, credentials, now) {
+            match self.examine((rival, expect), &proof, peers, now) {
                 Ok(Examined::Signature(check)) if self.checked < MAX_RIVALS => return Ok(Found::Signed(check)),
                 Ok(Examined::Signature(check)) => return Ok(Found::TooMany(check)),
                 Ok(Examined::Hash(claim)) => {
-                    return match claim.identity.clone().and_then(|id| self.allowed(id, credentials)) {
+                    return match claim.identity.clone().and_then(|id| self.allowed(id, peers.credentials)) {
                         Ok(identity) => {
                             let by = self.key_of();
                             Ok(Found::Proven(Box::new(Verified { claim, identity, by, signature: None, until: None })))
                         }
-                        Err(why) => Err(impostor(&expect.keyed.sa, &claim.last_block, why, rng)),
+                        Err(why) => Err(impostor(&expect.keyed.sa, &claim, why, rng)),
                     };
                 }
                 Err(e) => why = e,
@@ -222,7 +238,7 @@ impl HalfOpen {
         &self,
         (rival, expect): (usize, &ExpectProof),
         proof: &Proof<'_>,
-        credentials: &Credentials,
+        peers: &Peers<'_>,
         now: Now,
     ) -> Result<Examined, Reject> {
         // With the wrong key it is noise, so whatever is wrong means "not authentic".
@@ -243,13 +259,24 @@ impl HalfOpen {
         form.check(&payloads).map_err(|_| NOISE)?;
         let id = self.id_i.as_deref().or_else(|| rules::body(&payloads, payload::ID)).ok_or(NOISE)?;
         let hash_i = |hmac| self.transcript(rival, &expect.keyed.ke_r).hash_i(sa.keys(), id, hmac);
+        let identity = auth::identity(id);
+        let mut seen = self.seen.union(auth::id_readings(id));
+        seen.add_if(header.flags & flag::ENCRYPTED == 0, Reading::Message3Clear);
         let claim = Claim {
             rival: self.rivals[rival].number,
             request: proof.request.clone(),
             last_block,
             path: proof.path,
             nat: self.translators(rival, &proof.path, &payloads),
-            identity: auth::identity(id),
+            // In aggressive mode message 2 has told in which.
+            sends: match &identity {
+                Ok(identity) if self.exchange == exchange::MAIN_MODE => {
+                    peers.credentials.sends_to(self.peer, Some(identity))
+                }
+                Ok(_) | Err(_) => self.sends,
+            },
+            seen,
+            identity,
             initial_contact: auth::initial_contact(&payloads) && header.flags & flag::ENCRYPTED != 0,
         };
         match Evidence::read(&payloads, self.suite.method)? {
@@ -260,11 +287,14 @@ impl HalfOpen {
                 Ok(Examined::Hash(claim))
             }
             Evidence::Signature { signature, certificates } => {
-                let trust = credentials.trust().ok_or(Reject::Unauthenticated("no trust in certificates"))?;
+                let trust = peers.credentials.trust().ok_or(Reject::Unauthenticated("no trust in certificates"))?;
                 let Method::Signature(kind) = self.suite.method else { return Err(NOISE) };
-                let ways = readings(self.suite, kind).into_iter().map(|r| (r.how, hash_i(r.hmac))).collect();
-                let work = Box::new(auth::check(trust, now.wall, kind, &certificates, ways, signature));
-                Ok(Examined::Signature(Box::new(ToCheck { claim, work })))
+                let before = claim.identity.as_ref().map_or(Readings::NONE, peers.seen);
+                let ways = ways(self.suite, kind, before);
+                let hashes = ways.iter().map(|(_, way)| (way.how, hash_i(way.hmac))).collect();
+                let work = Box::new(auth::check(trust, now.wall, kind, &certificates, hashes, signature));
+                let ways = ways.into_iter().map(|(readings, _)| readings).collect();
+                Ok(Examined::Signature(Box::new(ToCheck { claim, ways, work })))
             }
         }
     }
@@ -305,7 +335,7 @@ impl HalfOpen {
         self.held.1.retain(|held| held.claim.request != check.claim.request);
         let job = out.job(Job::CheckPeer(check.work));
         self.checked = self.checked.saturating_add(1);
-        self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job) });
+        self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job, check.ways) });
         job
     }
 
@@ -329,22 +359,25 @@ impl HalfOpen {
         let Some(at) = self.checks.iter().position(|c| c.job() == job) else {
             return Progress::Nothing("a job that nobody waits for");
         };
-        let Check { claim, stage } = self.checks.swap_remove(at);
+        let Check { mut claim, stage } = self.checks.swap_remove(at);
         let rival = self.rivals.iter().position(|r| r.number == claim.rival);
         let Some((rival, expect)) = rival.and_then(|i| self.expecting().find(|(at, _)| *at == i)) else {
             return Progress::Nothing("a continuation that made room for another");
         };
         let sa = &expect.keyed.sa;
-        let refused = |why, rng| Progress::Refused(claim.path, impostor(sa, &claim.last_block, why, rng));
+        let refused = |claim: &Claim, why, rng| Progress::Refused(claim.path, impostor(sa, claim, why, rng));
         let (peer, stage) = match (done, stage) {
-            (JobDone::CheckPeer(Ok(peer)), Awaits::Check(_)) => (peer, claim.identity.clone()),
+            (JobDone::CheckPeer(Ok(peer)), Awaits::Check(_, ways)) => {
+                claim.seen = claim.seen.union(ways.get(peer.reading).copied().unwrap_or_default());
+                (peer, claim.identity.clone())
+            }
             (JobDone::Sign(Ok(signature)), Awaits::Signature(_, holder, until)) => {
                 return match claim.identity.clone() {
                     Ok(identity) => {
                         let (by, signature, until) = (Proven::Certificate(holder), Some(signature), Some(until));
                         Progress::Proven(Box::new(Verified { claim, identity, by, signature, until }))
                     }
-                    Err(why) => refused(why, rng),
+                    Err(why) => refused(&claim, why, rng),
                 };
             }
             // Neither hash nor signature covers certificates: somebody on the way may have altered them, so the peer is not
@@ -359,16 +392,18 @@ impl HalfOpen {
             (JobDone::CheckPeer(Err(PeerError::Signature)), _) => return Progress::Nothing("wrong signature"),
             (_, _) => return Progress::Nothing("our signature could not be made"),
         };
-        tracing::debug!(peer = %claim.path.from, reading = peer.reading, "signature of the peer");
         let identity = match stage {
             Ok(id) if credentials.allows_certificate(self.peer, &id, &peer.certificate) => id,
-            Ok(_) => return refused(NOT_ALLOWED, rng),
-            Err(why) => return refused(why, rng),
+            Ok(_) => return refused(&claim, NOT_ALLOWED, rng),
+            Err(why) => return refused(&claim, why, rng),
         };
         let (holder, until) = (Arc::new(Holder::of(&peer.certificate)), peer.certificate.not_after());
         match self.own_of(rival).filter(|_| self.exchange == exchange::MAIN_MODE) {
             Some(own) => {
-                let job = out.job(self.sign(rival, &expect.keyed, own));
+                let Some(job) = self.sign(rival, &expect.keyed, own, claim.sends) else {
+                    return Progress::Nothing(NO_WAY);
+                };
+                let job = out.job(job);
                 self.checks.push(Check { claim, stage: Awaits::Signature(job, holder, until) });
                 Progress::Job(job)
             }
@@ -385,7 +420,8 @@ impl HalfOpen {
         let proven = self.expecting().find(|(i, _)| self.rivals[*i].number == peer.claim.rival);
         let (rival, expect) = proven.expect(PROVEN);
         let message6 = (self.exchange == exchange::MAIN_MODE).then(|| {
-            let payloads = auth::id_payload(Payloads::new(), &self.id_r);
+            let id = self.id_r(peer.claim.sends);
+            let payloads = auth::id_payload(Payloads::new(), &id);
             match &peer.signature {
                 Some(signature) => {
                     let chain = self.own_of(rival).map(|own| &**own);
@@ -393,7 +429,7 @@ impl HalfOpen {
                 }
                 None => {
                     let transcript = self.transcript(rival, &expect.keyed.ke_r);
-                    Own::Hash(&transcript.hash_r(expect.keyed.sa.keys(), &self.id_r, self.suite.hash)).put(payloads)
+                    Own::Hash(&transcript.hash_r(expect.keyed.sa.keys(), &id, self.suite.hash)).put(payloads)
                 }
             }
         });
@@ -417,6 +453,7 @@ impl HalfOpen {
             until: peer.until,
             path: peer.claim.path,
             nat: peer.claim.nat,
+            seen: peer.claim.seen,
             request: peer.claim.request,
             answer,
         })
@@ -426,11 +463,16 @@ impl HalfOpen {
 const NOT_ALLOWED: Reject = Reject::Unacceptable("identity", NotifyType::INVALID_ID_INFORMATION);
 
 /// Tells a peer that it may not be what it says it is.
-fn impostor(sa: &IkeSa, last_block: &Iv, why: Reject, rng: &mut dyn Random) -> Impostor {
+fn impostor(sa: &IkeSa, claim: &Claim, why: Reject, rng: &mut dyn Random) -> Impostor {
     let kind = match why {
         Reject::Unacceptable(_, kind) => kind,
         Reject::Malformed(_) | Reject::Unauthenticated(_) | Reject::Replayed => NotifyType::INVALID_ID_INFORMATION,
     };
-    let notice = sa.notice_after(last_block, sa.notification(kind, Doi::GDOI), rng).ok();
+    let refusal = sa.notification(kind, Doi::GDOI);
+    let notice = match claim.sends.has(Reading::NoticeClear) {
+        true => notice_in_clear(sa.cookies(), &refusal, rng),
+        false => sa.notice_after(&claim.last_block, refusal, rng),
+    };
+    let notice = notice.ok();
     Impostor { why, notice }
 }

@@ -298,6 +298,10 @@ fn a_member_has_a_certificate_or_a_key() {
         &["member.gateway_subject", "stands without certificate"],
     );
     says(&error(&gdoi.replace("root.pem", "none")), &["member.trust", "No such file"]);
+    let sends = |reading: &str| format!("{gdoi}\nsends = [\"{reading}\"]");
+    let config = pki.member(&sends("ecdsa-negotiated-hash")).unwrap().config;
+    assert_eq!(config.phase1.sends.to_string(), "ecdsa-negotiated-hash");
+    says(&error(&sends("rsa-digest-info")), &["member.sends", "RSA signatures, which this member does not make"]);
 }
 
 fn trust_files(pki: &Pki, lists: &str) -> TrustFiles {

@@ -90,3 +90,40 @@ fn a_key_for_everybody_and_certificates_of_everybody_need_networks_of_their_own(
     assert!(mixed(&key("identity = \"10.0.0.1\""), &certificates("")).is_empty());
     assert!(mixed(&key(narrow), &certificates("identity = \"fqdn:gm1.example.net\"")).is_empty());
 }
+
+#[test]
+fn readings_of_phase_1_are_named_for_each_peer() {
+    let key = "psk = \"a key of more than sixteen octets\"\n";
+    let sends = |line: &str| format!("{key}{line}\n");
+    let told = gateway_of(&GATEWAY.replace(key, &sends("sends = [\"phase-1-doi-gdoi\", \"id-udp-848\"]"))).unwrap();
+    assert_eq!(told.config.credentials.peers()[0].sends.to_string(), "phase-1-doi-gdoi id-udp-848");
+    assert!(gateway_of(GATEWAY).unwrap().config.credentials.peers()[0].sends.is_empty());
+    one_problem(key, &sends("sends = [\"id-upd\"]"), "sends", &["peer[0].sends", "did you mean \"id-udp\"?"]);
+    one_problem(key, &sends("sends = [\"message-3-clear\"]"), "sends", &["message-3-clear", "notice-clear"]);
+    one_problem(key, &sends("sends = [\"zero-iv\"]"), "sends", &["\"zero-iv\" is not known here"]);
+    let both = &["id-udp and id-udp-500 exclude each other", "keep one of them"];
+    one_problem(key, &sends("sends = [\"id-udp-500\", \"id-udp\"]"), "sends", both);
+    let signature = &["rsa-digest-info is about signatures", "auth = \"certificate\""];
+    one_problem(key, &sends("sends = [\"rsa-digest-info\"]"), "sends", signature);
+}
+
+#[test]
+fn a_member_sends_readings_that_go_with_its_phase_1() {
+    let member = |more: &str| member_of(&format!("{MEMBER}{more}\n")).map(|c| c.config);
+    let config = member("sends = [\"id-udp\", \"message-3-clear\"]\nexchange = \"aggressive\"").unwrap();
+    assert_eq!(config.phase1.sends.to_string(), "id-udp message-3-clear");
+    assert!(member("sends = [\"id-udp-500\"]\nnat_traversal = false").is_ok());
+    assert_eq!(member("phase1_doi = \"isakmp\"").unwrap().life.doi, gdoi::Phase1Doi::Isakmp);
+    for (line, words) in [
+        ("sends = [\"message-3-clear\"]", ["about aggressive mode", "exchange = \"aggressive\""]),
+        ("sends = [\"id-udp-848\"]", ["RFC 3947 section 4", "nat_traversal = false"]),
+        ("sends = [\"rsa-digest-info\"]", ["RSA signatures", "a key for RSA"]),
+        ("sends = [\"ecdsa-hashed-twice\"]", ["ECDSA signatures", "a key for ECDSA"]),
+        ("sends = [\"notice-clear\"]", ["\"notice-clear\" is not known here", "message-3-clear"]),
+    ] {
+        let Problems(problems) = member(line).unwrap_err();
+        assert_eq!((problems.len(), problems[0].line), (1, Some(6)), "{problems:#?}");
+        let shown = problems[0].to_string();
+        assert!(shown.contains("member.sends") && words.iter().all(|w| shown.contains(w)), "{shown}");
+    }
+}

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use keyferry_model::plan::RekeyReason;
+use keyferry_model::reading::Readings;
 use keyferry_model::view::{AckView, RekeySaView};
 
 use super::*;
@@ -17,6 +18,7 @@ fn member(n: u16, protocol: Protocol) -> MemberView {
         history: Vec::new(),
         state: MemberState::Active,
         address: format!("10.84.0.{}:848", 10 + n).parse().unwrap(),
+        readings: Readings::NONE,
         registrations: 1,
         sender_ids: vec![u32::from(n)],
         acknowledged: 0,
