@@ -294,3 +294,16 @@ fn without_a_translator_a_member_stays_where_it_is() {
     assert!(bench.log.iter().all(|p| p.to != elsewhere));
     assert_eq!(bench.model.addresses(GROUP, Protocol::Gdoi), [host(false, 10)]);
 }
+
+/// A member that has lost its state says so, and its translator has taken another address meanwhile: the SA of before is its own
+/// all the same (RFC 3947 section 6).
+#[test]
+fn behind_a_translator_initial_contact_goes_by_the_identity() {
+    for exchange in EXCHANGES {
+        let mut bench = bench(Setup::default());
+        start_with(&mut bench, begins_with(exchange), Phase1Options::default(), Translator::new(1, 1000));
+        start_with(&mut bench, begins_with(exchange), Phase1Options::default(), Translator::new(2, 2000));
+        let counters = bench.server.counters();
+        assert_eq!((counters.established, counters.closed), (2, 1), "{exchange:?}");
+    }
+}

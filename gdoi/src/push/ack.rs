@@ -162,6 +162,23 @@ mod tests {
         }
     }
 
+    /// No other kind of identity says from which address the member registered (RFC 8263 section 3.4).
+    #[test]
+    fn the_identity_must_be_an_address() {
+        let ids = ["10.0.0.1", "fd84::1", "fqdn:gm1.example", "user:gm1@example", "dn:CN=gm1", "key-id:0a000001"];
+        let mut bodies: Vec<Vec<u8>> = ids.map(|id| identity::of_identity(&id.parse().unwrap())).to_vec();
+        bodies.push(identity::of_group(&"oid:1.2.840.10070.61850.8.1.2#0404e9fc0001".parse().unwrap()));
+        let taken = bodies.into_iter().map(|id| {
+            let payloads = Payloads::new().with(payload::SEQ, &Seq(9)).with_body(payload::ID, Secret::new(id));
+            let payloads = payloads.behind(payload::HASH, &opaque::Hash(&[1; 32]));
+            let header = message::header(&[2; 16], exchange::PUSH_ACK, 0, 0, payload::HASH);
+            let datagram = message::clear(&header, &payloads).unwrap();
+            let (header, body) = Header::decode(&datagram).unwrap();
+            Ack::read(&header, body).is_ok()
+        });
+        assert_eq!(taken.collect::<Vec<_>>(), [true, true, false, false, false, false, false]);
+    }
+
     #[test]
     fn every_change_of_what_is_hashed_is_noticed() {
         let built = build(TYPES[0], &[1; 32], &[2; 16], 9, "10.0.0.1".parse().unwrap()).unwrap();

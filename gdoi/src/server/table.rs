@@ -64,11 +64,13 @@ impl Sessions {
         lost.map(|(cookies, _)| *cookies).collect()
     }
 
-    /// The member's SAs that were there before this one, at the address it is used from.
+    /// The member's SAs that were there before this one, at the address it is used from. Behind a translator the address says
+    /// nothing: there it is the identity alone (RFC 3947 section 6).
     pub(super) fn before(&self, cookies: &[u8; 16]) -> Vec<[u8; 16]> {
         let Some(session) = self.get(cookies) else { return Vec::new() };
         let own = self.by_member.get(session.identity()).into_iter().flatten();
-        let at = |c: &[u8; 16]| self.get(c).is_some_and(|s| s.address() == session.address());
+        let anywhere = session.nat().theirs;
+        let at = |c: &[u8; 16]| anywhere || self.get(c).is_some_and(|s| s.address() == session.address());
         own.take_while(|c| *c != cookies).filter(|c| at(c)).copied().collect()
     }
 }

@@ -25,6 +25,8 @@ use crate::phase1::suite::{Accepted, Phase1Doi};
 use crate::policy::take::Taking;
 use crate::pull::member::{Pull, Step};
 
+mod sent;
+
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_000_000) };
 
 const TAKING: Taking = Taking {
@@ -52,6 +54,8 @@ struct Bench {
     model: Model,
     server: Server,
     rng: SeededRandom,
+    /// Jobs that were handed out.
+    jobs: usize,
 }
 
 impl Bench {
@@ -72,7 +76,7 @@ impl Bench {
             sends: Readings::NONE,
         };
         let config = ServerConfig::new(Arc::new(Credentials::new((1..=3).map(peer).collect())));
-        Self { model, server: Server::new(config), rng }
+        Self { model, server: Server::new(config), rng, jobs: 0 }
     }
 
     /// What the server answers.
@@ -87,6 +91,7 @@ impl Bench {
                 Output::Send(_) | Output::Persist(_) | Output::Cancel(_) => {}
                 Output::Job(id, job) => {
                     let done = job.run();
+                    self.jobs += 1;
                     let mut ctx = Ctx { now: NOW, model: &mut self.model, rng: &mut self.rng, out: &mut out };
                     self.server.complete(&mut ctx, id, done);
                 }
@@ -95,8 +100,8 @@ impl Bench {
         answers
     }
 
-    /// Main mode.
-    fn connect(&mut self, n: u8) -> IkeSa {
+    /// Message 1 of main mode.
+    fn begin(&mut self, n: u8) -> (Initiator, Vec<u8>) {
         let accepted = Accepted {
             ciphers: vec![BlockCipher::Aes128Cbc],
             hashes: vec![Hash::Sha256],
@@ -119,9 +124,15 @@ impl Bench {
             path: (member(n), server_at()),
             floated: (member(n), server_at()),
         };
+        let initiator = Initiator::new(&config, &mut self.rng).unwrap();
+        let message = initiator.messages(0).remove(0);
+        (initiator, message)
+    }
+
+    /// Main mode.
+    fn connect(&mut self, n: u8) -> IkeSa {
+        let (mut initiator, mut message) = self.begin(n);
         let mut rng = SeededRandom::new(u64::from(n));
-        let mut initiator = Initiator::new(&config, &mut rng).unwrap();
-        let mut message = initiator.messages(0).remove(0);
         for _ in 0..2 {
             let answer = self.send(member(n), &message).remove(0);
             let (header, body) = Header::decode(&answer).unwrap();

@@ -99,6 +99,16 @@ fn a_sound_decree_is_taken_whole() {
     assert_eq!((data.policy.source.prefix, data.policy.sequence), (0, SequenceNumbers::Unspecified));
 }
 
+/// RFC 6407 section 5.5.1 has no use for it, but old key servers send it.
+#[test]
+fn group_description_is_ignored() {
+    for number in [2, 14, 19, 0xffff] {
+        let attributes = with(&tek().attributes, short(esp_attribute::GROUP, number));
+        let decree = read(&sa(None, vec![EspTek { attributes, ..tek() }])).unwrap();
+        assert_eq!(decree.data[0].policy.transform, EspTransform::Aead(Aead::Aes128Gcm16));
+    }
+}
+
 #[test]
 fn an_sa_payload_without_sas_is_refused() {
     assert!(read(&sa(None, vec![])).is_err());

@@ -5,12 +5,13 @@ use std::time::Duration;
 use keyferry_model::reading::Readings;
 use keyferry_model::time::Now;
 use keyferry_model::update::Removal;
-use keyferry_wire::Header;
+use keyferry_wire::{Decode, Encode, Header};
 
-use super::key_server::{KeyServer, NOW, TAKING, delete, give, kd, sa, seq};
+use super::key_server::{KeyServer, NOW, TAKING, delete, give, kd, long, sa, seq, short};
 use crate::push::member::Verdict;
 use crate::reject::Reject;
-use crate::wire::registry::Doi;
+use crate::wire::kd::{Kd, KeyPacket};
+use crate::wire::registry::{Doi, KeyPacketType, key_attribute, payload};
 
 const ALL_TEKS: (u8, u8, &[u8]) = (1, 4, &[0; 4]);
 const ALL_KEKS: (u8, u8, &[u8]) = (0, 16, &[0; 16]);
@@ -135,4 +136,25 @@ fn the_newest_of_two_keks_decides_what_runs_out() {
     member.apply(&verified, &push, TAKING, "10.84.0.11".parse().unwrap(), later).unwrap();
     let (at, lifetime) = member.runs_out(later).unwrap();
     assert_eq!((at, lifetime), (later.mono + Duration::from_secs(86_400), Duration::from_secs(86_400)));
+}
+
+/// Sender IDs are one member's and a push is everybody's: two that took the same would use nonces twice (RFC 6407 sections 5.6.4
+/// and 5.7). What is not processed is not acknowledged (RFC 8263 section 4), however often it comes.
+#[test]
+fn a_push_with_sender_ids_is_refused_and_not_acknowledged() {
+    let server = KeyServer::usual(3);
+    let attributes = vec![short(key_attribute::SID_BITS, 8), long(key_attribute::SID_VALUE, &[3])];
+    let ids = KeyPacket { kind: KeyPacketType::SID, spi: &[], attributes };
+    let (_, keys) = kd(None, &[0x1002]);
+    let mut packets = Kd::exact(&keys).unwrap().packets;
+    packets.push(ids);
+    let payloads = [seq(1), sa(None, None, &[0x1002]), (payload::KD, Kd { packets }.to_vec())];
+    let push = server.push(&payloads, Readings::NONE);
+    let mut member = server.member(0);
+    assert!(matches!(give(&mut member, &push), Err(Reject::Unacceptable(..))));
+    let again = member.verify(&Header::decode(&push).unwrap().0, &push);
+    assert!(matches!(again, Ok(Verdict::Repeat(None))), "{again:?}");
+    // The next one is taken.
+    let sound = server.push(&[seq(2), sa(None, None, &[0x1002]), kd(None, &[0x1002])], Readings::NONE);
+    assert!(give(&mut member, &sound).unwrap().ack.is_some());
 }

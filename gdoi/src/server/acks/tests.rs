@@ -79,8 +79,12 @@ fn member(n: u8) -> SocketAddr {
 
 impl Bench {
     fn new(ack: AckType) -> Self {
+        Self::with(policy(ack))
+    }
+
+    fn with(policy: GroupPolicy) -> Self {
         let mut rng = SeededRandom::new(3);
-        let mut model = Model::load(vec![policy(ack)], &BTreeMap::new(), NOW, &mut rng).unwrap();
+        let mut model = Model::load(vec![policy], &BTreeMap::new(), NOW, &mut rng).unwrap();
         let mut leaves = Vec::new();
         for n in 1..=3 {
             let identity = Identity::from_ip(member(n).ip());
@@ -177,6 +181,24 @@ fn no_member_speaks_for_another_from_its_own_address() {
     b.take(member(1), &named(&b, [192, 168, 0, 1]).unwrap());
     let missing = b.model.group("g").unwrap().rekey_views().remove(0).missing;
     assert_eq!((b.counted(), missing), ((2, 3, 0), vec![Identity::from_ip(member(3).ip())]));
+}
+
+/// Who acknowledges unasked is not believed, and takes no room (RFC 8263 section 5).
+#[test]
+fn what_nobody_has_asked_for_is_dropped() {
+    let ack = AckType::Kek(Hash::Sha256);
+    for asks in [true, false] {
+        let mut policy = policy(ack);
+        policy.gdoi = policy.gdoi.map(|g| GdoiRekey { ack: Some(ack).filter(|_| asks), ..g });
+        let mut b = Bench::with(policy);
+        let base = secret_part(CIPHER, b.kek.expose()).to_vec();
+        for (seq, n) in [(0, 1), (1, 1), (2, 1), (1, 7)] {
+            b.take(member(n), &build_with(ack, &base, &b.spi, seq, member(n).ip(), 512).unwrap());
+        }
+        // Of pushes that were not sent, and from who is no member, there are none either.
+        assert_eq!(b.counted(), if asks { (1, 3, 0) } else { (0, 4, 0) });
+        assert_eq!(b.server.acks.seen.len(), usize::from(asks));
+    }
 }
 
 #[test]
