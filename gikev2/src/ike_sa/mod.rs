@@ -7,6 +7,7 @@ pub(crate) mod int_auth;
 pub(crate) mod keymat;
 pub(crate) mod life;
 mod options;
+pub(crate) mod reassembly;
 pub(crate) mod rekey;
 pub(crate) mod sa;
 pub(crate) mod suite;

@@ -9,11 +9,23 @@ pub struct IkeOptions {
     pub lifetime: Duration,
     /// A peer that is silent for so long is asked whether it lives (RFC 7296 section 2.4); `None` never asks.
     pub liveness: Option<Duration>,
+    /// The longest IP packet before a message is cut up, for peers that take fragments (RFC 7383).
+    pub fragment_size: usize,
+}
+
+/// Headers of IPv6 and UDP, and a non-ESP marker.
+const HEADERS: usize = 40 + 8 + 4;
+
+impl IkeOptions {
+    /// The most octets of a datagram that need not be cut up.
+    pub(crate) fn limit(&self) -> usize {
+        self.fragment_size.saturating_sub(HEADERS)
+    }
 }
 
 impl Default for IkeOptions {
-    /// New keys within 8 hours; nobody is asked.
+    /// New keys within 8 hours; nobody is asked; packets of at most 1280 octets.
     fn default() -> Self {
-        Self { lifetime: Duration::from_secs(8 * 3600), liveness: None }
+        Self { lifetime: Duration::from_secs(8 * 3600), liveness: None, fragment_size: 1280 }
     }
 }

@@ -205,7 +205,8 @@ impl Sides<'_> {
     ) -> Result<IkeSa, CryptoError> {
         let seed = Skeyseed::rekey(old.suite.prf, old.derive(), suite, self.nonces.0, self.nonces.1, shared);
         let keys = seed.expand(&self.spis.0, &self.spis.1);
-        let (sa, _) = IkeSa::new(role, suite, self.spis.0, self.spis.1, keys, rng, log)?;
+        let (mut sa, _) = IkeSa::new(role, suite, self.spis.0, self.spis.1, keys, rng, log)?;
+        sa.set_limit(old.limit());
         Ok(sa)
     }
 

@@ -1,15 +1,18 @@
 //! An IKE SA with its keys: seals what we send, opens what the peer sent.
 
+use std::time::Duration;
+
 use keyferry_crypto::{CryptoError, Random, Secret};
 use keyferry_wire::{ChainWriter, Header};
 
 use super::keymat::IkeKeys;
+use super::reassembly::Reassembly;
 use super::{Role, Suite};
 use crate::algorithms::KeyWrap;
 use crate::keylog::{KeyLog, protected_line};
 use crate::reject::Reject;
 use crate::wire::registry::{ExchangeType, flags};
-use crate::wire::sk::{Opened, SealError, SkKeys};
+use crate::wire::sk::{Fragment, Opened, SealError, SkKeys};
 
 /// Keys and SPIs of an IKE SA.
 pub(crate) struct IkeSa {
@@ -23,6 +26,10 @@ pub(crate) struct IkeSa {
     wrap: Option<Secret>,
     /// The IV of the next message in a counter mode. It starts anywhere and counts up, so it never repeats.
     next_iv: u64,
+    /// The most octets of a datagram, if the peer takes fragments.
+    limit: Option<usize>,
+    /// Fragments of the peer's request and of its response.
+    parts: [Reassembly; 2],
 }
 
 /// A request or a response.
@@ -55,7 +62,22 @@ impl IkeSa {
             Role::Initiator => (of_initiator, of_responder),
             Role::Responder => (of_responder, of_initiator),
         };
-        Ok((Self { spi_i, spi_r, suite, role, outgoing, incoming, derive, wrap, next_iv: rng.u64() }, proof))
+        Ok((
+            Self {
+                spi_i,
+                spi_r,
+                suite,
+                role,
+                outgoing,
+                incoming,
+                derive,
+                wrap,
+                next_iv: rng.u64(),
+                limit: None,
+                parts: Default::default(),
+            },
+            proof,
+        ))
     }
 
     /// The IV that the next message will have, if it has one of a counter mode.
@@ -112,10 +134,33 @@ impl IkeSa {
             bits |= flags::RESPONSE;
         }
         let header = super::init::header(exchange, self.spi_i, self.spi_r, bits, message_id);
-        let unique = self.next_iv;
-        // An IKE SA has at most 2^33 message IDs, so this never comes round.
-        self.next_iv = self.next_iv.wrapping_add(1);
-        self.outgoing.seal(&header, first, Secret::new(inner).expose(), unique, rng)
+        let inner = Secret::new(inner);
+        // An IKE SA has at most 2^33 message IDs of a few fragments, so this never comes round.
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let (message, next) = self.outgoing.seal_within(limit, &header, first, inner.expose(), self.next_iv, rng)?;
+        self.next_iv = next;
+        Ok(message)
+    }
+
+    /// The peer takes fragments: what we send has at most so many octets in a datagram.
+    pub(crate) fn set_limit(&mut self, limit: Option<usize>) {
+        self.limit = limit;
+    }
+
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    /// Takes a fragment; returns the message when it is whole.
+    pub(crate) fn take_fragment(&mut self, datagram: &[u8], now: Duration) -> Result<Option<Vec<u8>>, Reject> {
+        let fragment = Fragment::of(datagram).ok_or(Reject::Malformed("no fragment"))?;
+        if self.limit.is_none() {
+            return Err(Reject::Misbehaved("fragments were not announced"));
+        }
+        let (header, _) = Header::decode(datagram)?;
+        let parts = &mut self.parts[usize::from(header.flags & flags::RESPONSE != 0)];
+        let incoming = &self.incoming;
+        parts.take((header.message_id, fragment), datagram, now, || incoming.open_part(datagram).map(|_| ()))
     }
 
     /// Verifies and decrypts a message of the peer.

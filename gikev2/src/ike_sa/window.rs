@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use keyferry_crypto::{Hash, Random};
 
+use crate::wire::sk::first_datagram;
+
 /// When an unanswered request is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -146,11 +148,16 @@ impl Answers {
             return if self.taken_up.is_none() { Incoming::New } else { Incoming::Stale };
         }
         match &self.last {
-            Some((digest, answer)) if id.wrapping_add(1) == self.expected && *digest == digest_of(datagram) => {
+            Some((digest, answer)) if id.wrapping_add(1) == self.expected && *digest == name_of(datagram) => {
                 Incoming::Repeat(answer)
             }
             _ => Incoming::Stale,
         }
+    }
+
+    /// Is that the ID of the request that is expected?
+    pub(crate) fn expects(&self, id: u32) -> bool {
+        id == self.expected && self.taken_up.is_none()
     }
 
     /// The expected request has been verified and answered.
@@ -161,7 +168,7 @@ impl Answers {
 
     /// The expected request has been verified, and its answer takes a while. Repeats draw nothing until then.
     pub(crate) fn take_up(&mut self, datagram: &[u8]) {
-        self.taken_up = Some(digest_of(datagram));
+        self.taken_up = Some(name_of(datagram));
     }
 
     /// The answer to the request that was taken up.
@@ -171,6 +178,11 @@ impl Answers {
             self.expected = self.expected.saturating_add(1);
         }
     }
+}
+
+/// Names a message by the octets of its first datagram.
+fn name_of(message: &[u8]) -> Vec<u8> {
+    digest_of(first_datagram(message))
 }
 
 /// Names a datagram by its octets.

@@ -104,15 +104,16 @@ impl Candidate {
     ) -> Result<Self, Reject> {
         let (opened, shared) = asked.answer.as_ref().ok_or(Reject::Misbehaved("no answer"))?;
         let Self { sa, proof, mut more, int_auth, .. } = self;
-        let (suite, spi_i, spi_r) = (sa.suite, sa.spi_i, sa.spi_r);
+        let (suite, spi_i, spi_r, limit) = (sa.suite, sa.spi_i, sa.spi_r, sa.limit());
         let header = header(asked.exchange, spi_i, spi_r, flags::INITIATOR, asked.message_id);
         let request = Plain { header, flags: 0, first: asked.inner.0, inner: &asked.inner.1 };
         let int_auth = int_auth.then(suite.prf, &proof, request, opened.into());
         let keys =
             Skeyseed::rekey(suite.prf, sa.derive(), suite, nonce_i, &self.nonce_r, shared).expand(&spi_i, &spi_r);
         let name = name(&keys);
-        let (sa, proof) = IkeSa::new(Role::Initiator, suite, spi_i, spi_r, keys, rng, log)
+        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, spi_i, spi_r, keys, rng, log)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
+        sa.set_limit(limit);
         more.pop_front();
         let message_id = asked.message_id + 1;
         Ok(Self { sa, proof, more, int_auth, keys: name, message_id, ..self })

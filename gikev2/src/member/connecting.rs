@@ -95,6 +95,8 @@ pub(super) struct Wish<'a> {
     /// Register right away, by GSA_AUTH.
     pub(super) register: bool,
     pub(super) backoff: Backoff,
+    /// The most octets of a datagram, where the key server takes fragments.
+    pub(super) limit: usize,
 }
 
 impl Connecting {
@@ -141,8 +143,8 @@ impl Connecting {
 
     /// Amends the request. Its timers run on, so that nobody can keep us asking for ever.
     fn renew_request(&mut self, wish: &Wish<'_>) {
-        let supported = [NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
-        let abilities = if self.preferences.additional.is_empty() { &[][..] } else { &supported };
+        let supported = [NotifyType::IKEV2_FRAGMENTATION_SUPPORTED, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
+        let abilities = if self.preferences.additional.is_empty() { &supported[..1] } else { &supported };
         let parts = Parts {
             spi_i: self.spi_i,
             spi_r: [0; 8],
@@ -310,8 +312,9 @@ impl Connecting {
         let keys = Skeyseed::derive(suite, &self.nonce_i, &init.nonce.0, &shared).expand(&self.spi_i, &header.spi_r);
         let name = name(&keys);
         let to = log.as_mut().map(|l| &mut **l as _);
-        let (sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, to)
+        let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, to)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
+        sa.set_limit(init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).map(|_| wish.limit));
         let settings = wish.settings;
         // A socket bound to no address in particular says nothing about NATs.
         let behind_nat = !settings.local.ip().is_unspecified()
@@ -436,6 +439,19 @@ impl Connecting {
             join(settings, &mut chain);
         }
         chain
+    }
+
+    /// Takes a fragment of such a response; returns the response when it is whole.
+    pub(super) fn fragment(&mut self, header: &Header, datagram: &[u8], now: Duration) -> Option<Vec<u8>> {
+        let named = self.candidates.iter_mut().filter(|c| c.sa.is_named_by(header));
+        let mut whole = None;
+        for candidate in named {
+            match candidate.sa.take_fragment(datagram, now) {
+                Ok(message) => whole = message.or(whole),
+                Err(reject) => tracing::debug!(%reject, "fragment dropped"),
+            }
+        }
+        whole
     }
 
     /// Takes an IKE_AUTH or GSA_AUTH response. What does not verify under a candidate's keys changes nothing.

@@ -49,7 +49,8 @@ use crate::ike_sa::{IkeOptions, Preferences};
 use crate::keylog::KeyLog;
 use crate::rekey::group::Group;
 use crate::rekey::receive::Rekey;
-use crate::wire::registry::{ExchangeType, flags};
+use crate::wire::registry::{ExchangeType, PayloadKind, flags};
+use crate::wire::sk::datagrams;
 use connecting::Connecting;
 use link::Sas;
 use steps::is_doubt;
@@ -247,6 +248,19 @@ impl Member {
             return;
         }
         let response = header.flags & flags::RESPONSE != 0;
+        let whole;
+        let mut dgram = dgram;
+        if header.next == PayloadKind::SKF.0 {
+            let now = ctx.now.mono;
+            let message = match &mut self.link {
+                Link::Connecting(c) if c.spi_i() == header.spi_i => c.fragment(&header, dgram.bytes, now),
+                Link::Up(sas) => sas.named_by(&header).and_then(|spi| self.fragment(now, &dgram, &header, spi)),
+                Link::Down | Link::Connecting(_) => None,
+            };
+            let Some(message) = message else { return };
+            whole = message;
+            dgram.bytes = &whole;
+        }
         match &self.link {
             Link::Connecting(c) if c.spi_i() == header.spi_i && response => {
                 return self.connecting_response(ctx, &dgram, &header);
@@ -379,6 +393,13 @@ impl Member {
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {
         Transmit { from: None, to: self.settings.gateway(), marker: self.settings.marker, bytes }
+    }
+}
+
+/// Sends a message, in as many datagrams as it has.
+fn send(ctx: &mut MemberCtx<'_>, message: Transmit) {
+    for datagram in datagrams(&message.bytes) {
+        ctx.send(Transmit { bytes: datagram.to_vec(), ..message.clone() });
     }
 }
 

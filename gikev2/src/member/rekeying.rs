@@ -10,7 +10,7 @@ use keyferry_model::update::MemberCtx;
 use keyferry_wire::ChainWriter;
 
 use super::link::{Purpose, Spi, Up};
-use super::{Link, Member};
+use super::{Link, Member, send};
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::{Declined, Heir, Proposed, Request};
 use crate::registration::request::leave;
@@ -221,7 +221,7 @@ impl Member {
     pub(super) fn answer_again(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> bool {
         match &self.farewell {
             Some((request, response)) if request == dgram.bytes => {
-                ctx.send(dgram.reply(response.clone()));
+                send(ctx, dgram.reply(response.clone()));
                 true
             }
             Some(_) | None => false,

@@ -9,7 +9,8 @@ use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::connecting::{Connecting, Next, Outcome, Wish};
 use super::link::{Purpose, Sas, Spi, Up};
-use super::{Goal, Link, Member, Step};
+use super::{Goal, Link, Member, Step, send};
+use crate::ike_sa::IkeOptions;
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::Direction;
@@ -24,7 +25,7 @@ use crate::wire::message::{ChildRequest, GroupKeys, Init, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
-use crate::wire::sk::Opened;
+use crate::wire::sk::{Fragment, Opened, first_datagram};
 
 /// How the key server is asked when somebody says that it does not know our IKE SA: a restart is found out in a quarter of a
 /// minute, and lost messages are not yet taken for one.
@@ -69,9 +70,9 @@ impl Member {
             return self.fail(ctx, Some("G-IKEv2 wants a pre-shared key here, not a certificate".to_owned()));
         }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match Connecting::begin(&wish(&self.settings, self.goal), &self.preferences, &mut step) {
+        match Connecting::begin(&wish(&self.settings, &self.ike, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {
-                ctx.send(self.transmit(connecting.init_request()));
+                send(ctx, self.transmit(connecting.init_request()));
                 self.link = Link::Connecting(Box::new(connecting));
             }
             Err(error) => {
@@ -98,7 +99,7 @@ impl Member {
         let Some(up) = self.up(spi) else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match up.request(purpose, chain, backoff, &mut step) {
-            Ok(bytes) => ctx.send(self.transmit(bytes)),
+            Ok(bytes) => send(ctx, self.transmit(bytes)),
             Err(error) => {
                 // Its message IDs are used up: another IKE SA has new ones.
                 tracing::debug!(%error, "IKE SA is used up");
@@ -159,8 +160,8 @@ impl Member {
     pub(super) fn connecting_due(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Connecting(connecting) = &mut self.link else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match connecting.expire(&wish(&self.settings, self.goal), &mut step) {
-            Ok(repeats) => repeats.into_iter().for_each(|bytes| ctx.send(self.transmit(bytes))),
+        match connecting.expire(&wish(&self.settings, &self.ike, self.goal), &mut step) {
+            Ok(repeats) => repeats.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes))),
             Err(refused) => {
                 self.link = Link::Down;
                 self.fail(ctx, refused);
@@ -181,7 +182,7 @@ impl Member {
         if !up.requests.is_idle() {
             let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
             return match up.expire(&mut step) {
-                Ok(Some(bytes)) => ctx.send(self.transmit(bytes)),
+                Ok(Some(bytes)) => send(ctx, self.transmit(bytes)),
                 Ok(None) => {}
                 // The key server has lost this IKE SA, or is gone; what we wanted may go over a new one.
                 Err(_) => self.ended(ctx, spi),
@@ -222,14 +223,14 @@ impl Member {
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
-        let wish = wish(&self.settings, self.goal);
+        let wish = wish(&self.settings, &self.ike, self.goal);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let result = match ExchangeType(header.exchange) {
             ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway().ip() => {
                 let log = self.key_log.as_deref_mut().map(|l| l as _);
                 connecting.init_response(&wish, header, dgram.bytes, &mut step, log).map(|next| match next {
                     Next::Send(bytes) => {
-                        ctx.send(self.transmit(bytes));
+                        send(ctx, self.transmit(bytes));
                         Outcome::Wait
                     }
                     Next::Wait => Outcome::Wait,
@@ -270,6 +271,33 @@ impl Member {
                 self.pursue(ctx);
             }
             Err(reject) => self.reject(dgram, &reject),
+        }
+    }
+
+    /// A fragment of a message over one of the IKE SAs: the message, when it is whole or only repeated.
+    pub(super) fn fragment(
+        &mut self,
+        now: Duration,
+        dgram: &Datagram<'_>,
+        header: &Header,
+        spi: Spi,
+    ) -> Option<Vec<u8>> {
+        let up = self.up(spi)?;
+        let fragment = Fragment::of(dgram.bytes)?;
+        let awaited = match header.flags & flags::RESPONSE != 0 {
+            true => up.requests.awaits(header.message_id),
+            false => up.answers.expects(header.message_id),
+        };
+        if !awaited {
+            // The first fragment of a request that was answered draws the answer again.
+            return (fragment.number == 1).then(|| dgram.bytes.to_vec());
+        }
+        match up.sa.take_fragment(dgram.bytes, now) {
+            Ok(whole) => whole,
+            Err(reject) => {
+                self.reject(dgram, &reject);
+                None
+            }
         }
     }
 
@@ -409,7 +437,7 @@ impl Member {
         let Some(up) = self.up(spi) else { return };
         match up.answers.classify(header.message_id, dgram.bytes) {
             Incoming::New => {}
-            Incoming::Repeat(response) => return ctx.send(dgram.reply(response.to_vec())),
+            Incoming::Repeat(response) => return send(ctx, dgram.reply(response.to_vec())),
             Incoming::Stale => return,
         }
         let opened = match up.sa.open(dgram.bytes) {
@@ -438,9 +466,9 @@ impl Member {
             return;
         };
         up.answers.answered(dgram.bytes, response.clone());
-        ctx.send(dgram.reply(response.clone()));
+        send(ctx, dgram.reply(response.clone()));
         if ends {
-            self.farewell = Some((dgram.bytes.to_vec(), response));
+            self.farewell = Some((first_datagram(dgram.bytes).to_vec(), response));
             tracing::info!("IKE SA deleted by the key server");
             self.ended(ctx, spi);
         } else {
@@ -480,9 +508,9 @@ pub(super) fn deletion() -> ChainWriter {
     chain
 }
 
-fn wish(settings: &MemberSettings, goal: Goal) -> Wish<'_> {
+fn wish<'a>(settings: &'a MemberSettings, ike: &IkeOptions, goal: Goal) -> Wish<'a> {
     let backoff = Backoff { first: settings.retransmit, tries: settings.tries };
-    Wish { settings, register: goal == Goal::Register, backoff }
+    Wish { settings, register: goal == Goal::Register, backoff, limit: ike.limit() }
 }
 
 fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {

@@ -30,6 +30,8 @@ pub(super) struct AwaitKe {
     nonce_i: Vec<u8>,
     request: Vec<u8>,
     behind_nat: bool,
+    /// The most octets of a datagram, if the peer takes fragments.
+    limit: Option<usize>,
 }
 
 /// Names a request by its sender and its octets. Another request with the same SPI is another SA: nobody can keep an
@@ -128,12 +130,14 @@ impl Server {
         let private = Secret::random(group.seed_len(), ctx.rng);
         let job = ctx.out.job(Job::KeyExchange { group, private, peer: init.ke.data.to_vec() });
         let behind_nat = nat_found(&init.payloads, &header.spi_i, &[0; 8], (dgram.from, dgram.to));
+        let announced = init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
         let state = AwaitKe {
             spi_i: header.spi_i,
             choice,
             nonce_i: init.nonce.0.to_vec(),
             request: dgram.bytes.to_vec(),
             behind_nat,
+            limit: announced.map(|_| self.config.ike.limit()),
         };
         let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
         self.half_open.enter(dgram.from.ip());
@@ -206,11 +210,14 @@ impl AwaitKe {
         ctx.rng.fill(&mut nonce_r);
         let suite = self.choice.suite;
         let keys = Skeyseed::derive(suite, &self.nonce_i, &nonce_r, shared).expand(&self.spi_i, &spi_r);
-        let (sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, ctx.rng, log)?;
+        let (mut sa, proof) = IkeSa::new(Role::Responder, suite, self.spi_i, spi_r, keys, ctx.rng, log)?;
+        sa.set_limit(self.limit);
         let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
         let intermediate = Intermediate::new(&suite);
-        let supported = [NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
-        let abilities = if intermediate.is_over() { &[][..] } else { &supported };
+        // A responder takes fragments where the initiator does (RFC 7383 section 2.3).
+        let fragments = self.limit.map(|_| NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        let more = Some(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).filter(|_| !intermediate.is_over());
+        let abilities: Vec<NotifyType> = fragments.into_iter().chain(more).collect();
         let init_response = response(&Parts {
             spi_i: self.spi_i,
             spi_r,
@@ -219,7 +226,7 @@ impl AwaitKe {
             public,
             nonce: &nonce_r,
             path: (path.local, path.peer),
-            abilities,
+            abilities: &abilities,
         });
         let nonces = (self.nonce_i.clone(), nonce_r);
         let init_request = self.request.clone();

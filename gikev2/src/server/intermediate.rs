@@ -218,7 +218,8 @@ impl ExpectAuth {
         let (nonce_i, nonce_r) = (&self.nonces.0, &self.nonces.1);
         let seed = Skeyseed::rekey(suite.prf, self.sa.derive(), suite, nonce_i, nonce_r, shared);
         let keys = seed.expand(&spi_i, &spi_r);
-        let (sa, proof) = IkeSa::new(Role::Responder, suite, spi_i, spi_r, keys, ctx.rng, log)?;
+        let (mut sa, proof) = IkeSa::new(Role::Responder, suite, spi_i, spi_r, keys, ctx.rng, log)?;
+        sa.set_limit(self.sa.limit());
         (self.sa, self.proof, self.intermediate.int_auth) = (sa, proof, int_auth);
         Ok(sealed)
     }

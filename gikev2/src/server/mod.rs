@@ -54,7 +54,8 @@ use crate::ike_sa::init::refusal;
 use crate::keylog::KeyLog;
 use crate::reject::Reject;
 use crate::wire::notify::Notify;
-use crate::wire::registry::{ExchangeType, NotifyType, flags};
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, flags};
+use crate::wire::sk::{Fragment, datagrams, first_datagram};
 use auth::ExpectAuth;
 use established::Established;
 use init::AwaitKe;
@@ -167,6 +168,12 @@ impl Server {
 
     /// Takes a datagram.
     pub fn receive(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
+        let before = ctx.out.len();
+        self.take(ctx, dgram);
+        cut_up(ctx.out, before);
+    }
+
+    fn take(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
         self.counters.received += 1;
         let header = match Header::decode(dgram.bytes) {
             Ok((header, _)) => header,
@@ -208,6 +215,12 @@ impl Server {
 
     /// Takes the result of a job; one it does not know is ignored.
     pub fn complete(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
+        let before = ctx.out.len();
+        self.take_result(ctx, job, done);
+        cut_up(ctx.out, before);
+    }
+
+    fn take_result(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
         let Some(spi) = self.jobs.remove(&job) else { return };
         match self.sas.get(&spi).map(|e| &e.state) {
             Some(State::Established(_)) => self.rekey_job_done(ctx, spi, done),
@@ -219,6 +232,7 @@ impl Server {
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut Ctx<'_>) {
+        let before = ctx.out.len();
         while let Some(spi) = self.timers.take_due(ctx.now.mono) {
             match self.sas.get(&spi).map(|e| &e.state) {
                 Some(State::Established(_)) => self.established_due(ctx, spi),
@@ -230,10 +244,20 @@ impl Server {
                 None => {}
             }
         }
+        cut_up(ctx.out, before);
     }
 
     /// A message to an SA we know, its SPIs say.
     fn protected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
+        let whole;
+        let mut dgram = dgram;
+        let assembled;
+        if header.next == PayloadKind::SKF.0 {
+            let Some(message) = self.fragment(ctx.now.mono, dgram, header, spi) else { return };
+            whole = message;
+            assembled = Datagram { bytes: &whole, ..*dgram };
+            dgram = &assembled;
+        }
         let Some(entry) = self.sas.get(&spi) else { return };
         match &entry.state {
             State::AwaitKe(_) => self.counters.unexpected += 1,
@@ -247,6 +271,31 @@ impl Server {
                 ctx.out.send(dgram.reply(closed.response.clone()));
             }
             State::Closed(_) => self.counters.unexpected += 1,
+        }
+    }
+
+    /// A fragment of a message to an SA we know: the message, when it is whole or only repeated.
+    fn fragment(&mut self, now: Duration, dgram: &Datagram<'_>, header: &Header, spi: Spi) -> Option<Vec<u8>> {
+        let fragment = Fragment::of(dgram.bytes);
+        let repeats = || fragment.filter(|f| f.number == 1).map(|_| dgram.bytes.to_vec());
+        let response = header.flags & flags::RESPONSE != 0;
+        let sa = match &mut self.sas.get_mut(&spi)?.state {
+            State::ExpectAuth(state) if !response && state.intermediate.next_id() == header.message_id => &mut state.sa,
+            State::Established(state) if response && state.requests.awaits(header.message_id) => &mut state.sa,
+            State::Established(state) if !response && state.answers.expects(header.message_id) => &mut state.sa,
+            // The first fragment of a request that was answered draws the answer again (RFC 7383 section 2.6.1).
+            State::ExpectAuth(_) | State::Established(_) | State::Closed(_) if !response => return repeats(),
+            State::AwaitKe(_) | State::ExpectAuth(_) | State::Established(_) | State::Closed(_) => {
+                self.counters.unexpected += 1;
+                return None;
+            }
+        };
+        match sa.take_fragment(dgram.bytes, now) {
+            Ok(message) => message,
+            Err(reject) => {
+                self.drop_unauthenticated(dgram, &reject);
+                None
+            }
         }
     }
 
@@ -278,7 +327,7 @@ impl Server {
             self.half_open.leave(entry.path.peer.ip());
         }
         ctx.out.send(dgram.reply(response.clone()));
-        entry.state = State::Closed(Closed { peer_spi, request: dgram.bytes.to_vec(), response });
+        entry.state = State::Closed(Closed { peer_spi, request: first_datagram(dgram.bytes).to_vec(), response });
         let linger = self.config.linger;
         self.timers.arm(spi, ctx.now.mono + linger);
     }
@@ -312,6 +361,17 @@ impl Server {
     fn arm(&mut self, spi: Spi, at: Duration) {
         self.timers.arm(spi, at);
     }
+}
+
+/// Lets what was queued since then leave in as many datagrams as it has.
+fn cut_up(out: &mut Outbox, before: usize) {
+    out.split_sends(before, |message| {
+        let parts = datagrams(&message.bytes);
+        if parts.len() == 1 {
+            return vec![message];
+        }
+        parts.iter().map(|part| Transmit { bytes: part.to_vec(), ..message.clone() }).collect()
+    });
 }
 
 impl Entry {

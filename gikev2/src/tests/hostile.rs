@@ -67,7 +67,7 @@ fn whole_run(world: &mut World, member_asks: bool) {
 
 /// New keys after 16 to 18 s, and again; who is idle goes after 30 s.
 fn brief() -> crate::IkeOptions {
-    crate::IkeOptions { lifetime: Duration::from_secs(20), ..Default::default() }
+    crate::IkeOptions { lifetime: Duration::from_secs(20), fragment_size: 400, ..Default::default() }
 }
 
 fn tampered(implicit: bool, use_cbc: bool) {
@@ -82,6 +82,7 @@ fn tampered(implicit: bool, use_cbc: bool) {
             config.ike = brief();
         }
         if use_cbc {
+            config.ike.fragment_size = 300;
             rekey.protection = cbc();
             config.preferences.protections = vec![cbc()];
         }

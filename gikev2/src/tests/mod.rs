@@ -3,6 +3,7 @@
 
 mod attacks;
 mod establishing;
+mod fragments;
 mod hostile;
 mod ike_rekeying;
 mod quantum;

@@ -28,10 +28,14 @@ fn exchanges(methods: &[&[KeGroup]], required: bool) -> Vec<AdditionalKe> {
 fn world(server: Vec<AdditionalKe>, member: Vec<AdditionalKe>) -> (World, usize) {
     let mut config = config();
     config.preferences.additional = server;
+    // Nothing is cut up.
+    config.ike.fragment_size = 65_535;
+    let ike = config.ike;
     let mut world = World::with(policy(false), config, 9);
     let mut settings = world.settings(1);
     settings.ike2.additional = member;
     let at = world.add(settings);
+    world.hosts[at].member.set_ike_options(ike);
     (world, at)
 }
 

@@ -381,6 +381,8 @@ numbers! {
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// The member will send, and wants so many sender IDs.
         GROUP_SENDER = 16429,
+        /// Messages may be cut up (RFC 7383).
+        IKEV2_FRAGMENTATION_SUPPORTED = 16430,
         /// Hash algorithms for signatures (RFC 7427).
         SIGNATURE_HASH_ALGORITHMS = 16431,
         /// IKE_INTERMEDIATE is understood (RFC 9242).

@@ -1,11 +1,14 @@
-//! Encrypted payload (RFC 7296 section 3.14; AEAD: RFC 5282 section 3).
+//! Encrypted payload (RFC 7296 section 3.14; AEAD: RFC 5282 section 3), and Encrypted Fragment payload (RFC 7383
+//! section 2.5).
 //!
 //! ```text
 //!  +--------------------------------------------------+
 //!  | IKE header                                       | \
 //!  +-----------+----------+---------------------------+  | AEAD: associated data
-//!  | Next      | C, RSVD  |      Payload Length       | /
-//!  +-----------+----------+---------------------------+
+//!  | Next      | C, RSVD  |      Payload Length       |  |
+//!  +-----------+----------+---------------------------+  |
+//!  |    Fragment Number   |      Total Fragments      | /   fragments alone (reading 4)
+//!  +----------------------+---------------------------+
 //!  ~ Initialization Vector (AEAD 8, CBC 16 octets)    ~
 //!  +--------------------------------------------------+
 //!  ~ encrypted: payloads, padding, pad length         ~
@@ -13,6 +16,9 @@
 //!  ~ Integrity Checksum Data                          ~   HMAC: over all that stands before it
 //!  +--------------------------------------------------+
 //! ```
+//!
+//! A message in fragments is handled as their datagrams one after the other, each of which says its length: so it is
+//! remembered, repeated and compared like any other, and taken apart where it is sent.
 
 use keyferry_crypto::{Aead, AeadKey, BlockCipher, CryptoError, Integrity, IntegrityKey, Random, Secret};
 use keyferry_wire::{Header, chain_until};
@@ -24,6 +30,48 @@ use crate::reject::Reject;
 /// Octets of a generic payload header.
 pub(crate) const PAYLOAD_HEADER: usize = 4;
 const AEAD_IV: usize = Aead::IV;
+
+/// Octets of a fragment's number and of their total.
+const FRAGMENT_FIELDS: usize = 4;
+
+/// Which fragment of how many, counted from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Its number.
+    pub number: u16,
+    /// How many there are.
+    pub total: u16,
+}
+
+impl Fragment {
+    /// What a datagram says that it is; `None` if it is no fragment, or an impossible one.
+    #[must_use]
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        let (_, body) = Header::decode(datagram).ok().filter(|(h, _)| h.next == PayloadKind::SKF.0)?;
+        let fields = body.get(PAYLOAD_HEADER..PAYLOAD_HEADER + FRAGMENT_FIELDS)?;
+        let word = |at: usize| u16::from_be_bytes([fields[at], fields[at + 1]]);
+        let fragment = Self { number: word(0), total: word(2) };
+        (1..=fragment.total).contains(&fragment.number).then_some(fragment)
+    }
+}
+
+/// The datagrams of a message.
+pub(crate) fn datagrams(mut message: &[u8]) -> Vec<&[u8]> {
+    let mut all = Vec::with_capacity(1);
+    while !message.is_empty() {
+        let said = message.get(24..28).map(|l| l.iter().fold(0, |n, b| n << 8 | usize::from(*b)));
+        let len = said.filter(|len| (Header::LEN..message.len()).contains(len)).unwrap_or(message.len());
+        let (datagram, rest) = message.split_at(len);
+        all.push(datagram);
+        message = rest;
+    }
+    all
+}
+
+/// The first datagram of a message, which stands for all of it when it is repeated (RFC 7383 section 2.6.1).
+pub(crate) fn first_datagram(message: &[u8]) -> &[u8] {
+    datagrams(message).first().copied().unwrap_or_default()
+}
 
 /// Keys of one direction.
 pub struct SkKeys(Keys);
@@ -94,11 +142,74 @@ impl SkKeys {
         unique: u64,
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, SealError> {
+        self.seal_part(header, first, None, inner, unique, rng)
+    }
+
+    /// A whole message in datagrams of at most `limit` octets; the next unique number after it.
+    ///
+    /// # Errors
+    /// The message is too long, or the cipher failed.
+    pub fn seal_within(
+        &self,
+        limit: usize,
+        header: &Header,
+        first: u8,
+        inner: &[u8],
+        unique: u64,
+        rng: &mut dyn Random,
+    ) -> Result<(Vec<u8>, u64), SealError> {
+        if Header::LEN + PAYLOAD_HEADER + self.overhead(inner.len()) <= limit {
+            let message = self.seal(header, first, inner, unique, rng)?;
+            return Ok((message, unique.wrapping_add(1)));
+        }
+        let room = limit.saturating_sub(Header::LEN + PAYLOAD_HEADER + FRAGMENT_FIELDS);
+        let chunk = self.chunk(room);
+        let total = u16::try_from(inner.len().div_ceil(chunk)).map_err(|_| SealError::TooLong)?;
+        let mut message = Vec::with_capacity(usize::from(total) * limit);
+        for (number, (chunk, unique)) in (1..=total).zip(inner.chunks(chunk).zip(unique..)) {
+            let first = if number == 1 { first } else { PayloadKind::NONE.0 };
+            message.extend(self.seal_part(header, first, Some(Fragment { number, total }), chunk, unique, rng)?);
+        }
+        Ok((message, unique.wrapping_add(u64::from(total))))
+    }
+
+    /// Octets of IV, content, padding and ICV.
+    fn overhead(&self, inner: usize) -> usize {
+        match &self.0 {
+            Keys::Aead { key, .. } => AEAD_IV + inner + 1 + key.algorithm().icv_len(),
+            Keys::CbcHmac { cipher, integrity, .. } => {
+                cipher.block_len() + (inner + 1).next_multiple_of(cipher.block_len()) + integrity.icv_len()
+            }
+        }
+    }
+
+    /// The most content that takes so much room; a little even if it does not fit.
+    fn chunk(&self, room: usize) -> usize {
+        const LEAST: usize = 64;
+        let content = match &self.0 {
+            Keys::Aead { key, .. } => room.saturating_sub(AEAD_IV + 1 + key.algorithm().icv_len()),
+            Keys::CbcHmac { cipher, integrity, .. } => {
+                let blocks = room.saturating_sub(cipher.block_len() + integrity.icv_len());
+                (blocks - blocks % cipher.block_len()).saturating_sub(1)
+            }
+        };
+        content.max(LEAST)
+    }
+
+    fn seal_part(
+        &self,
+        header: &Header,
+        first: u8,
+        fragment: Option<Fragment>,
+        inner: &[u8],
+        unique: u64,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, SealError> {
+        let total = Header::LEN + payload_header(fragment) + self.overhead(inner.len());
+        let mut message = start(header, first, fragment, total)?;
         match &self.0 {
             Keys::Aead { key, salt } => {
                 let algorithm = key.algorithm();
-                let total = Header::LEN + PAYLOAD_HEADER + AEAD_IV + inner.len() + 1 + algorithm.icv_len();
-                let mut message = start(header, first, total)?;
                 let iv = unique.to_be_bytes();
                 let mut buffer = [0; Aead::MAX_NONCE];
                 let nonce = algorithm.nonce(salt.expose(), &iv, &mut buffer)?;
@@ -113,8 +224,6 @@ impl SkKeys {
             Keys::CbcHmac { cipher, key, integrity, mac } => {
                 let block = cipher.block_len();
                 let whole = (inner.len() + 1).next_multiple_of(block);
-                let total = Header::LEN + PAYLOAD_HEADER + block + whole + integrity.icv_len();
-                let mut message = start(header, first, total)?;
                 let mut iv = [0; BlockCipher::MAX_BLOCK];
                 let iv = &mut iv[..block];
                 rng.fill(iv);
@@ -130,17 +239,50 @@ impl SkKeys {
         }
     }
 
-    /// Verifies and decrypts a message that consists of an Encrypted payload alone.
+    /// Verifies and decrypts a message that consists of an Encrypted payload alone, or of all its fragments in their order.
+    /// What was in fragments looks as if it never had been.
     ///
     /// # Errors
     /// [`Reject::Unauthenticated`] for a wrong ICV, [`Reject::Malformed`] for what cannot be such a message.
-    pub fn open(&self, datagram: &[u8]) -> Result<Opened, Reject> {
+    pub fn open(&self, message: &[u8]) -> Result<Opened, Reject> {
+        const APART: Reject = Reject::Malformed("not all fragments of one message");
+        let parts = datagrams(message);
+        let [first, ..] = parts.as_slice() else { return Err(SHORT) };
+        let mut whole = self.open_part(first)?;
+        if whole.header.next != PayloadKind::SKF.0 {
+            return if parts.len() == 1 { Ok(whole) } else { Err(APART) };
+        }
+        let named = |h: &Header| (h.spi_pair(), h.exchange, h.flags, h.message_id);
+        let mut inner = Vec::with_capacity(message.len());
+        for (number, part) in (1..=u16::MAX).zip(&parts) {
+            let fragment = Fragment::of(part).ok_or(APART)?;
+            let opened = self.open_part(part)?;
+            if fragment.number != number
+                || usize::from(fragment.total) != parts.len()
+                || named(&opened.header) != named(&whole.header)
+            {
+                return Err(APART);
+            }
+            inner.extend_from_slice(opened.inner.expose());
+        }
+        whole.header.next = PayloadKind::SK.0;
+        whole.inner = Secret::new(inner);
+        Ok(whole)
+    }
+
+    /// Verifies and decrypts a datagram: a whole message, or one fragment.
+    pub(crate) fn open_part(&self, datagram: &[u8]) -> Result<Opened, Reject> {
         let (header, body) = Header::decode(datagram)?;
-        let chain = chain_until(header.next, body, &[PayloadKind::SK.0])?;
-        let sk = match chain.as_slice() {
-            [sk] if sk.kind == PayloadKind::SK.0 => *sk,
+        let chain = chain_until(header.next, body, &[PayloadKind::SK.0, PayloadKind::SKF.0])?;
+        let mut sk = match chain.as_slice() {
+            [sk] if [PayloadKind::SK.0, PayloadKind::SKF.0].contains(&sk.kind) => *sk,
             _ => return Err(Reject::Malformed("not one Encrypted payload")),
         };
+        let mut associated = Header::LEN + PAYLOAD_HEADER;
+        if sk.kind == PayloadKind::SKF.0 {
+            sk.body = sk.body.get(FRAGMENT_FIELDS..).ok_or(SHORT)?;
+            associated += FRAGMENT_FIELDS;
+        }
         let plain = match &self.0 {
             Keys::Aead { key, salt } => {
                 let (iv, rest) = sk.body.split_first_chunk::<AEAD_IV>().ok_or(SHORT)?;
@@ -149,8 +291,8 @@ impl SkKeys {
                 let mut buffer = [0; Aead::MAX_NONCE];
                 let nonce = key.algorithm().nonce(salt.expose(), iv, &mut buffer).map_err(|_| SHORT)?;
                 let mut plain = sealed.to_vec();
-                let associated = &datagram[..Header::LEN + PAYLOAD_HEADER];
-                key.open(nonce, associated, &mut plain, icv).map_err(|_| Reject::Unauthenticated("wrong ICV"))?;
+                key.open(nonce, &datagram[..associated], &mut plain, icv)
+                    .map_err(|_| Reject::Unauthenticated("wrong ICV"))?;
                 plain
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
@@ -176,14 +318,23 @@ impl SkKeys {
 
 const SHORT: Reject = Reject::Malformed("Encrypted payload too short");
 
-/// Header and payload header of a message that will have `total` octets.
-fn start(header: &Header, first: u8, total: usize) -> Result<Vec<u8>, SealError> {
-    let header = Header { next: PayloadKind::SK.0, ..*header };
+fn payload_header(fragment: Option<Fragment>) -> usize {
+    PAYLOAD_HEADER + fragment.map_or(0, |_| FRAGMENT_FIELDS)
+}
+
+/// Header and payload header of a datagram that will have `total` octets.
+fn start(header: &Header, first: u8, fragment: Option<Fragment>, total: usize) -> Result<Vec<u8>, SealError> {
+    let kind = if fragment.is_some() { PayloadKind::SKF } else { PayloadKind::SK };
+    let header = Header { next: kind.0, ..*header };
     let length = u16::try_from(total - Header::LEN).map_err(|_| SealError::TooLong)?;
     let mut message = Vec::with_capacity(total);
     message.extend(header.octets(u32::try_from(total).map_err(|_| SealError::TooLong)?));
     message.extend([first, 0]);
     message.extend(length.to_be_bytes());
+    if let Some(Fragment { number, total }) = fragment {
+        message.extend(number.to_be_bytes());
+        message.extend(total.to_be_bytes());
+    }
     Ok(message)
 }
 
@@ -273,7 +424,7 @@ mod tests {
         match &keys.0 {
             Keys::Aead { key, salt } => {
                 let mut icv = vec![0; key.algorithm().icv_len()];
-                let mut message = start(&header(), 41, total(AEAD_IV + icv.len())).unwrap();
+                let mut message = start(&header(), 41, None, total(AEAD_IV + icv.len())).unwrap();
                 let nonce = [salt.expose(), &[1; AEAD_IV]].concat();
                 key.seal(&nonce, &message, &mut plain, &mut icv).unwrap();
                 message.extend([1; AEAD_IV]);
@@ -282,7 +433,7 @@ mod tests {
                 message
             }
             Keys::CbcHmac { cipher, key, integrity, mac } => {
-                let mut message = start(&header(), 41, total(cipher.block_len() + integrity.icv_len())).unwrap();
+                let mut message = start(&header(), 41, None, total(cipher.block_len() + integrity.icv_len())).unwrap();
                 cipher.encrypt(key.expose(), &[1; BLOCK], &mut plain).unwrap();
                 message.extend([1; BLOCK]);
                 message.append(&mut plain);
@@ -314,7 +465,7 @@ mod tests {
     fn more_padding_than_octets_is_refused() {
         let keys = &suites()[0];
         let mut plain = [200; 20];
-        let mut message = start(&header(), 41, Header::LEN + PAYLOAD_HEADER + AEAD_IV + 20 + 16).unwrap();
+        let mut message = start(&header(), 41, None, Header::LEN + PAYLOAD_HEADER + AEAD_IV + 20 + 16).unwrap();
         let Keys::Aead { key, salt } = &keys.0 else { unreachable!("the first suite is AES-GCM") };
         let nonce = [salt.expose(), &[1; AEAD_IV]].concat();
         let mut icv = [0; 16];
@@ -341,6 +492,62 @@ mod tests {
         for keys in suites() {
             let sealed = keys.seal(&header(), 41, &vec![0; 65_535], 1, &mut rng);
             assert!(matches!(sealed, Err(SealError::TooLong)));
+        }
+    }
+
+    /// What comes out of fragments is what went in, and no datagram exceeds the limit.
+    #[test]
+    fn fragments_put_together_are_the_message() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            for len in [0, 1, 400, 485, 490, 500, 1000, 5000, 60_000] {
+                let inner: Vec<u8> = (0..len).map(|n: usize| n.to_le_bytes()[0]).collect();
+                let (message, next) = keys.seal_within(548, &header(), 41, &inner, 77, &mut rng).unwrap();
+                let parts = datagrams(&message);
+                assert_eq!(next, 77 + parts.len() as u64);
+                assert!(parts.iter().all(|p| p.len() <= 548), "{len}");
+                let opened = keys.open(&message).unwrap();
+                assert_eq!((opened.first, opened.header.next, opened.inner.expose()), (41, 46, &inner[..]));
+                assert_eq!(parts.len() > 1, message[16] == PayloadKind::SKF.0);
+                assert!(parts.len() > 1 || len < 500);
+                if parts.len() > 1 {
+                    // The first names what is inside, the others nothing (RFC 7383 section 2.5).
+                    let firsts: Vec<u8> = parts.iter().map(|p| keys.open_part(p).unwrap().first).collect();
+                    assert!(firsts[0] == 41 && firsts[1..].iter().all(|f| *f == 0));
+                    // Neither too few, nor in another order, nor of two messages.
+                    assert!(keys.open(&parts[1..].concat()).is_err());
+                    assert!(keys.open(&parts[..parts.len() - 1].concat()).is_err());
+                    assert!(keys.open(&parts.iter().rev().copied().collect::<Vec<_>>().concat()).is_err());
+                    let other = Header { message_id: 6, ..header() };
+                    let (other, _) = keys.seal_within(548, &other, 41, &inner, 99, &mut rng).unwrap();
+                    let mixed = [&[first_datagram(&other)], &parts[1..]].concat().concat();
+                    assert!(keys.open(&mixed).is_err());
+                }
+            }
+        }
+    }
+
+    /// Number and total are under the ICV (reading 4), and impossible ones are none.
+    #[test]
+    fn numbers_of_fragments_cannot_be_changed() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            let (message, _) = keys.seal_within(548, &header(), 41, &[7; 1000], 77, &mut rng).unwrap();
+            let part = first_datagram(&message);
+            for at in 0..part.len() {
+                let mut changed = part.to_vec();
+                changed[at] ^= 1;
+                assert!(keys.open_part(&changed).is_err(), "octet {at}");
+            }
+            let said = |number: u16, total: u16| {
+                let mut changed = part.to_vec();
+                changed[32..34].copy_from_slice(&number.to_be_bytes());
+                changed[34..36].copy_from_slice(&total.to_be_bytes());
+                Fragment::of(&changed)
+            };
+            assert_eq!(said(2, 3), Some(Fragment { number: 2, total: 3 }));
+            assert_eq!([said(0, 3), said(4, 3), said(0, 0), said(1, 0)], [None; 4]);
+            assert_eq!(said(1, 65_535), Some(Fragment { number: 1, total: 65_535 }));
         }
     }
 }

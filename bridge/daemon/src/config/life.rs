@@ -57,6 +57,7 @@ pub(super) fn ike(section: &mut Section<'_>) -> IkeOptions {
     IkeOptions {
         lifetime: section.duration("ike_lifetime", 60 * SECOND..=7 * DAY, 8 * HOUR),
         liveness: (!liveness.is_zero()).then_some(liveness),
+        fragment_size: fragment_size(section),
     }
 }
 

@@ -485,9 +485,10 @@ fn the_life_of_ike_sas_has_defaults_and_bounds() {
     let config = gateway_of(GATEWAY).unwrap().config.life.ike;
     assert_eq!((config.lifetime.as_secs(), config.liveness), (8 * 3600, None));
     let at = "store = \"gateway.redb\"";
-    let text = format!("{at}\nike_lifetime = \"1h\"\nike_liveness = \"20s\"");
+    let text = format!("{at}\nike_lifetime = \"1h\"\nike_liveness = \"20s\"\nfragment_size = 600");
     let config = gateway_of(&GATEWAY.replace(at, &text)).unwrap().config.life.ike;
     assert_eq!((config.lifetime.as_secs(), config.liveness.unwrap().as_secs()), (3600, 20));
+    assert_eq!(config.fragment_size, 600);
     one_problem(at, &format!("{at}\nike_lifetime = \"10s\""), "ike_lifetime", &["1m"]);
     one_problem(at, &format!("{at}\nike_liveness = \"10ms\""), "ike_liveness", &["too short"]);
     let config = member_of(&format!("{MEMBER}ike_lifetime = \"2h\"\n")).unwrap().config.ike;
