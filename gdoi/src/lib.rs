@@ -33,7 +33,7 @@ pub mod wire;
 
 pub use dpd::Dpd;
 pub use keylog::KeyLog;
-pub use member::{Member, MemberStatus, NAT_PORT, Phase1Options};
+pub use member::{GroupStatus, Member, MemberStatus, NAT_PORT, Phase1Options};
 pub use message::SealError;
 pub use phase1::suite::Phase1Doi;
 pub use policy::algorithms::can_tell;

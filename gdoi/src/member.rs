@@ -25,6 +25,7 @@ use std::time::Duration;
 use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{Datagram, Transmit};
+use keyferry_model::id::GroupId;
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, MemberSettings};
@@ -56,7 +57,8 @@ pub struct Member {
     phase: Phase,
     /// The phase 1 that is to take the place of the present one.
     successor: Option<(Box<Initiator>, Repeats)>,
-    group: Option<Group>,
+    /// The groups it joins, at least one.
+    groups: Vec<Membership>,
     /// Our address as the key server reaches it.
     own: IpAddr,
     /// Key servers, by their place in the list, with which there has been a phase 1 SA since we exist.
@@ -86,8 +88,40 @@ enum Phase {
     Connecting(Box<Initiator>, Repeats),
     /// A GROUPKEY-PULL is under way.
     Registering(Box<Registering>),
-    /// Nothing is under way; at the time told (monotonic) the member registers anew.
-    Resting(Option<Box<Session>>, Option<Duration>),
+    /// Nothing is under way, until the time of a membership has come.
+    Resting(Option<Box<Session>>),
+}
+
+/// A group that the member joins. All of them are registered for over one phase 1 SA, one after the other.
+struct Membership {
+    id: GroupId,
+    group: Option<Group>,
+    /// When it is registered for, or anew; monotonic. What has come stays until the registration succeeds or fails.
+    wake: Option<Duration>,
+    registrations: u64,
+    rekeys: u64,
+}
+
+impl Membership {
+    fn new(id: GroupId) -> Self {
+        Self { id, group: None, wake: None, registrations: 0, rekeys: 0 }
+    }
+
+    fn is_due(&self, mono: Duration) -> bool {
+        self.wake.is_some_and(|at| at <= mono)
+    }
+
+    fn status(&self) -> GroupStatus {
+        let newest = self.group.as_ref().and_then(Group::newest);
+        GroupStatus {
+            group: self.id.to_string(),
+            registered: self.group.is_some(),
+            rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
+            last_counter: newest.map_or(0, |(_, seq)| seq),
+            registrations: self.registrations,
+            rekeys: self.rekeys,
+        }
+    }
 }
 
 /// A phase 1 SA.
@@ -115,6 +149,8 @@ struct Message3 {
 
 struct Registering {
     session: Session,
+    /// The place of its group.
+    at: usize,
     pull: Pull,
     repeats: Repeats,
     /// How often the key server made us begin again.
@@ -146,6 +182,18 @@ impl Repeats {
     }
 }
 
+/// Says of the outputs behind the first `kept` that they are about a group, unless it is the first. Messages are about none.
+fn about(ctx: &mut MemberCtx<'_>, kept: usize, at: usize) {
+    for output in ctx.out.split_off(if at == 0 { ctx.out.len() } else { kept }) {
+        ctx.out.push(match output {
+            MemberOutput::Send(_) | MemberOutput::Listen(_) | MemberOutput::Of(..) => output,
+            MemberOutput::Update(_) | MemberOutput::Streams(_) | MemberOutput::Flush | MemberOutput::Event(_) => {
+                MemberOutput::Of(at, Box::new(output))
+            }
+        });
+    }
+}
+
 /// Up to a quarter more.
 fn jitter(d: Duration, rng: &mut dyn Random) -> Duration {
     d + below(d / 4, rng)
@@ -157,6 +205,8 @@ fn below(d: Duration, rng: &mut dyn Random) -> Duration {
 
 struct PendingAck {
     at: Duration,
+    /// The place of its group.
+    group: usize,
     /// SEQ of the push, unless this is a repeat.
     counter: Option<u32>,
     transmit: Transmit,
@@ -183,6 +233,25 @@ pub struct MemberStatus {
     pub behind_nat: bool,
     /// In which ways the key server was seen to read RFC 6407 and phase 1 other than we do.
     pub readings: Readings,
+    /// Each of its groups.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// A group of a member at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GroupStatus {
+    /// Its identity.
+    pub group: String,
+    /// Are there keys of it?
+    pub registered: bool,
+    /// SPI of the newest rekey SA, in hexadecimal.
+    pub rekey_spi: Option<String>,
+    /// Last SEQ taken under it, or told at registration.
+    pub last_counter: u32,
+    /// Registrations so far.
+    pub registrations: u64,
+    /// Pushes taken.
+    pub rekeys: u64,
 }
 
 impl Member {
@@ -192,10 +261,10 @@ impl Member {
         Self {
             goal: if settings.connect_only { Goal::Connect } else { Goal::Register },
             own: settings.local.ip(),
+            groups: vec![Membership::new(settings.group.clone())],
             settings,
             phase: Phase::Idle,
             successor: None,
-            group: None,
             contacted: BTreeSet::new(),
             acks: Vec::new(),
             nat: Traversal::default(),
@@ -225,9 +294,17 @@ impl Member {
         self.options = options;
     }
 
+    /// Joins a further group, over the same phase 1 SA. What comes out about it is [`MemberOutput::Of`] it.
+    pub fn add_group(&mut self, group: GroupId) {
+        self.groups.push(Membership::new(group));
+    }
+
     /// Connects to the key server and registers.
     pub fn start(&mut self, ctx: &mut MemberCtx<'_>) {
         self.goal = if self.settings.connect_only { Goal::Connect } else { Goal::Register };
+        if self.goal == Goal::Register {
+            self.wake_all(ctx.now.mono);
+        }
         self.pursue(ctx);
     }
 
@@ -266,9 +343,7 @@ impl Member {
         let (mono, kept) = (ctx.now.mono, ctx.out.len());
         self.send_acks_until(ctx, mono);
         self.keep_mapping(ctx);
-        if let Some(group) = &mut self.group {
-            group.expire(mono);
-        }
+        self.groups.iter_mut().filter_map(|m| m.group.as_mut()).for_each(|group| group.expire(mono));
         self.expire_session(ctx);
         self.cut_up(ctx, kept);
     }
@@ -277,9 +352,11 @@ impl Member {
         for ack in self.acks.extract_if(.., |a| a.at <= until).collect::<Vec<_>>() {
             self.status.acks_sent += 1;
             ctx.send(ack.transmit);
+            let kept = ctx.out.len();
             if let Some(counter) = ack.counter {
                 ctx.event(MemberEvent::Acknowledged { counter });
             }
+            about(ctx, kept, ack.group);
         }
     }
 
@@ -294,22 +371,37 @@ impl Member {
                 deadline(Some(repeats.at), "phase 1 repeat"),
             ),
             Phase::Registering(r) => deadline(Some(r.repeats.at), "GROUPKEY-PULL repeat"),
-            Phase::Resting(_, wake) => deadline(*wake, "registration"),
+            Phase::Resting(_) => deadline(self.groups.iter().filter_map(|m| m.wake).min(), "registration"),
         };
         let acks = deadline(self.acks.iter().map(|a| a.at).min(), "acknowledgement");
-        let group = deadline(self.group.as_ref().and_then(Group::due), "rekey SA expires");
+        let due = self.groups.iter().filter_map(|m| m.group.as_ref().and_then(Group::due)).min();
+        let group = deadline(due, "rekey SA expires");
         [acks, group, self.kept_due(), self.mapping_due()].into_iter().fold(phase, Deadline::earlier)
     }
 
     /// Registers anew soon, though the keys are good: sequence numbers or IVs run out (RFC 6407 section 5.6.4.3).
     pub fn reregister(&mut self, ctx: &mut MemberCtx<'_>) {
         let soon = ctx.now.mono + below(self.settings.retry, ctx.rng);
-        match &mut self.phase {
-            Phase::Resting(_, wake) if self.goal == Goal::Register && self.group.is_some() => {
-                *wake = Some(wake.map_or(soon, |at| at.min(soon)));
+        if self.goal == Goal::Register && matches!(self.phase, Phase::Resting(_)) {
+            for membership in self.groups.iter_mut().filter(|m| m.group.is_some()) {
+                membership.wake = Some(membership.wake.map_or(soon, |at| at.min(soon)));
             }
-            Phase::Idle | Phase::Connecting(..) | Phase::Registering(_) | Phase::Resting(..) => {}
         }
+    }
+
+    /// Everything is registered for, or anew, at this time.
+    fn wake_all(&mut self, at: Duration) {
+        self.groups.iter_mut().for_each(|m| m.wake = Some(at));
+    }
+
+    /// What was to be registered for by now is so at this time.
+    fn put_off(&mut self, mono: Duration, at: Duration) {
+        self.groups.iter_mut().filter(|m| m.is_due(mono)).for_each(|m| m.wake = Some(at));
+    }
+
+    /// The first group; there is always one.
+    fn first(&self) -> &Membership {
+        &self.groups[0]
     }
 
     /// The key servers, and which of them is in use.
@@ -333,17 +425,18 @@ impl Member {
             Phase::Idle => "idle",
             Phase::Connecting(..) => "connecting",
             Phase::Registering(_) => "registering",
-            Phase::Resting(..) if self.group.is_some() => "registered",
-            Phase::Resting(Some(_), None) => "connected",
-            Phase::Resting(..) => "waiting",
+            Phase::Resting(_) if self.groups.iter().all(|m| m.group.is_some()) => "registered",
+            Phase::Resting(Some(_)) if self.groups.iter().all(|m| m.wake.is_none()) => "connected",
+            Phase::Resting(_) => "waiting",
         };
-        let newest = self.group.as_ref().and_then(Group::newest);
+        let first = self.first().status();
         MemberStatus {
             state,
             behind_nat: self.nat.is_ours(),
-            rekey_spi: newest.map(|(spi, _)| spi.iter().map(|b| format!("{b:02x}")).collect()),
-            last_counter: newest.map_or(0, |(_, seq)| seq),
-            readings: self.group.as_ref().map(Group::readings).unwrap_or_default().union(self.seen),
+            rekey_spi: first.rekey_spi,
+            last_counter: first.last_counter,
+            readings: self.first().group.as_ref().map(Group::readings).unwrap_or_default().union(self.seen),
+            groups: self.groups.iter().map(Membership::status).collect(),
             ..self.status.clone()
         }
     }
@@ -375,16 +468,16 @@ impl Member {
     }
 
     /// Logs the newest KEK, if somebody asked for keys.
-    fn log_kek(&mut self) {
-        let line = self.group.as_ref().and_then(Group::key_log_line);
+    fn log_kek(&mut self, at: usize) {
+        let line = self.groups[at].group.as_ref().and_then(Group::key_log_line);
         if let (Some(log), Some(line)) = (&mut self.key_log, line) {
             log.log(keylog::KEKS, &line);
         }
     }
 
-    /// The group's keys are gone.
-    fn drop_group(&mut self, ctx: &mut MemberCtx<'_>) {
-        self.group = None;
+    /// A group's keys are gone.
+    fn drop_group(&mut self, ctx: &mut MemberCtx<'_>, at: usize) {
+        self.groups[at].group = None;
         ctx.out.push(MemberOutput::Flush);
     }
 }

@@ -140,6 +140,8 @@ pub enum MemberOutput {
     Listen(SocketAddr),
     /// Tell the user.
     Event(MemberEvent),
+    /// About a further group of the same member, by its place behind the first: an update, streams, a flush, an event.
+    Of(usize, Box<MemberOutput>),
 }
 
 /// What a member's endpoint works with during one step. Outputs are carried out in order.

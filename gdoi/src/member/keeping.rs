@@ -27,13 +27,14 @@ impl Member {
     /// Does what is due about an SA that is kept.
     pub(super) fn expire_kept(&mut self, ctx: &mut MemberCtx<'_>) {
         self.expire_successor(ctx);
-        let Phase::Resting(Some(session), _) = &mut self.phase else { return };
+        let Phase::Resting(Some(session)) = &mut self.phase else { return };
         if !self.options.keep {
             return;
         }
         if session.expires <= ctx.now.mono {
             tracing::debug!("phase 1 has run out");
-            self.phase = Phase::Resting(None, Some(ctx.now.mono));
+            self.phase = Phase::Resting(None);
+            self.wake_all(ctx.now.mono);
         } else if session.renew <= ctx.now.mono && self.successor.is_none() {
             self.begin_successor(ctx);
         } else {
@@ -43,7 +44,7 @@ impl Member {
 
     /// Asks a silent key server whether it is alive (RFC 3706).
     fn probe(&mut self, ctx: &mut MemberCtx<'_>) {
-        let Phase::Resting(Some(session), _) = &mut self.phase else { return };
+        let Phase::Resting(Some(session)) = &mut self.phase else { return };
         let Some(dpd) = self.options.dpd.filter(|_| session.extensions.dpd) else { return };
         match session.liveness.probe(&dpd, ctx.now.mono) {
             Probe::Wait => {}
@@ -56,7 +57,7 @@ impl Member {
             Probe::Again(question) => ctx.send(self.transmit(question)),
             Probe::Dead => {
                 self.successor = None;
-                self.failed(ctx, None, MemberEvent::Unanswered);
+                self.failed(ctx, None, None, MemberEvent::Unanswered);
             }
         }
     }
@@ -88,14 +89,14 @@ impl Member {
         tracing::info!("phase 1 could not be renewed");
         self.successor = None;
         let again = self.retry_at(ctx);
-        if let Phase::Resting(Some(session), _) = &mut self.phase {
+        if let Phase::Resting(Some(session)) = &mut self.phase {
             session.renew = again;
         }
     }
 
     /// The next SA takes the place of the present one, which is deleted.
     pub(super) fn succeed(&mut self, ctx: &mut MemberCtx<'_>, session: Session) {
-        let Phase::Resting(present, _) = &mut self.phase else { return };
+        let Phase::Resting(present) = &mut self.phase else { return };
         let old = present.replace(Box::new(session));
         let delete = old.and_then(|old| old.sa.notice(old.sa.delete(), ctx.rng).ok());
         delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
@@ -108,7 +109,7 @@ impl Member {
             let due = initiator.due().map_or(repeats.at, |at| at.min(repeats.at));
             deadline(due, "next phase 1")
         });
-        let Phase::Resting(Some(session), _) = &self.phase else { return successor };
+        let Phase::Resting(Some(session)) = &self.phase else { return successor };
         if !self.options.keep {
             return successor;
         }

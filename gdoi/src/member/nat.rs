@@ -86,7 +86,7 @@ impl Member {
         let cookies = header.spi_pair();
         let initiator = match (&self.phase, &self.successor) {
             (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => Some(initiator),
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => None,
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(_), None) => None,
         };
         let floats = || initiator.is_some_and(|i| i.nat(&cookies).is_there());
         header.flags & flag::ENCRYPTED != 0 && (self.nat.floated.contains(&cookies) || floats())
@@ -94,7 +94,8 @@ impl Member {
 
     /// Keeps the mapping alive for as long as the key server may have something to say: while there is a group, or phase 1.
     pub(super) fn keep_mapping(&mut self, ctx: &mut MemberCtx<'_>) {
-        let wanted = self.group.is_some() || !matches!(self.phase, Phase::Idle | Phase::Resting(None, _));
+        let wanted =
+            self.groups.iter().any(|m| m.group.is_some()) || !matches!(self.phase, Phase::Idle | Phase::Resting(None));
         let Some((to, due)) = &mut self.nat.mapping else { return };
         if !wanted {
             self.nat.mapping = None;

@@ -8,7 +8,7 @@ use keyferry_model::drive::Datagram;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, Removal, StreamUpdate};
 use keyferry_wire::Header;
 
-use super::{Goal, Member, Message3, Phase, Registering, Repeats, Session, below};
+use super::{Goal, Member, Membership, Message3, Phase, Registering, Repeats, Session, about, below};
 use crate::dpd::{Liveness, Question};
 use crate::keylog;
 use crate::message::Payloads;
@@ -69,16 +69,16 @@ impl Member {
     pub(super) fn pursue(&mut self, ctx: &mut MemberCtx<'_>) {
         self.successor = None;
         let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Resting(session, _) => session.map(|s| *s),
+            Phase::Resting(session) => session.map(|s| *s),
             Phase::Registering(r) => Some(r.session),
             Phase::Idle | Phase::Connecting(..) => None,
         };
         let session = session.filter(|s| s.expires > ctx.now.mono);
         match (self.goal, session) {
             (Goal::Leave, Some(session)) => self.say_goodbye(ctx, &session),
-            (Goal::Leave, None) if self.group.is_none() => self.gone(ctx),
-            (Goal::Register, Some(session)) => self.register(ctx, session, 0, true),
-            (Goal::Connect, Some(session)) => self.phase = Phase::Resting(Some(Box::new(session)), None),
+            (Goal::Leave, None) if self.groups.iter().all(|m| m.group.is_none()) => self.gone(ctx),
+            (Goal::Register, Some(session)) => self.register_next(ctx, session, true),
+            (Goal::Connect, Some(session)) => self.phase = Phase::Resting(Some(Box::new(session))),
             (Goal::Register | Goal::Connect | Goal::Leave, None) => self.connect(ctx),
         }
     }
@@ -110,7 +110,7 @@ impl Member {
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
         let Some(initiator) = self.initiator(ctx.rng) else {
             let event = MemberEvent::Refused("nothing that is configured can be offered in IKEv1".into());
-            return self.failed(ctx, None, event);
+            return self.failed(ctx, None, None, event);
         };
         let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
         for message in initiator.messages(0) {
@@ -129,7 +129,7 @@ impl Member {
     ) -> Result<(), Reject> {
         let (initiator, repeats) = match (&mut self.phase, &mut self.successor) {
             (Phase::Connecting(initiator, repeats), _) | (_, Some((initiator, repeats))) => (initiator, repeats),
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return self.phase1_again(ctx, dgram),
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(_), None) => return self.phase1_again(ctx, dgram),
         };
         let same = header.spi_i == *initiator.cookie() && header.exchange == initiator.exchange();
         if !same || header.message_id != 0 {
@@ -160,7 +160,7 @@ impl Member {
             Some((initiator, _)) => initiator,
             None => match std::mem::replace(&mut self.phase, Phase::Idle) {
                 Phase::Connecting(initiator, _) => initiator,
-                Phase::Idle | Phase::Registering(_) | Phase::Resting(..) => unreachable!("it was just looked at"),
+                Phase::Idle | Phase::Registering(_) | Phase::Resting(_) => unreachable!("it was just looked at"),
             },
         };
         let done = initiator.advance(peer);
@@ -204,10 +204,11 @@ impl Member {
             first.into_iter().for_each(|n| ctx.send(self.transmit(n)));
         }
         match self.goal {
-            Goal::Register => self.register(ctx, session, 0, false),
+            Goal::Register => self.register_next(ctx, session, false),
             Goal::Connect => {
                 self.settings.key_servers.worked();
-                self.phase = Phase::Resting(Some(Box::new(session)), None);
+                self.groups.iter_mut().for_each(|m| m.wake = None);
+                self.phase = Phase::Resting(Some(Box::new(session)));
             }
             Goal::Leave => self.say_goodbye(ctx, &session),
         }
@@ -217,8 +218,8 @@ impl Member {
     fn phase1_again(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>) -> Result<(), Reject> {
         let session = match &mut self.phase {
             Phase::Registering(r) => &mut r.session,
-            Phase::Resting(Some(session), _) => session,
-            Phase::Idle | Phase::Connecting(..) | Phase::Resting(None, _) => return Err(Reject::Replayed),
+            Phase::Resting(Some(session)) => session,
+            Phase::Idle | Phase::Connecting(..) | Phase::Resting(None) => return Err(Reject::Replayed),
         };
         let answers = Hash::Sha256.digest(&[dgram.bytes]);
         let message3 = session.message3.as_ref().filter(|m| m.answers == answers).ok_or(Reject::Replayed)?;
@@ -227,14 +228,22 @@ impl Member {
         Ok(())
     }
 
-    fn register(&mut self, ctx: &mut MemberCtx<'_>, session: Session, restarts: u8, stale: bool) {
-        let Ok(pull) = Pull::start(&session.sa, &self.settings.group, ctx.rng) else {
+    /// Registers for the first group whose time has come; rests if there is none.
+    fn register_next(&mut self, ctx: &mut MemberCtx<'_>, session: Session, stale: bool) {
+        match self.groups.iter().position(|m| m.is_due(ctx.now.mono)) {
+            Some(at) => self.register(ctx, session, at, 0, stale),
+            None => self.phase = Phase::Resting(Some(Box::new(session))),
+        }
+    }
+
+    fn register(&mut self, ctx: &mut MemberCtx<'_>, session: Session, at: usize, restarts: u8, stale: bool) {
+        let Ok(pull) = Pull::start(&session.sa, &self.groups[at].id, ctx.rng) else {
             let event = MemberEvent::Refused("the group's identity is too long".into());
-            return self.failed(ctx, Some(session), event);
+            return self.failed(ctx, Some(session), Some(at), event);
         };
         ctx.send(self.transmit(pull.message().to_vec()));
         let repeats = Repeats::start(&self.settings, ctx.now.mono, ctx.rng);
-        self.phase = Phase::Registering(Box::new(Registering { session, pull, repeats, restarts, stale }));
+        self.phase = Phase::Registering(Box::new(Registering { session, at, pull, repeats, restarts, stale }));
     }
 
     pub(super) fn pull(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
@@ -243,7 +252,8 @@ impl Member {
         if header.spi_pair() != *r.session.sa.cookies() {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
-        let last_seq = |spi: &[u8; 16]| self.group.as_ref().and_then(|g| g.last_seq(spi));
+        let group = self.groups[r.at].group.as_ref();
+        let last_seq = |spi: &[u8; 16]| group.and_then(|g| g.last_seq(spi));
         let step = r.pull.verify(&r.session.sa, header, body, taking, &last_seq)?;
         r.session.message3 = None;
         match step {
@@ -265,14 +275,25 @@ impl Member {
     }
 
     fn registered(&mut self, ctx: &mut MemberCtx<'_>, mut registration: Registration) {
+        let Phase::Registering(r) = &self.phase else { return };
+        let at = r.at;
+        // Pushes are told apart by the SPI of their KEK alone.
+        let spi = registration.rekey.as_ref().map(|rekey| rekey.policy.spi);
+        let is_known = |m: &Membership| m.group.as_ref().zip(spi).is_some_and(|(g, spi)| g.knows(&spi));
+        if self.groups.iter().enumerate().any(|(other, m)| other != at && is_known(m)) {
+            return self.unacceptable(ctx, "the KEK of another group");
+        }
         let Phase::Registering(r) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
-        let had_streams = self.group.as_ref().is_some_and(Group::has_streams);
-        let (group, overtaken) = Group::register(&mut registration, self.group.take(), ctx.now);
+        let (kept, membership) = (ctx.out.len(), &mut self.groups[at]);
+        let had_streams = membership.group.as_ref().is_some_and(Group::has_streams);
+        let (group, overtaken) = Group::register(&mut registration, membership.group.take(), ctx.now);
         if let Some(destination) = group.destination() {
             ctx.out.push(MemberOutput::Listen(destination));
         }
-        self.group = Some(group);
-        self.log_kek();
+        membership.group = Some(group);
+        membership.registrations += 1;
+        tracing::info!(group = %membership.id, "registered");
+        self.log_kek(at);
         // Beside what a newer push has brought, the rest is good for as long as it is used.
         let remove = if overtaken { Removal::Spis(Vec::new()) } else { Removal::All };
         if had_streams || !registration.streams.is_empty() {
@@ -292,17 +313,30 @@ impl Member {
         }));
         self.settings.key_servers.worked();
         self.status.registrations += 1;
-        tracing::info!(group = %self.settings.group, "registered");
         ctx.event(MemberEvent::Registered);
-        self.phase = Phase::Resting(Some(Box::new(r.session)), None);
-        self.plan_renewal(ctx);
+        about(ctx, kept, at);
+        self.plan_renewal(ctx, at);
+        self.register_next(ctx, r.session, false);
+    }
+
+    /// Is a group being registered for, or phase 1 begun to do so?
+    pub(super) fn is_under_way(&self, mono: Duration, at: usize) -> bool {
+        match &self.phase {
+            Phase::Registering(r) => r.at == at,
+            Phase::Connecting(..) => self.groups[at].is_due(mono),
+            Phase::Idle | Phase::Resting(_) => false,
+        }
     }
 
     /// Sets the time to register anew: before what we have runs out, spread so that not all members come at once, and not at
     /// once again if it has run out already.
-    pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>) {
-        let Phase::Resting(_, wake) = &mut self.phase else { return };
-        *wake = self.group.as_ref().and_then(|g| g.runs_out(ctx.now)).map(|(at, lifetime)| {
+    pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>, at: usize) {
+        // A registration plans the next itself.
+        if self.is_under_way(ctx.now.mono, at) {
+            return;
+        }
+        let runs_out = self.groups[at].group.as_ref().and_then(|g| g.runs_out(ctx.now));
+        self.groups[at].wake = runs_out.map(|(at, lifetime)| {
             let span =
                 (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
             let pause = self.settings.retry.min(lifetime / 3);
@@ -312,20 +346,39 @@ impl Member {
 
     /// The key server's policy is not acceptable: phase 1 is torn down with a Delete (RFC 6407 section 3.3).
     fn unacceptable(&mut self, ctx: &mut MemberCtx<'_>, why: &str) {
+        let mut at = None;
         if let Phase::Registering(r) = &self.phase {
+            at = Some(r.at);
             let delete = r.session.sa.notice(r.session.sa.delete(), ctx.rng);
             delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
         }
-        self.failed(ctx, None, MemberEvent::Refused(why.to_owned()));
+        self.failed(ctx, None, at, MemberEvent::Refused(why.to_owned()));
     }
 
-    /// Rests, and tries again later, with the next key server if there are several.
-    pub(super) fn failed(&mut self, ctx: &mut MemberCtx<'_>, session: Option<Session>, event: MemberEvent) {
+    /// Rests, and tries again later, with the next key server if there are several. Of several groups one may have failed
+    /// alone: then the others are gone on with.
+    pub(super) fn failed(
+        &mut self,
+        ctx: &mut MemberCtx<'_>,
+        session: Option<Session>,
+        alone: Option<usize>,
+        event: MemberEvent,
+    ) {
         if self.goal == Goal::Leave {
             return self.gone(ctx);
         }
         tracing::info!(gateway = %self.settings.gateway(), ?event, "registration failed");
+        let kept = ctx.out.len();
         ctx.event(event);
+        if let Some(at) = alone.filter(|_| self.groups.len() > 1) {
+            about(ctx, kept, at);
+            self.groups[at].wake = Some(self.retry_at(ctx));
+            match session {
+                Some(session) => self.register_next(ctx, session, false),
+                None => self.phase = Phase::Resting(None),
+            }
+            return;
+        }
         let session = session.and_then(|session| {
             if !self.settings.key_servers.has_others() {
                 return Some(Box::new(session));
@@ -335,7 +388,12 @@ impl Member {
             None
         });
         let wake = self.failover_at(ctx);
-        self.phase = Phase::Resting(session, Some(wake));
+        self.phase = Phase::Resting(session);
+        if self.groups.iter().any(|m| m.is_due(ctx.now.mono)) {
+            self.put_off(ctx.now.mono, wake);
+        } else {
+            self.wake_all(wake);
+        }
     }
 
     pub(super) fn notice(&mut self, ctx: &mut MemberCtx<'_>, header: &Header, body: &[u8]) -> Result<(), Reject> {
@@ -351,13 +409,13 @@ impl Member {
                     return Err(Reject::Unauthenticated("no such exchange"));
                 }
                 if let Some(why) = initiator.notice(header, body)? {
-                    self.failed(ctx, None, MemberEvent::Refused(why.name().to_owned()));
+                    self.failed(ctx, None, None, MemberEvent::Refused(why.name().to_owned()));
                 }
                 return Ok(());
             }
             Phase::Registering(r) => &mut r.session,
-            Phase::Resting(Some(session), _) => session,
-            Phase::Idle | Phase::Resting(None, _) => return Err(Reject::Unauthenticated("no such SA")),
+            Phase::Resting(Some(session)) => session,
+            Phase::Idle | Phase::Resting(None) => return Err(Reject::Unauthenticated("no such SA")),
         };
         if header.spi_pair() != *session.sa.cookies() {
             return Err(Reject::Unauthenticated("no such SA"));
@@ -385,32 +443,37 @@ impl Member {
     fn refused(&mut self, ctx: &mut MemberCtx<'_>, error: NotifyType) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Registering(r) if error == NotifyType::INVALID_SPI && r.restarts < MAX_RESTARTS => {
-                self.register(ctx, r.session, r.restarts + 1, false);
+                self.register(ctx, r.session, r.at, r.restarts + 1, false);
             }
             Phase::Registering(r) => {
-                self.failed(ctx, Some(r.session), MemberEvent::Refused(error.name().to_owned()));
+                self.failed(ctx, Some(r.session), Some(r.at), MemberEvent::Refused(error.name().to_owned()));
             }
-            other @ (Phase::Idle | Phase::Connecting(..) | Phase::Resting(..)) => self.phase = other,
+            other @ (Phase::Idle | Phase::Connecting(..) | Phase::Resting(_)) => self.phase = other,
         }
     }
 
     /// The key server closed phase 1; the group's keys stay.
     fn closed(&mut self, ctx: &mut MemberCtx<'_>) {
         ctx.event(MemberEvent::Disconnected);
-        let wake = match &self.phase {
-            Phase::Resting(_, wake) if !self.options.keep => *wake,
-            Phase::Resting(..) | Phase::Registering(_) | Phase::Connecting(..) | Phase::Idle => {
-                Some(self.retry_at(ctx))
+        match self.phase {
+            Phase::Resting(_) if self.options.keep => {
+                let again = self.retry_at(ctx);
+                self.wake_all(again);
             }
-        };
-        self.phase = Phase::Resting(None, wake);
+            Phase::Registering(_) => {
+                let again = self.retry_at(ctx);
+                self.put_off(ctx.now.mono, again);
+            }
+            Phase::Resting(_) | Phase::Connecting(..) | Phase::Idle => {}
+        }
+        self.phase = Phase::Resting(None);
     }
 
     /// Takes the messages of phase 1 that there was no time for before.
     fn resume_phase1(&mut self, ctx: &mut MemberCtx<'_>) {
         let initiator = match (&mut self.phase, &mut self.successor) {
             (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => initiator,
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => return,
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(_), None) => return,
         };
         for Postponed { from, to, marker, bytes, .. } in initiator.resume(ctx.now.mono) {
             self.receive(ctx, Datagram { from, to, marker, bytes: &bytes });
@@ -429,7 +492,7 @@ impl Member {
                 if repeats.at <= mono {
                     if repeats.sent >= tries {
                         let hint = initiator.hint().map(|n| MemberEvent::Refused(n.name().to_owned()));
-                        return self.failed(ctx, None, hint.unwrap_or(MemberEvent::Unanswered));
+                        return self.failed(ctx, None, None, hint.unwrap_or(MemberEvent::Unanswered));
                     }
                     repeats.next(mono, ctx.rng);
                     messages.extend(initiator.messages(repeats.sent));
@@ -448,12 +511,12 @@ impl Member {
                     self.phase = Phase::Idle;
                     self.connect(ctx);
                 } else {
-                    self.failed(ctx, None, MemberEvent::Unanswered);
+                    self.failed(ctx, None, None, MemberEvent::Unanswered);
                 }
             }
             Phase::Registering(_) => {}
-            Phase::Resting(_, wake) => {
-                if wake.is_some_and(|at| at <= mono) {
+            Phase::Resting(_) => {
+                if self.groups.iter().any(|m| m.is_due(mono)) {
                     self.pursue(ctx);
                 }
             }
@@ -466,7 +529,7 @@ impl Member {
         self.send_acks_until(ctx, Duration::MAX);
         self.successor = None;
         let session = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Resting(session, _) => session.map(|s| *s),
+            Phase::Resting(session) => session.map(|s| *s),
             Phase::Registering(r) => Some(r.session),
             Phase::Idle | Phase::Connecting(..) => None,
         };
@@ -474,10 +537,10 @@ impl Member {
         delete.into_iter().for_each(|d| ctx.send(self.transmit(d)));
     }
 
-    /// Tells the key server that we delete our rekey SA, and phase 1.
+    /// Tells the key server that we delete our rekey SAs, and phase 1.
     fn say_goodbye(&mut self, ctx: &mut MemberCtx<'_>, session: &Session) {
         let mut payloads = session.sa.delete();
-        if let Some((spi, _)) = self.group.as_ref().and_then(Group::newest) {
+        for (spi, _) in self.groups.iter().filter_map(|m| m.group.as_ref().and_then(Group::newest)) {
             payloads = payloads.behind(payload::DELETE, &Delete::new(Doi::GDOI, protocol::KEK, 16, spi));
         }
         let goodbye = session.sa.notice(payloads, ctx.rng);
@@ -487,7 +550,7 @@ impl Member {
 
     fn gone(&mut self, ctx: &mut MemberCtx<'_>) {
         self.phase = Phase::Idle;
-        self.group = None;
+        self.groups.iter_mut().for_each(|m| (m.group, m.wake) = (None, None));
         tracing::info!(group = %self.settings.group, "left");
         ctx.event(MemberEvent::Left);
     }

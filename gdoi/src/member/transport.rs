@@ -71,7 +71,7 @@ impl Member {
     fn connecting(&self) -> Option<&Initiator> {
         match (&self.phase, &self.successor) {
             (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => Some(initiator),
-            (Phase::Idle | Phase::Registering(_) | Phase::Resting(..), None) => None,
+            (Phase::Idle | Phase::Registering(_) | Phase::Resting(_), None) => None,
         }
     }
 
@@ -80,7 +80,7 @@ impl Member {
         let cookies = header.spi_pair();
         let session = match &self.phase {
             Phase::Registering(r) => Some(&r.session),
-            Phase::Resting(session, _) => session.as_deref(),
+            Phase::Resting(session) => session.as_deref(),
             Phase::Idle | Phase::Connecting(..) => None,
         };
         let session = session.filter(|s| *s.sa.cookies() == cookies).map(|s| s.extensions);

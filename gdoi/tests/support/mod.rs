@@ -175,6 +175,8 @@ pub struct Node {
     pub streams: Vec<StreamUpdate>,
     pub listens: Vec<SocketAddr>,
     pub flushed: usize,
+    /// What was said of further groups.
+    pub further: Vec<(usize, MemberOutput)>,
 }
 
 impl Node {
@@ -264,6 +266,7 @@ impl Bench {
             streams: Vec::new(),
             listens: Vec::new(),
             flushed: 0,
+            further: Vec::new(),
         };
         self.nodes.insert(n, node);
         self.member(n, |m, ctx| m.start(ctx));
@@ -287,6 +290,7 @@ impl Bench {
                 MemberOutput::Flush => node.flushed += 1,
                 MemberOutput::Listen(at) => node.listens.push(at),
                 MemberOutput::Event(event) => node.events.push(event),
+                MemberOutput::Of(at, output) => node.further.push((at, *output)),
             }
         }
     }

@@ -284,6 +284,7 @@ impl World {
                     host.sender_ids = update.sender_ids.or(host.sender_ids.take());
                     host.delays = (update.activation_delay, update.deactivation_delay);
                 }
+                MemberOutput::Of(..) => panic!("G-IKEv2 has one group here"),
                 MemberOutput::Streams(_) => panic!("G-IKEv2 cannot tell streams"),
                 MemberOutput::Flush => host.sas.clear(),
                 MemberOutput::Listen(to) => {

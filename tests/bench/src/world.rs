@@ -224,7 +224,11 @@ fn step(
         match output {
             MemberOutput::Send(transmit) => datagrams.push((from, transmit.bytes)),
             MemberOutput::Event(event) => *registered |= event == MemberEvent::Registered,
-            MemberOutput::Update(_) | MemberOutput::Streams(_) | MemberOutput::Flush | MemberOutput::Listen(_) => {}
+            MemberOutput::Update(_)
+            | MemberOutput::Streams(_)
+            | MemberOutput::Flush
+            | MemberOutput::Listen(_)
+            | MemberOutput::Of(..) => {}
         }
     }
     datagrams

@@ -151,6 +151,7 @@ impl World {
                 }
                 MemberOutput::Flush => node.sad.flush(),
                 MemberOutput::Listen(at) => node.listens.push(at),
+                MemberOutput::Of(..) => panic!("members have one group here"),
                 MemberOutput::Event(event) => node.registered += u32::from(event == MemberEvent::Registered),
             }
         }

@@ -402,6 +402,7 @@ impl Fleet {
                 MemberOutput::Update(update) => apply(node, update, now),
                 MemberOutput::Streams(update) => node.streams.push(update),
                 MemberOutput::Flush => node.sad.flush(),
+                MemberOutput::Of(..) => panic!("members have one group here"),
                 MemberOutput::Listen(group) => {
                     node.listens.insert(group);
                 }

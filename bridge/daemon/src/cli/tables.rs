@@ -171,7 +171,7 @@ pub(super) fn member(status: &MemberStatus) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<12} {value}");
     };
-    line("member", format!("{} of group {} at {}", status.identity, status.group, status.gateway));
+    line("member", format!("{} at {}", status.identity, status.gateway));
     if status.gateways.len() > 1 {
         let mark = |g: &SocketAddr| if *g == status.gateway { format!("{g} (in use)") } else { g.to_string() };
         line("key servers", status.gateways.iter().map(mark).collect::<Vec<_>>().join(", "));
@@ -191,12 +191,17 @@ pub(super) fn member(status: &MemberStatus) -> String {
     if !seen.is_empty() {
         line("readings", seen.join(" "));
     }
-    out.push('\n');
-    if !status.streams.is_empty() {
-        out += &streams(&status.streams);
-        out.push('\n');
+    for joined in &status.groups {
+        let registered = if joined.registered { "registered" } else { "without keys" };
+        let device = joined.tun.as_ref().map_or_else(|| "streams alone".to_owned(), |tun| format!("device {tun}"));
+        let _ = writeln!(out, "\n{:<12} {}, {registered}, {device}", "group", joined.group);
+        if !joined.streams.is_empty() {
+            out += &streams(&joined.streams);
+        }
+        if joined.tun.is_some() {
+            out += &dataplane(&joined.dataplane);
+        }
     }
-    out += &dataplane(&status.dataplane);
     out
 }
 

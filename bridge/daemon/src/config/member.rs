@@ -23,8 +23,8 @@ pub struct MemberConfig {
     /// The key servers, in the order in which they are tried. Each must be who the configuration says; its address unless
     /// said otherwise, so that another holder of the key is not taken for it.
     pub gateways: Vec<KeyServer>,
-    /// The group to join.
-    pub group: GroupId,
+    /// The groups to join, the first of them first; several with GDOI alone, which registers for them over one phase 1 SA.
+    pub groups: Vec<MemberGroup>,
     /// The protocol to start with.
     pub protocol: Protocol,
     /// Who we are; `None` is the local address.
@@ -41,14 +41,8 @@ pub struct MemberConfig {
     pub sender_ids: u32,
     /// Interface that protected traffic uses; `None` is the one with the local address.
     pub interface: Option<String>,
-    /// Name of the TUN device.
-    pub tun: String,
-    /// MTU of the TUN device; `None` leaves room for ESP in the interface's.
+    /// MTU of TUN devices; `None` leaves room for ESP in the interface's.
     pub mtu: Option<u16>,
-    /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
-    pub protect: Vec<(IpAddr, u8)>,
-    /// Multicast addresses to receive when the group's policy covers whole networks; it says the single ones itself.
-    pub join: Vec<IpAddr>,
     /// Route what the group's policy protects into the TUN device?
     pub routes: bool,
     /// Leave the group when the process ends?
@@ -73,10 +67,6 @@ pub struct MemberConfig {
     pub retry: Duration,
     /// Most delay of an acknowledgement.
     pub ack_jitter: Duration,
-    /// Where keys of IEC 61850 streams are handed on.
-    pub stream_keys: Option<PathBuf>,
-    /// Hand on streams that nothing protects?
-    pub danger_unprotected_streams: bool,
     /// How GDOI's phase 1 is made and kept.
     pub life: gdoi::Phase1Options,
     /// What the key server may decide about traffic.
@@ -88,6 +78,26 @@ pub struct MemberConfig {
     /// Where to write keys for Wireshark.
     pub key_log: Option<PathBuf>,
 }
+
+/// A group that a member joins, and where its traffic and its keys go.
+#[derive(Clone, Debug)]
+pub struct MemberGroup {
+    /// Its identity.
+    pub id: GroupId,
+    /// Name of its TUN device; `None` takes no traffic, but IEC 61850 streams alone.
+    pub tun: Option<String>,
+    /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
+    pub protect: Vec<(IpAddr, u8)>,
+    /// Multicast addresses to receive when the group's policy covers whole networks; it says the single ones itself.
+    pub join: Vec<IpAddr>,
+    /// Where keys of IEC 61850 streams are handed on.
+    pub stream_keys: Option<PathBuf>,
+    /// Hand on streams that nothing protects?
+    pub danger_unprotected_streams: bool,
+}
+
+/// Groups of one member at most.
+const MAX_GROUPS: usize = 64;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,19 +111,18 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         return None;
     };
     let gateways = gateways(&mut section);
-    let group: Option<GroupId> = section.required("group", "1234");
     let protocol =
         section.choice("protocol", &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)], Protocol::Gikev2);
+    let groups = groups(&mut section, protocol);
     let identity: Option<Identity> = section.parsed("identity", "10.0.0.1");
     let (auth, trust) = auth(&mut section, protocol, identity.as_ref());
     let sender = section.flag("sender", true);
     let sender_ids = section.number("sender_ids", 1..=1024, 1);
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
-    let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
     let phase1 = phase1::member(&mut section, &dangers);
     let config = MemberConfig {
         gateways,
-        group: group.clone().unwrap_or(GroupId::Number(0)),
+        groups,
         protocol,
         identity,
         auth: auth.clone().unwrap_or_else(|| MemberAuth::Psk(Arc::new(Secret::new(Vec::new())))),
@@ -122,11 +131,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         port: u16::try_from(section.number("port", 1..=65_535, u32::from(PORT))).unwrap_or(PORT),
         sender_ids: if sender { sender_ids } else { 0 },
         interface: section.text("interface"),
-        tun: section.text("tun").unwrap_or_else(|| "kf0".to_owned()),
         // Zero is no MTU, so it says that there is none.
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
-        protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
-        join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: phase1.ke_groups,
@@ -144,8 +150,6 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         // RFC 8263 section 6 allows five seconds at most.
         ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
         traffic: TrafficSettings { tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1") },
-        stream_keys: section.path("stream_keys"),
-        danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
         life: life::member(&mut section),
         ike: life::ike(&mut section),
         socket,
@@ -154,7 +158,96 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     check(&section, &config);
     phase1::check_member_sends(&section, config.phase1.sends, &config.auth, config.life.nat_port.is_some());
     section.finish();
-    (!config.gateways.is_empty() && group.is_some() && auth.is_some()).then_some(config)
+    (!config.gateways.is_empty() && !config.groups.is_empty() && auth.is_some()).then_some(config)
+}
+
+/// The group of `[member]` itself, and those of `[[member.further]]`.
+fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
+    let further = section.sections("further");
+    if protocol == Protocol::Gikev2 && !further.is_empty() {
+        let what = "several groups are joined over one SA by GDOI alone";
+        section.error("further", what, "add protocol = \"gdoi\", or run a member for each group");
+    }
+    if further.len() >= MAX_GROUPS {
+        section.error("further", format!("these are more than {MAX_GROUPS} groups"), "run another member for the rest");
+    }
+    let mut groups: Vec<MemberGroup> = Vec::new();
+    groups.extend(group(section, protocol, 0, &[]));
+    for (i, mut section) in further.into_iter().enumerate() {
+        groups.extend(group(&mut section, protocol, i + 1, &groups));
+        section.finish();
+    }
+    groups
+}
+
+fn group(section: &mut Section<'_>, protocol: Protocol, at: usize, others: &[MemberGroup]) -> Option<MemberGroup> {
+    let id: Option<GroupId> = section.required("group", "1234");
+    let streams_only = section.flag("streams_only", false);
+    let given = section.text("tun");
+    let tun = given.clone().unwrap_or_else(|| format!("kf{at}"));
+    let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
+    let group = MemberGroup {
+        id: id?,
+        tun: (!streams_only).then_some(tun),
+        protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
+        join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
+        stream_keys: section.path("stream_keys"),
+        danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
+    };
+    if group.tun.as_ref().is_some_and(|tun| !is_interface(tun)) {
+        section.error("tun", "is no name of an interface", INTERFACE);
+    }
+    if group.protect.iter().any(|(ip, prefix)| !ip.is_multicast() || *prefix < 4) {
+        section.error(
+            "protect",
+            "holds a network that is not multicast",
+            "route other networks into the TUN device yourself",
+        );
+    }
+    if group.join.iter().any(|ip| !ip.is_multicast()) {
+        section.error("join", "holds an address that is not multicast", "remove it: only multicast is joined");
+    }
+    if protocol == Protocol::Gikev2 {
+        if matches!(group.id, GroupId::Oid(_)) {
+            let what = "an OID names a group to GDOI alone (RFC 8052)";
+            section.error("group", what, "add protocol = \"gdoi\", or ask for the group by its number");
+        }
+        if group.stream_keys.is_some() {
+            let what = "IEC 61850 streams come by GDOI alone";
+            section.error("stream_keys", what, "add protocol = \"gdoi\", or remove the key");
+        }
+    }
+    if group.danger_unprotected_streams && group.stream_keys.is_none() {
+        section.error("danger_unprotected_streams", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
+    }
+    if streams_only {
+        if group.stream_keys.is_none() {
+            section.error("streams_only", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
+        }
+        let traffic =
+            [("tun", given.is_some()), ("protect", !group.protect.is_empty()), ("join", !group.join.is_empty())];
+        for (key, _) in traffic.into_iter().filter(|(_, given)| *given) {
+            section.error(key, "is about traffic, and streams_only takes none", "remove one of the two");
+        }
+    }
+    for other in others {
+        if other.id == group.id {
+            section.error("group", "is joined already", "name each group once");
+        }
+        if other.tun.is_some() && other.tun == group.tun {
+            section.error("tun", "is another group's device", "give each group a device of its own");
+        }
+        if other.stream_keys.is_some() && other.stream_keys == group.stream_keys {
+            section.error("stream_keys", "is another group's file", "give each group a file of its own");
+        }
+    }
+    Some(group)
+}
+
+const INTERFACE: &str = "use up to 15 letters and digits, as ip link shows them";
+
+fn is_interface(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 15 && !name.contains(['/', ' ', ':']) && name != "." && name != ".."
 }
 
 /// A pre-shared key, or certificates if one of ours is named.
@@ -197,13 +290,10 @@ fn auth(
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {
-    let good_name = |n: &str| !n.is_empty() && n.len() <= 15 && !n.contains(['/', ' ', ':']) && n != "." && n != "..";
-    for (key, name) in [("tun", Some(&config.tun)), ("interface", config.interface.as_ref())] {
-        if name.is_some_and(|n| !good_name(n)) {
-            section.error(key, "is no name of an interface", "use up to 15 letters and digits, as ip link shows them");
-        }
+    if config.interface.as_ref().is_some_and(|name| !is_interface(name)) {
+        section.error("interface", "is no name of an interface", INTERFACE);
     }
-    if config.interface.as_ref() == Some(&config.tun) {
+    if config.groups.iter().any(|g| g.tun.is_some() && g.tun == config.interface) {
         section.error("tun", "is the interface itself", "choose a name that no interface has, as \"kf0\"");
     }
     let v4 = |g: &KeyServer| g.address.is_ipv4();
@@ -220,31 +310,8 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
     if config.gateways.iter().enumerate().any(twice) {
         section.error("gateway", "names an address twice", "name each key server once");
     }
-    if config.protect.iter().any(|(ip, prefix)| !ip.is_multicast() || *prefix < 4) {
-        section.error(
-            "protect",
-            "holds a network that is not multicast",
-            "route other networks into the TUN device yourself",
-        );
-    }
     if config.traffic.tunnel_destination.is_some_and(|ip| config.gateways.iter().any(|g| ip.is_ipv4() != v4(g))) {
         section.error("tunnel_destination", "is not of the gateway's family", "use IPv4 or IPv6 for both");
-    }
-    if config.join.iter().any(|ip| !ip.is_multicast()) {
-        section.error("join", "holds an address that is not multicast", "remove it: only multicast is joined");
-    }
-    if config.protocol == Protocol::Gikev2 {
-        if matches!(config.group, GroupId::Oid(_)) {
-            let what = "an OID names a group to GDOI alone (RFC 8052)";
-            section.error("group", what, "add protocol = \"gdoi\", or ask for the group by its number");
-        }
-        if config.stream_keys.is_some() {
-            let what = "IEC 61850 streams come by GDOI alone";
-            section.error("stream_keys", what, "add protocol = \"gdoi\", or remove the key");
-        }
-    }
-    if config.danger_unprotected_streams && config.stream_keys.is_none() {
-        section.error("danger_unprotected_streams", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
     }
     if config.key_log.is_some() {
         section.warning("key_log", "whoever reads that directory reads everything", "remove it outside the laboratory");

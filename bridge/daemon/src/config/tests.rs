@@ -1,3 +1,4 @@
+mod further;
 mod phase1;
 mod streams;
 mod traffic;
@@ -110,7 +111,10 @@ fn listen_is_everywhere_by_default() {
 fn a_member_needs_four_lines() {
     let config = member_of(MEMBER).unwrap().config;
     assert_eq!(config.gateways[0].address, "192.0.2.1:848".parse().unwrap());
-    assert_eq!((config.group, config.protocol, config.sender_ids), (GroupId::Number(1234), Protocol::Gikev2, 1));
+    assert_eq!(
+        (&config.groups[0].id, config.protocol, config.sender_ids),
+        (&GroupId::Number(1234), Protocol::Gikev2, 1)
+    );
     assert_eq!(config.auth.psk().unwrap().expose(), (0..16).collect::<Vec<u8>>());
     let receiver = member_of(&format!("{MEMBER}sender = false\nprotocol = \"gdoi\"\n")).unwrap().config;
     assert_eq!((receiver.protocol, receiver.sender_ids), (Protocol::Gdoi, 0));

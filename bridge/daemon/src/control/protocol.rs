@@ -155,12 +155,10 @@ pub struct MemberStatus {
     pub moving_to: Option<Protocol>,
     /// State of the protocol's machine, in a word or two.
     pub state: String,
-    /// Does it have the group's keys?
+    /// Does it have the keys of all its groups?
     pub registered: bool,
     /// Who it is.
     pub identity: Identity,
-    /// The group it joins.
-    pub group: GroupId,
     /// Its address and port.
     pub local: SocketAddr,
     /// The key server in use.
@@ -177,10 +175,22 @@ pub struct MemberStatus {
     pub last_error: Option<String>,
     /// The protocol machine's own view.
     pub machine: Value,
+    /// Its groups, in the configuration's order.
+    pub groups: Vec<JoinedStatus>,
+}
+
+/// A group of a member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinedStatus {
+    /// Its identity.
+    pub group: GroupId,
+    /// Are there keys of it?
+    pub registered: bool,
+    /// Its TUN device; `None` takes streams alone.
+    pub tun: Option<String>,
     /// IEC 61850 streams whose keys are handed on, oldest first.
-    #[serde(default)]
     pub streams: Vec<StreamStatus>,
-    /// The data plane: its SAs and what they carried.
+    /// The data plane: its SAs and what they carried; `null` without one.
     pub dataplane: Value,
 }
 

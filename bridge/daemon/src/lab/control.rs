@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::view::{GroupView, MemberView, RekeyView};
 use serde::Deserialize;
@@ -92,7 +92,8 @@ impl MemberControl {
     /// What it holds. `name` is for people.
     pub(super) fn holding(&self, name: &str) -> anyhow::Result<Holding> {
         let status = self.status()?;
-        let plane: DataPlane = serde_json::from_value(status.dataplane)?;
+        let joined = status.groups.into_iter().next().context("the member has no group")?;
+        let plane: DataPlane = serde_json::from_value(joined.dataplane)?;
         let sa = |sa: DataSa| Some((u32::from_str_radix(sa.spi.trim_start_matches("0x"), 16).ok()?, sa.packets_opened));
         let opened: BTreeMap<u32, u64> = plane.sas.into_iter().filter_map(sa).collect();
         Ok(Holding { name: name.to_owned(), opened, registrations: status.counters.registrations })

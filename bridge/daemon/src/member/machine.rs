@@ -3,7 +3,7 @@
 use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
-use keyferry_model::id::Protocol;
+use keyferry_model::id::{GroupId, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
@@ -32,6 +32,7 @@ impl Machine {
     pub(super) fn new(
         protocol: Protocol,
         settings: MemberSettings,
+        further: &[GroupId],
         (phase1, ike): (gdoi::Phase1Options, gikev2::IkeOptions),
         key_log: Option<&FileKeyLog>,
     ) -> Self {
@@ -39,6 +40,7 @@ impl Machine {
             Protocol::Gdoi => {
                 let mut member = gdoi::Member::new(settings);
                 member.set_phase1(phase1);
+                further.iter().for_each(|group| member.add_group(group.clone()));
                 Machine::Gdoi(Box::new(member))
             }
             Protocol::Gikev2 => {

@@ -9,6 +9,7 @@
 //! A move runs the other protocol's machine beside the present one. Both see only datagrams of their own protocol; keys
 //! come from either; when the new one has registered, the old one goes quietly.
 
+mod joined;
 mod listening;
 mod machine;
 mod network;
@@ -17,12 +18,9 @@ mod stream_keys;
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use dataplane::engine::userspace::MAX_OVERHEAD;
-use dataplane::engine::{EngineConfig, Userspace};
+use anyhow::Context;
 use keyferry_model::id::Identity;
 use keyferry_model::settings::MemberAuth;
-use keyferry_model::tunnel::Tunnel;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::MemberConfig;
@@ -32,8 +30,8 @@ use crate::random::Clock;
 use crate::trust;
 use crate::udp::{MulticastOut, Udp};
 
+use joined::Joined;
 use listening::Listening;
-use network::Routes;
 use runner::{Parts, Runner};
 
 /// Runs a member until it is told to stop.
@@ -66,29 +64,9 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
             Some(opened.with_context(|| format!("no socket at {} for NAT traversal", place.address))?);
     }
 
-    let mtu = match config.mtu {
-        Some(mtu) => mtu,
-        None => {
-            let room = u32::try_from(MAX_OVERHEAD).unwrap_or(u32::MAX);
-            let mtu = network::mtu(&handle, &place.interface).await?.saturating_sub(room);
-            u16::try_from(mtu.min(9000)).unwrap_or(1400)
-        }
-    };
-    if mtu < 576 {
-        bail!("the MTU of {} leaves no room for ESP: set mtu in [member]", place.interface);
-    }
-    let mut engine = EngineConfig::new(&config.tun, &place.interface, mtu);
-    engine.groups = config.join.clone();
-    engine.receive_only = config.sender_ids == 0;
-    engine.tunnel = Tunnel { local: Some(place.address), remote: config.traffic.tunnel_destination };
-    engine.key_log = key_log.clone().map(|log| Box::new(log) as Box<dyn dataplane::KeyLog + Send>);
-    let engine = Userspace::start(engine).with_context(|| {
-        format!("the TUN device {} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)", config.tun)
-    })?;
-    network::relax_source_checks(&config.tun)?;
-    let mut routes = Routes::open(handle, &config.tun, place.address)?;
-    for (network, prefix) in &config.protect {
-        routes.add(*network, *prefix).await?;
+    let mut joined = Vec::with_capacity(config.groups.len());
+    for group in &config.groups {
+        joined.push(Joined::open(group, &config, &place, &handle, key_log.as_ref()).await?);
     }
 
     let (server, mut calls) = control::Server::start(&config.socket)
@@ -99,9 +77,8 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         MemberAuth::Certificate(auth) => auth.own.identity(address),
     });
     let mut trust = trust::watch(config.trust.clone())?;
-    tracing::info!(%gateway, group = %config.group, %identity, interface = %place.interface,
-        tun = %config.tun, mtu, "member starts");
-    let parts = Parts { config, identity, clock: Clock::new(), engine, routes, listening, key_log };
+    tracing::info!(%gateway, groups = joined.len(), %identity, interface = %place.interface, "member starts");
+    let parts = Parts { config, identity, clock: Clock::new(), joined, listening, key_log };
     let mut runner = Runner::new(parts);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     runner.start().await;
@@ -120,6 +97,6 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     }
     runner.end(&mut datagrams).await;
     drop(server);
-    tracing::info!("member ends; TUN device and routes are gone");
+    tracing::info!("member ends; TUN devices and routes are gone");
     Ok(())
 }

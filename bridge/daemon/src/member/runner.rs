@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use dataplane::engine::Userspace;
 use keyferry_crypto::Hash;
 use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
-use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::{Ike2Settings, MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
-use keyferry_model::update::{GroupUpdate, MemberEvent, MemberOutput};
+use keyferry_model::update::{MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
 use tokio::sync::{mpsc, oneshot};
 
+use super::joined::Joined;
 use super::listening::Listening;
 use super::machine::Machine;
-use super::network::Routes;
-use super::stream_keys::StreamKeys;
 use crate::config::MemberConfig;
 use crate::control::{Call, MemberCounters, MemberStatus, Reply, Request};
 use crate::keylog::FileKeyLog;
@@ -44,8 +42,8 @@ pub(super) struct Parts {
     pub(super) config: MemberConfig,
     pub(super) identity: Identity,
     pub(super) clock: Clock,
-    pub(super) engine: Userspace,
-    pub(super) routes: Routes,
+    /// The groups, in the configuration's order.
+    pub(super) joined: Vec<Joined>,
     pub(super) listening: Listening,
     pub(super) key_log: Option<FileKeyLog>,
 }
@@ -68,10 +66,8 @@ pub(super) struct Runner {
     parts: Parts,
     present: Machine,
     next: Option<Move>,
-    streams: StreamKeys,
     /// Who asked the member to leave.
     leaving: Vec<oneshot::Sender<Reply>>,
-    registered: bool,
     /// When a registration was last asked for because sequence numbers or IVs run out.
     asked_anew: Option<Duration>,
     counters: MemberCounters,
@@ -82,16 +78,11 @@ pub(super) struct Runner {
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
         let present = machine(&parts, parts.config.protocol, 0);
-        let config = &parts.config;
-        let streams =
-            StreamKeys::new(config.stream_keys.clone(), config.group.to_string(), config.danger_unprotected_streams);
         Self {
-            streams,
             parts,
             present,
             next: None,
             leaving: Vec::new(),
-            registered: false,
             asked_anew: None,
             counters: MemberCounters::default(),
             last_error: None,
@@ -132,8 +123,7 @@ impl Runner {
     pub(super) async fn expire(&mut self) {
         let now = self.parts.clock.now();
         self.last_expire = now.mono;
-        self.parts.engine.expire(now);
-        self.streams.expire(now);
+        self.parts.joined.iter_mut().for_each(|joined| joined.expire(now));
         let outputs = self.present.expire(now, &mut OsRandom);
         self.carry_out(self.present.protocol(), outputs).await;
         if let Some(next) = &mut self.next {
@@ -143,7 +133,7 @@ impl Runner {
         if self.next.as_ref().is_some_and(|n| n.until <= now.mono) {
             self.move_failed("the key server did not register the member in time").await;
         }
-        let short = self.parts.engine.needs_rekey();
+        let short = self.parts.joined.iter().any(Joined::needs_rekey);
         if short && self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
             tracing::warn!("sequence numbers or IVs are running out: the member registers anew");
             self.asked_anew = Some(now.mono);
@@ -170,8 +160,8 @@ impl Runner {
             let give_up = Deadline { at: n.until, reason: "a move takes too long" };
             Deadline::earlier(n.machine.deadline(), Some(give_up)).unwrap_or(give_up)
         });
-        let due = Deadline::earlier(self.present.deadline(), self.parts.engine.deadline());
-        let due = Deadline::earlier(due, self.streams.deadline(now));
+        let joined = self.parts.joined.iter().map(|joined| joined.deadline(now));
+        let due = joined.fold(self.present.deadline(), Deadline::earlier);
         let at = Deadline::earlier(due, next).map_or(Duration::MAX, |d| d.at);
         let at = at.clamp(self.last_expire + SHORTEST_SLEEP, now.mono + LONGEST_SLEEP);
         tokio::time::sleep_until(self.parts.clock.instant(at).into()).await;
@@ -201,7 +191,7 @@ impl Runner {
         if let Some(next) = self.next.take() {
             drop(next.reply.send(Reply::Error("the member ends".to_owned())));
         }
-        if self.parts.config.leave_on_exit && self.registered {
+        if self.parts.config.leave_on_exit && self.parts.joined.iter().any(|joined| joined.registered) {
             let (reply, mut left) = oneshot::channel();
             self.begin_leave(reply).await;
             let patience = tokio::time::sleep(LEAVE_PATIENCE);
@@ -221,14 +211,16 @@ impl Runner {
                 }
             }
         }
-        self.streams.end();
-        self.parts.engine.stop();
+        self.parts.joined.into_iter().for_each(Joined::end);
     }
 
     async fn begin_move(&mut self, to: Protocol, reply: oneshot::Sender<Reply>) {
         let refusal = match (&self.next, self.present.protocol() == to) {
             (Some(next), _) => Some(format!("a move to {} is under way", next.machine.protocol())),
             (None, true) => Some(format!("the member speaks {to} already")),
+            (None, false) if to == Protocol::Gikev2 && self.parts.joined.len() > 1 => {
+                Some("the member has several groups, which are joined over one SA by GDOI alone".to_owned())
+            }
             (None, false) => None,
         };
         if let Some(why) = refusal {
@@ -249,7 +241,7 @@ impl Runner {
         let Some(Move { machine, reply, .. }) = self.next.take() else { return };
         let mut old = std::mem::replace(&mut self.present, machine);
         self.counters.moves += 1;
-        self.registered = true;
+        self.set_registered(0, true);
         tracing::info!(from = %old.protocol(), to = %self.present.protocol(), "member has moved");
         for output in old.disconnect(self.parts.clock.now(), &mut OsRandom) {
             if let MemberOutput::Send(transmit) = output {
@@ -291,78 +283,82 @@ impl Runner {
             } else {
                 return;
             };
+            let (at, output) = if let MemberOutput::Of(at, output) = output { (at, *output) } else { (0, output) };
+            let now = self.parts.clock.now();
+            let Some(joined) = self.parts.joined.get_mut(at) else { continue };
             match output {
                 MemberOutput::Send(transmit) => self.parts.listening.send(&transmit).await,
-                MemberOutput::Update(update) => self.update(who, update).await,
+                MemberOutput::Update(update) => {
+                    let done = joined.update(update, now).await;
+                    self.updated(who, done).await;
+                }
                 // The present protocol's keys are in use still; a machine on its way in has none to lose.
                 MemberOutput::Flush if who == Who::Next => {}
-                MemberOutput::Flush => {
-                    self.parts.engine.flush();
-                    self.streams.flush(self.parts.clock.now());
-                }
-                MemberOutput::Streams(update) => self.streams.apply(update, self.parts.clock.now()),
+                MemberOutput::Flush => joined.flush(now),
+                MemberOutput::Streams(update) => joined.apply_streams(update, now),
                 MemberOutput::Listen(address) => self.parts.listening.listen(address),
-                MemberOutput::Event(event) => self.event(who, protocol, event).await,
+                MemberOutput::Event(event) => self.event(who, at, protocol, event).await,
+                MemberOutput::Of(..) => {}
             }
         }
     }
 
-    /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear.
-    async fn update(&mut self, who: Who, update: GroupUpdate) {
-        if self.parts.config.routes {
-            for sa in &update.install {
-                let destination = sa.policy.destination;
-                if let Err(error) = self.parts.routes.add(destination.address, destination.prefix).await {
-                    tracing::error!("{error:#}");
-                    self.last_error = Some(format!("{error:#}"));
-                }
+    /// What became of new keys.
+    async fn updated(&mut self, who: Who, done: Result<Option<String>, String>) {
+        match done {
+            Ok(None) => {}
+            Ok(Some(problem)) => {
+                tracing::error!("{problem}");
+                self.last_error = Some(problem);
             }
-        }
-        if let Err(error) = self.parts.engine.apply(update, self.parts.clock.now()) {
-            let why = format!("the data plane refuses the group's keys: {error}");
-            if who == Who::Next {
-                self.move_failed(&why).await;
-            } else {
+            Err(why) if who == Who::Next => self.move_failed(&why).await,
+            Err(why) => {
                 tracing::error!("{why}");
                 self.last_error = Some(why);
             }
         }
     }
 
-    async fn event(&mut self, who: Who, protocol: Protocol, event: MemberEvent) {
+    fn set_registered(&mut self, at: usize, registered: bool) {
+        self.parts.joined.get_mut(at).into_iter().for_each(|joined| joined.registered = registered);
+    }
+
+    async fn event(&mut self, who: Who, at: usize, protocol: Protocol, event: MemberEvent) {
+        let group = self.parts.config.groups.get(at).map(|g| g.id.to_string()).unwrap_or_default();
         let moving = who == Who::Next;
         match event {
             MemberEvent::Connected => tracing::info!(%protocol, "the key server is authenticated"),
             MemberEvent::Registered => {
                 self.counters.registrations += 1;
-                self.registered = true;
+                self.set_registered(at, true);
                 self.last_error = None;
-                tracing::info!(%protocol, "registered");
+                tracing::info!(%protocol, %group, "registered");
                 if moving {
                     self.complete_move().await;
                 }
             }
             MemberEvent::Rekeyed { counter } => {
                 self.counters.rekeys += 1;
-                tracing::info!(%protocol, counter, "rekeyed");
+                tracing::info!(%protocol, %group, counter, "rekeyed");
             }
             MemberEvent::Acknowledged { counter } => {
                 self.counters.acknowledgements += 1;
-                tracing::debug!(%protocol, counter, "rekey acknowledged");
+                tracing::debug!(%protocol, %group, counter, "rekey acknowledged");
             }
             MemberEvent::Disconnected => tracing::debug!(%protocol, "the registration SA is closed; the keys stay"),
             MemberEvent::Excluded => {
                 self.counters.exclusions += 1;
-                tracing::warn!(%protocol, "the key server has excluded this member, or reset the group");
+                tracing::warn!(%protocol, %group, "the key server has excluded this member, or reset the group");
                 if moving {
                     self.move_failed("the key server excluded the member").await;
                 } else {
-                    self.registered = false;
+                    self.set_registered(at, false);
                 }
             }
             MemberEvent::Refused(why) => {
                 self.counters.refusals += 1;
-                tracing::warn!(%protocol, %why, "the key server refuses");
+                tracing::warn!(%protocol, %group, %why, "the key server refuses");
+                let why = if self.parts.joined.len() > 1 { format!("group {group}: {why}") } else { why };
                 self.failed(moving, why).await;
             }
             MemberEvent::Unanswered => {
@@ -376,10 +372,12 @@ impl Runner {
                 self.failed(moving, why).await;
             }
             MemberEvent::Left => {
-                tracing::info!(%protocol, "left the group");
-                self.registered = false;
-                self.parts.engine.flush();
-                self.streams.flush(self.parts.clock.now());
+                tracing::info!(%protocol, groups = self.parts.joined.len(), "left");
+                let now = self.parts.clock.now();
+                for joined in &mut self.parts.joined {
+                    joined.registered = false;
+                    joined.flush(now);
+                }
                 for reply in self.leaving.drain(..) {
                     drop(reply.send(Reply::of(&true)));
                 }
@@ -397,27 +395,26 @@ impl Runner {
 
     fn status(&self) -> MemberStatus {
         let (state, machine) = self.present.status();
-        let config = &self.parts.config;
+        let (config, now) = (&self.parts.config, self.parts.clock.now());
+        let problem = self.parts.joined.iter().find_map(Joined::problem);
         MemberStatus {
             role: "member".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime: self.parts.clock.now().mono.as_secs(),
+            uptime: now.mono.as_secs(),
             protocol: self.present.protocol(),
             moving_to: self.next.as_ref().map(|n| n.machine.protocol()),
             state,
-            registered: self.registered,
+            registered: self.parts.joined.iter().all(|joined| joined.registered),
             identity: self.parts.identity.clone(),
-            group: config.group.clone(),
             local: self.parts.listening.local(),
             gateway: self.present.key_servers().present().address,
             gateways: config.gateways.iter().map(|g| g.address).collect(),
             listening: self.parts.listening.groups(),
             overrun: self.parts.listening.overrun(),
             counters: self.counters,
-            last_error: self.last_error.clone().or_else(|| self.streams.problem().map(str::to_owned)),
+            last_error: self.last_error.clone().or_else(|| problem.map(str::to_owned)),
             machine,
-            streams: self.streams.status(self.parts.clock.now()),
-            dataplane: serde_json::to_value(self.parts.engine.status()).unwrap_or_default(),
+            groups: self.parts.joined.iter().map(|joined| joined.status(now)).collect(),
         }
     }
 }
@@ -431,10 +428,12 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
     let strong = protocol == Protocol::Gikev2;
     let ke_groups = config.ke_groups.iter().copied().filter(|g| !(strong && g.is_weak()));
     let hashes = config.hashes.iter().copied().filter(|h| !(strong && *h == Hash::Sha1));
+    let ids: Vec<GroupId> = config.groups.iter().map(|g| g.id.clone()).collect();
+    let (first, further) = ids.split_first().expect("a configuration names a group");
     let settings = MemberSettings {
         key_servers,
         local: parts.listening.local(),
-        group: config.group.clone(),
+        group: first.clone(),
         identity: parts.identity.clone(),
         auth: config.auth.clone(),
         phase1: config.phase1.clone(),
@@ -451,5 +450,5 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         ike2: Ike2Settings::default(),
         traffic: config.traffic.clone(),
     };
-    Machine::new(protocol, settings, (config.life.clone(), config.ike), parts.key_log.as_ref())
+    Machine::new(protocol, settings, further, (config.life.clone(), config.ike), parts.key_log.as_ref())
 }

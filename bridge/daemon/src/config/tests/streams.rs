@@ -86,7 +86,7 @@ fn gikev2_members_cannot_ask_by_oid() {
     let shown = member_of(&asking).map(|c| c.config).unwrap_err().to_string();
     assert!(shown.contains("GDOI alone"), "{shown}");
     let gdoi = format!("{asking}protocol = \"gdoi\"\nstream_keys = \"streams.json\"\n");
-    assert!(member_of(&gdoi).unwrap().config.stream_keys.unwrap().ends_with("streams.json"));
+    assert!(member_of(&gdoi).unwrap().config.groups[0].stream_keys.as_ref().unwrap().ends_with("streams.json"));
     let late = format!("{MEMBER}stream_keys = \"streams.json\"\n");
     assert!(member_of(&late).map(|c| c.config).unwrap_err().to_string().contains("come by GDOI alone"));
     let nobody = format!("{MEMBER}danger_unprotected_streams = true\n");

@@ -1,0 +1,60 @@
+//! Members of several groups.
+
+use super::*;
+
+const SEVERAL: &str = r#"
+[member]
+gateway = "192.0.2.1"
+group = 1234
+protocol = "gdoi"
+psk = "0x000102030405060708090a0b0c0d0e0f"
+
+[[member.further]]
+group = 77
+protect = ["239.192.0.0/16"]
+
+[[member.further]]
+group = "oid:1.2.840.10070.61850.8.1.2#0404effc0001"
+streams_only = true
+stream_keys = "bay-7.json"
+"#;
+
+#[track_caller]
+fn wrong(from: &str, to: &str, words: &str) {
+    assert!(SEVERAL.contains(from), "{from} is not there");
+    let text = SEVERAL.replacen(from, to, 1);
+    let Problems(problems) = member_of(&text).map(|c| c.config).unwrap_err();
+    assert!(problems.iter().any(|p| p.line.is_some() && p.to_string().contains(words)), "{problems:#?}");
+}
+
+#[test]
+fn a_member_may_have_several_groups_each_with_a_device_of_its_own_or_none() {
+    let config = member_of(SEVERAL).unwrap().config;
+    let shown: Vec<(String, Option<&str>)> =
+        config.groups.iter().map(|g| (g.id.to_string(), g.tun.as_deref())).collect();
+    let oid = "oid:1.2.840.10070.61850.8.1.2#0404effc0001".to_owned();
+    assert_eq!(shown, [("1234".to_owned(), Some("kf0")), ("77".to_owned(), Some("kf1")), (oid, None)]);
+    assert_eq!(config.groups[1].protect.len(), 1);
+    assert!(config.groups[2].stream_keys.as_ref().unwrap().ends_with("bay-7.json"));
+}
+
+#[test]
+fn a_member_of_streams_alone_has_no_device() {
+    let text = format!("{MEMBER}protocol = \"gdoi\"\nstreams_only = true\nstream_keys = \"keys.json\"\n");
+    let config = member_of(&text).unwrap().config;
+    assert_eq!((config.groups.len(), config.groups[0].tun.as_deref()), (1, None));
+}
+
+#[test]
+fn groups_of_a_member_must_go_together() {
+    wrong("protocol = \"gdoi\"", "protocol = \"gikev2\"", "by GDOI alone");
+    wrong("group = 77", "group = 1234", "is joined already");
+    wrong("group = 77", "group = 77\ntun = \"kf0\"", "another group's device");
+    wrong("group = 77", "group = 77\ntun = \"a/b\"", "no name of an interface");
+    wrong("group = 77", "group = 77\nstream_keys = \"bay-7.json\"", "another group's file");
+    wrong("stream_keys = \"bay-7.json\"\n", "", "nobody to hand streams to");
+    wrong("streams_only = true", "streams_only = true\ntun = \"kf7\"", "streams_only takes none");
+    wrong("streams_only = true", "streams_only = true\njoin = [\"239.192.0.1\"]", "streams_only takes none");
+    wrong("group = 77\n", "", "group");
+    wrong("group = 77", "group = 77\nsender_ids = 3", "sender_ids");
+}
