@@ -191,6 +191,22 @@ fn message_ids_are_of_their_phase() {
     assert_eq!(bench.send(member(1), zero.message()).len(), 1);
 }
 
+/// An exchange goes on as what it has begun as (RFC 2409 section 5).
+#[test]
+fn exchanges_do_not_change_their_type() {
+    let mut bench = Bench::new();
+    let (mut initiator, message1) = bench.begin(1);
+    let answer = bench.send(member(1), &message1).remove(0);
+    let (header, body) = Header::decode(&answer).unwrap();
+    let message3 = initiator.clear(&header, body, NOW.mono, &mut SeededRandom::new(83)).unwrap().unwrap();
+    for kind in [0, exchange::AGGRESSIVE, exchange::INFORMATIONAL, exchange::PULL, exchange::PUSH, exchange::PUSH_ACK] {
+        let mut changed = message3.clone();
+        changed[18] = kind;
+        assert!(bench.send(member(1), &changed).is_empty(), "{kind}");
+    }
+    assert_eq!(bench.send(member(1), &message3).len(), 1);
+}
+
 struct Zeros;
 
 impl keyferry_crypto::Random for Zeros {
