@@ -74,9 +74,9 @@ fn phase_1s(bench: &Bench) -> usize {
 }
 
 fn events(bench: &Bench, at: usize) -> Vec<MemberEvent> {
-    let of = |(group, output): &(usize, MemberOutput)| match output {
-        MemberOutput::Event(event) if *group == at => Some(event.clone()),
-        _ => None,
+    let of = |(group, output): &(usize, MemberOutput)| {
+        let MemberOutput::Event(event) = output else { return None };
+        (*group == at).then(|| event.clone())
     };
     bench.nodes[&10].further.iter().filter_map(of).collect()
 }
@@ -95,9 +95,9 @@ fn several_groups_are_registered_for_over_one_phase_1_sa() {
     assert_eq!((events(&bench, 1), events(&bench, 2)), (vec![MemberEvent::Registered], vec![MemberEvent::Registered]));
     let [update] = node.updates.as_slice() else { panic!("one update of the first group") };
     assert_eq!(update.install[0].policy.destination.address.to_string(), "239.192.0.1");
-    let second = node.further.iter().find_map(|(at, output)| match output {
-        MemberOutput::Update(update) if *at == 1 => Some(update),
-        _ => None,
+    let second = node.further.iter().find_map(|(at, output)| {
+        let MemberOutput::Update(update) = output else { return None };
+        (*at == 1).then_some(update)
     });
     let second = second.unwrap();
     assert_eq!(second.install[0].policy.destination.address.to_string(), "239.192.2.1");
