@@ -1,13 +1,31 @@
 //! AES key wrap with padding (RFC 5649), as G-IKEv2 uses it (RFC 9838 section 4.4.2.1.2).
 
-use openssl::cipher::{Cipher, CipherRef};
-use openssl::cipher_ctx::{CipherCtx, CipherCtxFlags};
+use aes_kw::{KeyInit, KwpAes128, KwpAes192, KwpAes256};
+use zeroize::Zeroizing;
 
 use crate::error::CryptoError;
 use crate::secret::Secret;
 
 /// The longest key that is wrapped; G-IKEv2 asks for 256 octets.
 const MAX_KEY: usize = 4096;
+
+/// The cipher with its expanded key, which is wiped. (OpenSSL's key wrap does not use the processor's AES instructions.)
+enum Kek {
+    Aes128(KwpAes128),
+    Aes192(KwpAes192),
+    Aes256(KwpAes256),
+}
+
+impl Kek {
+    fn new(key: &[u8]) -> Result<Self, CryptoError> {
+        let made = match key.len() {
+            16 => KwpAes128::new_from_slice(key).map(Kek::Aes128),
+            24 => KwpAes192::new_from_slice(key).map(Kek::Aes192),
+            _ => KwpAes256::new_from_slice(key).map(Kek::Aes256),
+        };
+        made.map_err(|_| CryptoError::Length("key encryption key"))
+    }
+}
 
 /// Wraps a key of 1 to 4096 octets under a key encryption key of 16, 24 or 32.
 ///
@@ -17,12 +35,14 @@ pub fn wrap(kek: &[u8], key: &[u8]) -> Result<Vec<u8>, CryptoError> {
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(CryptoError::Length("key"));
     }
-    let mut ctx = CipherCtx::new()?;
-    ctx.set_flags(CipherCtxFlags::FLAG_WRAP_ALLOW);
-    ctx.encrypt_init(Some(cipher(kek)?), Some(kek), None)?;
-    let mut out = vec![0; key.len().next_multiple_of(8) + 16];
-    let len = ctx.cipher_update(key, Some(&mut out))?;
-    out.truncate(len);
+    // Padding is what is zero already.
+    let mut out = vec![0; key.len().next_multiple_of(8) + 8];
+    let wrapped = match Kek::new(kek)? {
+        Kek::Aes128(kwp) => kwp.wrap_key(key, &mut out).map(drop),
+        Kek::Aes192(kwp) => kwp.wrap_key(key, &mut out).map(drop),
+        Kek::Aes256(kwp) => kwp.wrap_key(key, &mut out).map(drop),
+    };
+    wrapped.map_err(|_| CryptoError::Length("key"))?;
     Ok(out)
 }
 
@@ -34,29 +54,21 @@ pub fn unwrap(kek: &[u8], wrapped: &[u8]) -> Result<Secret, CryptoError> {
     if wrapped.len() < 16 || !wrapped.len().is_multiple_of(8) || wrapped.len() > MAX_KEY + 8 {
         return Err(CryptoError::Length("wrapped key"));
     }
-    let mut ctx = CipherCtx::new()?;
-    ctx.set_flags(CipherCtxFlags::FLAG_WRAP_ALLOW);
-    ctx.decrypt_init(Some(cipher(kek)?), Some(kek), None)?;
-    let mut out = zeroize::Zeroizing::new(vec![0; wrapped.len() + 16]);
-    let len = ctx.cipher_update(wrapped, Some(&mut out[..])).map_err(|_| CryptoError::Unauthentic)?;
-    if len == 0 {
-        return Err(CryptoError::Unauthentic);
-    }
-    Ok(Secret::copy_from(&out[..len]))
-}
-
-fn cipher(kek: &[u8]) -> Result<&'static CipherRef, CryptoError> {
-    match kek.len() {
-        16 => Ok(Cipher::aes_128_wrap_pad()),
-        24 => Ok(Cipher::aes_192_wrap_pad()),
-        32 => Ok(Cipher::aes_256_wrap_pad()),
-        _ => Err(CryptoError::Length("key encryption key")),
-    }
+    let mut out = Zeroizing::new(vec![0; wrapped.len() - 8]);
+    let key = match Kek::new(kek)? {
+        Kek::Aes128(kwp) => kwp.unwrap_key(wrapped, &mut out),
+        Kek::Aes192(kwp) => kwp.unwrap_key(wrapped, &mut out),
+        Kek::Aes256(kwp) => kwp.unwrap_key(wrapped, &mut out),
+    };
+    key.map(Secret::copy_from).map_err(|_| CryptoError::Unauthentic)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use openssl::cipher::Cipher;
+    use openssl::cipher_ctx::{CipherCtx, CipherCtxFlags};
+
     use super::*;
 
     /// Both examples of RFC 5649 section 6.
@@ -74,6 +86,23 @@ mod tests {
             let ours = wrap(&kek, &key).unwrap();
             assert_eq!(hex::encode(&ours), wrapped);
             assert_eq!(unwrap(&kek, &ours).unwrap().expose(), key);
+        }
+    }
+
+    #[test]
+    fn openssl_wraps_alike() {
+        let ciphers = [Cipher::aes_128_wrap_pad(), Cipher::aes_192_wrap_pad(), Cipher::aes_256_wrap_pad()];
+        for (cipher, kek_len) in ciphers.into_iter().zip([16, 24, 32]) {
+            let kek = vec![7; kek_len];
+            for len in 1..70 {
+                let key: Vec<u8> = (0..len).collect();
+                let mut ctx = CipherCtx::new().unwrap();
+                ctx.set_flags(CipherCtxFlags::FLAG_WRAP_ALLOW);
+                ctx.encrypt_init(Some(cipher), Some(&kek), None).unwrap();
+                let mut theirs = Vec::new();
+                ctx.cipher_update_vec(&key, &mut theirs).unwrap();
+                assert_eq!(wrap(&kek, &key).unwrap(), theirs);
+            }
         }
     }
 
