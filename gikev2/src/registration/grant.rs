@@ -55,7 +55,9 @@ pub(crate) fn evaluate(
     let wraps = member.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
     let found = WorkingPath::default().unwrap(&bag.sa_keys, wraps, default);
     let found = found.ok_or(Reject::Misbehaved("no key path to the Rekey SA"))?;
-    if let (Some(log), Some(line)) = (log, rekey_line(rekey.protection, &rekey.spi, &found.keymat)) {
+    if let Some(log) = log
+        && let Some(line) = rekey_line(rekey.protection, &rekey.spi, &found.keymat)
+    {
         log.log(TABLE, &line);
     }
     let rekey_sa = RekeySa::new(&rekey, &found.keymat, now)?;

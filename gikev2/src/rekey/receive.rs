@@ -131,7 +131,9 @@ impl Group {
             let bag = grant::bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &policy.spi)?;
             let wraps = wraps.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
             let Some(found) = self.path.unwrap(&bag.sa_keys, wraps, &over.wrap) else { return Ok(Rekey::Excluded) };
-            if let (Some(log), Some(line)) = (log, rekey_line(policy.protection, &policy.spi, &found.keymat)) {
+            if let Some(log) = log
+                && let Some(line) = rekey_line(policy.protection, &policy.spi, &found.keymat)
+            {
                 log.log(TABLE, &line);
             }
             new_sa = Some((RekeySa::new(&policy, &found.keymat, now)?, found.path));
