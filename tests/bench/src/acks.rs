@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use keyferry_crypto::{Hash, KeGroup};
+use keyferry_model::id::Protocol;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{AckType, GroupPolicy};
 use keyferry_scenarios::policy::{self, Variant};
@@ -40,8 +41,8 @@ fn kind(name: &'static str, ack: AckType, size: Size) -> Result<Acks> {
     let members = size.pick(20, 4000);
     let variant = Variant { sender_id_bits: 16, ack, ..Variant::default() };
     let policy = GroupPolicy { capacity: 4096, gikev2: None, ..policy::group(variant) };
-    let mut server = KeyServer::new(policy, members)?;
-    let mut fleet = Members::new(0..members, KeGroup::Ecp256, variant);
+    let mut server = KeyServer::new(Protocol::Gdoi, policy, members)?;
+    let mut fleet = Members::new(Protocol::Gdoi, 0..members, KeGroup::Ecp256, variant);
     fleet.register(&mut server)?;
     let mut samples = Samples::default();
     for _ in 0..size.pick(2, 9) {

@@ -1,11 +1,12 @@
 //! The bare operations that a key server cannot avoid, as OpenSSL does them best: what depends on no peer is prepared.
 
 use openssl::bn::{BigNum, BigNumContext};
+use openssl::derive::Deriver;
 use openssl::dh::Dh;
 use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::Params;
+use openssl::pkey::{Id, PKey, Params};
 
 use keyferry_crypto::KeGroup;
 
@@ -13,6 +14,7 @@ use keyferry_crypto::KeGroup;
 pub(crate) enum KeyExchange {
     Modp { params: Dh<Params>, peer: BigNum },
     Ec { group: EcGroup, order: BigNum, peer: Vec<u8> },
+    X25519 { peer: Vec<u8> },
 }
 
 impl KeyExchange {
@@ -20,6 +22,9 @@ impl KeyExchange {
     pub(crate) fn new(group: KeGroup) -> Result<Option<Self>, ErrorStack> {
         if group == KeGroup::Modp2048 {
             return modp().map(Some);
+        }
+        if group == KeGroup::X25519 {
+            return Ok(Some(KeyExchange::X25519 { peer: PKey::generate_x25519()?.raw_public_key()? }));
         }
         let curves = [(KeGroup::Ecp256, Nid::X9_62_PRIME256V1), (KeGroup::Ecp384, Nid::SECP384R1)];
         let Some((_, curve)) = curves.into_iter().find(|(of, _)| *of == group) else { return Ok(None) };
@@ -37,6 +42,13 @@ impl KeyExchange {
             KeyExchange::Modp { params, peer } => {
                 let own = again(params)?.generate_key()?;
                 Ok((own.public_key().to_vec(), own.compute_key(peer)?))
+            }
+            KeyExchange::X25519 { peer } => {
+                let own = PKey::generate_x25519()?;
+                let peer = PKey::public_key_from_raw_bytes(peer, Id::X25519)?;
+                let mut deriver = Deriver::new(&own)?;
+                deriver.set_peer(&peer)?;
+                Ok((own.raw_public_key()?, deriver.derive_to_vec()?))
             }
             KeyExchange::Ec { group, order, peer } => {
                 let mut context = BigNumContext::new_secure()?;
@@ -75,9 +87,12 @@ mod tests {
 
     #[test]
     fn the_floor_makes_keys_of_the_right_length() {
-        for (group, public, shared) in
-            [(KeGroup::Modp2048, 256, 256), (KeGroup::Ecp256, 65, 32), (KeGroup::Ecp384, 97, 48)]
-        {
+        for (group, public, shared) in [
+            (KeGroup::Modp2048, 256, 256),
+            (KeGroup::Ecp256, 65, 32),
+            (KeGroup::Ecp384, 97, 48),
+            (KeGroup::X25519, 32, 32),
+        ] {
             let (octets, secret) = KeyExchange::new(group).unwrap().unwrap().run().unwrap();
             // A leading zero of a MODP value is not written.
             assert!(octets.len() <= public && octets.len() + 4 > public);

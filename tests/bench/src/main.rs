@@ -2,6 +2,7 @@
 
 mod acks;
 mod cpu;
+mod endpoint;
 mod floor;
 mod pki;
 mod push;
@@ -88,9 +89,9 @@ mod tests {
     #[test]
     fn everything_that_is_measured_runs() {
         let report = measure(None, Size::Smoke).unwrap();
-        assert_eq!(report.registrations.len(), 5);
+        assert_eq!(report.registrations.len(), 8);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
-        assert!(report.rekeys.len() >= 2);
+        assert!(report.rekeys.len() >= 4);
         assert!(report.rekeys.iter().all(|r| r.octets > 500 && r.plan > 0.0 && r.signing > 0.0));
         assert_eq!(report.acknowledgements.len(), 4);
         assert!(report.acknowledgements.iter().all(|a| a.per_second > 0.0));

@@ -35,7 +35,7 @@ impl Kind {
     }
 }
 
-/// An authority, and one key that everybody it certifies has: making RSA keys takes long.
+/// An authority, and a key for the bare work. Whoever it certifies has a key of its own: by its key a member is known.
 pub(crate) struct Pki {
     kind: Kind,
     authority: X509,
@@ -54,15 +54,13 @@ impl Pki {
         Ok(Self { kind, authority, authority_key, key: kind.generate()? })
     }
 
-    fn issue(&self, name: &str, ip: IpAddr) -> Result<X509, ErrorStack> {
-        certificate(name, Some(ip), &self.key, Some(&self.authority), &self.authority_key)
-    }
-
-    /// A certificate that names an address.
+    /// A key, and a certificate for it that names an address.
     pub(crate) fn own(&self, ip: IpAddr) -> Result<OwnCertificate> {
-        let der = self.issue(&format!("host {ip}"), ip)?.to_der()?;
+        let key = self.kind.generate()?;
+        let name = format!("host {ip}");
+        let der = certificate(&name, Some(ip), &key, Some(&self.authority), &self.authority_key)?.to_der()?;
         let certificate = Certificate::from_der(&der).context("a certificate of our own making")?;
-        let key = SigningKey::from_pem(&self.key.private_key_to_pem_pkcs8()?).context("a key of our own making")?;
+        let key = SigningKey::from_pem(&key.private_key_to_pem_pkcs8()?).context("a key of our own making")?;
         Ok(OwnCertificate { chain: vec![certificate], key: Arc::new(key) })
     }
 

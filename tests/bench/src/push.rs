@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use keyferry_crypto::{KeyKind, SignatureScheme, SigningKey};
+use keyferry_crypto::{Hash, KeyKind, SignatureAlgorithm, SignatureScheme, SigningKey};
 use keyferry_model::admission::JoinRequest;
 use keyferry_model::id::{GroupId, Protocol};
-use keyferry_model::plan::RekeyReason;
-use keyferry_model::policy::{GdoiRekey, GroupPolicy, TrafficPolicy};
+use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::policy::{GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication, TrafficPolicy};
 use keyferry_scenarios::policy::{self, Variant};
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use crate::world::{KeyServer, address, identity};
 /// Planning and building the messages of one rekey. Times are in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rekey {
+    pub(crate) protocol: Protocol,
     pub(crate) what: String,
     pub(crate) signature: &'static str,
     /// Members of the group.
@@ -37,8 +38,9 @@ pub(crate) struct Rekey {
     pub(crate) meets_goal: bool,
 }
 
-/// A group that rekeys by GDOI.
+/// A group that rekeys by one protocol.
 struct Case {
+    protocol: Protocol,
     what: String,
     signature: &'static str,
     members: u32,
@@ -64,27 +66,32 @@ pub(crate) fn measure(size: Size) -> Result<Vec<Rekey>> {
     let rounds = size.pick(3, 100);
     let mut rows = Vec::new();
     let signers = signers(size)?;
-    for signer in &signers {
-        let (members, lines) = (size.pick(10, 1000), 100);
-        let what = format!("push of {lines} policies");
-        rows.push(rekey(Case { what, signature: signer.0, members, lines, evict: false, rounds }, signer)?);
+    for protocol in [Protocol::Gdoi, Protocol::Gikev2] {
+        for signer in &signers {
+            let (members, lines) = (size.pick(10, 1000), 100);
+            let what = format!("push of {lines} policies");
+            rows.push(rekey(
+                Case { protocol, what, signature: signer.0, members, lines, evict: false, rounds },
+                signer,
+            )?);
+        }
+        let members = size.pick(20, 100_000);
+        let signer = signers.last().context("a signer")?;
+        let what = "eviction by key tree".to_owned();
+        rows.push(rekey(Case { protocol, what, signature: signer.0, members, lines: 1, evict: true, rounds }, signer)?);
     }
-    let members = size.pick(20, 100_000);
-    let signer = signers.last().context("a signer")?;
-    let what = "eviction by key tree".to_owned();
-    rows.push(rekey(Case { what, signature: signer.0, members, lines: 1, evict: true, rounds }, signer)?);
     Ok(rows)
 }
 
 fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
-    let mut server = KeyServer::new(group(&case, Arc::clone(signer), *scheme)?, 0)?;
+    let mut server = KeyServer::new(case.protocol, group(&case, Arc::clone(signer), *scheme)?, 0)?;
     let now = server.now();
     for n in 0..case.members {
         let identity = identity(n);
         let request = JoinRequest {
             identity: &identity,
             holder: None,
-            protocol: Protocol::Gdoi,
+            protocol: case.protocol,
             address: address(n),
             sender_ids: None,
         };
@@ -100,10 +107,8 @@ fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
         let (time, plan) = cpu::of(|| server.plan(reason, evicted.as_slice()));
         planning.add(time, 1);
         let plan = plan?;
-        let steps: Vec<_> = plan.steps.iter().filter(|s| s.protocol == Protocol::Gdoi).collect();
-        let (time, messages) = cpu::of(|| {
-            steps.iter().map(|s| gdoi::push::render(&plan.policy, s, &mut OsRandom)).collect::<Result<Vec<_>, _>>()
-        });
+        let steps: Vec<_> = plan.steps.iter().filter(|s| s.protocol == case.protocol).collect();
+        let (time, messages) = cpu::of(|| steps.iter().map(|s| render(&plan.policy, s)).collect::<Result<Vec<_>>>());
         let messages = messages?;
         octets = messages.iter().map(Vec::len).sum();
         let (bare, signed) = cpu::of(|| messages.iter().try_for_each(|m| signer.sign(*scheme, &[m]).map(drop)));
@@ -114,8 +119,19 @@ fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
     }
     let (plan, build, signing) = (planning.median(), building.median(), signing.median());
     let unsigned = plan + build;
-    let Case { what, signature, members, .. } = case;
-    Ok(Rekey { what, signature, members, octets, plan, build, signing, unsigned, meets_goal: unsigned <= 1000.0 })
+    let Case { protocol, what, signature, members, .. } = case;
+    Ok(Rekey {
+        protocol,
+        what,
+        signature,
+        members,
+        octets,
+        plan,
+        build,
+        signing,
+        unsigned,
+        meets_goal: unsigned <= 1000.0,
+    })
 }
 
 fn group(case: &Case, signer: Arc<SigningKey>, scheme: SignatureScheme) -> Result<GroupPolicy> {
@@ -128,12 +144,28 @@ fn group(case: &Case, signer: Arc<SigningKey>, scheme: SignatureScheme) -> Resul
     // Nobody here answers. Of a hundred thousand who do not, the ledger would make records between two evictions, and the
     // allocator would tidy up after them in the middle of the next.
     let ack = |gdoi: &GdoiRekey| gdoi.ack.filter(|_| !case.evict);
-    let gdoi = base.gdoi.clone().map(|gdoi| GdoiRekey { signer, scheme, ack: ack(&gdoi), ..gdoi });
-    Ok(GroupPolicy {
-        traffic: traffic.collect(),
-        capacity: case.members.next_power_of_two(),
-        gdoi,
-        gikev2: None,
-        ..base
+    let (gdoi, gikev2) = match case.protocol {
+        Protocol::Gdoi => (base.gdoi.clone().map(|gdoi| GdoiRekey { signer, scheme, ack: ack(&gdoi), ..gdoi }), None),
+        Protocol::Gikev2 => {
+            let algorithm = match scheme {
+                SignatureScheme::EcdsaP256Sha256 => SignatureAlgorithm::Ecdsa(Hash::Sha256),
+                SignatureScheme::EcdsaP384Sha384 => SignatureAlgorithm::Ecdsa(Hash::Sha384),
+                SignatureScheme::EcdsaP521Sha512 => SignatureAlgorithm::Ecdsa(Hash::Sha512),
+                SignatureScheme::RsaPkcs1Sha1
+                | SignatureScheme::RsaPkcs1Sha256
+                | SignatureScheme::RsaPkcs1Sha384
+                | SignatureScheme::RsaPkcs1Sha512 => SignatureAlgorithm::RsaPkcs1(Hash::Sha256),
+            };
+            let authentication = RekeyAuthentication::Signature(signer, algorithm);
+            (None, base.gikev2.clone().map(|gikev2| Gikev2Rekey { authentication, ..gikev2 }))
+        }
+    };
+    Ok(GroupPolicy { traffic: traffic.collect(), capacity: case.members.next_power_of_two(), gdoi, gikev2, ..base })
+}
+
+fn render(policy: &GroupPolicy, step: &RekeyStep) -> Result<Vec<u8>> {
+    Ok(match step.protocol {
+        Protocol::Gdoi => gdoi::push::render(policy, step, &mut OsRandom)?,
+        Protocol::Gikev2 => gikev2::rekey::render(policy, step, &mut OsRandom)?,
     })
 }

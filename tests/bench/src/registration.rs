@@ -1,9 +1,10 @@
-//! What a registration costs the key server: phase 1 in main mode, then GROUPKEY-PULL.
+//! What a registration costs the key server: phase 1 in main mode, then GROUPKEY-PULL; or IKE_SA_INIT, then GSA_AUTH.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use keyferry_crypto::KeGroup;
+use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_scenarios::policy::{self, Variant};
 use openssl::error::ErrorStack;
@@ -18,6 +19,7 @@ use crate::world::{KeyServer, Members};
 /// One suite. Times are in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Registration {
+    pub(crate) protocol: Protocol,
     pub(crate) authentication: &'static str,
     pub(crate) group: &'static str,
     pub(crate) cost: f64,
@@ -29,9 +31,10 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    fn new(authentication: &'static str, group: &'static str, cost: f64, floor: f64) -> Self {
+    fn new(suite: &Suite, cost: f64, floor: f64) -> Self {
         let over = cost - 1.3 * floor;
-        Self { authentication, group, cost, floor, ratio: cost / floor, over, meets_goal: over <= 40.0 }
+        let Suite { protocol, name: authentication, group, .. } = *suite;
+        Self { protocol, authentication, group, cost, floor, ratio: cost / floor, over, meets_goal: over <= 40.0 }
     }
 }
 
@@ -44,34 +47,54 @@ const PEERS: u32 = 4000;
 /// What a member proves itself with, and which group keys are exchanged in.
 #[derive(Clone, Copy)]
 struct Suite {
+    protocol: Protocol,
     name: &'static str,
     kind: Option<Kind>,
     ke: KeGroup,
     group: &'static str,
 }
 
-const SUITES: [Suite; 5] = [
-    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Modp2048, group: "14" },
-    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Ecp256, group: "19" },
-    Suite { name: "pre-shared key", kind: None, ke: KeGroup::Ecp384, group: "20" },
-    Suite { name: "RSA-2048 signature", kind: Some(Kind::Rsa2048), ke: KeGroup::Ecp256, group: "19" },
-    Suite { name: "ECDSA P-256 signature", kind: Some(Kind::EcdsaP256), ke: KeGroup::Ecp256, group: "19" },
+impl Suite {
+    const fn psk(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+        Self { protocol, name: "pre-shared key", kind: None, ke, group }
+    }
+
+    const fn rsa(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+        Self { protocol, name: "RSA-2048 signature", kind: Some(Kind::Rsa2048), ke, group }
+    }
+
+    const fn ecdsa(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+        Self { protocol, name: "ECDSA P-256 signature", kind: Some(Kind::EcdsaP256), ke, group }
+    }
+}
+
+const SUITES: [Suite; 8] = [
+    Suite::psk(Protocol::Gdoi, KeGroup::Modp2048, "14"),
+    Suite::psk(Protocol::Gdoi, KeGroup::Ecp256, "19"),
+    Suite::psk(Protocol::Gdoi, KeGroup::Ecp384, "20"),
+    Suite::rsa(Protocol::Gdoi, KeGroup::Ecp256, "19"),
+    Suite::ecdsa(Protocol::Gdoi, KeGroup::Ecp256, "19"),
+    Suite::psk(Protocol::Gikev2, KeGroup::X25519, "x25519"),
+    Suite::psk(Protocol::Gikev2, KeGroup::Ecp256, "ecp256"),
+    Suite::psk(Protocol::Gikev2, KeGroup::Modp2048, "modp2048"),
 ];
 
 pub(crate) fn measure(size: Size) -> Result<Vec<Registration>> {
-    SUITES.into_iter().map(|s| suite(s, size)).collect()
+    SUITES.iter().map(|s| suite(s, size)).collect()
 }
 
-fn suite(Suite { name, kind, ke, group }: Suite, size: Size) -> Result<Registration> {
+fn suite(suite: &Suite, size: Size) -> Result<Registration> {
+    let Suite { protocol, kind, ke, .. } = *suite;
     let variant = Variant { sender_id_bits: 16, ..Variant::default() };
-    let batches = size.pick(3, 60);
+    // Making RSA keys for all the members takes long.
+    let batches = if kind == Some(Kind::Rsa2048) { size.pick(1, 20) } else { size.pick(3, 60) };
     let policy = GroupPolicy { capacity: 4096, ..policy::group(variant) };
     let pki = kind.map(Pki::new).transpose()?;
     // Who has a certificate is none of the peers with pre-shared keys.
     let first = if pki.is_some() { PEERS } else { 0 };
     let mut server = match &pki {
-        Some(pki) => KeyServer::certified(policy, PEERS, pki)?,
-        None => KeyServer::new(policy, PEERS)?,
+        Some(pki) => KeyServer::certified(protocol, policy, PEERS, pki)?,
+        None => KeyServer::new(protocol, policy, PEERS)?,
     };
     let exchange = KeyExchange::new(ke)?.context("no floor for this group")?;
     let signatures = pki.as_ref().map(Pki::floor).transpose()?;
@@ -87,11 +110,11 @@ fn suite(Suite { name, kind, ke, group }: Suite, size: Size) -> Result<Registrat
         floor.add(time, BATCH as usize);
         let numbers = first + batch * BATCH..first + (batch + 1) * BATCH;
         let mut members = match &pki {
-            Some(pki) => Members::certified(numbers, ke, variant, pki)?,
-            None => Members::new(numbers, ke, variant),
+            Some(pki) => Members::certified(protocol, numbers, ke, variant, pki)?,
+            None => Members::new(protocol, numbers, ke, variant),
         };
         cost.add(members.register(&mut server)?, BATCH as usize);
         server.pass(Duration::from_secs(1));
     }
-    Ok(Registration::new(name, group, cost.median(), floor.median()))
+    Ok(Registration::new(suite, cost.median(), floor.median()))
 }

@@ -23,28 +23,30 @@ fn verdict(meets_goal: bool) -> &'static str {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.registrations.is_empty() {
-            writeln!(f, "REGISTRATION (us of CPU)  KE GROUP     COST    FLOOR  RATIO  COST-1.3*FLOOR  AT MOST 40")?;
+            writeln!(f, "REGISTRATION, us of CPU; OVER is the cost less 1.3 floors, at most 40")?;
+            writeln!(f, "PROTOCOL  PROOF                  KE GROUP     COST    FLOOR  RATIO    OVER  GOAL MET")?;
         }
         for r in &self.registrations {
-            let Registration { authentication, group, cost, floor, ratio, over, meets_goal } = r;
-            let verdict = verdict(*meets_goal);
+            let Registration { protocol, authentication, group, cost, floor, ratio, over, meets_goal } = r;
+            let (protocol, verdict) = (protocol.as_str(), verdict(*meets_goal));
             writeln!(
                 f,
-                "{authentication:<24}  {group:>8}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:14.1}  {verdict}"
+                "{protocol:<8}  {authentication:<21}  {group:>8}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:6.1}  {verdict}"
             )?;
         }
         if !self.rekeys.is_empty() {
+            writeln!(f, "\nREKEY, us of CPU; PLAN and BUILD together at most 1000, without SIGNING")?;
             writeln!(
                 f,
-                "\nREKEY (us of CPU)       SIGNATURE  MEMBERS  OCTETS     PLAN    BUILD  UNSIGNED  SIGNING  AT MOST 1000"
+                "PROTOCOL  WHAT                  SIGNATURE    MEMBERS  OCTETS   PLAN  BUILD  SIGNING  GOAL MET"
             )?;
         }
         for r in &self.rekeys {
-            let Rekey { what, signature, members, octets, plan, build, signing, unsigned, meets_goal } = r;
-            let verdict = verdict(*meets_goal);
+            let Rekey { protocol, what, signature, members, octets, plan, build, signing, meets_goal, .. } = r;
+            let (protocol, verdict) = (protocol.as_str(), verdict(*meets_goal));
             writeln!(
                 f,
-                "{what:<20}  {signature:>11}  {members:>7}  {octets:>6}  {plan:7.1}  {build:7.1}  {unsigned:8.1}  {signing:7.1}  {verdict}"
+                "{protocol:<8}  {what:<20}  {signature:<11}  {members:>7}  {octets:>6}  {plan:5.0}  {build:5.0}  {signing:7.0}  {verdict}"
             )?;
         }
         if !self.acknowledgements.is_empty() {

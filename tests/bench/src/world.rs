@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gdoi::{Member, Server, ServerConfig};
 use keyferry_crypto::{KeGroup, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit};
-use keyferry_model::id::Identity;
+use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::reading::Readings;
@@ -22,6 +21,7 @@ use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_scenarios::policy::{self, Variant};
 
 use crate::cpu;
+use crate::endpoint::{Initiator, Responder};
 use crate::pki::Pki;
 use crate::random::OsRandom;
 
@@ -55,33 +55,33 @@ fn known(peers: u32) -> impl Iterator<Item = Peer> {
 /// The key server's side, without its sockets and its store.
 pub(crate) struct KeyServer {
     pub(crate) model: Model,
-    server: Server,
+    server: Responder,
     out: Outbox,
     clock: Duration,
 }
 
 impl KeyServer {
     /// A key server of one group that knows `peers` members.
-    pub(crate) fn new(policy: GroupPolicy, peers: u32) -> Result<Self> {
-        Self::with_credentials(policy, Credentials::new(known(peers).collect()))
+    pub(crate) fn new(protocol: Protocol, policy: GroupPolicy, peers: u32) -> Result<Self> {
+        Self::with_credentials(protocol, policy, Credentials::new(known(peers).collect()))
     }
 
     /// The same with a certificate of its own, for members with certificates of this authority.
-    pub(crate) fn certified(policy: GroupPolicy, peers: u32, pki: &Pki) -> Result<Self> {
+    pub(crate) fn certified(protocol: Protocol, policy: GroupPolicy, peers: u32, pki: &Pki) -> Result<Self> {
         let anybody =
             Peer { identity: None, address: None, proof: Proof::Certificate { subject: None }, sends: Readings::NONE };
         let credentials = Credentials::new(known(peers).chain([anybody]).collect());
         // Members are not among those with pre-shared keys, who come from elsewhere.
         let own = pki.own(policy::Family::V4.gateway().ip())?;
-        Self::with_credentials(policy, credentials.with_own(vec![own]).with_trust(pki.trust()?))
+        Self::with_credentials(protocol, policy, credentials.with_own(vec![own]).with_trust(pki.trust()?))
     }
 
-    fn with_credentials(policy: GroupPolicy, credentials: Credentials) -> Result<Self> {
+    fn with_credentials(protocol: Protocol, policy: GroupPolicy, credentials: Credentials) -> Result<Self> {
         let clock = Duration::from_secs(1);
         let now = Now { mono: clock, wall: EPOCH + clock };
-        let config = ServerConfig::new(Arc::new(credentials));
+        let server = Responder::new(protocol, Arc::new(credentials));
         let model = Model::load(vec![policy], &BTreeMap::new(), now, &mut OsRandom)?;
-        Ok(Self { model, server: Server::new(config), out: Outbox::default(), clock })
+        Ok(Self { model, server, out: Outbox::default(), clock })
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -136,31 +136,42 @@ impl KeyServer {
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.server.counters().acknowledged
+        self.server.acknowledged()
     }
 }
 
 /// Members that do the same at the same time.
 pub(crate) struct Members {
-    members: BTreeMap<SocketAddr, (Member, bool)>,
+    members: BTreeMap<SocketAddr, (Initiator, bool)>,
 }
 
 impl Members {
     /// With pre-shared keys.
-    pub(crate) fn new(numbers: Range<u32>, ke: KeGroup, variant: Variant) -> Self {
-        Self::with_auth(numbers.map(|n| (n, MemberAuth::Psk(psk()))), ke, variant)
+    pub(crate) fn new(protocol: Protocol, numbers: Range<u32>, ke: KeGroup, variant: Variant) -> Self {
+        Self::with_auth(protocol, numbers.map(|n| (n, MemberAuth::Psk(psk()))), ke, variant)
     }
 
     /// With certificates.
-    pub(crate) fn certified(numbers: Range<u32>, ke: KeGroup, variant: Variant, pki: &Pki) -> Result<Self> {
+    pub(crate) fn certified(
+        protocol: Protocol,
+        numbers: Range<u32>,
+        ke: KeGroup,
+        variant: Variant,
+        pki: &Pki,
+    ) -> Result<Self> {
         let auth = |n| -> Result<(u32, MemberAuth)> {
             let (own, trust) = (pki.own(address(n).ip())?, pki.trust()?);
             Ok((n, MemberAuth::Certificate(Box::new(CertificateAuth { own, trust, gateway_subject: None }))))
         };
-        Ok(Self::with_auth(numbers.map(auth).collect::<Result<Vec<_>>>()?, ke, variant))
+        Ok(Self::with_auth(protocol, numbers.map(auth).collect::<Result<Vec<_>>>()?, ke, variant))
     }
 
-    fn with_auth(auths: impl IntoIterator<Item = (u32, MemberAuth)>, ke: KeGroup, variant: Variant) -> Self {
+    fn with_auth(
+        protocol: Protocol,
+        auths: impl IntoIterator<Item = (u32, MemberAuth)>,
+        ke: KeGroup,
+        variant: Variant,
+    ) -> Self {
         let members = auths.into_iter().map(|(n, auth)| {
             let settings = MemberSettings {
                 local: address(n),
@@ -170,7 +181,7 @@ impl Members {
                 ack_jitter: Duration::ZERO,
                 ..policy::member(variant, 2)
             };
-            (address(n), (Member::new(settings), false))
+            (address(n), (Initiator::new(protocol, settings), false))
         });
         Self { members: members.collect() }
     }
@@ -204,7 +215,11 @@ impl Members {
         acks
     }
 
-    fn all(&mut self, now: Now, mut input: impl FnMut(&mut Member, &mut MemberCtx<'_>)) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn all(
+        &mut self,
+        now: Now,
+        mut input: impl FnMut(&mut Initiator, &mut MemberCtx<'_>),
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
         let members = self.members.iter_mut();
         members.flat_map(|(from, (member, registered))| step(*from, member, registered, now, &mut input)).collect()
     }
@@ -212,10 +227,10 @@ impl Members {
 
 fn step(
     from: SocketAddr,
-    member: &mut Member,
+    member: &mut Initiator,
     registered: &mut bool,
     now: Now,
-    input: impl FnOnce(&mut Member, &mut MemberCtx<'_>),
+    input: impl FnOnce(&mut Initiator, &mut MemberCtx<'_>),
 ) -> Vec<(SocketAddr, Vec<u8>)> {
     let mut out = Vec::new();
     input(member, &mut MemberCtx { now, rng: &mut OsRandom, out: &mut out });
