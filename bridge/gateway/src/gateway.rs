@@ -15,6 +15,7 @@ use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{GroupPolicy, RekeyTransport};
 use keyferry_model::rekey_sa::transport;
+use keyferry_model::settings::Ike2Settings;
 use keyferry_model::store::RecordError;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::view::{GroupView, MemberView, RekeyView};
@@ -44,6 +45,8 @@ pub struct GatewaySettings {
     pub dpd: Option<Dpd>,
     /// How IKE SAs of G-IKEv2 are kept.
     pub ike: IkeOptions,
+    /// Algorithms of IKEv2.
+    pub ike2: Ike2Settings,
     /// GDOI's unicast messages are cut up where an IP packet would be longer, for peers that take fragments.
     pub fragment_size: usize,
 }
@@ -140,6 +143,7 @@ impl Gateway {
         gikev2.identity = settings.identity;
         gikev2.idle = settings.idle_ike_sa;
         gikev2.ike = settings.ike;
+        gikev2.preferences = gikev2::ike_sa::Preferences::configured(&settings.ike2);
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },

@@ -42,17 +42,33 @@ pub struct Preferences {
 }
 
 impl Default for Preferences {
-    /// All that is sound: AES-GCM before AES-CBC, 256 bits before 128, Curve25519 first.
+    /// All that is sound: combined modes before AES-CBC, 256 bits before 128, Curve25519 first. MODP beyond 4096 bits costs a
+    /// key server more than it is worth, and is not among them; nor are additional key exchanges.
     fn default() -> Self {
         Self {
             protections: vec![
                 Protection::Aead(Aead::Aes256Gcm16),
                 Protection::Aead(Aead::Aes128Gcm16),
+                Protection::Aead(Aead::ChaCha20Poly1305),
+                Protection::Aead(Aead::Aes256Ccm16),
+                Protection::Aead(Aead::Aes128Ccm16),
                 Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
                 Protection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
             ],
             prfs: vec![Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512],
-            groups: vec![KeGroup::X25519, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Modp2048],
+            groups: vec![
+                KeGroup::X25519,
+                KeGroup::Ecp256,
+                KeGroup::Ecp384,
+                KeGroup::X448,
+                KeGroup::Ecp521,
+                KeGroup::Brainpool256,
+                KeGroup::Brainpool384,
+                KeGroup::Brainpool512,
+                KeGroup::Modp3072,
+                KeGroup::Modp2048,
+                KeGroup::Modp4096,
+            ],
             key_wraps: vec![KeyWrap::Aes256, KeyWrap::Aes192, KeyWrap::Aes128],
             additional: Vec::new(),
         }
@@ -344,7 +360,8 @@ mod tests {
         assert_eq!(choice.proposal.of(TransformType::INTEG).collect::<Vec<_>>(), [&none]);
         assert_eq!(prefs.accept(&offer, &Sa { proposals: vec![choice.proposal] }).unwrap(), choice.suite);
         // With CBC there is a real one, and NONE is not it.
-        let cbc = Preferences { protections: prefs.protections[2..].to_vec(), ..prefs.clone() };
+        let separate = prefs.protections.iter().copied().filter(|p| matches!(p, Protection::CbcHmac(..)));
+        let cbc = Preferences { protections: separate.collect(), ..prefs.clone() };
         let mut offer = cbc.proposals(true);
         offer.proposals[0].transforms.push(none.clone());
         assert!(!cbc.choose(&offer).unwrap().proposal.transforms.contains(&none));

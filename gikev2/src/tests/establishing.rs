@@ -5,6 +5,7 @@ use std::time::Duration;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Prf, Secret};
 use keyferry_model::id::Identity;
 use keyferry_model::key_server::KeyServers;
+use keyferry_model::plan::RekeyReason;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
 
@@ -13,47 +14,52 @@ use crate::algorithms::{KeyWrap, Protection};
 use crate::wire::registry::{ExchangeType, flags};
 
 const HASHES: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
-const GROUPS: [KeGroup; 4] = [KeGroup::X25519, KeGroup::Ecp256, KeGroup::Ecp384, KeGroup::Modp2048];
 
-fn protections() -> [Protection; 4] {
-    [
-        Protection::Aead(Aead::Aes128Gcm16),
-        Protection::Aead(Aead::Aes256Gcm16),
+fn protections() -> Vec<Protection> {
+    let separate = [
         Protection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
         Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
-    ]
+        Protection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256),
+    ];
+    Aead::ALL.map(Protection::Aead).into_iter().chain(separate).collect()
 }
 
-/// Every protection with every PRF, every group once, every key wrap algorithm.
+/// Every protection, of the IKE SA and of rekeys, every PRF, every group, every key wrap algorithm.
 #[test]
 fn every_suite_registers() {
-    let wraps = [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256];
+    let groups: Vec<KeGroup> = KeGroup::ALL.into_iter().filter(|g| !g.is_weak()).collect();
     for (i, protection) in protections().into_iter().enumerate() {
-        for (j, hash) in HASHES.into_iter().enumerate() {
-            let group = GROUPS[(i + j) % GROUPS.len()];
-            let mut config = config();
-            config.preferences.protections = vec![protection];
-            config.preferences.key_wraps = vec![wraps[j]];
-            let mut world = World::with(policy(i % 2 == 1), config, 7);
-            let mut settings = world.settings(1);
-            settings.hashes = vec![hash];
-            settings.ke_groups = vec![group];
-            let at = world.add(settings);
-            let (server, member) = (Lines::default(), Lines::default());
-            world.server.set_key_log(Box::new(server.clone()));
-            world.hosts[at].member.set_key_log(Box::new(member.clone()));
-            world.start(at);
-            world.run();
-            assert_eq!(
-                world.hosts[at].events,
-                [MemberEvent::Connected, MemberEvent::Registered],
-                "{protection:?} {hash:?}"
-            );
-            assert!(world.has_newest(at));
-            // Both ends have the same keys, of the IKE SA and of the Rekey SA.
-            assert_eq!(*server.0.lock().unwrap(), *member.0.lock().unwrap());
-            assert_eq!(server.0.lock().unwrap().len(), 2);
-        }
+        let strength = match protection {
+            Protection::Aead(a) => a.key_len(),
+            Protection::CbcHmac(c, _) => c.key_len(),
+        };
+        let mut config = config();
+        config.preferences.protections = vec![protection];
+        config.preferences.key_wraps = vec![KeyWrap::from_key_len(strength).unwrap()];
+        config.preferences.groups = vec![groups[i % groups.len()]];
+        let mut policy = policy(i % 2 == 1);
+        policy.gikev2.as_mut().unwrap().protection = protection;
+        let mut world = World::with(policy, config, 7);
+        let mut settings = world.settings(1);
+        settings.hashes = vec![HASHES[i % HASHES.len()]];
+        settings.ike2.groups = vec![groups[i % groups.len()]];
+        settings.ike2.protections = vec![protection];
+        let at = world.add(settings);
+        let (server, member) = (Lines::default(), Lines::default());
+        world.server.set_key_log(Box::new(server.clone()));
+        world.hosts[at].member.set_key_log(Box::new(member.clone()));
+        world.start(at);
+        world.run();
+        assert_eq!(world.hosts[at].events, [MemberEvent::Connected, MemberEvent::Registered], "{protection:?}");
+        assert!(world.has_newest(at));
+        // Both ends have the same keys, of the IKE SA and of the Rekey SA.
+        let lines = server.0.lock().unwrap().clone();
+        assert_eq!(lines, *member.0.lock().unwrap());
+        let shown = protection != Protection::Aead(Aead::ChaCha20Poly1305);
+        assert_eq!(lines.len(), if shown { 2 } else { 0 });
+        world.rekey(RekeyReason::Operator, &[]);
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Rekeyed { counter: 0 }), "{protection:?}");
+        assert!(world.has_newest(at));
     }
 }
 

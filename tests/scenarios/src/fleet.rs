@@ -157,6 +157,7 @@ impl Fleet {
             dpd: None,
             fragment_size: 1280,
             ike: IkeOptions::default(),
+            ike2: Default::default(),
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();

@@ -25,6 +25,7 @@ fn gateway(variant: Variant) -> Gateway {
         dpd: None,
         fragment_size: 1280,
         ike: Default::default(),
+        ike2: Default::default(),
     };
     Gateway::new(settings, Vec::new(), NOW, &mut SeededRandom::new(1)).unwrap()
 }

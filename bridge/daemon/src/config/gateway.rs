@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
+use keyferry_model::settings::Ike2Settings;
 
 use super::certificates::{self, Certificates};
 use super::checks;
 use super::group::{self, GroupPlan};
+use super::ike2;
 use super::life::{self, GatewayLife};
 use super::peers;
 use super::phase1::{self, GatewayPhase1};
@@ -41,6 +43,8 @@ pub struct GatewayConfig {
     pub signing_bits: u32,
     /// What is taken in phase 1 of IKEv1 beyond the usual.
     pub phase1: GatewayPhase1,
+    /// Algorithms of IKEv2.
+    pub ike2: Ike2Settings,
     /// Where to write keys for Wireshark.
     pub key_log: Option<PathBuf>,
     /// Who may authenticate, and what we have to show.
@@ -70,6 +74,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
     let socket = control_socket(root, GATEWAY_SOCKET);
     let (peers, all_peers) = peers::read(root);
     let groups = group::read_all(root);
+    let ike2 = ike2::gateway(root);
     let Some(mut section) = root.section("gateway") else {
         root.error("gateway", "the [gateway] table is missing", "add [gateway] with store = \"FILE\"");
         return None;
@@ -97,6 +102,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         },
         signing_bits: section.number("signing_bits", 2048..=4096, 3072),
         phase1: phase1::gateway(&mut section, &dangers),
+        ike2,
         key_log: section.path("key_log"),
         store,
         listen,

@@ -21,7 +21,7 @@ use super::section::Section;
 use super::streams;
 use super::values::{
     ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS,
-    WRAPS,
+    WEAK_PROTECTIONS, WRAPS,
 };
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -349,8 +349,10 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
     }
     let rsa = (SignatureAlgorithm::RsaPkcs1(Hash::Sha256), KeyKind::Rsa);
     let signature = section.choice("signature", REKEY_SIGNATURES, rsa);
+    let weak = section.flag("danger_weak_rekey", false);
+    let protections = [PROTECTIONS, if weak { WEAK_PROTECTIONS } else { &[] }].concat();
     let plan = Gikev2Plan {
-        protection: section.choice("protection", PROTECTIONS, RekeyProtection::Aead(Aead::Aes256Gcm16)),
+        protection: section.choice("protection", &protections, RekeyProtection::Aead(Aead::Aes256Gcm16)),
         wrap_key_len: section.choice("wrap", WRAPS, 32),
         transport: target(&mut section),
         options: Gikev2Options::default(),

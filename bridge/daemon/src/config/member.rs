@@ -8,9 +8,12 @@ use std::time::Duration;
 use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
-use keyferry_model::settings::{CertificateAuth, GdoiSettings, MemberAuth, Phase1Settings, TrafficSettings};
+use keyferry_model::settings::{
+    CertificateAuth, GdoiSettings, Ike2Settings, MemberAuth, Phase1Settings, TrafficSettings,
+};
 
 use super::certificates::{self, Certificates};
+use super::ike2;
 use super::phase1;
 use super::section::Section;
 use super::trust::TrustFiles;
@@ -73,6 +76,8 @@ pub struct MemberConfig {
     pub traffic: TrafficSettings,
     /// How IKE SAs of G-IKEv2 are kept.
     pub ike: gikev2::IkeOptions,
+    /// Algorithms of IKEv2.
+    pub ike2: Ike2Settings,
     /// The control socket.
     pub socket: PathBuf,
     /// Where to write keys for Wireshark.
@@ -105,6 +110,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let dangers = root.dangers();
     let socket = control_socket(root, MEMBER_SOCKET);
+    let ike2 = ike2::member(root);
     let Some(mut section) = root.section("member") else {
         let remedy = "add [member] with gateway = \"ADDRESS\", group = NUMBER and psk_file = \"FILE\"";
         root.error("member", "the [member] table is missing", remedy);
@@ -152,6 +158,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         traffic: TrafficSettings { tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1") },
         life: life::member(&mut section),
         ike: life::ike(&mut section),
+        ike2,
         socket,
         key_log: section.path("key_log"),
     };

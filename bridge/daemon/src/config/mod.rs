@@ -13,6 +13,7 @@ mod checks;
 mod document;
 mod gateway;
 mod group;
+mod ike2;
 mod life;
 mod member;
 mod peers;

@@ -59,11 +59,12 @@ pub(super) fn member(section: &mut Section<'_>, dangers: &[KeyPath]) -> MemberPh
         let what = "message-3-clear is about aggressive mode";
         section.error("sends", what, "add exchange = \"aggressive\", or remove it");
     }
-    let ciphers = named(section, "phase1_ciphers", PHASE1_CIPHERS, WEAK_PHASE1_CIPHERS, danger_weak, &usual.ciphers);
+    let danger = (danger_weak, "danger_weak_phase1");
+    let ciphers = named(section, "phase1_ciphers", (PHASE1_CIPHERS, WEAK_PHASE1_CIPHERS), danger, &usual.ciphers);
     MemberPhase1 {
         settings: Phase1Settings { exchange, ciphers, danger_weak, sends },
-        ke_groups: named(section, "ke_groups", KE_GROUPS, WEAK_KE_GROUPS, danger_weak, &groups),
-        hashes: named(section, "hashes", HASHES, WEAK_HASHES, danger_weak, &hashes),
+        ke_groups: named(section, "ke_groups", (KE_GROUPS, WEAK_KE_GROUPS), danger, &groups),
+        hashes: named(section, "hashes", (HASHES, WEAK_HASHES), danger, &hashes),
     }
 }
 
@@ -131,13 +132,15 @@ fn forbidden(section: &Section<'_>, key: &str) {
     section.error(key, what, "remove it, for main mode, or remove the profile");
 }
 
-/// A list of names, best first. Weak ones are known only to those who ask for danger.
-fn named<T: Copy + PartialEq>(
+/// Names and what they stand for.
+pub(super) type Names<'a, T> = &'a [(&'a str, T)];
+
+/// A list of names, best first. Weak ones are known only to those who ask for danger by the key of that name.
+pub(super) fn named<T: Copy + PartialEq>(
     section: &mut Section<'_>,
     key: &'static str,
-    good: &[(&str, T)],
-    weak: &[(&str, T)],
-    danger: bool,
+    (good, weak): (Names<'_, T>, Names<'_, T>),
+    (danger, switch): (bool, &str),
     default: &[T],
 ) -> Vec<T> {
     let Some(texts) = section.texts(key) else { return default.to_vec() };
@@ -146,7 +149,7 @@ fn named<T: Copy + PartialEq>(
     for text in &texts {
         let value = if !danger && weak.iter().any(|(name, _)| name == text) {
             let what = format!("{text:?} is refused: it is too weak");
-            section.error(key, what, "choose another, or set danger_weak_phase1 = true");
+            section.error(key, what, format!("choose another, or set {switch} = true"));
             None
         } else {
             section.named(key, text, &known)

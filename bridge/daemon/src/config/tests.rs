@@ -1,4 +1,5 @@
 mod further;
+mod ike2;
 mod phase1;
 mod streams;
 mod traffic;

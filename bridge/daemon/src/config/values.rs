@@ -68,9 +68,31 @@ pub(crate) const PROTECTIONS: &[(&str, RekeyProtection)] = &[
     ("aes-128-gcm", RekeyProtection::Aead(Aead::Aes128Gcm16)),
     ("aes-192-gcm", RekeyProtection::Aead(Aead::Aes192Gcm16)),
     ("aes-256-gcm", RekeyProtection::Aead(Aead::Aes256Gcm16)),
+    ("aes-128-gcm-12", RekeyProtection::Aead(Aead::Aes128Gcm12)),
+    ("aes-192-gcm-12", RekeyProtection::Aead(Aead::Aes192Gcm12)),
+    ("aes-256-gcm-12", RekeyProtection::Aead(Aead::Aes256Gcm12)),
+    ("aes-128-ccm", RekeyProtection::Aead(Aead::Aes128Ccm16)),
+    ("aes-192-ccm", RekeyProtection::Aead(Aead::Aes192Ccm16)),
+    ("aes-256-ccm", RekeyProtection::Aead(Aead::Aes256Ccm16)),
+    ("aes-128-ccm-12", RekeyProtection::Aead(Aead::Aes128Ccm12)),
+    ("aes-192-ccm-12", RekeyProtection::Aead(Aead::Aes192Ccm12)),
+    ("aes-256-ccm-12", RekeyProtection::Aead(Aead::Aes256Ccm12)),
+    ("chacha20-poly1305", RekeyProtection::Aead(Aead::ChaCha20Poly1305)),
     ("aes-128-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
     ("aes-192-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha256_128)),
     ("aes-256-cbc-hmac-sha2-256", RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)),
+    ("aes-256-cbc-hmac-sha2-384", RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha384_192)),
+    ("aes-256-cbc-hmac-sha2-512", RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256)),
+];
+
+/// Weak ones: with a tag of 8 octets one forgery in 2^64 tries succeeds, and one under GCM tells the way to more.
+pub(crate) const WEAK_PROTECTIONS: &[(&str, RekeyProtection)] = &[
+    ("aes-128-gcm-8", RekeyProtection::Aead(Aead::Aes128Gcm8)),
+    ("aes-192-gcm-8", RekeyProtection::Aead(Aead::Aes192Gcm8)),
+    ("aes-256-gcm-8", RekeyProtection::Aead(Aead::Aes256Gcm8)),
+    ("aes-128-ccm-8", RekeyProtection::Aead(Aead::Aes128Ccm8)),
+    ("aes-192-ccm-8", RekeyProtection::Aead(Aead::Aes192Ccm8)),
+    ("aes-256-ccm-8", RekeyProtection::Aead(Aead::Aes256Ccm8)),
 ];
 
 /// Key wrap of G-IKEv2 by name: octets of the wrapping key (RFC 5649).
@@ -86,6 +108,30 @@ pub(crate) const KE_GROUPS: &[(&str, KeGroup)] = &[
     ("ecp-521", KeGroup::Ecp521),
     ("x25519", KeGroup::X25519),
 ];
+
+/// Key exchange methods of IKEv2 by name.
+pub(crate) const IKE2_METHODS: &[(&str, KeGroup)] = &[
+    ("modp-2048", KeGroup::Modp2048),
+    ("modp-3072", KeGroup::Modp3072),
+    ("modp-4096", KeGroup::Modp4096),
+    ("modp-6144", KeGroup::Modp6144),
+    ("modp-8192", KeGroup::Modp8192),
+    ("ecp-256", KeGroup::Ecp256),
+    ("ecp-384", KeGroup::Ecp384),
+    ("ecp-521", KeGroup::Ecp521),
+    ("brainpool-224", KeGroup::Brainpool224),
+    ("brainpool-256", KeGroup::Brainpool256),
+    ("brainpool-384", KeGroup::Brainpool384),
+    ("brainpool-512", KeGroup::Brainpool512),
+    ("x25519", KeGroup::X25519),
+    ("x448", KeGroup::X448),
+    ("ml-kem-512", KeGroup::MlKem512),
+    ("ml-kem-768", KeGroup::MlKem768),
+    ("ml-kem-1024", KeGroup::MlKem1024),
+];
+
+/// Weak ones of IKEv2.
+pub(crate) const WEAK_IKE2_METHODS: &[(&str, KeGroup)] = &[("modp-2048-256", KeGroup::Modp2048s256)];
 
 /// Weak ones of phase 1 of IKEv1.
 pub(crate) const WEAK_KE_GROUPS: &[(&str, KeGroup)] =

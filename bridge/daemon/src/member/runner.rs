@@ -7,7 +7,7 @@ use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
-use keyferry_model::settings::{Ike2Settings, MemberAuth, MemberSettings};
+use keyferry_model::settings::{MemberAuth, MemberSettings};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
@@ -447,7 +447,7 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         ack_jitter: config.ack_jitter,
         connect_only: config.connect_only,
         gdoi: config.gdoi,
-        ike2: Ike2Settings::default(),
+        ike2: config.ike2.clone(),
         traffic: config.traffic.clone(),
     };
     Machine::new(protocol, settings, further, (config.life.clone(), config.ike), parts.key_log.as_ref())

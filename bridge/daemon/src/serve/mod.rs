@@ -62,6 +62,7 @@ pub fn run(config: GatewayConfig, file: &Path) -> anyhow::Result<()> {
         dpd: config.life.dpd,
         fragment_size: config.life.fragment_size,
         ike: config.life.ike,
+        ike2: config.ike2.clone(),
     };
     let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom)
         .with_context(|| format!("{}: the store cannot be used", config.store.display()))?;

@@ -50,7 +50,7 @@ impl MasterKey {
         let (body, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
         let key = self.derive(salt).ok()?;
         let mut body = body.to_vec();
-        match key.open(&NONCE, name.as_bytes(), &mut body, tag.try_into().ok()?) {
+        match key.open(&NONCE, name.as_bytes(), &mut body, tag) {
             Ok(()) => Some(Secret::new(body)),
             Err(_) => {
                 body.zeroize();

@@ -1,0 +1,57 @@
+//! `[ike2]`: algorithms of IKEv2, of a gateway and of a member.
+
+use keyferry_crypto::KeGroup;
+use keyferry_model::settings::{AdditionalKe, Ike2Settings, MAX_ADDITIONAL_KE};
+
+use super::phase1::named;
+use super::section::Section;
+use super::values::{HASHES, IKE2_METHODS, PROTECTIONS, WEAK_HASHES, WEAK_IKE2_METHODS, WEAK_PROTECTIONS};
+
+/// What the usual additional key exchange is at a gateway, which members may ask for.
+const USUAL: &[KeGroup] = &[KeGroup::MlKem768, KeGroup::MlKem1024, KeGroup::MlKem512];
+
+/// A gateway takes ML-KEM after the first key exchange from members that offer it.
+pub(super) fn gateway(root: &mut Section<'_>) -> Ike2Settings {
+    read(root, vec![AdditionalKe { methods: USUAL.to_vec(), required: false }])
+}
+
+/// A member offers what it is told to.
+pub(super) fn member(root: &mut Section<'_>) -> Ike2Settings {
+    read(root, Vec::new())
+}
+
+fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
+    let Some(mut section) = root.section("ike2") else {
+        return Ike2Settings { additional: usual, ..Ike2Settings::default() };
+    };
+    let danger = (section.flag("danger_weak_ike2", false), "danger_weak_ike2");
+    let protections = named(&mut section, "encryption", (PROTECTIONS, WEAK_PROTECTIONS), danger, &[]);
+    let prfs = named(&mut section, "prf", (HASHES, WEAK_HASHES), danger, &[]);
+    let groups = named(&mut section, "key_exchange", (IKE2_METHODS, WEAK_IKE2_METHODS), danger, &[]);
+    let required = section.flag("additional_required", false);
+    let additional = match section.texts("additional_key_exchange") {
+        None => usual.into_iter().map(|a| AdditionalKe { required, ..a }).collect(),
+        Some(texts) => texts.iter().filter_map(|text| exchange(&section, text, required)).collect(),
+    };
+    let settings = Ike2Settings { protections, prfs, groups, additional };
+    if settings.additional.len() > MAX_ADDITIONAL_KE {
+        let what = format!("there are more than {MAX_ADDITIONAL_KE}");
+        section.error("additional_key_exchange", what, "remove some");
+    }
+    if required && settings.additional.is_empty() {
+        section.error(
+            "additional_required",
+            "there is none to require",
+            "add additional_key_exchange = [\"ml-kem-768\"]",
+        );
+    }
+    section.finish();
+    settings
+}
+
+/// One additional key exchange: methods with slashes between them, best first.
+fn exchange(section: &Section<'_>, text: &str, required: bool) -> Option<AdditionalKe> {
+    let methods: Vec<KeGroup> =
+        text.split('/').filter_map(|m| section.named("additional_key_exchange", m.trim(), IKE2_METHODS)).collect();
+    (!methods.is_empty()).then_some(AdditionalKe { methods, required })
+}
