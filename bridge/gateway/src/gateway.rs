@@ -209,8 +209,8 @@ impl Gateway {
         self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.expire(ctx));
         self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.expire(ctx));
         let due = self.model.expire(now);
-        for (group, rekey, members) in self.model.take_resends() {
-            self.outgoing.resend(&group, rekey, &members, &mut self.out);
+        for (group, rekey, protocol, members) in self.model.take_resends() {
+            self.outgoing.resend(&group, rekey, protocol, &members, &mut self.out);
         }
         for (group, reason) in due {
             self.plan(now, rng, &group, reason, &[]);
@@ -402,6 +402,7 @@ impl Gateway {
             }
         }
         self.out.persist(ops);
+        self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.rekey_in_band(ctx, &plan));
         Some(plan.id)
     }
 

@@ -140,9 +140,9 @@ impl Outgoing {
         StoreOp::Put(key, Secret::new(bytes))
     }
 
-    /// Sends a rekey once more, to these members of GDOI alone: only they acknowledge.
-    pub(crate) fn resend(&mut self, group: &str, rekey: u64, to: &[SocketAddr], out: &mut Outbox) {
-        let Some(batch) = self.batches.get(&key(group, rekey, Protocol::Gdoi)) else { return };
+    /// Sends a rekey once more, to these members of a protocol alone.
+    pub(crate) fn resend(&mut self, group: &str, rekey: u64, protocol: Protocol, to: &[SocketAddr], out: &mut Outbox) {
+        let Some(batch) = self.batches.get(&key(group, rekey, protocol)) else { return };
         for to in to {
             batch.messages.iter().for_each(|m| out.send(batch.transmit(m, *to)));
         }
@@ -175,9 +175,9 @@ mod tests {
 
     use super::*;
 
-    /// Members of the other protocol acknowledge nothing, and its messages mean nothing to those of GDOI.
+    /// The messages of the other protocol mean nothing to them.
     #[test]
-    fn members_that_missed_a_rekey_are_sent_the_messages_of_gdoi_alone() {
+    fn members_that_missed_a_rekey_are_sent_the_messages_of_their_protocol_alone() {
         let members = [SocketAddr::from(([10, 0, 0, 1], 848)), SocketAddr::from(([10, 0, 0, 2], 848))];
         let mut outgoing = Outgoing::default();
         for (rekey, protocol, byte) in [(4, Protocol::Gdoi, 1), (4, Protocol::Gikev2, 2), (5, Protocol::Gdoi, 3)] {
@@ -195,8 +195,8 @@ mod tests {
             outgoing.batches.insert(key("g", rekey, protocol), batch);
         }
         let mut out = Outbox::default();
-        outgoing.resend("g", 4, &members[1..], &mut out);
-        outgoing.resend("h", 4, &members, &mut out);
+        outgoing.resend("g", 4, Protocol::Gdoi, &members[1..], &mut out);
+        outgoing.resend("h", 4, Protocol::Gdoi, &members, &mut out);
         let mut sent = Vec::new();
         while let Some(Output::Send(transmit)) = out.poll() {
             sent.push((transmit.to, transmit.bytes));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Secret;
 
+use crate::capabilities::Capabilities;
 use crate::epoch::Epoch;
 use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
@@ -63,6 +64,19 @@ pub struct JoinRequest<'a> {
     pub address: SocketAddr,
     /// Sender IDs wanted; `None` is a receiver, `Some(0)` a sender content with one.
     pub sender_ids: Option<u32>,
+    /// What is particular to G-IKEv2.
+    pub gikev2: Option<&'a Gikev2Join>,
+}
+
+/// What a G-IKEv2 member says of itself when it joins, and what its IKE SA is like.
+#[derive(Clone, Debug, Default)]
+pub struct Gikev2Join {
+    /// What it can do, if it says so.
+    pub capabilities: Option<Capabilities>,
+    /// It acknowledges GSA_REKEY if it is asked to.
+    pub acks: bool,
+    /// The IKE SA carries other groups.
+    pub shared: bool,
 }
 
 /// What a member got. The model has recorded it; flush the store before sending.
@@ -74,6 +88,10 @@ pub struct Admission {
     pub path: Vec<NodeKey>,
     /// Sender IDs, never given to anybody before under the present keys. Empty for a receiver or without counter modes.
     pub sender_ids: Vec<u32>,
+    /// It is rekeyed in band, so it gets neither the Rekey SA nor keys of the tree.
+    pub in_band: bool,
+    /// Its registrations so far: tells this one from those before and after it.
+    pub registration: u64,
 }
 
 impl Admission {
@@ -99,6 +117,9 @@ pub enum Refusal {
     /// The member registers again and again.
     #[error("registered too often")]
     TooOften,
+    /// The group is rekeyed in band, and the IKE SA carries another one.
+    #[error("the group wants an IKE SA of its own")]
+    SharedIkeSa,
     /// The key tree is full.
     #[error("the group is full")]
     Full,

@@ -3,6 +3,7 @@
 mod assurance;
 mod change;
 mod form;
+mod in_band;
 mod join;
 mod persist;
 mod rekey;
@@ -18,9 +19,10 @@ use keyferry_crypto::Random;
 pub(crate) use persist::{key_prefix, split_key};
 pub(crate) use side::{ReplacedSa, Side};
 
+use crate::capabilities::Capabilities;
 use crate::epoch::Epoch;
 use crate::id::{Identity, Protocol};
-use crate::ledger::{Acknowledged, Ledger};
+use crate::ledger::{Ack, Acknowledged, Ledger};
 use crate::lkh::KeyTree;
 use crate::member::Member;
 use crate::members::Members;
@@ -140,7 +142,8 @@ impl Group {
 
     /// Members that a rekey is for.
     pub(crate) fn receivers(&self, protocol: Protocol, rekey: u64) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(move |m| m.is_active(protocol) || (m.protocol == protocol && m.until == Some(rekey)))
+        let told = move |m: &&Member| m.is_active(protocol) || (m.protocol == protocol && m.until == Some(rekey));
+        self.members.iter().filter(move |m| told(m) && !m.in_band)
     }
 
     /// Members of a protocol that registered from this address and may acknowledge something.
@@ -161,9 +164,14 @@ impl Group {
         let Acknowledged::Rekey(id, ack) = self.ledger.acknowledge(protocol, spi, counter, member, now.wall) else {
             return false;
         };
-        self.store_ack(id, identity, ack);
         // With the KEK alone every member can speak for every other (RFC 8263 section 7.1).
-        let proven = self.ledger.entries.get(&id).is_some_and(|e| e.by_leaf);
+        let proven = protocol == Protocol::Gikev2 || self.ledger.entries.get(&id).is_some_and(|e| e.by_leaf);
+        self.note_ack(id, identity, ack, proven);
+        true
+    }
+
+    fn note_ack(&mut self, id: u64, identity: &Identity, ack: Ack, proven: bool) {
+        self.store_ack(id, identity, ack);
         self.members.note(identity, |m| {
             m.acknowledged += 1;
             m.missed = 0;
@@ -171,7 +179,11 @@ impl Group {
             m.latency = Some(ack.latency);
         });
         self.store_member(identity);
-        true
+    }
+
+    /// Is an acknowledgement of this message by this member of use?
+    pub(crate) fn awaits_ack(&self, protocol: Protocol, spi: &[u8; 16], counter: u32, identity: &Identity) -> bool {
+        self.members.get(identity).is_some_and(|m| self.ledger.awaits(protocol, spi, counter, m))
     }
 
     /// Drops what has run its time and says which rekey is due, if any.
@@ -211,10 +223,18 @@ impl Group {
     }
 
     /// Rekeys to be sent once more, and the addresses of the members that have missed them and are members still.
-    pub(crate) fn take_resends(&mut self) -> Vec<(u64, Vec<SocketAddr>)> {
-        let address = |i: &Identity| self.members.get(i).filter(|m| m.state == MemberState::Active).map(|m| m.address);
-        let all = std::mem::take(&mut self.resend);
-        all.into_iter().map(|(id, missing)| (id, missing.iter().filter_map(address).collect())).collect()
+    pub(crate) fn take_resends(&mut self) -> Vec<(u64, Protocol, Vec<SocketAddr>)> {
+        let mut resends = Vec::new();
+        for (id, missing) in std::mem::take(&mut self.resend) {
+            for protocol in Protocol::ALL {
+                let members = missing.iter().filter_map(|i| self.members.get(i));
+                let to: Vec<_> = members.filter(|m| m.is_active(protocol) && !m.in_band).map(|m| m.address).collect();
+                if !to.is_empty() {
+                    resends.push((id, protocol, to));
+                }
+            }
+        }
+        resends
     }
 
     /// When [`expire`](Self::expire) is wanted next, on the wall clock.
@@ -310,7 +330,15 @@ impl Group {
             sender_ids_left: self.sender_ids.left(),
             rekeys: self.next_rekey - 1,
             next_rekey_in: self.lifetime_rekey_at().saturating_sub(now.wall).as_secs(),
+            common: self.common_capabilities(),
         }
+    }
+
+    /// What all members of G-IKEv2 can do; `None` if there is none, or one has not said.
+    fn common_capabilities(&self) -> Option<Capabilities> {
+        let mut told = self.members.active(Protocol::Gikev2).map(|m| m.capabilities.as_ref());
+        let first = told.next()??.clone();
+        told.try_fold(first, |common, next| Some(common.common(next?)))
     }
 
     /// The members, present and past.

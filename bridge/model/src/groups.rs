@@ -10,7 +10,7 @@ use crate::admission::{Admission, JoinRequest, Offer, Refusal};
 use crate::group::{Group, key_prefix, split_key};
 use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
-use crate::plan::{RekeyPlan, RekeyReason};
+use crate::plan::{InBandTo, RekeyPlan, RekeyReason};
 use crate::policy::GroupPolicy;
 use crate::reading::Readings;
 use crate::rekey_sa::RekeySa;
@@ -51,6 +51,8 @@ pub struct MemberAt<'a> {
     pub leaf: Option<&'a Secret>,
     /// The port it registered from.
     pub port: u16,
+    /// What G-IKEv2 calls its leaf key.
+    pub leaf_id: Option<u32>,
 }
 
 impl Model {
@@ -94,6 +96,12 @@ impl Model {
     #[must_use]
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.get(name)
+    }
+
+    /// The name of the group that members ask for so.
+    #[must_use]
+    pub fn name_of(&self, id: &GroupId) -> Option<&str> {
+        self.groups.values().find(|g| g.policy().ids.contains(id)).map(|g| g.policy().name.as_str())
     }
 
     /// All groups, by name.
@@ -152,7 +160,12 @@ impl Model {
         let Some(side) = group.side(protocol) else { return Vec::new() };
         group
             .members_at(protocol, ip)
-            .map(|m| MemberAt { identity: &m.identity, leaf: side.leaf_key(m), port: m.address.port() })
+            .map(|m| MemberAt {
+                identity: &m.identity,
+                leaf: side.leaf_key(m),
+                port: m.address.port(),
+                leaf_id: side.leaf_id(m),
+            })
             .collect()
     }
 
@@ -168,6 +181,24 @@ impl Model {
     ) -> bool {
         let group = self.spis.get(&(protocol, *spi)).and_then(|name| self.groups.get_mut(name));
         group.is_some_and(|g| g.acknowledge(protocol, spi, counter, identity, now))
+    }
+
+    /// Is an acknowledgement of message `counter` under the rekey SA by this member of use? It is not if it is a repeat.
+    #[must_use]
+    pub fn awaits_ack(&self, protocol: Protocol, spi: &[u8; 16], counter: u32, identity: &Identity) -> bool {
+        let group = self.spis.get(&(protocol, *spi)).and_then(|name| self.groups.get(name));
+        group.is_some_and(|g| g.awaits_ack(protocol, spi, counter, identity))
+    }
+
+    /// Notes that a member has answered what it was told in band; `false` if it is a repeat or none was awaited. Flush the
+    /// store afterwards.
+    pub fn acknowledge_in_band(&mut self, group: &str, rekey: u64, to: &InBandTo, now: Now) -> bool {
+        self.groups.get_mut(group).is_some_and(|g| g.acknowledge_in_band(rekey, to, now))
+    }
+
+    /// The IKE SA of a member that is rekeyed over it is gone; `false` if it has another. Flush the store afterwards.
+    pub fn lose(&mut self, group: &str, to: &InBandTo) -> bool {
+        self.groups.get_mut(group).is_some_and(|g| g.lose(to))
     }
 
     /// Decides a rekey of a group, excluding `evict`; `None` if there is no such group.
@@ -224,11 +255,11 @@ impl Model {
         self.groups.get_mut(group).into_iter().for_each(Group::hasten);
     }
 
-    /// Rekeys to be sent once more: group, number, and the addresses of the members that have missed it.
-    pub fn take_resends(&mut self) -> Vec<(String, u64, Vec<std::net::SocketAddr>)> {
+    /// Rekeys to be sent once more: group, number, protocol, and the addresses of the members that have missed it.
+    pub fn take_resends(&mut self) -> Vec<(String, u64, Protocol, Vec<std::net::SocketAddr>)> {
         let of = |(name, g): (&String, &mut Group)| {
             let name = name.clone();
-            g.take_resends().into_iter().map(move |(id, to)| (name.clone(), id, to)).collect::<Vec<_>>()
+            g.take_resends().into_iter().map(move |(id, p, to)| (name.clone(), id, p, to)).collect::<Vec<_>>()
         };
         self.groups.iter_mut().flat_map(of).collect()
     }
@@ -271,7 +302,8 @@ impl Model {
     /// Addresses of the active members of a group and protocol, for unicast rekeys.
     #[must_use]
     pub fn addresses(&self, group: &str, protocol: Protocol) -> Vec<std::net::SocketAddr> {
-        self.groups.get(group).into_iter().flat_map(|g| g.active(protocol)).map(|m| m.address).collect()
+        let active = self.groups.get(group).into_iter().flat_map(|g| g.active(protocol));
+        active.filter(|m| !m.in_band).map(|m| m.address).collect()
     }
 
     /// Those of them that are reached through a translator (RFC 3947): from port 4500, with a non-ESP marker.

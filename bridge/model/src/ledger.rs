@@ -28,6 +28,9 @@ pub(crate) struct Entry {
     /// Does it take a leaf key to acknowledge?
     #[serde(default)]
     pub(crate) by_leaf: bool,
+    /// Members that were told it over their IKE SAs.
+    #[serde(default)]
+    pub(crate) in_band: BTreeSet<Identity>,
     /// Since when members can acknowledge, where that is later than it was sent: nobody listened for a while.
     #[serde(skip)]
     pub(crate) open_since: Option<Duration>,
@@ -48,12 +51,18 @@ impl Entry {
     /// Was the member sent this? Not if it has registered since, or learned of it when it registered.
     fn concerns(&self, member: &Member) -> bool {
         let listens = self.awaited.iter().any(|(protocol, ..)| member.listens(*protocol));
-        listens && member.since <= self.id && member.until.is_none_or(|until| self.id <= until)
+        let told = if member.in_band { self.in_band.contains(&member.identity) } else { listens };
+        told && member.since <= self.id && member.until.is_none_or(|until| self.id <= until)
     }
 
     /// Is the member to acknowledge this? Not if it lacks what proves that.
     pub(crate) fn expects(&self, member: &Member) -> bool {
-        self.concerns(member) && (member.leaf.is_some() || !self.by_leaf)
+        let can = match member.protocol {
+            _ if member.in_band => true,
+            Protocol::Gdoi => member.leaf.is_some() || !self.by_leaf,
+            Protocol::Gikev2 => member.leaf.is_some() && member.acks,
+        };
+        can && self.concerns(member)
     }
 
     /// How many members were sent this and have not said that they got it, be it that they cannot.
@@ -65,6 +74,20 @@ impl Entry {
     pub(crate) fn missing<'a>(&'a self, members: &'a Members) -> impl Iterator<Item = &'a Identity> {
         let open = members.iter().filter(|m| self.expects(m)).map(|m| &m.identity);
         open.filter(|m| !self.acks.contains_key(*m))
+    }
+
+    /// Takes an acknowledgement, unless it is a repeat or none is awaited.
+    fn take(&mut self, member: &Member, wall: Duration) -> Option<Ack> {
+        if !self.expects(member) || self.acks.contains_key(&member.identity) {
+            return None;
+        }
+        let ack = Ack { protocol: member.protocol, latency: wall.saturating_sub(self.at) };
+        self.acks.insert(member.identity.clone(), ack);
+        // Late is better than never.
+        if let Some(missing) = &mut self.missing {
+            missing.remove(&member.identity);
+        }
+        Some(ack)
     }
 
     fn view(&self, members: &Members) -> RekeyView {
@@ -132,17 +155,22 @@ impl Ledger {
     ) -> Acknowledged {
         let message = (protocol, *spi, counter);
         let entry = self.entries.values_mut().rev().find(|e| e.awaited.contains(&message));
-        let Some(entry) = entry.filter(|e| e.expects(member)) else { return Acknowledged::Nothing };
-        if entry.acks.contains_key(&member.identity) {
+        let Some((entry, ack)) = entry.and_then(|e| Some((e.id, e.take(member, wall)?))) else {
             return Acknowledged::Nothing;
-        }
-        let ack = Ack { protocol, latency: wall.saturating_sub(entry.at) };
-        entry.acks.insert(member.identity.clone(), ack);
-        // Late is better than never.
-        if let Some(missing) = &mut entry.missing {
-            missing.remove(&member.identity);
-        }
-        Acknowledged::Rekey(entry.id, ack)
+        };
+        Acknowledged::Rekey(entry, ack)
+    }
+
+    /// Is an acknowledgement of this member of use?
+    pub(crate) fn awaits(&self, protocol: Protocol, spi: &[u8; 16], counter: u32, member: &Member) -> bool {
+        let message = (protocol, *spi, counter);
+        let entry = self.entries.values().rev().find(|e| e.awaited.contains(&message));
+        entry.is_some_and(|e| e.expects(member) && !e.acks.contains_key(&member.identity))
+    }
+
+    /// Notes that a member has answered what it was told in band.
+    pub(crate) fn acknowledge_in_band(&mut self, rekey: u64, member: &Member, wall: Duration) -> Option<Ack> {
+        self.entries.get_mut(&rekey).filter(|_| member.in_band)?.take(member, wall)
     }
 
     /// The entry whose time to answer passes next, and when.

@@ -14,6 +14,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness on its own.
 
 pub mod admission;
+pub mod capabilities;
 pub mod credentials;
 pub mod drive;
 pub mod epoch;

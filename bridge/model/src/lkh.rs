@@ -223,6 +223,11 @@ impl KeyTree {
         self.get(leaf_node(leaf)).map(|k| &k.key)
     }
 
+    /// What names that key.
+    pub(crate) fn leaf_handle(&self, leaf: u32) -> Option<u32> {
+        self.get(leaf_node(leaf)).map(|k| k.handle)
+    }
+
     /// Takes members out and changes every key they knew, and every one that not all below know.
     pub fn evict(&mut self, leaves: &[u32], rng: &mut dyn Random) -> TreeUpdate {
         let mut changed: BTreeSet<(u32, u32)> =

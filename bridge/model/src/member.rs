@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
 use crate::reading::Readings;
@@ -45,6 +46,15 @@ pub(crate) struct Member {
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,
     pub(crate) sender_ids: Vec<u32>,
+    /// Is it rekeyed over the IKE SA it registered by?
+    #[serde(default)]
+    pub(crate) in_band: bool,
+    /// Does it acknowledge GSA_REKEY?
+    #[serde(default)]
+    pub(crate) acks: bool,
+    /// What it said that it can do (G-IKEv2).
+    #[serde(default)]
+    pub(crate) capabilities: Option<Capabilities>,
     pub(crate) acknowledged: u64,
     pub(crate) missed: u64,
     pub(crate) latency: Option<Duration>,
@@ -85,6 +95,8 @@ impl Member {
             readings: self.readings,
             registrations: self.registrations,
             sender_ids: self.sender_ids.clone(),
+            in_band: self.in_band,
+            capabilities: self.capabilities.clone(),
             acknowledged: self.acknowledged,
             missed: self.missed,
             latency_ms: self.latency.map(millis),

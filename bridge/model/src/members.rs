@@ -15,6 +15,8 @@ pub(crate) struct Members {
     /// Members that may acknowledge something; several where they share an address behind a translator.
     at: BTreeMap<(Protocol, IpAddr), BTreeSet<Identity>>,
     active: BTreeMap<Protocol, usize>,
+    /// Active members that are rekeyed in band.
+    in_band: usize,
     /// Members by what tells who holds their certificates.
     marked: BTreeMap<Mark, BTreeSet<Identity>>,
 }
@@ -36,6 +38,14 @@ impl Members {
     /// How many there are of them.
     pub(crate) fn count(&self, protocol: Protocol) -> usize {
         self.active.get(&protocol).copied().unwrap_or(0)
+    }
+
+    /// How many follow the rekey messages of a protocol.
+    pub(crate) fn listening(&self, protocol: Protocol) -> usize {
+        match protocol {
+            Protocol::Gdoi => self.count(protocol),
+            Protocol::Gikev2 => self.count(protocol) - self.in_band,
+        }
     }
 
     /// Members of a protocol that registered from this address and may acknowledge something.
@@ -67,6 +77,7 @@ impl Members {
         }
         if member.state == MemberState::Active {
             *self.active.entry(member.protocol).or_default() += 1;
+            self.in_band += usize::from(member.in_band);
         }
         for mark in member.holder.iter().flat_map(Holder::marks) {
             self.marked.entry(mark).or_default().insert(member.identity.clone());
@@ -109,6 +120,7 @@ impl Members {
             && let Some(count) = self.active.get_mut(&member.protocol)
         {
             *count -= 1;
+            self.in_band -= usize::from(member.in_band);
         }
     }
 }

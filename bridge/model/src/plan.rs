@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
-use crate::id::Protocol;
+use crate::id::{Identity, Protocol};
 use crate::lkh::TreeUpdate;
 use crate::policy::GroupPolicy;
 use crate::rekey_sa::RekeySa;
@@ -45,6 +45,34 @@ pub struct RekeyPlan {
     pub policy: Arc<GroupPolicy>,
     /// Messages, in the order in which they are sent.
     pub steps: Vec<Arc<RekeyStep>>,
+    /// What members are told over their IKE SAs, if there are any that are rekeyed so.
+    pub in_band: Option<Arc<InBandStep>>,
+}
+
+/// What members of G-IKEv2 are told by GSA_INBAND_REKEY (RFC 9838 section 2.4.2).
+#[derive(Debug)]
+pub struct InBandStep {
+    /// Who gets the new epoch.
+    pub members: Vec<InBandTo>,
+    /// Who is told that everything is deleted.
+    pub excluded: Vec<InBandTo>,
+    /// A new epoch, if there is one.
+    pub epoch: Option<Arc<Epoch>>,
+    /// Data SAs to delete.
+    pub delete: Deletion,
+    /// ATD.
+    pub activation_delay: Duration,
+    /// DTD.
+    pub deactivation_delay: Duration,
+}
+
+/// A member over one of its registrations, and so over one IKE SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InBandTo {
+    /// Who.
+    pub identity: Identity,
+    /// Its registrations when it made this one.
+    pub registration: u64,
 }
 
 /// One rekey message of one protocol: GROUPKEY-PUSH or GSA_REKEY.

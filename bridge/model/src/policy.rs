@@ -256,8 +256,6 @@ pub struct Gikev2Options {
     pub in_band: InBand,
     /// Keep the IKE SA of every member after its registration. Those of members that are rekeyed in band are kept anyway.
     pub keep_ike_sa: bool,
-    /// Tell the SPIs of the SAs that come next (GSA_NEXT_SPI).
-    pub next_spis: bool,
     /// Ask members that can for acknowledgements of GSA_REKEY.
     pub ack: bool,
 }
@@ -407,15 +405,17 @@ impl GroupPolicy {
         }
     }
 
+    /// Is anybody asked to acknowledge rekeys?
+    #[must_use]
+    pub fn asks_acks(&self) -> bool {
+        self.gdoi.as_ref().is_some_and(|g| g.ack.is_some()) || self.gikev2.as_ref().is_some_and(|g| g.options.ack)
+    }
+
     /// The last time at which a message of a rekey may be sent, after its first copy.
     #[must_use]
     pub fn last_copy(&self) -> Duration {
         let copies = self.retransmit.interval * u32::from(self.retransmit.copies);
-        if self.ack_resend && self.gdoi.as_ref().is_some_and(|g| g.ack.is_some()) {
-            copies.max(self.ack_patience)
-        } else {
-            copies
-        }
+        if self.ack_resend && self.asks_acks() { copies.max(self.ack_patience) } else { copies }
     }
 
     /// How long before a rekey SA expires its replacement is announced: deployed members want 200 s at least.

@@ -54,6 +54,8 @@ pub struct MemberSettings {
     pub traffic: TrafficSettings,
     /// What is particular to IKEv2.
     pub ike2: Ike2Settings,
+    /// What is offered to a key server of G-IKEv2 beyond the usual.
+    pub gikev2: Gikev2Settings,
 }
 
 /// What a key server may decide about a member's traffic.
@@ -87,6 +89,13 @@ pub struct AdditionalKe {
 
 /// As many key exchanges may follow the first as there are transform types for them (RFC 9370 section 2.2.1).
 pub const MAX_ADDITIONAL_KE: usize = 7;
+
+/// What a member offers to a key server of G-IKEv2 beyond the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gikev2Settings {
+    /// Acknowledge GSA_REKEY to a key server that wants it: an extension of our own.
+    pub ack: bool,
+}
 
 /// What a member takes from a key server of GDOI beyond the usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
 use crate::plan::RekeyReason;
@@ -32,6 +33,9 @@ pub struct GroupView {
     pub rekeys: u64,
     /// Seconds until the next rekey that comes by itself.
     pub next_rekey_in: u64,
+    /// What all members of G-IKEv2 can do, unless one has not said what.
+    #[serde(default)]
+    pub common: Option<Capabilities>,
 }
 
 /// An epoch.
@@ -97,6 +101,12 @@ pub struct MemberView {
     pub registrations: u64,
     /// Sender IDs of its last registration.
     pub sender_ids: Vec<u32>,
+    /// Is it rekeyed in band (G-IKEv2)?
+    #[serde(default)]
+    pub in_band: bool,
+    /// What it said that it can do, if it did (G-IKEv2).
+    #[serde(default)]
+    pub capabilities: Option<Capabilities>,
     /// Rekeys it acknowledged.
     pub acknowledged: u64,
     /// Rekeys in a row it has not acknowledged though asked to.

@@ -337,6 +337,7 @@ impl Server {
             protocol: Protocol::Gdoi,
             address: dgram.from,
             sender_ids: Some(confirmed.sender_ids),
+            gikev2: None,
         };
         let admitted = ctx.model.admit(&expect.group, request, Some(expect.generation), ctx.now, ctx.rng);
         if admitted.is_ok() && session.nat.is_there() {

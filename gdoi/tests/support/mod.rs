@@ -24,7 +24,7 @@ use keyferry_model::policy::{
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{
-    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+    GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
 };
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
@@ -164,6 +164,7 @@ pub fn settings(setup: Setup, n: u8) -> MemberSettings {
             ..GdoiSettings::default()
         },
         traffic: TrafficSettings::default(),
+        gikev2: Gikev2Settings::default(),
     }
 }
 

@@ -18,7 +18,9 @@
 //!  Up            no answer                         Down          [Disconnected]
 //!
 //!  group         GSA_REKEY, verified               the same      Update, [Listen,] Rekeyed
-//!  group         excluded by one                   none          Flush, Excluded; registers after a delay
+//!  group         GSA_INBAND_REKEY                  the same      Update, Rekeyed; empty response
+//!  group         excluded by one of them           none          Flush, Excluded; registers after a delay
+//!  group         in band, and the IKE SA is gone   none          the same
 //!  group         keys about to end                 the same      registers anew
 //! ```
 //!
@@ -30,6 +32,7 @@ mod candidate;
 mod connecting;
 mod intermediate;
 mod link;
+mod rekeyed;
 mod rekeying;
 mod steps;
 
@@ -48,7 +51,6 @@ use crate::ike_sa::window::Backoff;
 use crate::ike_sa::{IkeOptions, Preferences};
 use crate::keylog::KeyLog;
 use crate::rekey::group::Group;
-use crate::rekey::receive::Rekey;
 use crate::wire::registry::{ExchangeType, PayloadKind, flags};
 use crate::wire::sk::datagrams;
 use connecting::Connecting;
@@ -74,6 +76,8 @@ pub struct Member {
     stale: bool,
     /// The Delete that ended the last IKE SA, and our answer, in case it got lost.
     farewell: Option<(Vec<u8>, Vec<u8>)>,
+    /// Acknowledgements that are sent at a time of their own.
+    acks: Vec<(Duration, Vec<u8>)>,
     status: MemberStatus,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -113,6 +117,10 @@ pub struct MemberStatus {
     pub rekeys: u64,
     /// Copies of rekey messages that were already known.
     pub copies: u64,
+    /// Rekey messages acknowledged, copies included.
+    pub acknowledged: u64,
+    /// Is it rekeyed in band?
+    pub in_band: bool,
     /// Times that the IKE SA got new keys.
     pub ike_rekeys: u64,
     /// Messages that did not verify or made no sense.
@@ -144,6 +152,7 @@ impl Member {
             outdated: Vec::new(),
             stale: false,
             farewell: None,
+            acks: Vec::new(),
             status: MemberStatus::default(),
             key_log: None,
         }
@@ -211,6 +220,7 @@ impl Member {
             state,
             rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: current.and_then(|sa| sa.expected.checked_sub(1)),
+            in_band: self.group.as_ref().is_some_and(|g| g.in_band),
             ..self.status.clone()
         }
     }
@@ -221,13 +231,14 @@ impl Member {
         let link = match &self.link {
             Link::Down => None,
             Link::Connecting(c) => c.due_at(),
-            Link::Up(sas) => sas.due_at(self.ike.liveness),
+            Link::Up(sas) => sas.due_at(self.liveness()),
         };
         let due = [
             (link, "retransmission"),
             (self.retry_at, "another try"),
             (self.renew_at, "registration before keys end"),
             (self.group.as_ref().and_then(Group::next_expiry), "end of a Rekey SA"),
+            (self.acks.iter().map(|(at, _)| *at).min(), "acknowledgement"),
         ];
         due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
     }
@@ -290,9 +301,10 @@ impl Member {
             Link::Connecting(_) => self.connecting_due(ctx),
             Link::Up(_) => self.up_due(ctx),
         }
+        self.send_acks(ctx);
         if let Some(group) = &mut self.group {
             group.expire(now);
-            if group.current().is_none() {
+            if group.is_over() {
                 // Whoever holds the data SAs knows when they end.
                 tracing::info!("the group's keys have ended");
                 self.group = None;
@@ -309,43 +321,6 @@ impl Member {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.pursue(ctx);
-        }
-    }
-
-    fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
-        let now = ctx.now.mono;
-        let Some(group) = self.group.as_mut().filter(|g| g.listens_to(header)) else {
-            // Another group's, or one under keys that we do not have.
-            tracing::debug!(from = %dgram.from, "rekey under no Rekey SA of ours");
-            return;
-        };
-        let log = self.key_log.as_deref_mut().map(|l| l as _);
-        match group.verify(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
-            Ok(Rekey::Copy) => self.status.copies += 1,
-            Ok(Rekey::Excluded) => self.excluded(ctx),
-            Ok(Rekey::New(change)) => {
-                let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
-                if self.goal == Goal::Register {
-                    self.outdated.extend(group.outdated_by(&change));
-                }
-                if let Some(update) = group.apply(*change, now) {
-                    ctx.out.push(MemberOutput::Update(update));
-                }
-                self.renew_at = group.renew_at(ctx.rng);
-                if let Some(listen) = listen {
-                    ctx.out.push(MemberOutput::Listen(listen));
-                }
-                self.status.rekeys += 1;
-                ctx.event(MemberEvent::Rekeyed { counter });
-                if anew {
-                    self.goal = Goal::Register;
-                    self.pursue(ctx);
-                }
-            }
-            Err(reject) => {
-                tracing::debug!(from = %dgram.from, %reject, "rekey dropped");
-                self.status.rejected += 1;
-            }
         }
     }
 

@@ -103,7 +103,7 @@ impl Member {
             Err(error) => {
                 // Its message IDs are used up: another IKE SA has new ones.
                 tracing::debug!(%error, "IKE SA is used up");
-                self.link = Link::Down;
+                self.down(ctx);
                 self.pursue(ctx);
             }
         }
@@ -126,6 +126,7 @@ impl Member {
     fn turn_to_next(&mut self, ctx: &mut MemberCtx<'_>) {
         if self.settings.key_servers.has_others() {
             self.close(ctx);
+            self.down(ctx);
         }
         let wait = self.settings.key_servers.failed(self.settings.retry, ctx.rng);
         self.retry_at = Some(ctx.now.mono + wait);
@@ -171,13 +172,13 @@ impl Member {
 
     pub(super) fn up_due(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Up(sas) = &self.link else { return };
-        for spi in sas.due(self.ike.liveness, ctx.now.mono) {
+        for spi in sas.due(self.liveness(), ctx.now.mono) {
             self.sa_due(ctx, spi);
         }
     }
 
     fn sa_due(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
-        let (now, liveness) = (ctx.now.mono, self.ike.liveness);
+        let (now, liveness) = (ctx.now.mono, self.liveness());
         let Some(up) = self.up(spi) else { return };
         if !up.requests.is_idle() {
             let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
@@ -200,6 +201,7 @@ impl Member {
         if up.life.has_ended(now) {
             tracing::info!("the IKE SA has run its time");
             self.close(ctx);
+            self.down(ctx);
             ctx.event(MemberEvent::Disconnected);
             return self.pursue(ctx);
         }
@@ -214,7 +216,7 @@ impl Member {
     pub(super) fn lost(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Up(sas) = &self.link else { return };
         let wished = sas.current.purpose == Purpose::Delete && !sas.current.requests.is_idle();
-        self.link = Link::Down;
+        self.down(ctx);
         if !wished {
             ctx.event(MemberEvent::Disconnected);
         }
@@ -426,10 +428,19 @@ impl Member {
     fn deleted(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
         let Link::Up(sas) = &mut self.link else { return };
         match sas.is_current(spi) {
-            true => self.link = Link::Down,
+            true => self.down(ctx),
             false => sas.forget(spi),
         }
         self.pursue(ctx);
+    }
+
+    /// There is no IKE SA any more. A group that was rekeyed over it is lost with it (RFC 9838 section 2.3.3).
+    fn down(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.link = Link::Down;
+        if self.group.as_ref().is_some_and(|g| g.in_band) && self.goal != Goal::Leave {
+            tracing::info!("the group went with the IKE SA");
+            self.excluded(ctx);
+        }
     }
 
     /// A request over an IKE SA.
@@ -450,6 +461,15 @@ impl Member {
             Ok(Asked::Nothing) => (ChainWriter::new(), false),
             Ok(Asked::Delete) => (ChainWriter::new(), true),
             Ok(Asked::Refused(notify)) => (told(&notify), false),
+            Ok(Asked::Group(payloads)) => match self.rekey_in_band(ctx, spi, header.message_id, &payloads) {
+                Ok(()) => (ChainWriter::new(), false),
+                Err(reject) => {
+                    tracing::warn!(%reject, "a rekey cannot be followed");
+                    self.status.rejected += 1;
+                    let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN));
+                    (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX)
+                }
+            },
             Ok(Asked::Rekey(init)) => match self.peer_rekeys(ctx, spi, &init) {
                 Ok(chain) => (chain, false),
                 Err(notify) => (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX),
@@ -494,6 +514,8 @@ enum Asked<'m> {
     Rekey(Init<'m>),
     /// Something that is not to be had here, and this says so.
     Refused(Notify<'m>),
+    /// New keys of the group.
+    Group(Payloads<'m>),
 }
 
 fn told(notify: &Notify<'_>) -> ChainWriter {
@@ -526,6 +548,7 @@ fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m
             ChildRequest::Rekey(init) => Asked::Rekey(init),
             ChildRequest::Child(replaced) => Asked::Refused(no_child(replaced)),
         }),
+        ExchangeType::GSA_INBAND_REKEY => Payloads::parse(first, inner, rules::INBAND_REKEY).map(Asked::Group),
         _ => Err(Reject::Misbehaved("an exchange that has no place here")),
     }
 }

@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_model::capabilities::Capabilities;
 use keyferry_model::policy::{EspTransform, GroupPolicy};
 
 use super::to_wire::{esp_transforms, gcauth_transform, rekey_transforms};
-use crate::algorithms::{KeyWrap, Protection, aead_transform, cbc_transform, gmac_transform, integ_transform};
+use crate::algorithms::{
+    KeyWrap, Protection, aead_transform, cbc_transform, gmac_transform, integ_transform, protection_transforms,
+};
 use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
 use crate::wire::sa::{Proposal, Sa, Transform};
 
@@ -32,8 +35,8 @@ pub(crate) fn capabilities() -> Sa<'static> {
 }
 
 /// Can a member that says so take part in a group with this policy? There must be one proposal number under which it can
-/// do the Rekey SA and every line of traffic.
-pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy) -> bool {
+/// do the Rekey SA, if it gets one, and every line of traffic.
+pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy, with_rekey_sa: bool) -> bool {
     let Some(mut rekey) = rekey_transforms(policy) else { return false };
     rekey.extend(gcauth_transform(policy));
     sag.proposals.iter().map(|p| p.number).any(|number| {
@@ -41,9 +44,46 @@ pub(crate) fn suits(sag: &Sa<'_>, policy: &GroupPolicy) -> bool {
             let mut set = sag.proposals.iter().filter(|p| p.number == number && p.protocol == protocol);
             set.any(|p| wanted.iter().all(|t| offers(p, t)))
         };
-        does(ProtocolId::GIKE_UPDATE, &rekey)
+        (!with_rekey_sa || does(ProtocolId::GIKE_UPDATE, &rekey))
             && policy.traffic.iter().all(|line| does(ProtocolId::ESP, &esp_transforms(line)))
     })
+}
+
+/// What of it we know, in the model's terms. Which of it depends on which is not kept.
+pub(crate) fn understood(sag: &Sa<'_>) -> Capabilities {
+    let of = |protocol| sag.proposals.iter().filter(move |p| p.protocol == protocol);
+    let blocks = [BlockCipher::Aes256Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes128Cbc];
+    let macs =
+        [Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256, Integrity::HmacSha1_96];
+    let has = |p: &Proposal<'_>, t: &Transform<'_>| p.transforms.contains(t);
+    let protections = |protocol| {
+        let aeads = Aead::ALL.into_iter().map(Protection::Aead);
+        let both = blocks.into_iter().flat_map(move |c| macs.into_iter().map(move |m| Protection::CbcHmac(c, m)));
+        let does = move |w: &Protection| of(protocol).any(|p| protection_transforms(*w).iter().all(|t| has(p, t)));
+        aeads.chain(both).filter(does).collect::<Vec<_>>()
+    };
+    let esp = protections(ProtocolId::ESP).into_iter().map(|p| match p {
+        Protection::Aead(a) => EspTransform::Aead(a),
+        Protection::CbcHmac(c, m) => EspTransform::CbcHmac(c, m),
+    });
+    let gmacs = [Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].into_iter();
+    let gmacs = gmacs.filter(|a| of(ProtocolId::ESP).any(|p| has(p, &gmac_transform(*a)))).map(EspTransform::Gmac);
+    let wraps = [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256].into_iter();
+    let wraps = wraps.filter(|k| of(ProtocolId::GIKE_UPDATE).any(|p| has(p, &k.transform())));
+    // Who names no way of authentication restricts none.
+    let authenticates = |id| {
+        of(ProtocolId::GIKE_UPDATE).any(|p| {
+            let mut named = p.of(TransformType::GCAUTH).peekable();
+            named.peek().is_none() || named.any(|t| t.id == id)
+        })
+    };
+    Capabilities {
+        traffic: esp.chain(gmacs).collect(),
+        rekey: protections(ProtocolId::GIKE_UPDATE),
+        wrap_key_lens: wraps.map(KeyWrap::key_len).collect(),
+        implicit: authenticates(gcauth::IMPLICIT),
+        signed: authenticates(gcauth::DIGITAL_SIGNATURE),
+    }
 }
 
 /// Octets of the longest encryption key that the group's keys are for: what carries them is to be as strong
@@ -100,5 +140,23 @@ mod tests {
         assert!(offers(&offer(digital.clone()), &named(&[0x30, 0])));
         assert!(offers(&offer(named(&[0x30, 0])), &named(&[0x30, 0])));
         assert!(!offers(&offer(named(&[0x30, 1, 0])), &named(&[0x30, 0])));
+    }
+
+    /// What our own member says is understood in full; of what others say, what we know.
+    #[test]
+    fn what_is_told_is_kept_as_far_as_it_is_known() {
+        let all = understood(&capabilities());
+        assert_eq!(all.traffic.len(), Aead::ALL.len() + 12 + 3);
+        assert_eq!((all.rekey.len(), all.wrap_key_lens.as_slice()), (Aead::ALL.len() + 12, &[16, 24, 32][..]));
+        assert!(all.implicit && all.signed);
+        let strange = Proposal {
+            number: 1,
+            protocol: ProtocolId::ESP,
+            spi: Cow::Borrowed(&[]),
+            transforms: vec![Transform::new(TransformType::ENCR, 999), aead_transform(Aead::Aes128Gcm16)],
+        };
+        let told = understood(&Sa { proposals: vec![strange] });
+        assert_eq!(told.traffic, [EspTransform::Aead(Aead::Aes128Gcm16)]);
+        assert!(told.rekey.is_empty() && told.wrap_key_lens.is_empty() && !told.implicit && !told.signed);
     }
 }

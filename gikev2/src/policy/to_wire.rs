@@ -85,14 +85,14 @@ pub(crate) fn rekey_policy<'a>(
 }
 
 /// Policy of a data SA.
-pub(crate) fn data_policy(sa: &DataSa, lifetime: Duration) -> SaPolicy<'static> {
+pub(crate) fn data_policy(sa: &DataSa, lifetime: Option<Duration>) -> SaPolicy<'static> {
     SaPolicy {
         protocol: ProtocolId::ESP,
         spi: Cow::Owned(sa.spi.to_be_bytes().to_vec()),
         source: to_ranges(&sa.policy.source),
         destination: to_ranges(&sa.policy.destination),
         transforms: esp_transforms(&sa.policy),
-        lifetime: Some(seconds(lifetime)),
+        lifetime: lifetime.map(seconds),
         initial_message_id: None,
         next_spis: Vec::new(),
     }

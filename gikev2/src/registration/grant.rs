@@ -43,24 +43,9 @@ pub(crate) fn evaluate(
     log: Option<&mut (dyn KeyLog + Send)>,
 ) -> Result<Grant, Reject> {
     let mode = if keys.transport_mode { EspMode::Transport } else { EspMode::Tunnel };
-    // Without a Rekey SA keys would come in band only, which this member does not follow.
-    let rekey = rekey_policy_of(keys.gsa.as_ref())?.ok_or(UNACCEPTABLE)?;
-    let rekey = from_wire::rekey_policy(rekey)?;
     let member = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
-    let authentication = authentication(rekey.authentication, member)?;
-    let bag = bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &rekey.spi)?;
-    if bag.sa_keys.len() != 1 {
-        return Err(Reject::Misbehaved("a registration has one SA_KEY for the Rekey SA"));
-    }
-    let wraps = member.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
-    let found = WorkingPath::default().unwrap(&bag.sa_keys, wraps, default);
-    let found = found.ok_or(Reject::Misbehaved("no key path to the Rekey SA"))?;
-    if let Some(log) = log
-        && let Some(line) = rekey_line(rekey.protection, &rekey.spi, &found.keymat)
-    {
-        log.log(TABLE, &line);
-    }
-    let rekey_sa = RekeySa::new(&rekey, &found.keymat, now)?;
+    // Without a Rekey SA new keys come in band.
+    let told = rekey_policy_of(keys.gsa.as_ref())?.map(|p| rekey_sa(p, keys, member, default, now, log)).transpose()?;
     let install = data_sas(keys, mode, default)?;
     if install.is_empty() {
         return Err(UNACCEPTABLE);
@@ -72,11 +57,50 @@ pub(crate) fn evaluate(
         false => None,
     };
     let (activation_delay, deactivation_delay) = delays(keys.gsa.as_ref());
-    let path = found.path.unwrap_or_default();
-    let mut group = Group::new(rekey_sa, path, authentication, mode, sender_ids.is_some());
+    let (rekey, path, authentication, listen) = match told {
+        Some(RekeyTold { sa, path, authentication, listen }) => (Some(sa), path, authentication, listen),
+        None => (None, WorkingPath::default(), Authentication::Implicit, None),
+    };
+    let mut group = Group::new(rekey, path, authentication, mode, sender_ids.is_some());
+    group.deactivation_delay = deactivation_delay;
+    group.acks = keys.acks;
     group.note(&install, &Removal::All, now);
     let update = GroupUpdate { install, remove: Removal::All, sender_ids, activation_delay, deactivation_delay };
-    Ok(Grant { group, update, listen: rekey.destination })
+    Ok(Grant { group, update, listen })
+}
+
+/// A Rekey SA, and what goes with it.
+struct RekeyTold {
+    sa: RekeySa,
+    path: WorkingPath,
+    authentication: Authentication,
+    listen: Option<SocketAddr>,
+}
+
+fn rekey_sa(
+    policy: &SaPolicy<'_>,
+    keys: &GroupKeys<'_>,
+    member: Option<&MemberBag<'_>>,
+    default: &Secret,
+    now: Duration,
+    log: Option<&mut (dyn KeyLog + Send)>,
+) -> Result<RekeyTold, Reject> {
+    let policy = from_wire::rekey_policy(policy)?;
+    let authentication = authentication(policy.authentication, member)?;
+    let bag = bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &policy.spi)?;
+    if bag.sa_keys.len() != 1 {
+        return Err(Reject::Misbehaved("a registration has one SA_KEY for the Rekey SA"));
+    }
+    let wraps = member.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
+    let found = WorkingPath::default().unwrap(&bag.sa_keys, wraps, default);
+    let found = found.ok_or(Reject::Misbehaved("no key path to the Rekey SA"))?;
+    if let Some(log) = log
+        && let Some(line) = rekey_line(policy.protection, &policy.spi, &found.keymat)
+    {
+        log.log(TABLE, &line);
+    }
+    let sa = RekeySa::new(&policy, &found.keymat, now)?;
+    Ok(RekeyTold { sa, path: found.path.unwrap_or_default(), authentication, listen: policy.destination })
 }
 
 /// The policy of the Rekey SA; of several, none is taken.

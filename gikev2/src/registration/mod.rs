@@ -12,7 +12,20 @@
 //!                     <-- HDR, SK{}
 //! ```
 
+pub(crate) mod carried;
 pub(crate) mod grant;
 pub(crate) mod request;
 pub(crate) mod serve;
 pub(crate) mod working_path;
+
+use keyferry_wire::{ChainWriter, Encode};
+
+use crate::wire::notify::Notify;
+use crate::wire::registry::{NotifyType, PayloadKind};
+use crate::wire::vendor::VendorId;
+
+/// Says that GSA_REKEY is acknowledged: from a member that it can, from the key server that it wants that.
+fn announce_acks(chain: &mut ChainWriter) {
+    chain.push(PayloadKind::VENDOR_ID.0, &VendorId::ours().to_vec());
+    chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::REKEY_ACK).to_vec());
+}

@@ -16,6 +16,9 @@ pub(crate) fn join(settings: &MemberSettings, chain: &mut ChainWriter) {
         let count = settings.sender_ids.to_be_bytes().to_vec();
         chain.push(PayloadKind::NOTIFY.0, &Notify::new(NotifyType::GROUP_SENDER, count).to_vec());
     }
+    if settings.gikev2.ack {
+        super::announce_acks(chain);
+    }
 }
 
 /// IDg and why we leave: REGISTRATION_FAILED at our own wish, NO_PROPOSAL_CHOSEN when the policy does not suit

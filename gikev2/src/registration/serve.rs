@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keyferry_crypto::{CryptoError, Secret};
-use keyferry_model::admission::{Admission, JoinRequest, Refusal};
+use keyferry_model::admission::{Admission, Gikev2Join, JoinRequest, Refusal};
 use keyferry_model::drive::Ctx;
 use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::plan::InBandTo;
 use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_wire::{ChainWriter, Encode};
 
+use super::carried::{Carried, Groups};
 use crate::policy::identity::group_from_wire;
 use crate::policy::{sag, to_wire};
+use crate::rekey::in_band;
 use crate::wire::gsa::{Gsa, GwPolicy};
 use crate::wire::kd::{GroupBag, Kd, MemberBag};
 use crate::wire::message::Registration;
@@ -24,11 +27,17 @@ use crate::wire::registry::{NotifyType, PayloadKind, ProtocolId};
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The member has policy and keys.
-    Registered(Arc<GroupPolicy>, Arc<RekeySa>),
+    Registered {
+        policy: Arc<GroupPolicy>,
+        /// The Rekey SA, if it got that.
+        rekey: Option<Arc<RekeySa>>,
+        /// What the IKE SA carries from now on.
+        carried: Carried,
+    },
     /// It may not, and was told so.
     Refused,
-    /// It left.
-    Left,
+    /// It left this group, if there is one.
+    Left(Option<String>),
 }
 
 /// The member that asks.
@@ -38,6 +47,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) address: SocketAddr,
     /// GSK_w of the IKE SA; `None` if no key wrap algorithm was negotiated.
     pub(crate) default: Option<&'a Secret>,
+    /// What the IKE SA carries so far.
+    pub(crate) groups: &'a Groups,
 }
 
 /// Answers a registration: puts policy and keys, or a notify, behind what is in `chain`. Whatever the model recorded is
@@ -49,11 +60,11 @@ pub(crate) fn answer(
     chain: &mut ChainWriter,
 ) -> Outcome {
     if request.leaving.is_some() {
-        let left = group_from_wire(&request.group)
-            .is_some_and(|g| ctx.model.leave(&g, asking.identity, Protocol::Gikev2, ctx.now));
+        let group = group_from_wire(&request.group);
+        let left = group.as_ref().is_some_and(|g| ctx.model.leave(g, asking.identity, Protocol::Gikev2, ctx.now));
         ctx.flush();
         tracing::info!(member = %asking.identity, was_member = left, "member left its group");
-        return Outcome::Left;
+        return Outcome::Left(group.and_then(|g| ctx.model.name_of(&g).map(str::to_owned)));
     }
     match admit(ctx, asking, request) {
         Ok((admission, default)) => {
@@ -61,8 +72,21 @@ pub(crate) fn answer(
             match tell(&admission, request, asking.address, default, ctx.now.wall) {
                 Ok(parts) => {
                     parts.push(chain);
+                    let options = admission.offer.policy.gikev2.as_ref().map(|g| g.options).unwrap_or_default();
+                    if options.ack && request.acks && !admission.in_band {
+                        super::announce_acks(chain);
+                    }
                     tracing::info!(group = %admission.offer.policy.name, member = %asking.identity, "member registered");
-                    Outcome::Registered(Arc::clone(&admission.offer.policy), Arc::clone(&admission.offer.rekey))
+                    let registration = admission.registration;
+                    Outcome::Registered {
+                        policy: Arc::clone(&admission.offer.policy),
+                        rekey: (!admission.in_band).then(|| Arc::clone(&admission.offer.rekey)),
+                        carried: Carried {
+                            to: InBandTo { identity: asking.identity.clone(), registration },
+                            in_band: admission.in_band,
+                            keep: options.keep_ike_sa,
+                        },
+                    }
                 }
                 Err(error) => {
                     tracing::error!(group = %admission.offer.policy.name, %error, "keys could not be wrapped");
@@ -94,9 +118,15 @@ fn admit<'a>(
     // Keys can only be sent wrapped (RFC 9838 section 4.5.4), and not under weaker ones (section 3.1).
     let strong = |key: &&Secret| key.len() >= sag::strength(&offer.policy);
     let default = asking.default.filter(strong).ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
-    if request.transforms.as_ref().is_some_and(|s| !sag::suits(s, &offer.policy)) {
+    let in_band = offer.policy.gikev2.as_ref().is_some_and(|g| g.options.in_band.covers(request.sender.is_some()));
+    if request.transforms.as_ref().is_some_and(|s| !sag::suits(s, &offer.policy, !in_band)) {
         return Err(NotifyType::NO_PROPOSAL_CHOSEN);
     }
+    let asked = Gikev2Join {
+        capabilities: request.transforms.as_ref().map(sag::understood),
+        acks: request.acks,
+        shared: asking.groups.has_others(&offer.policy.name),
+    };
     let join = JoinRequest {
         identity: asking.identity,
         // Here members prove themselves by pre-shared keys alone.
@@ -104,6 +134,7 @@ fn admit<'a>(
         protocol: Protocol::Gikev2,
         address: asking.address,
         sender_ids: request.sender,
+        gikev2: Some(&asked),
     };
     let admission = ctx.model.admit(&group, join, None, ctx.now, ctx.rng).map_err(notify_of)?;
     Ok((admission, default))
@@ -114,7 +145,9 @@ fn notify_of(refusal: Refusal) -> NotifyType {
     match refusal {
         Refusal::UnknownGroup | Refusal::ProtocolNotServed => NotifyType::INVALID_GROUP_ID,
         Refusal::NotAuthorized | Refusal::TooOften => NotifyType::AUTHORIZATION_FAILED,
-        Refusal::Full | Refusal::SenderIdsExhausted | Refusal::Stale => NotifyType::REGISTRATION_FAILED,
+        Refusal::Full | Refusal::SharedIkeSa | Refusal::SenderIdsExhausted | Refusal::Stale => {
+            NotifyType::REGISTRATION_FAILED
+        }
     }
 }
 
@@ -145,15 +178,21 @@ fn tell(
     let offer = &admission.offer;
     let policy = &offer.policy;
     let mut sas = Vec::new();
-    if let Some(mut rekey) = to_wire::rekey_policy(policy, &offer.rekey, offer.rekey.remaining(wall), Some(member)) {
+    let remaining = offer.rekey.remaining(wall);
+    let rekey = to_wire::rekey_policy(policy, &offer.rekey, remaining, Some(member)).filter(|_| !admission.in_band);
+    if let Some(mut rekey) = rekey {
         rekey.transforms.extend(to_wire::gcauth_transform(policy));
         rekey.initial_message_id = Some(offer.next_message_id()).filter(|id| *id != 0);
         sas.push(rekey);
     }
-    let mut groups = vec![rekey_bag(admission, default)?];
+    let mut groups = Vec::new();
+    if !admission.in_band {
+        groups.push(rekey_bag(admission, default)?);
+    }
+    let lifetimes = in_band::tells_lifetimes(policy) || !admission.in_band;
     for epoch in &offer.epochs {
         for sa in &epoch.sas {
-            sas.push(to_wire::data_policy(sa, epoch.remaining(wall)));
+            sas.push(to_wire::data_policy(sa, Some(epoch.remaining(wall)).filter(|_| lifetimes)));
             groups.push(to_wire::data_bag(sa, default)?);
         }
     }
@@ -163,7 +202,7 @@ fn tell(
         deactivation_delay: Some(to_wire::delay(offer.deactivation_delay)),
         sender_id_bits: senders.then_some(u16::from(policy.sender_id_bits)),
     };
-    let kd = Kd { groups, member: Some(member_bag(admission, default)?) };
+    let kd = Kd { groups, member: Some(member_bag(admission, default)?).filter(|bag| *bag != MemberBag::default()) };
     Ok(Parts {
         gsa: Gsa { sas, group_wide: Some(group_wide) }.to_vec(),
         kd: kd.to_vec(),
@@ -189,7 +228,8 @@ fn member_bag(admission: &Admission, default: &Secret) -> Result<MemberBag<'stat
         wrap_keys.push(to_wire::wrapped(node.handle, &node.key, under.0, under.1)?);
         under = (node.handle, &node.key);
     }
-    let auth_key = match admission.offer.policy.gikev2.as_ref().map(|g| &g.authentication) {
+    let signed = admission.offer.policy.gikev2.as_ref().filter(|_| !admission.in_band);
+    let auth_key = match signed.map(|g| &g.authentication) {
         Some(RekeyAuthentication::Signature(key, algorithm)) => {
             Some(Cow::Owned(algorithm.spki_to_der(&key.public_spki())?))
         }

@@ -45,6 +45,11 @@ impl WorkingPath {
         self.0.len()
     }
 
+    /// The member's own key, and what names it.
+    pub(crate) fn own(&self) -> Option<(u32, &Secret)> {
+        self.0.last().map(|(id, key)| (*id, key))
+    }
+
     /// Finds the keying material that one of `sa_keys` holds: under the default key (KWK ID 0), a key of this path, or
     /// keys of `wraps` that lead to one of those. `None` means that the member is excluded.
     pub(crate) fn unwrap(

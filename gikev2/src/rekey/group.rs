@@ -69,8 +69,14 @@ struct DataSa {
 
 /// A group as a member knows it.
 pub(crate) struct Group {
-    /// Newest last; at least one.
+    /// Newest last; at least one, unless it is rekeyed in band.
     pub(crate) rekey_sas: Vec<RekeySa>,
+    /// Rekeys come over the IKE SA, which the group does not outlive.
+    pub(crate) in_band: bool,
+    /// The key server wants GSA_REKEY acknowledged.
+    pub(crate) acks: bool,
+    /// DTD as it was told last.
+    pub(crate) deactivation_delay: Duration,
     pub(crate) path: WorkingPath,
     pub(crate) authentication: Authentication,
     pub(crate) mode: EspMode,
@@ -81,13 +87,28 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(
-        rekey: RekeySa,
+        rekey: Option<RekeySa>,
         path: WorkingPath,
         authentication: Authentication,
         mode: EspMode,
         has_sender_ids: bool,
     ) -> Self {
-        Self { rekey_sas: vec![rekey], path, authentication, mode, has_sender_ids, data: Vec::new() }
+        Self {
+            in_band: rekey.is_none(),
+            rekey_sas: rekey.into_iter().collect(),
+            acks: false,
+            deactivation_delay: Duration::ZERO,
+            path,
+            authentication,
+            mode,
+            has_sender_ids,
+            data: Vec::new(),
+        }
+    }
+
+    /// Is there nothing left that could bring new keys?
+    pub(crate) fn is_over(&self) -> bool {
+        !self.in_band && self.rekey_sas.is_empty()
     }
 
     /// The newest Rekey SA.

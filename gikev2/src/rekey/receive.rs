@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_crypto::VerifyingKey;
+use keyferry_crypto::{Secret, VerifyingKey};
 use keyferry_model::policy::EspMode;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal};
 use keyferry_wire::{Header, chain};
@@ -32,7 +32,8 @@ pub(crate) enum Rekey {
 
 /// What a verified message changes. Only [`Group::verify`] makes one.
 pub(crate) struct Change {
-    over: [u8; 16],
+    /// The Rekey SA it came under, if it did not come in band.
+    over: Option<[u8; 16]>,
     /// Message ID.
     pub(crate) counter: u32,
     new_sa: Option<(RekeySa, Option<WorkingPath>)>,
@@ -47,6 +48,16 @@ pub(crate) struct Change {
     deactivation_delay: Duration,
     /// A counter mode came, and we send but have no sender IDs: register to get some (RFC 9838 section 2.4.1.4).
     pub(crate) needs_sender_ids: bool,
+}
+
+/// What a message came under.
+struct Under<'a> {
+    /// The Rekey SA, if it was not the IKE SA.
+    spi: Option<[u8; 16]>,
+    /// GSK_w.
+    wrap: &'a Secret,
+    /// Message ID.
+    counter: u32,
 }
 
 /// Data SAs and Rekey SAs that go.
@@ -88,7 +99,21 @@ impl Group {
         }
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::REKEY)?;
         self.check_origin(&opened, signed)?;
-        self.interpret(over, counter, &payloads, sender, now, log)
+        let under = Under { spi: Some(over.spi), wrap: &over.wrap, counter };
+        self.interpret(&under, &payloads, sender, now, log)
+    }
+
+    /// The same of a GSA_INBAND_REKEY, which the IKE SA has verified; `default` is its GSK_w.
+    pub(crate) fn verify_in_band(
+        &self,
+        counter: u32,
+        payloads: &Payloads<'_>,
+        default: &Secret,
+        sender: bool,
+        now: Duration,
+        log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Rekey, Reject> {
+        self.interpret(&Under { spi: None, wrap: default, counter }, payloads, sender, now, log)
     }
 
     fn check_origin(&self, opened: &Opened, signed: bool) -> Result<(), Reject> {
@@ -103,8 +128,7 @@ impl Group {
 
     fn interpret(
         &self,
-        over: &RekeySa,
-        counter: u32,
+        under: &Under<'_>,
         payloads: &Payloads<'_>,
         sender: bool,
         now: Duration,
@@ -124,13 +148,17 @@ impl Group {
         let (mut new_sa, mut listen) = (None, None);
         let known = |spi: &[u8]| self.rekey_sas.iter().any(|sa| sa.spi == spi);
         if let Some(policy) = grant::rekey_policy_of(keys.gsa.as_ref())?.filter(|p| !known(p.spi.as_ref())) {
+            if self.rekey_sas.is_empty() {
+                // How it is authenticated only a registration tells (RFC 9838 section 4.4.2.1.1).
+                return Err(Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN));
+            }
             let policy = from_wire::rekey_policy(policy)?;
             if policy.authentication.is_some() {
                 return Err(Reject::Misbehaved("the authentication method changes"));
             }
             let bag = grant::bag_of(keys.kd.as_ref(), ProtocolId::GIKE_UPDATE, &policy.spi)?;
             let wraps = wraps.map(|bag| bag.wrap_keys.as_slice()).unwrap_or_default();
-            let Some(found) = self.path.unwrap(&bag.sa_keys, wraps, &over.wrap) else { return Ok(Rekey::Excluded) };
+            let Some(found) = self.path.unwrap(&bag.sa_keys, wraps, under.wrap) else { return Ok(Rekey::Excluded) };
             if let Some(log) = log
                 && let Some(line) = rekey_line(policy.protection, &policy.spi, &found.keymat)
             {
@@ -146,16 +174,20 @@ impl Group {
         }
         // A rekey without USE_TRANSPORT_MODE changes nothing (reading 17).
         let mode = if keys.transport_mode { EspMode::Transport } else { self.mode };
-        let mut install = grant::data_sas(&keys, mode, &over.wrap)?;
+        let mut install = grant::data_sas(&keys, mode, under.wrap)?;
         let counter_mode = install.iter().any(|sa| sa.policy.transform.is_counter_mode());
         let needs_sender_ids = sender && counter_mode && !self.has_sender_ids;
         if needs_sender_ids {
             install.retain(|sa| !sa.policy.transform.is_counter_mode());
         }
-        let (activation_delay, deactivation_delay) = grant::delays(keys.gsa.as_ref());
+        let (activation_delay, deactivation_delay) = match &keys.gsa {
+            Some(gsa) => grant::delays(Some(gsa)),
+            // A Delete alone cannot tell.
+            None => (Duration::ZERO, self.deactivation_delay),
+        };
         Ok(Rekey::New(Box::new(Change {
-            over: over.spi,
-            counter,
+            over: under.spi,
+            counter: under.counter,
             new_sa,
             listen,
             auth_key,
@@ -178,7 +210,8 @@ impl Group {
     /// Applies a verified change; returns what the data plane is to do, if anything.
     pub(crate) fn apply(&mut self, change: Change, now: Duration) -> Option<GroupUpdate> {
         let until = now + change.deactivation_delay;
-        if let Some(over) = self.rekey_sas.iter_mut().find(|sa| sa.spi == change.over) {
+        self.deactivation_delay = change.deactivation_delay;
+        if let Some(over) = self.rekey_sas.iter_mut().find(|sa| Some(sa.spi) == change.over) {
             // The counter of the last message is never reached: a Rekey SA expires long before.
             over.expected = change.counter.saturating_add(1);
         }

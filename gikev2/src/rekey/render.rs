@@ -115,7 +115,7 @@ fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind,
     }
     if let Some(epoch) = &step.new_epoch {
         for sa in &epoch.sas {
-            sas.push(to_wire::data_policy(sa, epoch.remaining(step.counted_from)));
+            sas.push(to_wire::data_policy(sa, Some(epoch.remaining(step.counted_from))));
             groups.push(to_wire::data_bag(sa, &default)?);
         }
     }

@@ -6,12 +6,14 @@ use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::established::Established;
+use super::in_band::LineId;
 use super::intermediate::Intermediate;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::policy::identity::{identity_from_wire, identity_to_wire};
+use crate::registration::carried::Groups;
 use crate::registration::serve::{Asking, Outcome, answer};
 use crate::reject::Reject;
 use crate::rekey::rekey_sa_line;
@@ -97,13 +99,10 @@ impl Server {
         let identity = verified.identity.clone();
         let own = self.config.identity.clone().unwrap_or(Identity::from_ip(dgram.to.ip()));
         let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
-        let established = match state.advance(ctx, dgram, &own, verified, rekeying) {
+        let (mut established, outcome) = match state.advance(ctx, dgram, &own, verified, rekeying) {
             Ok((established, response, outcome)) => {
-                if let Some(outcome) = outcome {
-                    self.count(&outcome);
-                }
                 ctx.out.send(dgram.reply(response));
-                established
+                (established, outcome)
             }
             Err(error) => {
                 tracing::error!(%error, "answer could not be sealed");
@@ -115,10 +114,14 @@ impl Server {
         self.counters.established += 1;
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
-        let due = established.due(&self.config);
+        let line = self.lines.begin(spi);
+        established.line = line;
         let path = Path::of(dgram);
         self.sas.insert(spi, Entry { path, digest, state: State::Established(Box::new(established)) });
-        self.arm(spi, due);
+        self.rearm(spi);
+        if let Some(outcome) = outcome {
+            self.count(line, outcome);
+        }
     }
 
     /// The peer says that it has no other IKE SA with us: those there are have no peer any more (RFC 7296 section 2.4).
@@ -128,16 +131,21 @@ impl Server {
         others.into_iter().for_each(|spi| self.remove(out, spi));
     }
 
-    pub(super) fn count(&mut self, outcome: &Outcome) {
+    pub(super) fn count(&mut self, line: LineId, outcome: Outcome) {
         match outcome {
-            Outcome::Registered(policy, sa) => {
+            Outcome::Registered { policy, rekey, carried } => {
                 self.counters.registered += 1;
-                if let (Some(log), Some(line)) = (&mut self.key_log, rekey_sa_line(policy, sa)) {
+                let logged = rekey.and_then(|sa| rekey_sa_line(&policy, &sa));
+                if let (Some(log), Some(line)) = (&mut self.key_log, logged) {
                     log.log(crate::keylog::TABLE, &line);
                 }
+                self.note_carried(line, &policy.name, carried);
             }
             Outcome::Refused => self.counters.refused += 1,
-            Outcome::Left => self.counters.left += 1,
+            Outcome::Left(group) => {
+                self.counters.left += 1;
+                group.into_iter().for_each(|group| self.forget_carried(line, &group));
+            }
         }
     }
 }
@@ -192,7 +200,8 @@ impl ExpectAuth {
         let (exchange, outcome) = match &peer.request.registration {
             Some(registration) => {
                 let default = sa.key_wrap().map(|(_, key)| key);
-                let asking = Asking { identity: &peer.identity, address: dgram.from, default };
+                let groups = &Groups::default();
+                let asking = Asking { identity: &peer.identity, address: dgram.from, default, groups };
                 (ExchangeType::GSA_AUTH, Some(answer(ctx, asking, registration, &mut chain)))
             }
             None => {

@@ -113,6 +113,14 @@ pub struct Counters {
     pub refused: u64,
     /// Members that left.
     pub left: u64,
+    /// Members that were rekeyed in band and lost their IKE SA.
+    pub lost: u64,
+    /// Acknowledgements of GSA_REKEY.
+    pub acks: u64,
+    /// Those that say nothing new.
+    pub acks_repeated: u64,
+    /// Those that are of nobody known.
+    pub acks_unknown: u64,
     /// Answers to unprotected messages withheld, for there were too many.
     pub answers_withheld: u64,
 }

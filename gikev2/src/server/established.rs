@@ -6,6 +6,7 @@ use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
+use super::in_band::LineId;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::rekey::no_child;
@@ -33,7 +34,14 @@ pub(super) struct Established {
     /// When it last asked for something.
     pub(super) active: Duration,
     pub(super) rekeying: Rekeying,
+    /// The line of SAs that it belongs to.
+    pub(super) line: LineId,
+    /// It is not closed for being idle.
+    pub(super) kept: bool,
 }
+
+/// An SA that is kept is of use as long as the peer lives: one that is silent for so long is asked.
+const KEPT_LIVENESS: Duration = Duration::from_secs(60);
 
 /// What a request of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub(super) enum Purpose {
     Delete,
     /// New keys for the SA.
     Rekey,
+    /// A rekey of a group.
+    InBand,
 }
 
 /// What a request asks for, once it is understood.
@@ -69,7 +79,18 @@ impl Established {
     /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
     pub(super) fn fresh(sa: IkeSa, identity: Identity, rekeying: Rekeying, now: Duration) -> Self {
         let (answers, requests) = (Answers::starting_at(0), Requests::starting_at(0));
-        Self { sa, identity, answers, requests, purpose: Purpose::Liveness, heard: now, active: now, rekeying }
+        Self {
+            sa,
+            identity,
+            answers,
+            requests,
+            purpose: Purpose::Liveness,
+            heard: now,
+            active: now,
+            rekeying,
+            line: 0,
+            kept: false,
+        }
     }
 
     /// When something is due: a repeat of our request, a liveness check, new keys, or the end of patience.
@@ -80,8 +101,14 @@ impl Established {
         if let Some(doomed) = self.rekeying.doomed {
             return doomed;
         }
-        let idle = (self.active + config.idle).min(self.rekeying.due_at());
-        config.ike.liveness.map_or(idle, |after| idle.min(self.heard + after))
+        let life = self.rekeying.due_at();
+        let idle = if self.kept { life } else { life.min(self.active + config.idle) };
+        self.liveness(config).map_or(idle, |after| idle.min(self.heard + after))
+    }
+
+    /// After which silence the peer is asked whether it lives.
+    fn liveness(&self, config: &ServerConfig) -> Option<Duration> {
+        config.ike.liveness.or(self.kept.then_some(KEPT_LIVENESS))
     }
 
     fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
@@ -157,14 +184,15 @@ impl Server {
             },
             Asked::Refused(notify) => chain.push(PayloadKind::NOTIFY.0, &notify.to_vec()),
             Asked::Group(registration) => {
-                let Some(state) = self.in_use(&spi) else { return };
+                let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
                 let default = state.sa.key_wrap().map(|(_, key)| key);
-                let asking = Asking { identity: &state.identity, address: dgram.from, default };
-                outcome = Some(answer(ctx, asking, &registration, &mut chain));
+                let groups = self.lines.groups(state.line);
+                let asking = Asking { identity: &state.identity, address: dgram.from, default, groups };
+                outcome = Some((state.line, answer(ctx, asking, &registration, &mut chain)));
             }
         }
-        if let Some(outcome) = &outcome {
-            self.count(outcome);
+        if let Some((line, outcome)) = outcome {
+            self.count(line, outcome);
         }
         let Some(state) = self.in_use(&spi) else { return };
         let response = state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng);
@@ -239,6 +267,7 @@ impl Server {
         };
         state.requests.answered();
         state.heard = ctx.now.mono;
+        let line = state.line;
         match state.purpose {
             Purpose::Delete => {
                 if state.rekeying.doomed.is_none() {
@@ -248,8 +277,10 @@ impl Server {
                 return self.remove(ctx.out, spi);
             }
             Purpose::Rekey => self.rekey_answered(ctx, spi, &opened),
+            Purpose::InBand => self.in_band_answered(ctx, line, &opened),
             Purpose::Liveness => {}
         }
+        self.feed(ctx, line);
         self.rearm(spi);
     }
 
@@ -276,9 +307,10 @@ impl Server {
         let rekeying = &state.rekeying;
         let ends = match rekeying.doomed {
             Some(at) => now >= at,
-            None => now >= state.active + self.config.idle || rekeying.life.has_ended(now),
+            None => (!state.kept && now >= state.active + self.config.idle) || rekeying.life.has_ended(now),
         };
-        let silent = self.config.ike.liveness.is_some_and(|after| now >= state.heard + after);
+        let silent = state.liveness(&self.config).is_some_and(|after| now >= state.heard + after);
+        let line = state.line;
         if ends {
             self.inform(ctx, spi, true);
         } else if rekeying.doomed.is_none() && rekeying.life.wants_rekey(now) {
@@ -286,6 +318,7 @@ impl Server {
         } else if rekeying.doomed.is_none() && silent {
             self.inform(ctx, spi, false);
         }
+        self.feed(ctx, line);
         self.rearm(spi);
     }
 
@@ -335,6 +368,7 @@ impl Purpose {
         match self {
             Purpose::Liveness | Purpose::Delete => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
+            Purpose::InBand => ExchangeType::GSA_INBAND_REKEY,
         }
     }
 }

@@ -19,7 +19,8 @@
 //!  Established   CREATE_CHILD_SA, new keys      Established   Job, then a second SA and SA, Nr, KEr
 //!  Established   CREATE_CHILD_SA, a Child SA    Established   N(NO_ADDITIONAL_SAS)
 //!  Established   time for new keys              Established   Job, then CREATE_CHILD_SA request
-//!  Established   idle, or replaced              Established   INFORMATIONAL with Delete
+//!  Established   a rekey, member in band        Established   GSA_INBAND_REKEY
+//!  Established   idle and not kept, or replaced Established   INFORMATIONAL with Delete
 //!  Established   answer to that Delete, or none -
 //!  Established   any request repeated           Established   the same response
 //!  Closed        last request repeated          Closed        the same response
@@ -28,9 +29,11 @@
 //!
 //! What does not verify changes nothing: it is counted, and at most answered within a small budget.
 
+mod acks;
 mod auth;
 mod config;
 mod established;
+mod in_band;
 mod init;
 mod intermediate;
 mod limits;
@@ -58,6 +61,7 @@ use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, flags};
 use crate::wire::sk::{Fragment, datagrams, first_datagram};
 use auth::ExpectAuth;
 use established::Established;
+use in_band::Lines;
 use init::AwaitKe;
 use limits::{Budget, HalfOpen, Timers};
 
@@ -76,6 +80,7 @@ pub struct Server {
     inits: BTreeMap<Vec<u8>, Spi>,
     jobs: BTreeMap<JobId, Spi>,
     timers: Timers,
+    lines: Lines,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -134,6 +139,7 @@ impl Server {
             inits: BTreeMap::new(),
             jobs: BTreeMap::new(),
             timers: Timers::default(),
+            lines: Lines::default(),
             key_log: None,
         }
     }
@@ -170,6 +176,7 @@ impl Server {
     pub fn receive(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
         let before = ctx.out.len();
         self.take(ctx, dgram);
+        self.report_lost(ctx);
         cut_up(ctx.out, before);
     }
 
@@ -192,6 +199,9 @@ impl Server {
             // Our own, or another key server's: nothing for this end.
             self.counters.not_for_us += 1;
             return;
+        }
+        if ExchangeType(header.exchange) == ExchangeType::REKEY_ACK {
+            return self.rekey_acknowledged(ctx, &dgram, &header);
         }
         if ExchangeType(header.exchange) == ExchangeType::IKE_SA_INIT && header.spi_r == [0; 8] && !response {
             return match self.init_request(ctx, &dgram, &header) {
@@ -228,6 +238,7 @@ impl Server {
                 self.key_exchange_done(ctx, spi, done);
             }
         }
+        self.report_lost(ctx);
     }
 
     /// Does what is due.
@@ -244,6 +255,7 @@ impl Server {
                 None => {}
             }
         }
+        self.report_lost(ctx);
         cut_up(ctx.out, before);
     }
 
@@ -326,6 +338,9 @@ impl Server {
         if entry.is_half_open() {
             self.half_open.leave(entry.path.peer.ip());
         }
+        if let State::Established(state) = &entry.state {
+            self.lines.leave(state.line, spi);
+        }
         ctx.out.send(dgram.reply(response.clone()));
         entry.state = State::Closed(Closed { peer_spi, request: first_datagram(dgram.bytes).to_vec(), response });
         let linger = self.config.linger;
@@ -338,6 +353,9 @@ impl Server {
         if let Some(entry) = self.sas.remove(&spi) {
             if entry.is_half_open() {
                 self.half_open.leave(entry.path.peer.ip());
+            }
+            if let State::Established(state) = &entry.state {
+                self.lines.leave(state.line, spi);
             }
             self.inits.remove(&entry.digest);
         }

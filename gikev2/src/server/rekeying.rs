@@ -267,7 +267,8 @@ impl Server {
         rekeying.predecessor = Some(old);
         let spi = sa.own_spi();
         let mut fresh = Established::fresh(sa, state.identity.clone(), rekeying, ctx.now.mono);
-        fresh.active = active;
+        (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
+        self.lines.enter(state.line, spi);
         tracing::info!(member = %fresh.identity, "IKE SA has new keys");
         self.counters.rekeyed += 1;
         let entry = Entry { path: *path, digest: Vec::new(), state: State::Established(Box::new(fresh)) };

@@ -195,6 +195,7 @@ fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
     use keyferry_model::drive::{Ctx, Outbox};
     use keyferry_wire::ChainWriter;
 
+    use crate::registration::carried::Groups;
     use crate::registration::request::join;
     use crate::registration::serve::{Asking, Outcome, answer};
     use crate::wire::message::Registration;
@@ -207,10 +208,11 @@ fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
     let default = Secret::new(vec![5; 32]);
     let mut out = Outbox::default();
     let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
-    let asking = Asking { identity: &settings.identity, address: settings.local, default: Some(&default) };
+    let groups = &Groups::default();
+    let asking = Asking { identity: &settings.identity, address: settings.local, default: Some(&default), groups };
     let mut chain = ChainWriter::new();
     let outcome = answer(&mut ctx, asking, &request, &mut chain);
-    assert!(matches!(outcome, Outcome::Registered(..)));
+    assert!(matches!(outcome, Outcome::Registered { .. }));
     let (first, inner) = chain.finish().unwrap();
     (inner, first, default)
 }

@@ -1,11 +1,13 @@
 //! Whole runs in memory: members and a key server over a virtual network on virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod acknowledging;
 mod attacks;
 mod establishing;
 mod fragments;
 mod hostile;
 mod ike_rekeying;
+mod in_band;
 mod quantum;
 mod readings;
 mod registering;

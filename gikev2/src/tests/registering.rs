@@ -311,26 +311,27 @@ fn a_member_that_cannot_do_the_policy_is_told_so() {
     use crate::wire::registry::{ProtocolId, TransformType, encr};
     let group = policy(false);
     let all = capabilities();
-    assert!(suits(&all, &group));
+    assert!(suits(&all, &group, true));
     // Without the cipher, the key wrap algorithm, or a proposal for the Rekey SA.
     let mut no_gcm = all.clone();
     no_gcm.proposals.iter_mut().for_each(|p| p.transforms.retain(|t| t.id != encr::AES_GCM_16));
-    assert!(!suits(&no_gcm, &group));
+    assert!(!suits(&no_gcm, &group, true));
     let mut no_wrap = all.clone();
     no_wrap.proposals.iter_mut().for_each(|p| p.transforms.retain(|t| t.kind != TransformType::KWA));
-    assert!(!suits(&no_wrap, &group));
+    assert!(!suits(&no_wrap, &group, true));
     let mut esp_only = all.clone();
     esp_only.proposals.retain(|p| p.protocol == ProtocolId::ESP);
-    assert!(!suits(&esp_only, &group));
+    assert!(!suits(&esp_only, &group, true));
+    assert!(suits(&esp_only, &group, false), "who is rekeyed in band gets no Rekey SA");
     // Proposals of different numbers do not go together.
     let mut apart = all.clone();
     apart.proposals[1].number = 2;
-    assert!(!suits(&apart, &group));
+    assert!(!suits(&apart, &group, true));
     // Key length counts.
     let mut big = group.clone();
     let line = TrafficPolicy { transform: EspTransform::Aead(Aead::Aes256Gcm16), ..(*group.traffic[0]).clone() };
     big.traffic = vec![Arc::new(line)];
     let mut small = all;
     small.proposals.iter_mut().for_each(|p| p.transforms.retain(|t| t.key_bits != Some(256)));
-    assert!(suits(&small, &group) && !suits(&small, &big));
+    assert!(suits(&small, &group, true) && !suits(&small, &big, true));
 }

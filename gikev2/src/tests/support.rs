@@ -18,7 +18,7 @@ use keyferry_model::policy::*;
 use keyferry_model::reading::Readings;
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::settings::{
-    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+    GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
 };
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
@@ -233,6 +233,7 @@ impl World {
             gdoi: GdoiSettings::default(),
             traffic: TrafficSettings::default(),
             ike2: Ike2Settings::default(),
+            gikev2: Gikev2Settings::default(),
         }
     }
 
@@ -430,9 +431,13 @@ impl World {
     }
 
     pub(super) fn rekey(&mut self, reason: RekeyReason, evict: &[Identity]) {
-        for message in self.plan(reason, evict) {
+        let plan = self.plan_steps(reason, evict);
+        for step in plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2) {
+            let message = rekey::render(&plan.policy, step, &mut self.rng).unwrap();
             self.multicast(&message);
         }
+        self.on_server(false, |s, ctx| s.rekey_in_band(ctx, &plan));
+        self.run();
     }
 
     /// SPIs of all live epochs.

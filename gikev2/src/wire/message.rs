@@ -13,6 +13,7 @@ use super::notify::Notify;
 use super::registry::{NotifyType, PayloadKind};
 use super::rules::{self, Rule};
 use super::sa::Sa;
+use super::vendor::KEYFERRY;
 use crate::reject::Reject;
 
 /// Payloads of one message, checked against the rules of its exchange.
@@ -72,6 +73,13 @@ impl<'a> Payloads<'a> {
     #[must_use]
     pub fn error(&self) -> Option<NotifyType> {
         self.notifies.iter().map(|n| n.kind).find(|k| k.is_error())
+    }
+
+    /// Is GSA_REKEY acknowledged? The number that says so means that beside our Vendor ID alone.
+    #[must_use]
+    pub fn speaks_of_acks(&self) -> bool {
+        let ours = self.raw.iter().any(|p| p.kind == PayloadKind::VENDOR_ID.0 && p.body == KEYFERRY);
+        ours && self.notify(NotifyType::REKEY_ACK).is_some()
     }
 
     fn need<T: Decode<'a>>(&self, kind: PayloadKind) -> Result<T, Reject> {
@@ -204,6 +212,8 @@ pub struct Registration<'a> {
     pub sender: Option<u32>,
     /// It reports an error: it leaves.
     pub leaving: Option<NotifyType>,
+    /// It acknowledges GSA_REKEY, if it is asked to (an extension of our own).
+    pub acks: bool,
 }
 
 impl<'a> Registration<'a> {
@@ -230,6 +240,7 @@ impl<'a> Registration<'a> {
             transforms: payloads.get(PayloadKind::SA)?,
             sender,
             leaving,
+            acks: payloads.speaks_of_acks(),
         })
     }
 }
@@ -245,6 +256,8 @@ pub struct GroupKeys<'a> {
     pub deletes: Vec<Delete<'a>>,
     /// USE_TRANSPORT_MODE was there.
     pub transport_mode: bool,
+    /// GSA_REKEY is to be acknowledged (an extension of our own).
+    pub acks: bool,
 }
 
 impl<'a> GroupKeys<'a> {
@@ -258,6 +271,7 @@ impl<'a> GroupKeys<'a> {
             kd: payloads.get(PayloadKind::KD)?,
             deletes: payloads.all(PayloadKind::DELETE)?,
             transport_mode: payloads.notify(NotifyType::USE_TRANSPORT_MODE).is_some(),
+            acks: payloads.speaks_of_acks(),
         })
     }
 }

@@ -13,6 +13,7 @@ pub mod message;
 pub mod nonce;
 pub mod notify;
 pub mod registry;
+pub mod rekey_ack;
 pub mod rules;
 pub mod sa;
 pub mod sk;

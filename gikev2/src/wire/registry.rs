@@ -44,6 +44,8 @@ numbers! {
         GSA_INBAND_REKEY = 42,
         /// IKE_INTERMEDIATE (RFC 9242).
         IKE_INTERMEDIATE = 43,
+        /// Acknowledgement of a GSA_REKEY: our own, of the range for private use.
+        REKEY_ACK = 240,
     }
 }
 
@@ -387,6 +389,8 @@ numbers! {
         SIGNATURE_HASH_ALGORITHMS = 16431,
         /// IKE_INTERMEDIATE is understood (RFC 9242).
         INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
+        /// GSA_REKEY is acknowledged: our own, of the range for private use, beside our Vendor ID.
+        REKEY_ACK = 40960,
     }
 }
 

@@ -111,6 +111,14 @@ pub const REKEY: &[Rule] = &[
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
+/// GSA_INBAND_REKEY request (RFC 9838 sections 2.4.2 and 2.4.3).
+pub const INBAND_REKEY: &[Rule] = &[
+    rule(PayloadKind::GSA, 0, 1),
+    rule(PayloadKind::KD, 0, 1),
+    rule(PayloadKind::DELETE, 0, 8),
+    rule(PayloadKind::NOTIFY, 0, NOTIFIES),
+];
+
 /// Refuses what the table forbids, and unknown payloads whose critical bit is set (RFC 7296 section 2.5).
 ///
 /// # Errors

@@ -5,9 +5,20 @@ use std::borrow::Cow;
 use keyferry_wire::{Decode, Encode, Parsed};
 use nom::combinator::rest;
 
-/// Octets by which implementations know each other. Keyferry sends none and skips those it gets.
+/// Octets by which implementations know each other. Others than ours are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VendorId<'a>(pub Cow<'a, [u8]>);
+
+/// Our own: it stands in messages with numbers of the ranges for private use, which mean nothing without it.
+pub const KEYFERRY: &[u8; 16] = b"Keyferry G-IKEv2";
+
+impl VendorId<'static> {
+    /// Our own.
+    #[must_use]
+    pub fn ours() -> Self {
+        Self(Cow::Borrowed(KEYFERRY))
+    }
+}
 
 impl<'a> Decode<'a> for VendorId<'a> {
     fn decode(input: &'a [u8]) -> Parsed<'a, Self> {
@@ -30,6 +41,7 @@ mod tests {
     #[test]
     fn round_trips() {
         value_round_trip(&VendorId(Cow::Borrowed(b"somebody")));
+        value_round_trip(&VendorId::ours());
         bytes_round_trip::<VendorId<'_>>("00ff");
     }
 }

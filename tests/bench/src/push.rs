@@ -94,6 +94,7 @@ fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
             protocol: case.protocol,
             address: address(n),
             sender_ids: None,
+            gikev2: None,
         };
         server.model.admit(&GroupId::Number(policy::GROUP), request, None, now, &mut OsRandom)?;
     }

@@ -18,7 +18,7 @@ use keyferry_model::policy::{
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{
-    GdoiSettings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+    GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
 };
 use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 
@@ -299,5 +299,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         gdoi: GdoiSettings::default(),
         traffic: TrafficSettings::default(),
         ike2: Ike2Settings::default(),
+        gikev2: Gikev2Settings::default(),
     }
 }

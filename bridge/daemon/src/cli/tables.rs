@@ -276,6 +276,8 @@ mod tests {
             readings: Readings::NONE,
             registrations: 2,
             sender_ids: vec![17],
+            in_band: false,
+            capabilities: None,
             acknowledged: 12,
             missed: 0,
             latency_ms: Some(1234),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::Identity;
-use keyferry_model::policy::{AckType, Authorization, GroupPolicy, KekManagement, RekeyTransport, Selector};
+use keyferry_model::policy::{AckType, Authorization, GroupPolicy, InBand, KekManagement, RekeyTransport, Selector};
 use keyferry_model::reading::Reading;
 
 use super::certificates::Certificates;
@@ -117,7 +117,8 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
 
 fn acknowledgements(section: &Section<'_>, plan: &GroupPlan) {
     let p = plan.base();
-    let asks = plan.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
+    let gikev2 = plan.gikev2.as_ref().is_some_and(|g| g.options.ack || g.options.in_band != InBand::Nobody);
+    let asks = gikev2 || plan.gdoi.as_ref().is_some_and(|g| g.ack.is_some());
     let resend = ("ack_resend", p.ack_resend, "kek-sha256");
     for (key, set, ack) in [resend, ("evict_after_misses", p.evict_after_misses.is_some(), "lkh-sha256")] {
         if set && !asks {

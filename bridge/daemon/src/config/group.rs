@@ -10,7 +10,7 @@ use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
     AckType, AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey,
-    GroupPolicy, KekManagement, RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector,
+    GroupPolicy, InBand, KekManagement, RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector,
     SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
@@ -160,6 +160,9 @@ const PRESERVATIONS: &[(&str, AddressPreservation)] = &[
     ("destination", AddressPreservation::Destination),
     ("none", AddressPreservation::None),
 ];
+
+const IN_BAND: &[(&str, InBand)] =
+    &[("nobody", InBand::Nobody), ("senders", InBand::Senders), ("everybody", InBand::Everybody)];
 
 const MANAGEMENTS: &[(&str, KekManagement)] = &[("lkh", KekManagement::Lkh), ("none", KekManagement::None)];
 
@@ -355,7 +358,11 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
         protection: section.choice("protection", &protections, RekeyProtection::Aead(Aead::Aes256Gcm16)),
         wrap_key_len: section.choice("wrap", WRAPS, 32),
         transport: target(&mut section),
-        options: Gikev2Options::default(),
+        options: Gikev2Options {
+            in_band: section.choice("in_band", IN_BAND, InBand::Nobody),
+            keep_ike_sa: section.flag("keep_ike_sa", false),
+            ack: section.flag("ack", false),
+        },
         signature: signed.then_some(signature),
         signing_key: section.number("signing_key", 1..=1_000_000, 1),
     };

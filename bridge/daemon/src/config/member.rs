@@ -9,7 +9,7 @@ use keyferry_crypto::{Hash, KeGroup, Secret};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
 use keyferry_model::settings::{
-    CertificateAuth, GdoiSettings, Ike2Settings, MemberAuth, Phase1Settings, TrafficSettings,
+    CertificateAuth, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, Phase1Settings, TrafficSettings,
 };
 
 use super::certificates::{self, Certificates};
@@ -60,6 +60,8 @@ pub struct MemberConfig {
     pub marker: bool,
     /// What is taken from a key server of GDOI beyond the usual.
     pub gdoi: GdoiSettings,
+    /// What is offered to a key server of G-IKEv2 beyond the usual.
+    pub gikev2: Gikev2Settings,
     /// Establish the phase 1 or IKE SA and stop there.
     pub connect_only: bool,
     /// First retransmission after this long.
@@ -148,6 +150,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             danger_weak_rekey: section.flag("danger_weak_rekey", false),
             accept_unknown_kek_attributes: section.flag("accept_unknown_kek_attributes", false),
         },
+        gikev2: Gikev2Settings { ack: section.flag("ack_rekeys", false) },
         marker: section.flag("marker", false),
         connect_only: section.flag("connect_only", false),
         retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),

@@ -7,7 +7,7 @@ mod traffic;
 use super::*;
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::policy::{Authorization, EspMode, KekManagement, RekeyTransport};
+use keyferry_model::policy::{Authorization, EspMode, Gikev2Options, InBand, KekManagement, RekeyTransport};
 use std::os::unix::fs::PermissionsExt;
 
 pub(super) const GATEWAY: &str = r#"
@@ -521,6 +521,17 @@ fn rekeys_of_gikev2_are_signed_as_configured() {
     let problems = with("authentication = \"implicit\"\nsignature = \"ecdsa-p256\"").unwrap_err();
     assert!(problems.to_string().contains("nothing is signed"), "{problems}");
     assert_eq!(with("authentication = \"implicit\"").unwrap().config.groups[0].signers().len(), 1);
+}
+
+#[test]
+fn what_gikev2_does_beyond_multicast_is_configured() {
+    let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gikev2]\n", &format!("[group.gikev2]\n{lines}\n")));
+    let options = |lines: &str| with(lines).unwrap().config.groups[0].gikev2.as_ref().unwrap().options;
+    assert_eq!(options(""), Gikev2Options::default());
+    let all = "in_band = \"senders\"\nkeep_ike_sa = true\nack = true";
+    assert_eq!(options(all), Gikev2Options { in_band: InBand::Senders, keep_ike_sa: true, ack: true });
+    assert_eq!(options("in_band = \"everybody\"").in_band, InBand::Everybody);
+    assert!(with("in_band = \"some\"").unwrap_err().to_string().contains("in_band"));
 }
 
 #[test]

@@ -449,6 +449,7 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
         gdoi: config.gdoi,
         ike2: config.ike2.clone(),
         traffic: config.traffic.clone(),
+        gikev2: config.gikev2,
     };
     Machine::new(protocol, settings, further, (config.life.clone(), config.ike), parts.key_log.as_ref())
 }

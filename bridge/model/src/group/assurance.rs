@@ -68,6 +68,6 @@ impl Group {
                 streams: StreamStep { delete: Vec::new(), report: Some(DeliveryReport { epoch, delivered }) },
             }));
         }
-        RekeyPlan { id: self.take_rekey_id(), reason: RekeyReason::Assurance, policy, steps }
+        RekeyPlan { id: self.take_rekey_id(), reason: RekeyReason::Assurance, policy, steps, in_band: None }
     }
 }

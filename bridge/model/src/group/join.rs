@@ -100,14 +100,15 @@ impl Group {
             tracing::debug!(group = %self.policy.name, member = %request.identity, "member registers too often");
             return Err(Refusal::TooOften);
         }
+        let in_band = self.wants_in_band(request)?;
         // A member that stays where it is keeps its leaf, also if it takes another name; everything is checked before anything
         // is taken.
         let others = self.other_places(request);
         let own = self.members.get(request.identity);
         let stays = own.into_iter().chain(&others).find(|m| m.is_active(request.protocol));
-        let (is_new, kept) = (stays.is_none(), stays.and_then(|m| m.leaf));
+        let (is_new, kept) = (stays.is_none(), stays.filter(|_| !in_band).and_then(|m| m.leaf));
         let side = self.sides.get(&request.protocol).ok_or(Refusal::ProtocolNotServed)?;
-        let has_tree = side.policy.has_tree(request.protocol);
+        let has_tree = side.policy.has_tree(request.protocol) && !in_band;
         let members = self.members.count(request.protocol).max(side.tree.members());
         if members >= self.policy.capacity as usize && (is_new || (has_tree && kept.is_none() && side.tree.is_full())) {
             return Err(Refusal::Full);
@@ -123,9 +124,9 @@ impl Group {
         for place in others {
             self.give_up(place, request, leaf);
         }
-        self.record(request, leaf, &sender_ids, now);
+        let registration = self.record(request, leaf, in_band, &sender_ids, now);
         self.store_sender_ids();
-        Ok(Admission { offer, path, sender_ids })
+        Ok(Admission { offer, path, sender_ids, in_band, registration })
     }
 
     /// Fresh sender IDs, none for a receiver or without counter modes.
@@ -167,7 +168,15 @@ impl Group {
         self.store_member(&identity);
     }
 
-    fn record(&mut self, request: JoinRequest<'_>, leaf: Option<u32>, sender_ids: &[u32], now: Now) {
+    /// Enters a member; returns how often it has registered.
+    fn record(
+        &mut self,
+        request: JoinRequest<'_>,
+        leaf: Option<u32>,
+        in_band: bool,
+        sender_ids: &[u32],
+        now: Now,
+    ) -> u64 {
         let fresh = Member {
             identity: request.identity.clone(),
             holder: None,
@@ -185,6 +194,9 @@ impl Group {
             burst: 0,
             burst_since: now.wall,
             sender_ids: Vec::new(),
+            in_band,
+            acks: false,
+            capabilities: None,
             acknowledged: 0,
             missed: 0,
             latency: None,
@@ -192,6 +204,10 @@ impl Group {
         let former = self.members.get(request.identity).cloned();
         let moved = former.as_ref().is_some_and(|m| m.is_active(m.protocol) && m.protocol != request.protocol);
         let mut member = former.unwrap_or(fresh);
+        if in_band && member.is_active(request.protocol) && !member.in_band {
+            // It no longer follows the Rekey SA: its keys go with the next change of that.
+            self.make_stale(&member);
+        }
         if member.protocol != request.protocol {
             if moved {
                 // It no longer follows the old protocol: its keys there go with the next change of that rekey SA.
@@ -207,6 +223,9 @@ impl Group {
         member.holder = request.holder.cloned().or(member.holder);
         (member.address, member.marked) = (request.address, false);
         member.leaf = leaf;
+        member.in_band = in_band;
+        member.acks = request.gikev2.is_some_and(|g| g.acks);
+        member.capabilities = request.gikev2.and_then(|g| g.capabilities.clone());
         member.registered_at(now.wall);
         member.missed = 0;
         member.since = self.next_rekey;
@@ -215,8 +234,10 @@ impl Group {
         member.sender_ids = sender_ids.to_vec();
         tracing::info!(group = %self.policy.name, member = %member.identity, protocol = %member.protocol,
             address = %member.address, sender_ids = ?member.sender_ids, "member registered");
+        let registration = member.registrations;
         self.members.put(member);
         self.store_member(request.identity);
+        registration
     }
 
     /// An active member is reached at this address now, with or without a non-ESP marker.
@@ -264,6 +285,8 @@ impl Group {
         if let Some(side) = self.sides.get_mut(&member.protocol) {
             match member.leaf {
                 Some(leaf) => side.stale.insert(leaf),
+                // It never had the rekey SA.
+                None if member.in_band => false,
                 None => side.outsiders.insert(member.identity.clone()),
             };
         }

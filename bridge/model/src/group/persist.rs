@@ -236,6 +236,7 @@ impl Group {
             ops: Vec::new(),
             policy,
         };
+        group.lose_all();
         group.compare();
         Ok(Some(group))
     }

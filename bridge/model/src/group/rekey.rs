@@ -54,6 +54,7 @@ impl Group {
             self.store_state();
             return Arc::new(plan);
         }
+        let before = self.before_rekey();
         for identity in evict {
             self.mark_evicted(identity);
         }
@@ -83,7 +84,8 @@ impl Group {
             | RekeyReason::Assurance
             | RekeyReason::DeleteTeks => self.replace_keys(reason, urgent, now, rng),
         });
-        let plan = RekeyPlan { id: self.take_rekey_id(), reason, policy: Arc::clone(&self.policy), steps };
+        let in_band = self.in_band_step(before, reason);
+        let plan = RekeyPlan { id: self.take_rekey_id(), reason, policy: Arc::clone(&self.policy), steps, in_band };
         let epoch = self.epochs.last().map_or(0, |e| e.number);
         tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
             "rekey planned");
@@ -178,7 +180,7 @@ impl Group {
         if !shares_tree {
             self.forget_leaves(protocol);
         }
-        let listening = self.members.count(protocol) > 0;
+        let listening = self.members.listening(protocol) > 0;
         let changed =
             Form::of(&policy, protocol) != self.sides.get(&protocol).and_then(|s| Form::of(&s.policy, protocol));
         let Some(side) = self.sides.get_mut(&protocol) else { return Vec::new() };
@@ -220,7 +222,8 @@ impl Group {
         let len = tree_key_len(protocol, &self.policy).unwrap_or_else(|| side.tree.key_len());
         side.former = Some(side.tree.restart(len));
         side.stale.clear();
-        let members: Vec<Identity> = self.members.active(protocol).map(|m| m.identity.clone()).collect();
+        let with_leaf = self.members.active(protocol).filter(|m| !m.in_band);
+        let members: Vec<Identity> = with_leaf.map(|m| m.identity.clone()).collect();
         for identity in members {
             self.members.note(&identity, |m| (m.leaf, m.answers, m.missed) = (None, false, 0));
             self.store_member(&identity);
@@ -236,7 +239,7 @@ impl Group {
         rng: &mut dyn Random,
     ) -> Option<Arc<RekeyStep>> {
         let policy = Arc::clone(&self.policy);
-        let listening = self.members.count(protocol) > 0;
+        let listening = self.members.listening(protocol) > 0;
         let side = self.sides.get_mut(&protocol)?;
         let step = listening.then(|| side.deletion(protocol, delete, now.wall));
         let len = tree_key_len(protocol, &policy).unwrap_or_else(|| side.tree.key_len());
@@ -301,7 +304,11 @@ impl Group {
 
     fn enter_into_ledger(&mut self, plan: &RekeyPlan, asked: &BTreeSet<AckType>, now: Now) {
         let last = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi).filter(|_| !asked.is_empty());
-        let awaited: Vec<_> = last.iter().map(|s| (Protocol::Gdoi, s.over.spi, s.counter)).collect();
+        let acks = |s: &&Arc<RekeyStep>| s.policy.gikev2.as_ref().is_some_and(|g| g.options.ack);
+        let last_gikev2 = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gikev2).filter(acks);
+        let awaited: Vec<_> =
+            last.into_iter().chain(last_gikev2).map(|s| (s.protocol, s.over.spi, s.counter)).collect();
+        let in_band = plan.in_band.iter().flat_map(|s| &s.members).map(|to| to.identity.clone());
         let mut entry = Entry {
             id: plan.id,
             reason: plan.reason,
@@ -309,6 +316,7 @@ impl Group {
             epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
             expected: 0,
             by_leaf: asked.iter().all(|a| matches!(a, AckType::Lkh(_))),
+            in_band: in_band.collect(),
             open_since: None,
             awaited,
             missing: None,

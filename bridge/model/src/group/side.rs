@@ -90,6 +90,12 @@ impl Side {
         tree.leaf(member.leaf?)
     }
 
+    /// The handle of that key.
+    pub(crate) fn leaf_id(&self, member: &Member) -> Option<u32> {
+        let tree = if member.until.is_some() { self.former.as_ref()? } else { &self.tree };
+        tree.leaf_handle(member.leaf?)
+    }
+
     /// Drops replaced SAs whose time has passed; `true` if there were any.
     pub(super) fn expire(&mut self, wall: Duration) -> bool {
         let before = self.replaced.len();

@@ -21,6 +21,7 @@ use crate::view::MemberState;
 mod absence;
 mod change;
 mod holders;
+mod in_band;
 mod silence;
 
 fn signer() -> Arc<SigningKey> {
@@ -129,7 +130,7 @@ impl Bench {
 
     fn join_as(&mut self, identity: &Identity, n: u8, protocol: Protocol) -> Result<Vec<u32>, Refusal> {
         let address = SocketAddr::from(([10, 0, 0, n], 848));
-        let request = JoinRequest { identity, holder: None, protocol, address, sender_ids: Some(1) };
+        let request = JoinRequest { identity, holder: None, protocol, address, sender_ids: Some(1), gikev2: None };
         let now = self.now();
         let admission = self.model.admit(&GroupId::Number(7), request, None, now, &mut self.rng);
         self.commit();
@@ -405,6 +406,7 @@ fn members_behind_one_address_are_told_apart() {
             protocol: Protocol::Gdoi,
             address: address(848 + u16::from(n)),
             sender_ids: None,
+            gikev2: None,
         };
         let now = b.now();
         b.model.admit(&GroupId::Number(7), request, None, now, &mut b.rng).unwrap();

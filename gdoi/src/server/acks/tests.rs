@@ -94,6 +94,7 @@ impl Bench {
                 protocol: Protocol::Gdoi,
                 address: member(n),
                 sender_ids: None,
+                gikev2: None,
             };
             let admission = model.admit(&GroupId::Number(7), request, None, NOW, &mut rng).unwrap();
             leaves.push(admission.leaf().unwrap().duplicate());

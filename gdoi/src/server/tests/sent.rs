@@ -28,7 +28,8 @@ fn joined(ack: Option<AckType>) -> Bench {
     for n in 1..=3 {
         let identity = Identity::from_ip(member(n).ip());
         let (protocol, address) = (Protocol::Gdoi, member(n));
-        let request = JoinRequest { identity: &identity, holder: None, protocol, address, sender_ids: Some(1) };
+        let request =
+            JoinRequest { identity: &identity, holder: None, protocol, address, sender_ids: Some(1), gikev2: None };
         let admission = bench.model.admit(&GroupId::Number(7), request, None, NOW, &mut bench.rng).unwrap();
         assert_eq!(admission.sender_ids.len(), 1, "sender IDs are given to members");
     }

@@ -21,6 +21,8 @@ fn member(n: u16, protocol: Protocol) -> MemberView {
         readings: Readings::NONE,
         registrations: 1,
         sender_ids: vec![u32::from(n)],
+        in_band: false,
+        capabilities: None,
         acknowledged: 0,
         missed: 0,
         latency_ms: None,
@@ -46,6 +48,7 @@ fn group(epochs: &[u64]) -> GroupView {
         sender_ids_left: 60,
         rekeys: 3,
         next_rekey_in: 60,
+        common: None,
     }
 }
 

@@ -48,7 +48,8 @@ fn a_side_that_starts_dismisses_who_was_there_before() {
     let mut group = super::super::Group::create(Arc::new(policy(8)), now, &mut rng);
     for (n, protocol) in [(1, Protocol::Gdoi), (2, Protocol::Gikev2)] {
         let address = SocketAddr::from(([10, 0, 0, n], 848));
-        let request = JoinRequest { identity: &member(n), holder: None, protocol, address, sender_ids: None };
+        let request =
+            JoinRequest { identity: &member(n), holder: None, protocol, address, sender_ids: None, gikev2: None };
         group.admit(request, None, now, &mut rng).unwrap();
     }
     group.sides.remove(&Protocol::Gdoi);

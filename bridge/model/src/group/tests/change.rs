@@ -270,7 +270,14 @@ fn sender_ids_of_another_width_are_not_given() {
     let identity = member(1);
     let address = SocketAddr::from(([10, 0, 0, 1], 848));
     let mut admit = |group: &mut super::super::Group, sender_ids| {
-        let request = JoinRequest { identity: &identity, holder: None, protocol: Protocol::Gdoi, address, sender_ids };
+        let request = JoinRequest {
+            identity: &identity,
+            holder: None,
+            protocol: Protocol::Gdoi,
+            address,
+            sender_ids,
+            gikev2: None,
+        };
         group.admit(request, None, now, &mut b.rng).map(|a| a.sender_ids)
     };
     assert_eq!(admit(&mut group, Some(1)), Err(Refusal::Stale));

@@ -20,7 +20,8 @@ fn gm1() -> Holder {
 fn register(b: &mut Bench, identity: &str, holder: &Holder, protocol: Protocol) -> Result<Admission, Refusal> {
     let identity = name(identity);
     let address = SocketAddr::from(([10, 0, 0, 1], 848));
-    let request = JoinRequest { identity: &identity, holder: Some(holder), protocol, address, sender_ids: Some(1) };
+    let request =
+        JoinRequest { identity: &identity, holder: Some(holder), protocol, address, sender_ids: Some(1), gikev2: None };
     let now = b.now();
     let offered = b.model.offer(&GroupId::Number(7), &identity, Some(holder), protocol, now).map(drop);
     let admission = b.model.admit(&GroupId::Number(7), request, None, now, &mut b.rng);

@@ -103,7 +103,8 @@ fn rekey(b: &mut Bench, answering: &[u8]) -> Vec<(String, u64, Vec<SocketAddr>)>
     let now = b.now();
     b.model.expire(now);
     b.commit();
-    b.model.take_resends()
+    let resends = b.model.take_resends().into_iter();
+    resends.map(|(group, id, protocol, to)| (assert_eq!(protocol, Protocol::Gdoi), (group, id, to)).1).collect()
 }
 
 /// Acknowledgements by leaf keys, and eviction of who stops giving them.

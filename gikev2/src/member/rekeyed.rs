@@ -1,0 +1,125 @@
+//! Rekeys, as a member takes and acknowledges them.
+
+use std::time::Duration;
+
+use keyferry_model::drive::Datagram;
+use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
+use keyferry_wire::Header;
+
+use super::link::Spi;
+use super::{Goal, Link, Member};
+use crate::reject::Reject;
+use crate::rekey::receive::{Change, Rekey};
+use crate::wire::message::Payloads;
+use crate::wire::registry::NotifyType;
+use crate::wire::rekey_ack;
+
+/// Who is rekeyed over its IKE SA asks after so long a silence whether the key server lives: later than that asks us.
+const IN_BAND_LIVENESS: Duration = Duration::from_secs(90);
+
+/// Acknowledgements that wait at one time.
+const ACKS: usize = 8;
+
+impl Member {
+    pub(super) fn liveness(&self) -> Option<Duration> {
+        let in_band = self.group.as_ref().is_some_and(|g| g.in_band);
+        self.ike.liveness.or(in_band.then_some(IN_BAND_LIVENESS))
+    }
+
+    pub(super) fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
+        let now = ctx.now.mono;
+        let Some(group) = self.group.as_ref().filter(|g| g.listens_to(header)) else {
+            // Another group's, or one under keys that we do not have.
+            tracing::debug!(from = %dgram.from, "rekey under no Rekey SA of ours");
+            return;
+        };
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        match group.verify(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
+            Ok(Rekey::Copy) => {
+                self.status.copies += 1;
+                self.acknowledge(ctx, header);
+            }
+            Ok(Rekey::Excluded) => self.excluded(ctx),
+            Ok(Rekey::New(change)) => {
+                self.take_change(ctx, *change);
+                self.acknowledge(ctx, header);
+                self.pursue(ctx);
+            }
+            Err(reject) => {
+                tracing::debug!(from = %dgram.from, %reject, "rekey dropped");
+                self.status.rejected += 1;
+            }
+        }
+    }
+
+    /// A rekey over an IKE SA; the response to it is our acknowledgement.
+    pub(super) fn rekey_in_band(
+        &mut self,
+        ctx: &mut MemberCtx<'_>,
+        spi: Spi,
+        message_id: u32,
+        payloads: &Payloads<'_>,
+    ) -> Result<(), Reject> {
+        let Link::Up(sas) = &self.link else { return Ok(()) };
+        let default = sas.get(spi).and_then(|up| up.sa.key_wrap());
+        let (_, default) = default.ok_or(Reject::Misbehaved("no key wrap algorithm"))?;
+        let group = self.group.as_ref().ok_or(Reject::Unacceptable(NotifyType::INVALID_GROUP_ID))?;
+        let sender = self.settings.sender_ids > 0;
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        match group.verify_in_band(message_id, payloads, default, sender, ctx.now.mono, log)? {
+            Rekey::New(change) => self.take_change(ctx, *change),
+            Rekey::Excluded => self.excluded(ctx),
+            // Messages over an IKE SA are known by their message IDs.
+            Rekey::Copy => {}
+        }
+        Ok(())
+    }
+
+    fn take_change(&mut self, ctx: &mut MemberCtx<'_>, change: Change) {
+        let Some(group) = &mut self.group else { return };
+        let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
+        if self.goal == Goal::Register {
+            self.outdated.extend(group.outdated_by(&change));
+        }
+        if let Some(update) = group.apply(change, ctx.now.mono) {
+            ctx.out.push(MemberOutput::Update(update));
+        }
+        self.renew_at = group.renew_at(ctx.rng);
+        if let Some(listen) = listen {
+            ctx.out.push(MemberOutput::Listen(listen));
+        }
+        self.status.rekeys += 1;
+        ctx.event(MemberEvent::Rekeyed { counter });
+        if anew {
+            self.goal = Goal::Register;
+        }
+    }
+
+    /// Acknowledges a message that has verified, if the key server wants that, at a random time: all members got it at once.
+    fn acknowledge(&mut self, ctx: &mut MemberCtx<'_>, header: &Header) {
+        let Some(group) = self.group.as_ref().filter(|g| g.acks) else { return };
+        let Some(own) = group.path.own() else { return };
+        let bytes = rekey_ack::build(&header.spi_pair(), header.message_id, own);
+        if self.acks.len() == ACKS || self.acks.iter().any(|(_, waiting)| *waiting == bytes) {
+            return;
+        }
+        let most = u64::try_from(self.settings.ack_jitter.as_micros()).unwrap_or(u64::MAX - 1);
+        let at = ctx.now.mono + Duration::from_micros(ctx.rng.below(most.saturating_add(1)));
+        self.acks.push((at, bytes));
+        self.send_acks(ctx);
+    }
+
+    /// Sends acknowledgements whose time has come.
+    pub(super) fn send_acks(&mut self, ctx: &mut MemberCtx<'_>) {
+        let now = ctx.now.mono;
+        let (due, later): (Vec<_>, _) = std::mem::take(&mut self.acks).into_iter().partition(|(at, _)| *at <= now);
+        self.acks = later;
+        for (_, bytes) in due {
+            self.status.acknowledged += 1;
+            if let Ok((header, _)) = Header::decode(&bytes) {
+                ctx.event(MemberEvent::Acknowledged { counter: header.message_id });
+            }
+            ctx.send(self.transmit(bytes));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Members that are rekeyed over their IKE SAs (RFC 9838 section 2.4.2).
+
+use std::time::Duration;
+
+use keyferry_model::id::Identity;
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::*;
+use keyferry_model::update::MemberEvent;
+use keyferry_model::view::{MemberState, MemberView, RekeyView};
+
+use super::support::*;
+use crate::wire::registry::ExchangeType;
+
+fn group(in_band: InBand) -> GroupPolicy {
+    let mut group = policy(false);
+    group.gikev2.as_mut().unwrap().options.in_band = in_band;
+    group
+}
+
+fn world(in_band: InBand) -> World {
+    World::new(group(in_band))
+}
+
+/// A member that only receives.
+fn receiver(world: &mut World, n: u8) -> usize {
+    let mut settings = world.settings(n);
+    settings.sender_ids = 0;
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    assert!(world.hosts[at].events.contains(&MemberEvent::Registered));
+    at
+}
+
+fn view(world: &World, who: &Identity) -> MemberView {
+    world.model.group("g").unwrap().member_views().into_iter().find(|m| m.identity == *who).unwrap()
+}
+
+fn ledger(world: &World) -> RekeyView {
+    world.model.group("g").unwrap().rekey_views().pop().unwrap()
+}
+
+/// So many requests and responses of GSA_INBAND_REKEY, and messages of GSA_REKEY.
+fn sent(world: &World) -> (usize, usize, usize) {
+    let of = |exchange: ExchangeType, response| {
+        world.seen.iter().filter(|p| p.exchange() == exchange.0 && p.is_response() == response).count()
+    };
+    let in_band = ExchangeType::GSA_INBAND_REKEY;
+    (of(in_band, false), of(in_band, true), of(ExchangeType::GSA_REKEY, false))
+}
+
+/// No Rekey SA, no tree keys, no lifetimes; each rekey is two exchanges, and the answer to the first counts (reading 18, 14).
+#[test]
+fn a_group_may_be_rekeyed_in_band_alone() {
+    let mut world = world(InBand::Everybody);
+    let (a, b) = (world.join(1), receiver(&mut world, 2));
+    assert!(world.hosts[a].listens.is_empty() && world.hosts[a].member.status().rekey_spi.is_none());
+    assert_eq!(world.hosts[a].sender_ids.as_ref().unwrap().ids, [0]);
+    for round in 1..=3 {
+        world.pass(Duration::from_secs(40));
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(a) && world.has_newest(b));
+        assert_eq!(world.hosts[a].delays, (Duration::ZERO, Duration::from_secs(10)), "as it was told before");
+        assert_eq!(world.hosts[a].sas.len(), 1, "replaced SAs are deleted");
+        assert_eq!(sent(&world), (4 * round, 4 * round, 0));
+        let entry = ledger(&world);
+        assert_eq!((entry.expected, entry.acknowledged, entry.missing.len()), (2, 2, 0));
+    }
+    assert_eq!(world.hosts[a].sas, world.hosts[b].sas);
+    assert!(view(&world, &identity(1)).in_band);
+    assert_eq!(view(&world, &identity(1)).acknowledged, 3);
+}
+
+#[test]
+fn senders_may_be_rekeyed_in_band_and_receivers_by_multicast() {
+    let mut world = world(InBand::Senders);
+    let (sender, listener) = (world.join(1), receiver(&mut world, 2));
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(world.has_newest(sender) && world.has_newest(listener));
+    assert_eq!(sent(&world), (2, 2, 1));
+    assert!(view(&world, &identity(1)).in_band && !view(&world, &identity(2)).in_band);
+    assert_eq!(ledger(&world).expected, 1, "nobody acknowledges a multicast here");
+    // An evicted sender had no Rekey SA: the others need no other, only other traffic keys.
+    world.rekey(RekeyReason::Eviction, &[identity(1)]);
+    assert!(!world.has_newest(sender) && world.has_newest(listener));
+    assert_eq!(world.hosts[sender].events.last(), Some(&MemberEvent::Excluded));
+    assert_eq!(sent(&world), (3, 3, 2), "it is told that everything is deleted");
+    // An evicted receiver had it, and is kept from the next by the tree.
+    let sender = world.join(3);
+    world.rekey(RekeyReason::Eviction, &[identity(2)]);
+    assert!(world.has_newest(sender) && !world.has_newest(listener));
+}
+
+#[test]
+fn a_member_that_becomes_a_sender_is_rekeyed_in_band_from_then_on() {
+    let mut world = world(InBand::Senders);
+    let listener = receiver(&mut world, 1);
+    let sender = world.join(1);
+    world.rekey(RekeyReason::Eviction, &[]);
+    assert!(world.has_newest(sender), "its leaf is excluded, and it is told in band");
+    assert!(!world.has_newest(listener));
+}
+
+/// Requests are repeated until they are answered, and taken once.
+#[test]
+fn lost_messages_are_repeated_and_repeats_change_nothing() {
+    let mut world = world(InBand::Everybody);
+    let at = world.join(1);
+    let mut lost = 0;
+    world.fate = Box::new(move |p| {
+        let in_band = p.exchange() == ExchangeType::GSA_INBAND_REKEY.0;
+        lost += usize::from(in_band);
+        if in_band && lost < 5 { 0 } else { 2 }
+    });
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(!world.has_newest(at));
+    // A second rekey waits for the first.
+    world.rekey(RekeyReason::Operator, &[]);
+    world.pass(Duration::from_secs(40));
+    assert!(world.has_newest(at));
+    assert_eq!(world.hosts[at].sas.len(), 1);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.rekeys, status.rejected), (4, 0));
+    let all = world.model.group("g").unwrap().rekey_views();
+    assert!(all.iter().all(|r| r.acknowledged == 1), "{all:?}");
+}
+
+/// The key server asks whether members live, and who does not answer is one no more.
+#[test]
+fn kept_ike_sas_are_not_closed_when_idle_and_members_go_with_them() {
+    let mut world = world(InBand::Everybody);
+    let (a, b) = (world.join(1), world.join(2));
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.server.established(), 2);
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(world.has_newest(a) && world.has_newest(b));
+    let gone = world.hosts[b].address;
+    world.fate = Box::new(move |p| usize::from(p.to != gone && p.from != gone));
+    world.pass(Duration::from_secs(300));
+    assert_eq!(view(&world, &identity(2)).state, MemberState::Left);
+    assert_eq!((world.server.established(), world.server.counters().lost), (1, 1));
+    // The member has noticed, too, and has no keys that nobody replaces.
+    assert!(world.hosts[b].sas.is_empty() && world.hosts[b].events.contains(&MemberEvent::Excluded));
+    world.fate = Box::new(|_| 1);
+    world.pass(Duration::from_secs(120));
+    assert!(world.has_newest(b));
+    assert_eq!(view(&world, &identity(2)).state, MemberState::Active);
+}
+
+#[test]
+fn a_restarted_key_server_has_no_ike_sas_and_members_come_back() {
+    let mut world = world(InBand::Everybody);
+    let at = world.join(1);
+    world.server = crate::Server::new(config());
+    world.pass(Duration::from_secs(300));
+    assert!(world.hosts[at].events.contains(&MemberEvent::Excluded));
+    assert!(world.has_newest(at));
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(world.has_newest(at));
+    assert_eq!(ledger(&world).acknowledged, 1);
+}
+
+/// Everything deleted: members register anew over the IKE SA that there is, after a random time.
+#[test]
+fn a_reset_is_told_in_band() {
+    let mut world = world(InBand::Everybody);
+    let (a, b) = (world.join(1), world.join(2));
+    world.rekey(RekeyReason::Reset, &[]);
+    for at in [a, b] {
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Excluded));
+        assert!(world.hosts[at].sas.is_empty());
+    }
+    world.pass(Duration::from_secs(15));
+    assert!(world.has_newest(a) && world.has_newest(b));
+    assert_eq!(world.server.counters().established, 2, "no other IKE SA is wanted");
+    world.rekey(RekeyReason::DeleteTeks, &[]);
+    assert!(world.has_newest(a) && world.has_newest(b));
+    assert_eq!(world.hosts[a].delays, (Duration::ZERO, Duration::ZERO), "keys that are not trusted go at once");
+}
+
+#[test]
+fn who_leaves_is_told_nothing_more() {
+    let mut world = world(InBand::Everybody);
+    let (a, b) = (world.join(1), world.join(2));
+    world.leave(a);
+    world.run();
+    assert_eq!(world.hosts[a].events.last(), Some(&MemberEvent::Left));
+    world.rekey(RekeyReason::Eviction, &[]);
+    assert!(!world.has_newest(a) && world.has_newest(b));
+    assert_eq!(ledger(&world).expected, 1);
+}
+
+/// The IKE SA gets new keys, and what it carries goes along.
+#[test]
+fn rekeys_go_on_over_an_ike_sa_that_replaced_another() {
+    let mut world = world(InBand::Everybody);
+    let at = world.join(1);
+    for hours in [7, 7, 7] {
+        world.pass(Duration::from_secs(hours * 3600));
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(at));
+    }
+    assert!(world.server.counters().rekeyed >= 2, "{:?}", world.server.counters());
+    assert_eq!(view(&world, &identity(1)).acknowledged, 3);
+    assert_eq!(world.hosts[at].member.status().registrations, 1);
+}
+
+/// A policy may keep the IKE SAs of members that follow GSA_REKEY.
+#[test]
+fn ike_sas_are_kept_or_closed_by_policy() {
+    for keep_ike_sa in [false, true] {
+        let mut group = policy(false);
+        group.gikev2.as_mut().unwrap().options.keep_ike_sa = keep_ike_sa;
+        let mut world = World::new(group);
+        let at = world.join(1);
+        world.pass(Duration::from_secs(200));
+        assert_eq!(world.server.established(), usize::from(keep_ike_sa));
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(at));
+        assert_eq!(sent(&world), (0, 0, 1));
+    }
+}
