@@ -102,7 +102,8 @@ fn tunnels_preserve_what_the_key_server_says_or_are_refused() {
         let mut group = policy(setup);
         group.traffic = vec![Arc::new(TrafficPolicy { preservation, ..(*group.traffic[0]).clone() })];
         let mut bench = Bench::with_policy(setup, group, |_| {});
-        let traffic = TrafficSettings { tunnel_destination: Some([239, 255, 0, 1].into()) };
+        let traffic =
+            TrafficSettings { tunnel_destination: Some([239, 255, 0, 1].into()), ..TrafficSettings::default() };
         bench.add_with(10, MemberSettings { traffic, ..settings(setup, 10) });
         bench.add(11);
         bench.settle();

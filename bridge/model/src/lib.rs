@@ -18,6 +18,7 @@ pub mod capabilities;
 pub mod credentials;
 pub mod drive;
 pub mod epoch;
+pub mod flows;
 pub mod group;
 pub mod holder;
 pub mod id;

@@ -8,6 +8,7 @@ use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 
 use crate::credentials::{OwnCertificate, Trust};
+use crate::flows::Flows;
 use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
 use crate::policy::RekeyProtection;
@@ -63,6 +64,8 @@ pub struct MemberSettings {
 pub struct TrafficSettings {
     /// Where packets go in tunnels that do not preserve their destination. Without it there are no such tunnels.
     pub tunnel_destination: Option<IpAddr>,
+    /// The traffic that it may decide about at all; what it says of other traffic is left out.
+    pub accept: Flows,
 }
 
 /// What is offered and taken in IKEv2, by a member or a gateway. Empty lists are the usual.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Secret};
+use keyferry_model::flows::Flows;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
 use keyferry_model::settings::{
@@ -17,7 +18,7 @@ use super::ike2;
 use super::phase1;
 use super::section::Section;
 use super::trust::TrustFiles;
-use super::values::{Endpoint, Network, PORT, Subject};
+use super::values::{Accepted, Endpoint, Network, PORT, Subject};
 use super::{MEMBER_SOCKET, control_socket, life, secrets};
 
 /// Configuration of `keyferry member`.
@@ -158,7 +159,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         retry: section.duration("retry", 100 * MILLISECOND..=3600 * SECOND, 10 * SECOND),
         // RFC 8263 section 6 allows five seconds at most.
         ack_jitter: section.duration("ack_jitter", Duration::ZERO..=5 * SECOND, SECOND),
-        traffic: TrafficSettings { tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1") },
+        traffic: TrafficSettings {
+            tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1"),
+            accept: accept(&mut section),
+        },
         life: life::member(&mut section),
         ike: life::ike(&mut section),
         ike2,
@@ -169,6 +173,16 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     phase1::check_member_sends(&section, config.phase1.sends, &config.auth, config.life.nat_port.is_some());
     section.finish();
     (!config.gateways.is_empty() && !config.groups.is_empty() && auth.is_some()).then_some(config)
+}
+
+/// What the key server may decide about.
+fn accept(section: &mut Section<'_>) -> Flows {
+    if !section.has("accept_traffic") {
+        section.ignore("accept_traffic");
+        return Flows::default();
+    }
+    let accepted: Vec<Accepted> = section.parsed_list("accept_traffic", "multicast").unwrap_or_default();
+    Flows(accepted.into_iter().flat_map(|a| a.0).collect())
 }
 
 /// The group of `[member]` itself, and those of `[[member.further]]`.

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, KeyKind, SignatureAlgorithm, SignatureScheme};
-use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport};
+use keyferry_model::flows::{Flow, Flows};
+use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport, Selector};
 
 /// ESP transforms by name.
 pub(crate) const TRANSFORMS: &[(&str, EspTransform)] = &[
@@ -189,6 +190,29 @@ impl FromStr for Network {
             return Err(format!("bits behind the prefix are set; the network is {network}/{prefix}"));
         }
         Ok(Self { address, prefix })
+    }
+}
+
+/// Traffic that a key server may decide about: `multicast`, a network of receivers, or `SENDERS -> RECEIVERS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Accepted(pub(crate) Vec<Flow>);
+
+impl FromStr for Accepted {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "multicast" {
+            return Ok(Self(Flows::multicast().to_vec()));
+        }
+        let (source, destination) = match s.split_once("->") {
+            Some((source, destination)) => (Some(source.trim().parse::<Network>()?), destination.trim().parse()?),
+            None => (None, s.parse::<Network>()?),
+        };
+        if source.is_some_and(|s| s.address.is_ipv4() != destination.address.is_ipv4()) {
+            return Err("senders and receivers are of different families".to_owned());
+        }
+        let selector = |n: Network| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 };
+        Ok(Self(vec![Flow { source: source.map(selector), destination: selector(destination) }]))
     }
 }
 

@@ -4,6 +4,7 @@
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
 use dataplane::engine::{EngineConfig, Userspace};
+use keyferry_model::flows::Flows;
 use keyferry_model::id::GroupId;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
@@ -21,6 +22,7 @@ pub(super) struct Joined {
     id: GroupId,
     plane: Option<Plane>,
     streams: StreamKeys,
+    accept: Flows,
     pub(super) registered: bool,
 }
 
@@ -48,24 +50,34 @@ impl Joined {
         };
         let streams =
             StreamKeys::new(group.stream_keys.clone(), group.id.to_string(), group.danger_unprotected_streams);
-        Ok(Self { id: group.id.clone(), plane, streams, registered: false })
+        let accept = config.traffic.accept.clone();
+        Ok(Self { id: group.id.clone(), plane, streams, accept, registered: false })
     }
 
-    /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. An error is that
-    /// of a route, and keeps nobody from the keys.
+    /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. Policies about
+    /// traffic that is none of the key server's business are left out (RFC 5374 section 4.1.3.5). A problem that keeps
+    /// nobody from the other keys is told.
     ///
     /// # Errors
     /// The data plane refuses the keys; nothing of them is used.
-    pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
+    pub(super) async fn update(&mut self, mut update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
+        let declined = self.accept.confine(&mut update);
+        let mut problem = declined.first().map(|policy| {
+            let (from, to) = (policy.source, policy.destination);
+            format!(
+                "group {}: its key server decides about {} kinds of traffic that accept_traffic does not name, the first from \
+                 {}/{} to {}/{}: they are left out",
+                self.id, declined.len(), from.address, from.prefix, to.address, to.prefix
+            )
+        });
         let Some(plane) = &mut self.plane else {
             let protected = update.install.len();
             return if protected == 0 {
-                Ok(None)
+                Ok(problem)
             } else {
                 Err(format!("group {} protects traffic, {protected} SAs, and streams_only takes none", self.id))
             };
         };
-        let mut problem = None;
         if plane.follows {
             for sa in &update.install {
                 let destination = sa.policy.destination;

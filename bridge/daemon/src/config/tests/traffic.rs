@@ -61,3 +61,20 @@ fn the_other_end_of_a_members_tunnels_is_of_its_family() {
     let Problems(problems) = member_of(&format!("{text}\"ff15::1\"\n")).map(|c| c.config).unwrap_err();
     assert!(problems[0].to_string().contains("not of the gateway's family"), "{problems:#?}");
 }
+
+#[test]
+fn a_member_says_what_its_key_server_may_decide_about() {
+    use keyferry_model::flows::{Flow, Flows};
+    let accept = |list: &str| member_of(&format!("{MEMBER}accept_traffic = {list}\n")).map(|c| c.config.traffic.accept);
+    assert_eq!(member_of(MEMBER).unwrap().config.traffic.accept, Flows::default());
+    assert_eq!(accept("\"multicast\"").unwrap(), Flows::default());
+    assert_eq!(accept("[\"10.2.0.0/16\"]").unwrap(), Flows(vec![Flow::to([10, 2, 0, 0].into(), 16)]));
+    let both = accept("[\"multicast\", \"10.1.0.0/16 -> 10.2.0.0/16\"]").unwrap();
+    assert_eq!(both.0.len(), 3);
+    assert_eq!(both.0[2].source.map(|s| s.prefix), Some(16));
+    for wrong in
+        ["[\"10.2.0.1/16\"]", "[\"10.1.0.0/16 -> ff15::/16\"]", "[\"unicast\"]", "[\"10.1.0.0/16 <- 10.2.0.0/16\"]"]
+    {
+        assert!(accept(wrong).is_err(), "{wrong}");
+    }
+}
