@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use keyferry_crypto::{Prf, PrfKey, Secret};
-use keyferry_model::id::Identity;
+use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::policy::AckType;
 use keyferry_wire::{Decode, Header, chain};
 
@@ -77,7 +77,19 @@ pub(crate) fn build_with(
     ip: IpAddr,
     length: u16,
 ) -> Option<Vec<u8>> {
-    let id = Secret::new(identity::of_identity(&Identity::from_ip(ip)));
+    build_of(ack, base, spi, seq, identity::of_identity(&Identity::from_ip(ip)), length)
+}
+
+/// The same of any identity.
+pub(crate) fn build_of(
+    ack: AckType,
+    base: &[u8],
+    spi: &[u8; 16],
+    seq: u32,
+    id: Vec<u8>,
+    length: u16,
+) -> Option<Vec<u8>> {
+    let id = Secret::new(id);
     let payloads = Payloads::new().with(payload::SEQ, &Seq(seq)).with_body(payload::ID, id);
     let prf = prf(ack);
     let hash = prf.compute(ack_key(prf, base, spi, length).expose(), &[payloads.chain(0).ok()?.expose()]);
@@ -90,14 +102,16 @@ pub(crate) fn build_with(
 pub(crate) struct Ack<'a> {
     pub(crate) spi: [u8; 16],
     pub(crate) seq: u32,
-    /// Address that the member claims.
+    /// Address that the member claims; where it came from, if its identity is an OID, which says none.
     pub(crate) ip: IpAddr,
     hash: &'a [u8],
     hashed: &'a [u8],
 }
 
 impl<'a> Ack<'a> {
-    pub(crate) fn read(header: &Header, body: &'a [u8]) -> Result<Self, Reject> {
+    /// Reads one that came from this address. Its identity is an address, or an OID (RFC 8263 section 3.4): no OID is an address,
+    /// so it stands for the one it came from, which it would have to be anyway.
+    pub(crate) fn read(header: &Header, body: &'a [u8], from: IpAddr) -> Result<Self, Reject> {
         if header.flags != 0 || header.message_id != 0 {
             return Err(Reject::Unauthenticated("flags or message ID of an acknowledgement"));
         }
@@ -106,7 +120,8 @@ impl<'a> Ack<'a> {
         let hash = rules::body(&payloads, payload::HASH).unwrap_or_default();
         let seq = Seq::exact(rules::body(&payloads, payload::SEQ).unwrap_or_default())?;
         let id = Id::exact(rules::body(&payloads, payload::ID).unwrap_or_default())?;
-        let ip = identity::to_identity(&id).and_then(|i| i.ip());
+        let oid = matches!(identity::to_group(&id), Some(GroupId::Oid(_)));
+        let ip = identity::to_identity(&id).and_then(|i| i.ip()).or(oid.then_some(from));
         let ip = ip.ok_or(Reject::Unauthenticated("identity of an acknowledgement"))?;
         Ok(Self { spi: header.spi_pair(), seq: seq.0, ip, hash, hashed: &body[4 + hash.len()..] })
     }
@@ -123,6 +138,8 @@ mod tests {
     use keyferry_crypto::Hash;
 
     use super::*;
+
+    const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 84, 0, 11));
 
     const TYPES: [AckType; 4] = [
         AckType::Kek(Hash::Sha256),
@@ -149,7 +166,7 @@ mod tests {
             for ack in TYPES {
                 let built = build(ack, &[1; 32], &[2; 16], 9, ip.parse().unwrap()).unwrap();
                 let (header, body) = Header::decode(&built).unwrap();
-                let read = Ack::read(&header, body).unwrap();
+                let read = Ack::read(&header, body, FROM).unwrap();
                 assert_eq!((read.seq, read.ip.to_string().as_str()), (9, ip));
                 let lengths = lengths(ack, 16);
                 assert_eq!(lengths.len(), 3);
@@ -157,26 +174,26 @@ mod tests {
                 assert!(read.verify(&key(1)));
                 assert!(!read.verify(&key(3)));
                 assert!(!read.verify(&AckKey::derive(ack, &[1; 32], &[2; 16], lengths[1])));
-                assert!(Ack::read(&Header { flags: 1, ..header }, body).is_err());
+                assert!(Ack::read(&Header { flags: 1, ..header }, body, FROM).is_err());
             }
         }
     }
 
-    /// No other kind of identity says from which address the member registered (RFC 8263 section 3.4).
+    /// RFC 8263 section 3.4 names addresses and OIDs, and nothing else.
     #[test]
-    fn the_identity_must_be_an_address() {
+    fn the_identity_must_be_an_address_or_an_oid() {
         let ids = ["10.0.0.1", "fd84::1", "fqdn:gm1.example", "user:gm1@example", "dn:CN=gm1", "key-id:0a000001"];
         let mut bodies: Vec<Vec<u8>> = ids.map(|id| identity::of_identity(&id.parse().unwrap())).to_vec();
         bodies.push(identity::of_group(&"oid:1.2.840.10070.61850.8.1.2#0404e9fc0001".parse().unwrap()));
         let taken = bodies.into_iter().map(|id| {
-            let payloads = Payloads::new().with(payload::SEQ, &Seq(9)).with_body(payload::ID, Secret::new(id));
-            let payloads = payloads.behind(payload::HASH, &opaque::Hash(&[1; 32]));
-            let header = message::header(&[2; 16], exchange::PUSH_ACK, 0, 0, payload::HASH);
-            let datagram = message::clear(&header, &payloads).unwrap();
+            let datagram = build_of(TYPES[1], &[1; 32], &[2; 16], 9, id, 512).unwrap();
             let (header, body) = Header::decode(&datagram).unwrap();
-            Ack::read(&header, body).is_ok()
+            let ack = Ack::read(&header, body, FROM).ok()?;
+            assert!(ack.verify(&AckKey::derive(TYPES[1], &[1; 32], &[2; 16], 512)));
+            Some(ack.ip.to_string())
         });
-        assert_eq!(taken.collect::<Vec<_>>(), [true, true, false, false, false, false, false]);
+        let expected = [Some("10.0.0.1"), Some("fd84::1"), None, None, None, None, Some("10.84.0.11")];
+        assert_eq!(taken.collect::<Vec<_>>(), expected.map(|ip| ip.map(str::to_owned)));
     }
 
     #[test]
@@ -187,7 +204,7 @@ mod tests {
             let mut changed = built.clone();
             changed[at] ^= 1;
             let (header, body) = Header::decode(&changed).unwrap();
-            assert!(!Ack::read(&header, body).is_ok_and(|a| a.verify(&key)), "octet {at}");
+            assert!(!Ack::read(&header, body, FROM).is_ok_and(|a| a.verify(&key)), "octet {at}");
         }
     }
 }

@@ -155,7 +155,7 @@ impl Server {
         body: &[u8],
         dgram: &Datagram<'_>,
     ) -> Result<(), Reject> {
-        let ack = Ack::read(header, body).inspect_err(|_| self.counters.ack_failed += 1)?;
+        let ack = Ack::read(header, body, dgram.from.ip()).inspect_err(|_| self.counters.ack_failed += 1)?;
         let tag = (ack.spi, ack.seq, ack.ip, dgram.from);
         if self.acks.contains(&tag) {
             return Err(Reject::Replayed);

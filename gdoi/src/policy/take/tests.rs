@@ -180,6 +180,11 @@ fn what_is_not_known_of_a_data_sa_is_refused() {
         short(esp_attribute::DIRECTION, 0),
         short(esp_attribute::DIRECTION, 4),
         short(esp_attribute::DIRECTION, 61_440),
+        short(7, 1),
+        short(8, 1),
+        short(9, 1),
+        short(12, 1024),
+        short(13, 1),
         short(11, 1),
     ];
     for attribute in bad {
