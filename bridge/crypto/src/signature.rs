@@ -3,12 +3,14 @@
 mod algorithm;
 mod ecdsa;
 mod edwards;
+mod key;
 mod signing;
 mod spki;
 mod verifying;
 
 pub use algorithm::SignatureAlgorithm;
 pub use ecdsa::{ecdsa_from_der, ecdsa_to_der};
+use key::Key;
 pub use signing::SigningKey;
 pub use verifying::VerifyingKey;
 

@@ -9,22 +9,16 @@ use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Signer};
 
 use super::{
-    DigestSignature, KeyKind, OTHER_KIND, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, check_rsa,
+    DigestSignature, Key, KeyKind, OTHER_KIND, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, check_rsa,
     ecdsa, ecdsa_digest, ecdsa_to_der, edwards, md, message_digest, rsa_digest_info,
 };
 use crate::{CryptoError, Secret};
 
 /// A private key: a key server's for its rekey messages, or anybody's for phase 1.
 pub struct SigningKey {
-    key: Key,
+    key: Key<Private>,
     pem: Secret,
     spki: Vec<u8>,
-}
-
-enum Key {
-    Rsa(PKey<Private>),
-    Ec(KeyKind, EcKey<Private>),
-    Edwards(KeyKind, PKey<Private>),
 }
 
 impl SigningKey {
@@ -109,19 +103,12 @@ impl SigningKey {
 
     /// What it is for.
     pub fn kind(&self) -> KeyKind {
-        match &self.key {
-            Key::Rsa(_) => KeyKind::Rsa,
-            Key::Ec(kind, _) | Key::Edwards(kind, _) => *kind,
-        }
+        self.key.kind()
     }
 
     /// Octets of a signature: those of the RSA modulus, or of both halves.
     pub fn signature_len(&self) -> usize {
-        match &self.key {
-            Key::Rsa(key) => key.size(),
-            Key::Ec(kind, _) => 2 * kind.half(),
-            Key::Edwards(kind, _) => edwards::signature_len(*kind),
-        }
+        self.key.signature_len()
     }
 
     /// Signs the parts, one after the other. ECDSA gives r and s of fixed length (RFC 4754 section 7) and draws a number

@@ -3,14 +3,13 @@
 use std::fmt;
 
 use openssl::bn::BigNum;
-use openssl::ec::EcKey;
 use openssl::pkey::{PKey, Public};
 use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Verifier};
 
 use super::{
-    DigestSignature, EXPONENT_BITS, KeyKind, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, ecdsa,
+    DigestSignature, EXPONENT_BITS, Key, KeyKind, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, ecdsa,
     ecdsa_digest, ecdsa_from_der, edwards, md, message_digest, rsa_digest_info,
 };
 use crate::CryptoError;
@@ -18,14 +17,8 @@ use crate::der::{self, tag};
 
 /// A public key with which signatures are checked.
 pub struct VerifyingKey {
-    key: Key,
+    key: Key<Public>,
     spki: Vec<u8>,
-}
-
-enum Key {
-    Rsa(PKey<Public>),
-    Ec(KeyKind, EcKey<Public>),
-    Edwards(KeyKind, PKey<Public>),
 }
 
 impl VerifyingKey {
@@ -86,19 +79,12 @@ impl VerifyingKey {
 
     /// What it is for.
     pub fn kind(&self) -> KeyKind {
-        match &self.key {
-            Key::Rsa(_) => KeyKind::Rsa,
-            Key::Ec(kind, _) | Key::Edwards(kind, _) => *kind,
-        }
+        self.key.kind()
     }
 
     /// Octets of a signature: those of the RSA modulus, or of both halves.
     pub fn signature_len(&self) -> usize {
-        match &self.key {
-            Key::Rsa(key) => key.size(),
-            Key::Ec(kind, _) => 2 * kind.half(),
-            Key::Edwards(kind, _) => edwards::signature_len(*kind),
-        }
+        self.key.signature_len()
     }
 
     /// Whether `sig` is a signature of the parts, one after the other. Whatever goes wrong means no.
