@@ -9,10 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keyferry_crypto::Hash;
-use keyferry_model::drive::Transmit;
+use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_wire::{Decode, DecodeError, Encode, Header, NON_ESP_MARKER, chain};
 
 use crate::message::MAX_DATAGRAM;
+use crate::reject::Reject;
 use crate::wire::fragment::Fragment;
 use crate::wire::registry::{exchange, payload};
 
@@ -89,6 +90,22 @@ pub(crate) fn read<'a>(header: &Header, body: &'a [u8]) -> Result<Fragment<'a>, 
         [one] => Fragment::exact(one.body),
         _ => Err(wrong("a fragment beside other payloads")),
     }
+}
+
+/// Gives what fragments make to `take`, one way to put them together after the other, until one is taken. Is one?
+pub(crate) fn take_first(
+    wholes: Vec<Vec<u8>>,
+    dgram: &Datagram<'_>,
+    mut take: impl FnMut(&Datagram<'_>) -> Result<(), Reject>,
+) -> Result<bool, Reject> {
+    let mut verdict = Ok(false);
+    for bytes in &wholes {
+        verdict = take(&Datagram { bytes, ..*dgram }).map(|()| true);
+        if verdict.is_ok() {
+            break;
+        }
+    }
+    verdict
 }
 
 #[derive(Debug)]

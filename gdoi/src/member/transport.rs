@@ -25,15 +25,11 @@ impl Member {
             return Err(Reject::Unauthenticated("a fragment of nothing we know"));
         }
         let from = dgram.from.ip();
-        let mut verdict = Ok(());
-        for message in self.fragments.add(header, from, &fragment, ctx.now.mono) {
-            verdict = self.take(ctx, &Datagram { bytes: &message, ..*dgram });
-            if verdict.is_ok() {
-                self.fragments.taken(header, from, fragment.id);
-                break;
-            }
+        let wholes = self.fragments.add(header, from, &fragment, ctx.now.mono);
+        if fragments::take_first(wholes, dgram, |whole| self.take(ctx, whole))? {
+            self.fragments.taken(header, from, fragment.id);
         }
-        verdict
+        Ok(())
     }
 
     /// Cuts up what was queued behind the first `kept` outputs and is too long, if the key server takes fragments.

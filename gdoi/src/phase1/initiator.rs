@@ -27,7 +27,7 @@ use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{MemberAuth, Phase1Exchange};
 use keyferry_model::time::Now;
-use keyferry_wire::{Decode, Header, chain};
+use keyferry_wire::{Decode, Header, RawPayload, chain};
 
 use super::auth;
 use super::extensions::Extensions;
@@ -121,13 +121,16 @@ struct Choice {
     seen: Readings,
 }
 
+impl Choice {
+    /// Can this be the public value of a message 4 that follows it?
+    fn leads_to(&self, header: &Header, ke: &Ke<'_>) -> bool {
+        self.cookies == header.spi_pair() && self.suite.group.public_len() == ke.0.len()
+    }
+}
+
 /// One message 2 that somebody sent.
 struct Branch {
-    cookies: [u8; 16],
-    suite: Suite,
-    lifetime: Option<Duration>,
-    extensions: Extensions,
-    seen: Readings,
+    choice: Choice,
     pair: Arc<KeyPair>,
     message3: Vec<u8>,
     proofs: Vec<ExpectProof>,
@@ -135,7 +138,10 @@ struct Branch {
 
 impl std::fmt::Debug for Branch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Branch").field("suite", &self.suite).field("proofs", &self.proofs.len()).finish_non_exhaustive()
+        f.debug_struct("Branch")
+            .field("suite", &self.choice.suite)
+            .field("proofs", &self.proofs.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -252,7 +258,7 @@ impl Initiator {
 
     /// What the responder with these cookies has announced, and we have.
     pub(crate) fn extensions(&self, cookies: &[u8; 16]) -> Option<Extensions> {
-        self.branches.iter().find(|b| b.cookies == *cookies).map(|b| b.extensions)
+        self.branches.iter().find(|b| b.choice.cookies == *cookies).map(|b| b.choice.extensions)
     }
 
     /// An error that somebody claimed in clear. It proves nothing, but may explain why the exchange failed.
@@ -307,18 +313,7 @@ impl Initiator {
     ) -> Result<Option<Vec<u8>>, Reject> {
         let payloads = chain(header.next, body)?;
         MAIN_SA.check(&payloads)?;
-        let sa = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
-        let refused = |what| Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN);
-        if !suite::fits(&sa) {
-            return Err(refused("DOI or situation of phase 1"));
-        }
-        let (suite, lifetime) = suite::chosen(&sa, &self.offered).ok_or(refused("not what was offered"))?;
-        let cookies = header.spi_pair();
-        if cookies[8..] == [0; 8] {
-            return Err(Reject::Unauthenticated("no responder cookie"));
-        }
-        let extensions = Extensions::read(&payloads).and(self.ours);
-        let choice = Choice { cookies, suite, lifetime, extensions, seen: suite::doi_seen(&sa, self.doi) };
+        let choice = self.choice(header, &payloads)?;
         if self.unproven() < MAX_RIVALS {
             return self.branch(choice, rng).map(Some);
         }
@@ -330,12 +325,28 @@ impl Initiator {
         Ok(None)
     }
 
+    /// What message 2 has chosen.
+    fn choice(&self, header: &Header, payloads: &[RawPayload<'_>]) -> Result<Choice, Reject> {
+        let sa = Sa::exact(rules::body(payloads, payload::SA).unwrap_or_default())?;
+        let refused = |what| Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN);
+        if !suite::fits(&sa) {
+            return Err(refused("DOI or situation of phase 1"));
+        }
+        let (suite, lifetime) = suite::chosen(&sa, &self.offered).ok_or(refused("not what was offered"))?;
+        let cookies = header.spi_pair();
+        if cookies[8..] == [0; 8] {
+            return Err(Reject::Unauthenticated("no responder cookie"));
+        }
+        let extensions = Extensions::read(payloads).and(self.ours);
+        Ok(Choice { cookies, suite, lifetime, extensions, seen: suite::doi_seen(&sa, self.doi) })
+    }
+
     fn unproven(&self) -> usize {
         self.branches.iter().filter(|b| b.proofs.is_empty()).count()
     }
 
     fn knows(&self, choice: &Choice) -> bool {
-        self.branches.iter().any(|b| b.cookies == choice.cookies && b.suite == choice.suite)
+        self.branches.iter().any(|b| b.choice.cookies == choice.cookies && b.choice.suite == choice.suite)
     }
 
     /// Follows a message 2. Returns message 3.
@@ -344,7 +355,7 @@ impl Initiator {
             return Err(Reject::Replayed);
         }
         let failed = || Reject::Unacceptable("the key exchange failed", NotifyType::NO_PROPOSAL_CHOSEN);
-        let Choice { cookies, suite, lifetime, extensions, seen } = choice;
+        let Choice { cookies, suite, extensions, .. } = choice;
         let pair = self.pair(suite.group, rng).ok_or_else(failed)?;
         let mut payloads = self.ask_for_certificates(
             Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&self.nonce_i)),
@@ -355,7 +366,7 @@ impl Initiator {
         let header = message::header(&cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let message3 = message::clear(&header, &payloads).map_err(|_| failed())?;
         let sent = message3.clone();
-        self.branches.push(Branch { cookies, suite, lifetime, extensions, seen, pair, message3, proofs: Vec::new() });
+        self.branches.push(Branch { choice, pair, message3, proofs: Vec::new() });
         self.trim();
         Ok(sent)
     }
@@ -382,7 +393,7 @@ impl Initiator {
         let payloads = chain(header.next, body)?;
         MAIN_KE.check(&payloads)?;
         let (ke, nonce) = read_ke(&payloads)?;
-        let fits = |b: &&Branch| b.cookies == header.spi_pair() && b.suite.group.public_len() == ke.0.len();
+        let fits = |b: &&Branch| b.choice.leads_to(header, &ke);
         if !self.branches.iter().any(|b| fits(&b)) {
             return Err(Reject::Unauthenticated("no such exchange"));
         }
@@ -430,11 +441,12 @@ impl Initiator {
         let mut verdict = Err(Reject::Unauthenticated("no such exchange"));
         for i in 0..self.branches.len() {
             let branch = &self.branches[i];
-            if branch.cookies != header.spi_pair() || ke.0.len() != branch.suite.group.public_len() {
+            if !branch.choice.leads_to(header, &ke) {
                 continue;
             }
-            let place = place(self.path, branch.suite.hash, &branch.cookies);
-            let nat = if branch.extensions.nat_traversal { place.find(&payloads) } else { None };
+            let Choice { cookies, suite, extensions, .. } = &branch.choice;
+            let place = place(self.path, suite.hash, cookies);
+            let nat = if extensions.nat_traversal { place.find(&payloads) } else { None };
             let proof = self.prove(branch, ke.0, nonce.0, nat.unwrap_or_default());
             verdict = proof.map_err(|_| Reject::Unauthenticated("public value")).map(|proof| {
                 let message5 = proof.message5.clone();
@@ -447,14 +459,14 @@ impl Initiator {
 
     /// Translators on the way to the responder with these cookies, as far as its message 4 said.
     pub(crate) fn nat(&self, cookies: &[u8; 16]) -> Nat {
-        let proofs = self.branches.iter().filter(|b| b.cookies == *cookies).flat_map(|b| &b.proofs);
+        let proofs = self.branches.iter().filter(|b| b.choice.cookies == *cookies).flat_map(|b| &b.proofs);
         proofs.map(|p| p.nat).find(|nat| nat.is_there()).unwrap_or_default()
     }
 
     fn prove(&self, branch: &Branch, ke_r: &[u8], nonce_r: &[u8], nat: Nat) -> Result<ExpectProof, SealError> {
         let shared = branch.pair.agree(ke_r)?;
         let transcript = self.transcript(branch, ke_r, nonce_r);
-        let mut sa = IkeSa::new(branch.cookies, transcript.keys(self.basis(), &shared));
+        let mut sa = IkeSa::new(branch.choice.cookies, transcript.keys(self.basis(), &shared));
         let payloads = self.evidence(auth::id_payload(Payloads::new(), &self.id_i), &transcript, sa.keys())?;
         let (message5, last_block) = sa.seal_phase1(exchange::MAIN_MODE, &sa.keys().iv, &payloads)?;
         sa.chain_to(last_block);
@@ -463,8 +475,8 @@ impl Initiator {
 
     fn transcript<'a>(&'a self, branch: &'a Branch, ke_r: &'a [u8], nonce_r: &'a [u8]) -> Transcript<'a> {
         Transcript {
-            suite: branch.suite,
-            cookies: &branch.cookies,
+            suite: branch.choice.suite,
+            cookies: &branch.choice.cookies,
             sa_i: &self.sa_i,
             ke_i: branch.pair.public(),
             ke_r,
@@ -476,12 +488,12 @@ impl Initiator {
     /// Message 6: does it prove the peer, and is it who it must be?
     pub(crate) fn verify(&self, header: &Header, body: &[u8], now: Now) -> Result<Verified, Rejected> {
         let mut why = Rejected::cheap(Reject::Unauthenticated("no such exchange"));
-        for (b, branch) in self.branches.iter().enumerate().filter(|(_, b)| b.cookies == header.spi_pair()) {
+        for (b, branch) in self.branches.iter().enumerate().filter(|(_, b)| b.choice.cookies == header.spi_pair()) {
             for (a, proof) in branch.proofs.iter().enumerate() {
                 match self.check(branch, proof, header, body, now) {
                     Ok((last_block, (identity, seen))) => {
                         let at = At::Main { branch: b, proof: a, last_block };
-                        return Ok(Verified { at, identity, seen: seen.union(branch.seen) });
+                        return Ok(Verified { at, identity, seen: seen.union(branch.choice.seen) });
                     }
                     Err(e) if matches!(e.cost, Cost::Postponed(_)) => return Err(e.of(b * MAX_RIVALS + a)),
                     Err(e) => why = e,
@@ -503,7 +515,7 @@ impl Initiator {
         const NOISE: Reject = Reject::Unauthenticated("message does not decrypt");
         let plain = proof.sa.open_phase1(header, body)?;
         let payloads = plain.parts().map_err(|_| NOISE)?.payloads;
-        let form = if branch.suite.method == Method::PreSharedKey { &MAIN_HASH } else { &MAIN_SIG };
+        let form = if branch.choice.suite.method == Method::PreSharedKey { &MAIN_HASH } else { &MAIN_SIG };
         form.check(&payloads).map_err(|_| NOISE)?;
         let transcript = self.transcript(branch, &proof.ke_r, &proof.nonce_r);
         let peer = self.peer_of(&payloads, &transcript, proof.sa.keys(), now)?;
@@ -519,9 +531,9 @@ impl Initiator {
                 sa.chain_to(last_block);
                 Established {
                     sa,
-                    lifetime: branch.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)),
+                    lifetime: branch.choice.lifetime.map_or(self.lifetime, |l| l.min(self.lifetime)),
                     identity: peer.identity,
-                    extensions: branch.extensions,
+                    extensions: branch.choice.extensions,
                     nat,
                     seen: peer.seen,
                     message3: None,
@@ -554,10 +566,10 @@ impl Initiator {
             return Ok(None);
         }
         let mut why = Reject::Unauthenticated("no such exchange");
-        for branch in self.branches.iter().filter(|b| b.cookies == header.spi_pair()) {
+        for branch in self.branches.iter().filter(|b| b.choice.cookies == header.spi_pair()) {
             for proof in &branch.proofs {
                 match Notice::open(&proof.sa, header, body) {
-                    Ok(notice) if branch.suite.method == Method::PreSharedKey => return Ok(notice.error),
+                    Ok(notice) if branch.choice.suite.method == Method::PreSharedKey => return Ok(notice.error),
                     Ok(notice) => {
                         self.hint = notice.error.or(self.hint);
                         return Ok(None);

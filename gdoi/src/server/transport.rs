@@ -26,15 +26,11 @@ impl Server {
         if !announced.is_some_and(|a| a.fragmentation) {
             return Err(Reject::Unauthenticated("a fragment of nothing we know"));
         }
-        let mut verdict = Ok(());
-        for message in self.fragments.add(header, from, &fragment, ctx.now.mono) {
-            verdict = self.take(ctx, &Datagram { bytes: &message, ..*dgram });
-            if verdict.is_ok() {
-                self.fragments.taken(header, from, fragment.id);
-                break;
-            }
+        let wholes = self.fragments.add(header, from, &fragment, ctx.now.mono);
+        if fragments::take_first(wholes, dgram, |whole| self.take(ctx, whole))? {
+            self.fragments.taken(header, from, fragment.id);
         }
-        verdict
+        Ok(())
     }
 
     /// Cuts up what was queued behind the first `kept` outputs and is too long, for peers that take fragments.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use keyferry_crypto::{KeGroup, Random};
 use keyferry_model::reading::Reading;
 use keyferry_model::time::Now;
-use keyferry_wire::{Decode, Header, chain};
+use keyferry_wire::{Header, chain};
 
-use super::{At, Initiator, Rejected, Verified, place};
+use super::{At, Choice, Initiator, Rejected, Verified, place};
 use crate::message::{self, Payloads};
 use crate::phase1::auth;
 use crate::phase1::extensions::Extensions;
@@ -15,13 +15,11 @@ use crate::phase1::ike_sa::IkeSa;
 use crate::phase1::keymat::Transcript;
 use crate::phase1::nat::Nat;
 use crate::phase1::responder::read_ke;
-use crate::phase1::suite;
 use crate::reject::Reject;
 use crate::wire::nonce::Nonce;
 use crate::wire::opaque::Ke;
 use crate::wire::registry::{NotifyType, exchange, flag, payload};
-use crate::wire::rules::{self, AGGRESSIVE_2};
-use crate::wire::sa::Sa;
+use crate::wire::rules::AGGRESSIVE_2;
 
 /// What message 2 has led to.
 #[derive(Debug)]
@@ -44,17 +42,12 @@ impl Initiator {
     /// Message 2: does it prove the peer, and is it who it must be?
     pub(crate) fn verify_aggressive(&self, header: &Header, body: &[u8], now: Now) -> Result<Verified, Rejected> {
         let refused = |what| Reject::Unacceptable(what, NotifyType::NO_PROPOSAL_CHOSEN);
-        let cookies = header.spi_pair();
-        if header.flags & flag::ENCRYPTED != 0 || header.message_id != 0 || cookies[8..] == [0; 8] {
+        if header.flags & flag::ENCRYPTED != 0 || header.message_id != 0 {
             return Err(Reject::Unauthenticated("not a message of this state").into());
         }
         let payloads = chain(header.next, body)?;
         AGGRESSIVE_2.check(&payloads)?;
-        let answered = Sa::exact(rules::body(&payloads, payload::SA).unwrap_or_default())?;
-        if !suite::fits(&answered) {
-            return Err(refused("DOI or situation of phase 1").into());
-        }
-        let (suite, lifetime) = suite::chosen(&answered, &self.offered).ok_or(refused("not what was offered"))?;
+        let Choice { cookies, suite, lifetime, extensions, seen: told } = self.choice(header, &payloads)?;
         let (ke, nonce) = read_ke(&payloads)?;
         let pair = self.pairs.iter().find(|p| p.group() == suite.group);
         let pair = pair.filter(|_| ke.0.len() == suite.group.public_len());
@@ -73,7 +66,6 @@ impl Initiator {
         let mut sa = IkeSa::new(cookies, transcript.keys(self.basis(), &shared));
         let (identity, seen) =
             self.peer_of(&payloads, &transcript, sa.keys(), now).map_err(|r| Rejected::costly(r.why))?;
-        let extensions = Extensions::read(&payloads).and(self.ours);
         let places = extensions.nat_traversal.then_some([self.path, self.floated]);
         let places = places.map(|paths| paths.map(|path| place(path, suite.hash, &cookies)));
         let nat = places.and_then(|[present, _]| present.find(&payloads)).unwrap_or_default();
@@ -92,7 +84,7 @@ impl Initiator {
         });
         let (message3, last_block) = message3.map_err(|_| Rejected::costly(refused("message 3 cannot be made")))?;
         sa.chain_to(last_block);
-        let seen = seen.union(suite::doi_seen(&answered, self.doi));
+        let seen = seen.union(told);
         Ok(Verified { at: At::Aggressive(Box::new(Done { sa, lifetime, extensions, nat, message3 })), identity, seen })
     }
 }

@@ -495,8 +495,8 @@ fn a_notice_ends_phase_1_only_where_its_keys_prove_something() {
         let branch = &run.initiator.branches[0];
         let shared = pair.agree(branch.pair.public()).unwrap();
         let transcript = run.initiator.transcript(branch, pair.public(), &nonce);
-        let mut rival = IkeSa::new(branch.cookies, transcript.keys(basis, &shared));
-        let header = message::header(&branch.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
+        let mut rival = IkeSa::new(branch.choice.cookies, transcript.keys(basis, &shared));
+        let header = message::header(&branch.choice.cookies, exchange::MAIN_MODE, 0, 0, payload::KE);
         let payloads = Payloads::new().with(payload::KE, &Ke(pair.public())).with(payload::NONCE, &Nonce(&nonce));
         let answer = run.tell_initiator(&message::clear(&header, &payloads).unwrap()).unwrap();
         rival.chain_to(Iv::back(BlockCipher::Aes128Cbc, &answer).unwrap());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Hash, Job, JobDone, PeerCheck, PeerError, Random, ct_eq};
+use keyferry_crypto::{Hash, Job, JobDone, PeerCheck, Random, ct_eq};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Datagram, JobId, Outbox};
 use keyferry_model::holder::Holder;
@@ -68,31 +68,36 @@ impl ToCheck {
     }
 }
 
-/// The check of a signature.
+/// The check of a signature, or what follows it.
 #[derive(Debug)]
 pub(super) struct Check {
-    claim: Claim,
+    job: JobId,
     stage: Awaits,
 }
 
 #[derive(Debug)]
 enum Awaits {
     /// Signature and certificate of the peer are being checked; what each of the ways to sign says of the peer.
-    Check(JobId, Vec<Readings>),
-    /// Our own signature for message 6 is being made. Whose certificate the peer has, and how long it lasts.
-    Signature(JobId, Arc<Holder>, Duration),
+    Check(Claim, Vec<Readings>),
+    /// The peer has proved itself. Our own signature for message 6 is being made.
+    Signature(Box<Verified>),
 }
 
 impl Check {
+    fn claim(&self) -> &Claim {
+        match &self.stage {
+            Awaits::Check(claim, _) => claim,
+            Awaits::Signature(verified) => &verified.claim,
+        }
+    }
+
     /// Number of the rival whose keys the message is encrypted with.
     pub(super) fn rival(&self) -> u32 {
-        self.claim.rival
+        self.claim().rival
     }
 
     pub(super) fn job(&self) -> JobId {
-        match self.stage {
-            Awaits::Check(job, _) | Awaits::Signature(job, ..) => job,
-        }
+        self.job
     }
 }
 
@@ -202,8 +207,8 @@ impl HalfOpen {
         rng: &mut dyn Random,
     ) -> Result<Found, Impostor> {
         let proof = Proof { header, body, request: Hash::Sha256.digest(&[dgram.bytes]), path: Path::of(dgram) };
-        let signing = |c: &Check| matches!(c.stage, Awaits::Signature(..));
-        if self.checks.iter().any(|c| c.claim.request == proof.request || signing(c)) {
+        let signing = |c: &Check| matches!(c.stage, Awaits::Signature(_));
+        if self.checks.iter().any(|c| c.claim().request == proof.request || signing(c)) {
             return Ok(Found::Repeat);
         }
         let mut why = Reject::Unauthenticated("proof before keys");
@@ -335,7 +340,7 @@ impl HalfOpen {
         self.held.1.retain(|held| held.claim.request != check.claim.request);
         let job = out.job(Job::CheckPeer(check.work));
         self.checked = self.checked.saturating_add(1);
-        self.checks.push(Check { claim: check.claim, stage: Awaits::Check(job, check.ways) });
+        self.checks.push(Check { job, stage: Awaits::Check(check.claim, check.ways) });
         job
     }
 
@@ -359,58 +364,46 @@ impl HalfOpen {
         let Some(at) = self.checks.iter().position(|c| c.job() == job) else {
             return Progress::Nothing("a job that nobody waits for");
         };
-        let Check { mut claim, stage } = self.checks.swap_remove(at);
-        let rival = self.rivals.iter().position(|r| r.number == claim.rival);
+        let check = self.checks.swap_remove(at);
+        let rival = self.rivals.iter().position(|r| r.number == check.rival());
         let Some((rival, expect)) = rival.and_then(|i| self.expecting().find(|(at, _)| *at == i)) else {
             return Progress::Nothing("a continuation that made room for another");
         };
-        let sa = &expect.keyed.sa;
-        let refused = |claim: &Claim, why, rng| Progress::Refused(claim.path, impostor(sa, claim, why, rng));
-        let (peer, stage) = match (done, stage) {
-            (JobDone::CheckPeer(Ok(peer)), Awaits::Check(_, ways)) => {
+        match (done, check.stage) {
+            (JobDone::CheckPeer(Ok(peer)), Awaits::Check(mut claim, ways)) => {
                 claim.seen = claim.seen.union(ways.get(peer.reading).copied().unwrap_or_default());
-                (peer, claim.identity.clone())
-            }
-            (JobDone::Sign(Ok(signature)), Awaits::Signature(_, holder, until)) => {
-                return match claim.identity.clone() {
-                    Ok(identity) => {
-                        let (by, signature, until) = (Proven::Certificate(holder), Some(signature), Some(until));
-                        Progress::Proven(Box::new(Verified { claim, identity, by, signature, until }))
-                    }
-                    Err(why) => refused(&claim, why, rng),
+                let identity = match claim.identity.clone() {
+                    Ok(id) if credentials.allows_certificate(self.peer, &id, &peer.certificate) => Ok(id),
+                    Ok(_) => Err(NOT_ALLOWED),
+                    Err(why) => Err(why),
                 };
-            }
-            // Neither hash nor signature covers certificates: somebody on the way may have altered them, so the peer is not
-            // told, lest it give up.
-            (JobDone::CheckPeer(Err(PeerError::Untrusted(error))), _) => {
-                tracing::debug!(peer = %claim.path.from, %error, "certificate not trusted");
-                return Progress::Nothing("certificate not trusted");
-            }
-            (JobDone::CheckPeer(Err(PeerError::NoCertificate)), _) => {
-                return Progress::Nothing("no certificate of use");
-            }
-            (JobDone::CheckPeer(Err(PeerError::Signature)), _) => return Progress::Nothing("wrong signature"),
-            (_, _) => return Progress::Nothing("our signature could not be made"),
-        };
-        let identity = match stage {
-            Ok(id) if credentials.allows_certificate(self.peer, &id, &peer.certificate) => id,
-            Ok(_) => return refused(&claim, NOT_ALLOWED, rng),
-            Err(why) => return refused(&claim, why, rng),
-        };
-        let (holder, until) = (Arc::new(Holder::of(&peer.certificate)), peer.certificate.not_after());
-        match self.own_of(rival).filter(|_| self.exchange == exchange::MAIN_MODE) {
-            Some(own) => {
-                let Some(job) = self.sign(rival, &expect.keyed, own, claim.sends) else {
+                let identity = match identity {
+                    Ok(identity) => identity,
+                    Err(why) => return Progress::Refused(claim.path, impostor(&expect.keyed.sa, &claim, why, rng)),
+                };
+                let by = Proven::Certificate(Arc::new(Holder::of(&peer.certificate)));
+                let until = Some(peer.certificate.not_after());
+                let verified = Box::new(Verified { claim, identity, by, signature: None, until });
+                let Some(own) = self.own_of(rival).filter(|_| self.exchange == exchange::MAIN_MODE) else {
+                    return Progress::Proven(verified);
+                };
+                let Some(job) = self.sign(rival, &expect.keyed, own, verified.claim.sends) else {
                     return Progress::Nothing(NO_WAY);
                 };
                 let job = out.job(job);
-                self.checks.push(Check { claim, stage: Awaits::Signature(job, holder, until) });
+                self.checks.push(Check { job, stage: Awaits::Signature(verified) });
                 Progress::Job(job)
             }
-            None => {
-                let (by, until) = (Proven::Certificate(holder), Some(until));
-                Progress::Proven(Box::new(Verified { claim, identity, by, signature: None, until }))
+            (JobDone::Sign(Ok(signature)), Awaits::Signature(verified)) => {
+                Progress::Proven(Box::new(Verified { signature: Some(signature), ..*verified }))
             }
+            // Neither hash nor signature covers certificates: somebody on the way may have altered them, so the peer is not
+            // told, lest it give up.
+            (JobDone::CheckPeer(Err(error)), Awaits::Check(claim, _)) => {
+                tracing::debug!(peer = %claim.path.from, %error, "signature or certificate");
+                Progress::Nothing("no signature by a certificate that is trusted")
+            }
+            (_, _) => Progress::Nothing("our signature could not be made"),
         }
     }
 
