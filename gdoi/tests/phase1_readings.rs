@@ -20,12 +20,12 @@ const EXCHANGES: [Phase1Exchange; 2] = [Phase1Exchange::Main, Phase1Exchange::Ag
 
 /// By which means a reading can be seen.
 fn kinds(reading: Reading) -> &'static [&'static str] {
-    match reading {
-        Reading::RsaDigestInfo => &["rsa"],
-        Reading::EcdsaNegotiatedHash => &["p256"],
-        Reading::EcdsaHashedTwice => &["p256", "p384", "p521"],
-        _ => &["psk", "rsa", "p256"],
-    }
+    let of_signatures: [(_, &[_]); 3] = [
+        (Reading::RsaDigestInfo, &["rsa"]),
+        (Reading::EcdsaNegotiatedHash, &["p256"]),
+        (Reading::EcdsaHashedTwice, &["p256", "p384", "p521"]),
+    ];
+    of_signatures.into_iter().find(|(r, _)| *r == reading).map_or(&["psk", "rsa", "p256"], |(_, kinds)| kinds)
 }
 
 /// Member 10 alone, at its address.
@@ -85,9 +85,10 @@ fn options(doi: Phase1Doi) -> Phase1Options {
 fn what_a_key_server_sends_to_a_peer_is_taken_and_noticed() {
     for reading in Reading::SENT_TO_PEER.into_iter().filter(|r| *r != Reading::NoticeClear) {
         // A member that has proposed GDOI's DOI notices nothing where it is answered so.
-        let (doi, proposed) = match reading {
-            Reading::Phase1DoiGdoi => (Phase1Doi::Ipsec, Readings::from_iter([Reading::Phase1DoiIpsec])),
-            _ => (Phase1Doi::Gdoi, Readings::NONE),
+        let (doi, proposed) = if reading == Reading::Phase1DoiGdoi {
+            (Phase1Doi::Ipsec, Readings::from_iter([Reading::Phase1DoiIpsec]))
+        } else {
+            (Phase1Doi::Gdoi, Readings::NONE)
         };
         for exchange in EXCHANGES {
             for kind in kinds(reading) {
