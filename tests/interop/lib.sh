@@ -78,7 +78,8 @@ until_true() {
     return 1
 }
 
-# charon NAMESPACE PORT [SETTINGS]: starts strongSwan's daemon by hand; its configuration is $work/swanctl.conf.
+# charon NAMESPACE PORT [SETTINGS]: starts strongSwan's daemon by hand; its configuration is $work/swanctl.conf. How much it
+# logs is $charon_log, where that is set.
 charon() {
     cat >"$work/strongswan.conf" <<CONF
 charon-systemd {
@@ -94,8 +95,8 @@ charon-systemd {
   filelog {
     log {
       path = $work/charon-ike.log
-      default = 1
-      ike = 2
+      default = ${charon_log:-1}
+      ike = ${charon_log:-2}
       flush_line = yes
     }
   }

@@ -1,6 +1,7 @@
 //! What the key server's work costs in CPU time of one core, beside what it must cost. See docs/BENCHMARKS.md.
 
 mod acks;
+mod charon;
 mod cpu;
 mod endpoint;
 mod floor;
@@ -25,6 +26,9 @@ struct Args {
     /// Only this part.
     #[arg(value_enum)]
     part: Option<Part>,
+    /// Compare registrations by G-IKEv2 with strongSwan's charon, which must be installed; needs root.
+    #[arg(long)]
+    charon: bool,
     /// Few and small samples: figures mean little, but everything runs.
     #[arg(long)]
     smoke: bool,
@@ -53,11 +57,14 @@ impl Size {
     }
 }
 
-fn measure(part: Option<Part>, size: Size) -> Result<Report> {
+fn measure(part: Option<Part>, charon: bool, size: Size) -> Result<Report> {
     let wanted = |p| part.is_none_or(|only| only == p);
     let mut report = Report::default();
     if wanted(Part::Registration) {
         report.registrations = registration::measure(size)?;
+        if charon {
+            report.charon = Some(charon::measure(size, &report.registrations)?);
+        }
     }
     if wanted(Part::Rekey) {
         report.rekeys = push::measure(size)?;
@@ -71,7 +78,7 @@ fn measure(part: Option<Part>, size: Size) -> Result<Report> {
 fn main() -> Result<()> {
     let args = Args::parse();
     let size = if args.smoke { Size::Smoke } else { Size::Full };
-    let report = measure(args.part, size)?;
+    let report = measure(args.part, args.charon, size)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -88,7 +95,7 @@ mod tests {
     /// Every figure is there; how large it is depends on the machine.
     #[test]
     fn everything_that_is_measured_runs() {
-        let report = measure(None, Size::Smoke).unwrap();
+        let report = measure(None, false, Size::Smoke).unwrap();
         assert_eq!(report.registrations.len(), 8);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 4);

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::acks::Acks;
+use crate::charon::Comparison;
 use crate::push::Rekey;
 use crate::registration::Registration;
 
@@ -12,6 +13,8 @@ use crate::registration::Registration;
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) registrations: Vec<Registration>,
+    /// With charon, or why not; `None` when nobody asked.
+    pub(crate) charon: Option<Result<Vec<Comparison>, String>>,
     pub(crate) rekeys: Vec<Rekey>,
     pub(crate) acknowledgements: Vec<Acks>,
 }
@@ -33,6 +36,18 @@ impl fmt::Display for Report {
                 f,
                 "{protocol:<8}  {authentication:<21}  {group:>8}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:6.1}  {verdict}"
             )?;
+        }
+        match &self.charon {
+            None => {}
+            Some(Err(reason)) => writeln!(f, "\nBESIDE CHARON: {reason}")?,
+            Some(Ok(rows)) => {
+                writeln!(f, "\nBESIDE CHARON, us of CPU; with x25519 at most a fourth")?;
+                writeln!(f, "PROOF                  KE GROUP   CHARON     OURS  RATIO  GOAL MET")?;
+                for Comparison { authentication, group, charon, ours, ratio, meets_goal } in rows {
+                    let verdict = meets_goal.map_or("-", verdict);
+                    writeln!(f, "{authentication:<21}  {group:>8}  {charon:7.1}  {ours:7.1}  {ratio:5.2}  {verdict}")?;
+                }
+            }
         }
         if !self.rekeys.is_empty() {
             writeln!(f, "\nREKEY, us of CPU; PLAN and BUILD together at most 1000, without SIGNING")?;
