@@ -28,7 +28,7 @@ use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_model::id::GroupId;
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{MemberAuth, MemberSettings};
+use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::Header;
@@ -284,9 +284,7 @@ impl Member {
     /// Holds the key server's certificate against another trust store from the next time on; without effect where it proves
     /// itself by a pre-shared key.
     pub fn set_trust(&mut self, trust: Trust) {
-        if let MemberAuth::Certificate(auth) = &mut self.settings.auth {
-            auth.trust = trust;
-        }
+        self.settings.auth.set_trust(trust);
     }
 
     /// Makes phase 1 otherwise than by default from the next time on.

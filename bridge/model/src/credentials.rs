@@ -25,17 +25,35 @@ pub struct Peer {
     pub sends: Readings,
 }
 
-/// How a peer proves itself.
+/// How a peer proves itself, and we to it: in the same way where nothing else is said.
 #[derive(Clone, Debug)]
 pub enum Proof {
     /// By a pre-shared key.
     Psk(Arc<Secret>),
+    /// By a pre-shared key, and we by certificate. Only IKEv2 can do that (RFC 7296 section 2.15).
+    PskForCertificate(Arc<Secret>),
     /// By a certificate that the trust store is satisfied with.
     Certificate {
         /// The subject that it must have. Then the peer may show the identity even if the certificate does not name it, as
         /// no certificate names a key ID.
         subject: Option<DistinguishedName>,
     },
+    /// By a certificate, and we by a pre-shared key. Only IKEv2 can do that.
+    CertificateForPsk {
+        /// As above.
+        subject: Option<DistinguishedName>,
+        /// The key.
+        psk: Arc<Secret>,
+    },
+}
+
+/// How we prove ourselves to a peer of IKEv2.
+#[derive(Clone, Debug)]
+pub enum Ours {
+    /// By a pre-shared key.
+    Psk(Arc<Secret>),
+    /// By a certificate.
+    Certificate,
 }
 
 /// A certificate of our own.
@@ -89,6 +107,7 @@ pub struct Credentials {
     peculiar: bool,
     own: Vec<Arc<OwnCertificate>>,
     trust: Option<Trust>,
+    danger_sha1_signatures: bool,
 }
 
 /// Stands for the length of a prefix where a peer's identity is its address. It is longer than any.
@@ -121,7 +140,8 @@ impl Credentials {
         }
         let prefixes = by_place.keys().map(|(prefix, _)| *prefix).collect();
         let peculiar = peers.iter().any(|p| !p.sends.is_empty());
-        Self { peers, by_identity, by_place, prefixes, peculiar, own: Vec::new(), trust: None }
+        let (own, trust, danger_sha1_signatures) = (Vec::new(), None, false);
+        Self { peers, by_identity, by_place, prefixes, peculiar, own, trust, danger_sha1_signatures }
     }
 
     /// The same with certificates of our own, best first.
@@ -136,6 +156,18 @@ impl Credentials {
         Self { trust: Some(trust), ..self }
     }
 
+    /// The same, with signatures by SHA-1 for peers of IKEv2 that know nothing of RFC 7427.
+    #[must_use]
+    pub fn with_danger_sha1_signatures(self, danger: bool) -> Self {
+        Self { danger_sha1_signatures: danger, ..self }
+    }
+
+    /// Are signatures by SHA-1 made for, and taken from, peers of IKEv2 that know nothing of RFC 7427?
+    #[must_use]
+    pub fn takes_sha1_signatures(&self) -> bool {
+        self.danger_sha1_signatures
+    }
+
     /// The peers.
     #[must_use]
     pub fn peers(&self) -> &[Peer] {
@@ -146,6 +178,11 @@ impl Credentials {
     #[must_use]
     pub fn trust(&self) -> Option<&Trust> {
         self.trust.as_ref()
+    }
+
+    /// Our certificates, best first.
+    pub fn all_own(&self) -> impl Iterator<Item = &Arc<OwnCertificate>> {
+        self.own.iter()
     }
 
     /// Our certificates with keys of this kind, best first.
@@ -175,10 +212,14 @@ impl Credentials {
         })
     }
 
-    /// The pre-shared key of an identity (IKEv2, and aggressive mode of IKEv1).
+    /// The pre-shared key by which a peer of IKEv2 with this identity proves itself, and how we do to it.
     #[must_use]
-    pub fn psk_for_identity(&self, identity: &Identity) -> Option<&Arc<Secret>> {
-        self.named(identity).and_then(psk)
+    pub fn ikev2_psk(&self, identity: &Identity) -> Option<(&Arc<Secret>, Ours)> {
+        match &self.named(identity)?.proof {
+            Proof::Psk(psk) => Some((psk, Ours::Psk(Arc::clone(psk)))),
+            Proof::PskForCertificate(psk) => Some((psk, Ours::Certificate)),
+            Proof::Certificate { .. } | Proof::CertificateForPsk { .. } => None,
+        }
     }
 
     /// The pre-shared key of an identity that comes from this address (aggressive mode): its own, else one for many at the
@@ -214,32 +255,62 @@ impl Credentials {
     /// May any peer at this address authenticate by certificate?
     #[must_use]
     pub fn takes_certificates_from(&self, ip: IpAddr) -> bool {
+        self.trust.is_some() && self.certified(ip).any(|certified| certified.psk.is_none())
+    }
+
+    /// May any peer of IKEv2 at this address authenticate by certificate?
+    #[must_use]
+    pub fn takes_ikev2_certificates_from(&self, ip: IpAddr) -> bool {
         self.trust.is_some() && self.certified(ip).next().is_some()
     }
 
     /// May a peer that authenticated from this address with this certificate call itself so?
     #[must_use]
     pub fn allows_certificate(&self, ip: IpAddr, identity: &Identity, certificate: &Certificate) -> bool {
+        self.allowed(ip, identity, certificate).any(|certified| certified.psk.is_none())
+    }
+
+    /// May a peer of IKEv2 that authenticated from this address with this certificate call itself so? Then this is how we
+    /// prove ourselves to it.
+    #[must_use]
+    pub fn ikev2_certificate(&self, ip: IpAddr, identity: &Identity, certificate: &Certificate) -> Option<Ours> {
+        let ours = |certified: Certified<'_>| match certified.psk {
+            Some(psk) => Ours::Psk(Arc::clone(psk)),
+            None => Ours::Certificate,
+        };
+        self.allowed(ip, identity, certificate).next().map(ours)
+    }
+
+    fn allowed<'a>(
+        &'a self,
+        ip: IpAddr,
+        identity: &'a Identity,
+        certificate: &'a Certificate,
+    ) -> impl Iterator<Item = Certified<'a>> {
         // Who is listed is what the list says, and not one of many.
         let listed = self.named(identity).is_some();
-        self.certified(ip).any(|(own, subject)| {
+        self.certified(ip).filter(move |Certified { identity: own, subject, .. }| {
             let is = match own {
-                Some(own) => own == identity,
+                Some(own) => *own == identity,
                 None => !listed,
             };
             let bound = match subject {
-                Some(subject) => subject == certificate.subject() && (own.is_some() || names(certificate, identity)),
+                Some(subject) => *subject == certificate.subject() && (own.is_some() || names(certificate, identity)),
                 None => names(certificate, identity),
             };
             is && bound
         })
     }
 
-    fn certified(&self, ip: IpAddr) -> impl Iterator<Item = (Option<&Identity>, Option<&DistinguishedName>)> {
+    fn certified(&self, ip: IpAddr) -> impl Iterator<Item = Certified<'_>> {
         let here = self.peers.iter().filter(move |p| p.address.is_none_or(|net| net.contains(ip)));
-        here.filter_map(|p| match &p.proof {
-            Proof::Certificate { subject } => Some((p.identity.as_ref(), subject.as_ref())),
-            Proof::Psk(_) => None,
+        here.filter_map(|p| {
+            let (subject, psk) = match &p.proof {
+                Proof::Certificate { subject } => (subject, None),
+                Proof::CertificateForPsk { subject, psk } => (subject, Some(psk)),
+                Proof::Psk(_) | Proof::PskForCertificate(_) => return None,
+            };
+            Some(Certified { identity: p.identity.as_ref(), subject: subject.as_ref(), psk })
         })
     }
 
@@ -258,10 +329,19 @@ impl Credentials {
     }
 }
 
+/// A peer that authenticates by certificate.
+struct Certified<'a> {
+    identity: Option<&'a Identity>,
+    subject: Option<&'a DistinguishedName>,
+    /// The key by which we prove ourselves to it, if not by certificate.
+    psk: Option<&'a Arc<Secret>>,
+}
+
+/// The pre-shared key by which a peer and we prove ourselves.
 fn psk(peer: &Peer) -> Option<&Arc<Secret>> {
     match &peer.proof {
         Proof::Psk(psk) => Some(psk),
-        Proof::Certificate { .. } => None,
+        Proof::PskForCertificate(_) | Proof::Certificate { .. } | Proof::CertificateForPsk { .. } => None,
     }
 }
 

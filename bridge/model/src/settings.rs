@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::x509::DistinguishedName;
+use keyferry_crypto::x509::{Certificate, DistinguishedName};
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret};
 
-use crate::credentials::{OwnCertificate, Trust};
+use crate::credentials::{OwnCertificate, Trust, names};
 use crate::flows::Flows;
 use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
@@ -79,6 +79,8 @@ pub struct Ike2Settings {
     pub groups: Vec<KeGroup>,
     /// Key exchanges after the first (RFC 9370).
     pub additional: Vec<AdditionalKe>,
+    /// Sign with SHA-1, and take such signatures, where a peer knows nothing of RFC 7427.
+    pub danger_sha1_signatures: bool,
 }
 
 /// A key exchange after the first (RFC 9370 section 2.2.1).
@@ -116,15 +118,89 @@ pub enum MemberAuth {
     Psk(Arc<Secret>),
     /// By certificates.
     Certificate(Box<CertificateAuth>),
+    /// We by a pre-shared key and the key server by certificate, or the other way round. Only IKEv2 can do that (RFC 7296
+    /// section 2.15).
+    Mixed(Box<MixedAuth>),
+}
+
+/// How a member and its key server prove who they are, each in its own way.
+#[derive(Clone, Debug)]
+pub enum MixedAuth {
+    /// We by a pre-shared key.
+    PskForCertificate {
+        /// The key.
+        psk: Arc<Secret>,
+        /// Anchors and revocation.
+        trust: Trust,
+        /// As in [`CertificateAuth`].
+        gateway_subject: Option<DistinguishedName>,
+    },
+    /// We by certificate.
+    CertificateForPsk {
+        /// Our certificate.
+        own: OwnCertificate,
+        /// The key.
+        psk: Arc<Secret>,
+    },
+}
+
+/// One side's way to prove who it is.
+#[derive(Clone, Copy, Debug)]
+pub enum OneSide<'a, C> {
+    /// By a pre-shared key.
+    Psk(&'a Arc<Secret>),
+    /// By a certificate: ours, or what the key server's is held against.
+    Certificate(C),
+}
+
+/// What a key server's certificate is held against.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayCertificate<'a> {
+    /// Anchors and revocation.
+    pub trust: &'a Trust,
+    /// The subject that it must have.
+    pub subject: Option<&'a DistinguishedName>,
 }
 
 impl MemberAuth {
-    /// The pre-shared key, where it is one.
+    /// How we prove ourselves.
     #[must_use]
-    pub fn psk(&self) -> Option<&Arc<Secret>> {
+    pub fn ours(&self) -> OneSide<'_, &OwnCertificate> {
         match self {
-            MemberAuth::Psk(psk) => Some(psk),
-            MemberAuth::Certificate(_) => None,
+            MemberAuth::Psk(psk) => OneSide::Psk(psk),
+            MemberAuth::Certificate(auth) => OneSide::Certificate(&auth.own),
+            MemberAuth::Mixed(mixed) => match &**mixed {
+                MixedAuth::PskForCertificate { psk, .. } => OneSide::Psk(psk),
+                MixedAuth::CertificateForPsk { own, .. } => OneSide::Certificate(own),
+            },
+        }
+    }
+
+    /// How the key server proves itself.
+    #[must_use]
+    pub fn gateway(&self) -> OneSide<'_, GatewayCertificate<'_>> {
+        match self {
+            MemberAuth::Psk(psk) => OneSide::Psk(psk),
+            MemberAuth::Certificate(auth) => OneSide::Certificate(auth.gateway()),
+            MemberAuth::Mixed(mixed) => match &**mixed {
+                MixedAuth::PskForCertificate { trust, gateway_subject, .. } => {
+                    OneSide::Certificate(GatewayCertificate { trust, subject: gateway_subject.as_ref() })
+                }
+                MixedAuth::CertificateForPsk { psk, .. } => OneSide::Psk(psk),
+            },
+        }
+    }
+
+    /// Holds the key server's certificate against another trust store from now on, where it shows one.
+    pub fn set_trust(&mut self, trust: Trust) {
+        match self {
+            MemberAuth::Certificate(auth) => auth.trust = trust,
+            MemberAuth::Mixed(mixed) => {
+                if let MixedAuth::PskForCertificate { trust: former, .. } = &mut **mixed {
+                    *former = trust;
+                }
+            }
+            MemberAuth::Psk(_) => {}
         }
     }
 }
@@ -138,6 +214,25 @@ pub struct CertificateAuth {
     pub trust: Trust,
     /// The subject of the key server's certificate. Then it may show its identity even if the certificate does not name it.
     pub gateway_subject: Option<DistinguishedName>,
+}
+
+impl CertificateAuth {
+    /// What the key server's certificate is held against.
+    #[must_use]
+    pub fn gateway(&self) -> GatewayCertificate<'_> {
+        GatewayCertificate { trust: &self.trust, subject: self.gateway_subject.as_ref() }
+    }
+}
+
+impl GatewayCertificate<'_> {
+    /// May a key server with this certificate, which is trusted, call itself so?
+    #[must_use]
+    pub fn allows(&self, identity: &Identity, certificate: &Certificate) -> bool {
+        match self.subject {
+            Some(subject) => certificate.subject() == subject,
+            None => names(certificate, identity),
+        }
+    }
 }
 
 /// Which exchange a member begins phase 1 of IKEv1 with.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use keyferry_crypto::{Hash, KeGroup, KeyPair, Random, Secret};
 use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{MemberAuth, Phase1Exchange};
+use keyferry_model::settings::{CertificateAuth, MemberAuth, Phase1Exchange};
 use keyferry_model::time::Now;
 use keyferry_wire::{Decode, Header, RawPayload, chain};
 
@@ -74,6 +74,30 @@ pub(crate) struct Config<'a> {
     pub(crate) floated: (SocketAddr, SocketAddr),
 }
 
+/// How both sides prove who they are: IKEv1 has no method for each in its own way.
+#[derive(Clone, Debug)]
+enum Auth {
+    Psk(Arc<Secret>),
+    Certificate(Box<CertificateAuth>),
+}
+
+impl Auth {
+    fn of(auth: &MemberAuth) -> Option<Self> {
+        match auth {
+            MemberAuth::Psk(psk) => Some(Auth::Psk(Arc::clone(psk))),
+            MemberAuth::Certificate(auth) => Some(Auth::Certificate(auth.clone())),
+            MemberAuth::Mixed(_) => None,
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self {
+            Auth::Psk(_) => Method::PreSharedKey,
+            Auth::Certificate(auth) => Method::Signature(auth.own.key.kind()),
+        }
+    }
+}
+
 /// A phase 1 under way.
 pub(crate) struct Initiator {
     exchange: u8,
@@ -83,7 +107,7 @@ pub(crate) struct Initiator {
     nonce_i: Vec<u8>,
     id_i: Vec<u8>,
     peer: Option<Identity>,
-    auth: MemberAuth,
+    auth: Auth,
     lifetime: Duration,
     doi: Phase1Doi,
     sends: Readings,
@@ -190,10 +214,8 @@ pub(crate) struct Established {
 impl Initiator {
     /// Begins; `None` when nothing that is configured can be offered.
     pub(crate) fn new(config: &Config<'_>, rng: &mut dyn Random) -> Option<Self> {
-        let method = match config.auth {
-            MemberAuth::Psk(_) => Method::PreSharedKey,
-            MemberAuth::Certificate(c) => Method::Signature(c.own.key.kind()),
-        };
+        let auth = Auth::of(config.auth)?;
+        let method = auth.method();
         method.number()?;
         let mut offered = config.accepted.suites(method);
         let first = offered.first()?.group;
@@ -217,7 +239,7 @@ impl Initiator {
             nonce_i,
             id_i: identity::in_phase1(config.identity, auth::id_port(config.sends, config.extensions.nat_traversal)),
             peer: config.peer.cloned(),
-            auth: config.auth.clone(),
+            auth,
             lifetime: config.lifetime,
             doi: config.doi,
             sends: config.sends,

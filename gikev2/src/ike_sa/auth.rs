@@ -1,4 +1,4 @@
-//! AUTH by a shared key (RFC 7296 section 2.15).
+//! What AUTH covers, and AUTH by a shared key (RFC 7296 section 2.15).
 
 use keyferry_crypto::{Prf, Secret};
 
@@ -17,11 +17,18 @@ pub(crate) struct SignedOctets<'a> {
     pub(crate) int_auth: &'a [u8],
 }
 
+impl SignedOctets<'_> {
+    /// message | nonce | prf(SK_p, id) | IntAuth: what is signed.
+    pub(crate) fn octets(&self, prf: Prf, proof: &Secret) -> Secret {
+        let id = prf.compute(proof.expose(), &[self.id]);
+        Secret::new([self.message, self.nonce, id.expose(), self.int_auth].concat())
+    }
+}
+
 /// prf(prf(shared key, "Key Pad for IKEv2"), message | nonce | prf(SK_p, id) | IntAuth).
 pub(crate) fn shared_key_mac(prf: Prf, psk: &Secret, proof: &Secret, signed: SignedOctets<'_>) -> Secret {
     let key = prf.compute(psk.expose(), &[KEY_PAD]);
-    let id = prf.compute(proof.expose(), &[signed.id]);
-    prf.compute(key.expose(), &[signed.message, signed.nonce, id.expose(), signed.int_auth])
+    prf.compute(key.expose(), &[signed.octets(prf, proof).expose()])
 }
 
 #[cfg(test)]

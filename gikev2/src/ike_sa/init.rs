@@ -39,9 +39,12 @@ pub(crate) struct Parts<'a> {
     pub(crate) path: (SocketAddr, SocketAddr),
     /// What the sender can do: notifies without data.
     pub(crate) abilities: &'a [NotifyType],
+    /// About authentication by certificate: SIGNATURE_HASH_ALGORITHMS of ours, and in a response the body of CERTREQ.
+    pub(crate) announcement: Option<Notify<'a>>,
+    pub(crate) certificates: Option<Vec<u8>>,
 }
 
-/// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*)`, abilities.
+/// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*), N(SIGNATURE_HASH_ALGORITHMS)`, abilities.
 pub(crate) fn request(parts: &Parts<'_>, cookie: Option<&[u8]>) -> Vec<u8> {
     let mut chain = ChainWriter::new();
     if let Some(cookie) = cookie {
@@ -52,7 +55,8 @@ pub(crate) fn request(parts: &Parts<'_>, cookie: Option<&[u8]>) -> Vec<u8> {
     bare(header, chain)
 }
 
-/// An IKE_SA_INIT response that accepts: `SA, KE, Nr, N(NAT_DETECTION_*), N(CHILDLESS_IKEV2_SUPPORTED)`.
+/// An IKE_SA_INIT response that accepts: `SA, KE, Nr, [CERTREQ,] N(NAT_DETECTION_*), [N(SIGNATURE_HASH_ALGORITHMS),]
+/// N(CHILDLESS_IKEV2_SUPPORTED)`.
 pub(crate) fn response(parts: &Parts<'_>) -> Vec<u8> {
     let mut chain = ChainWriter::new();
     body(parts, &mut chain);
@@ -66,11 +70,17 @@ fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
     chain.push(PayloadKind::SA.0, &parts.sa.to_vec());
     chain.push(PayloadKind::KE.0, &Ke { method: parts.ke_method, data: Cow::Borrowed(parts.public) }.to_vec());
     chain.push(PayloadKind::NONCE.0, &Nonce(Cow::Borrowed(parts.nonce)).to_vec());
+    if let Some(certificates) = &parts.certificates {
+        chain.push(PayloadKind::CERTREQ.0, certificates);
+    }
     let ends =
         [(NotifyType::NAT_DETECTION_SOURCE_IP, parts.path.0), (NotifyType::NAT_DETECTION_DESTINATION_IP, parts.path.1)];
     for (kind, end) in ends {
         let hash = nat_hash(&parts.spi_i, &parts.spi_r, end);
         chain.push(PayloadKind::NOTIFY.0, &Notify::new(kind, hash).to_vec());
+    }
+    if let Some(announcement) = &parts.announcement {
+        chain.push(PayloadKind::NOTIFY.0, &announcement.to_vec());
     }
     for ability in parts.abilities {
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(*ability).to_vec());

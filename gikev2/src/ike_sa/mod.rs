@@ -1,6 +1,7 @@
 //! The IKE SA: what both roles need to establish and to keep one (RFC 7296).
 
 pub(crate) mod auth;
+pub(crate) mod certificates;
 pub(crate) mod cookie;
 pub(crate) mod init;
 pub(crate) mod int_auth;
@@ -10,6 +11,7 @@ mod options;
 pub(crate) mod reassembly;
 pub(crate) mod rekey;
 pub(crate) mod sa;
+pub(crate) mod signature;
 pub(crate) mod suite;
 pub(crate) mod window;
 

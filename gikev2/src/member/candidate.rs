@@ -9,12 +9,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Random, Secret};
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{MemberSettings, OneSide};
+use keyferry_model::time::Now;
 
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::certificates;
 use crate::ike_sa::init::header;
 use crate::ike_sa::int_auth::{IntAuth, Plain};
 use crate::ike_sa::sa::IkeSa;
+use crate::ike_sa::signature::{Announced, Signed};
 use crate::ike_sa::window::{Due, Repeating};
 use crate::ike_sa::{IkeKeys, Role, Skeyseed};
 use crate::keylog::KeyLog;
@@ -84,6 +87,8 @@ pub(super) struct Candidate {
     pub(super) int_auth: IntAuth,
     /// Message ID of the request under its keys.
     pub(super) message_id: u32,
+    /// What the response says of signatures.
+    pub(super) announced: Announced,
     /// Which request was sent under its keys.
     pub(super) asked: usize,
 }
@@ -120,7 +125,13 @@ impl Candidate {
     }
 
     /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21).
-    pub(super) fn verify(&self, settings: &MemberSettings, nonce_i: &[u8], opened: &Opened) -> Result<(), String> {
+    pub(super) fn verify(
+        &self,
+        settings: &MemberSettings,
+        nonce_i: &[u8],
+        opened: &Opened,
+        now: Now,
+    ) -> Result<(), String> {
         let said = |e: Reject| e.to_string();
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
         let id_body = payloads.body(PayloadKind::ID_R);
@@ -139,10 +150,25 @@ impl Candidate {
         }
         let int_auth = &self.int_auth.octets(self.message_id);
         let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body, int_auth };
-        let psk = settings.auth.psk().ok_or("there is no pre-shared key")?;
-        let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, signed);
-        if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
-            return Err("the key server did not authenticate".to_owned());
+        let prf = self.sa.suite.prf;
+        match settings.auth.gateway() {
+            OneSide::Psk(psk) => {
+                let mac = shared_key_mac(prf, psk, &self.proof.1, signed);
+                if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
+                    return Err("the key server did not authenticate".to_owned());
+                }
+            }
+            OneSide::Certificate(expected) => {
+                let signature =
+                    Signed::read(&auth, &self.announced, settings.ike2.danger_sha1_signatures).map_err(said)?;
+                let shown = certificates::shown(&payloads).map_err(said)?;
+                let octets = signed.octets(prf, &self.proof.1);
+                let check = certificates::check(expected.trust, now.wall, &shown, &signature, &octets);
+                let peer = check.run().map_err(|error| format!("the key server did not authenticate: {error}"))?;
+                if !identity.is_some_and(|identity| expected.allows(&identity, &peer.certificate)) {
+                    return Err("the key server's certificate does not name it".to_owned());
+                }
+            }
         }
         Ok(())
     }

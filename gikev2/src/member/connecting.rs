@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
-use keyferry_model::settings::MemberSettings;
+use keyferry_crypto::{CryptoError, KeGroup, KeyPair};
+use keyferry_model::settings::{MemberSettings, OneSide};
+use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
 use super::candidate::{Asked, Candidate, name};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::certificates;
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
 use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::sa::{Direction, IkeSa};
+use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
 use crate::ike_sa::{Preferences, Role, Skeyseed};
 use crate::keylog::KeyLog;
@@ -154,6 +157,8 @@ impl Connecting {
             nonce: &self.nonce_i,
             path: (wish.settings.local, wish.settings.gateway()),
             abilities,
+            announcement: Some(announcement()),
+            certificates: None,
         };
         self.request.bytes = request(&parts, self.cookie.as_deref());
     }
@@ -325,6 +330,7 @@ impl Connecting {
             response: datagram.to_vec(),
             nonce_r: init.nonce.0.to_vec(),
             behind_nat,
+            announced: Announced::read(&init.payloads)?,
             keys: name,
             more,
             int_auth: IntAuth::default(),
@@ -393,9 +399,15 @@ impl Connecting {
             }
             None => {
                 let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
-                let psk =
-                    wish.settings.auth.psk().ok_or(Reject::Misbehaved("an answer without a pre-shared key here"))?;
-                (exchange, self.auth_request(wish.settings, psk, candidate, register), (0, Vec::new()))
+                let chain = match self.auth_request(wish.settings, candidate, register) {
+                    Ok(chain) => chain,
+                    Err(reject) => {
+                        // What it was told may have been altered on the way: others are still waited for.
+                        self.refuse(reject.to_string());
+                        return Err(reject);
+                    }
+                };
+                (exchange, chain, (0, Vec::new()))
             }
         };
         let message_id = candidate.message_id;
@@ -414,23 +426,45 @@ impl Connecting {
         Ok(bytes)
     }
 
-    /// `IDi, N(INITIAL_CONTACT), [IDr,] AUTH`, and the group if we register.
+    /// `IDi, [CERT,] N(INITIAL_CONTACT), [CERTREQ,] [IDr,] AUTH`, and the group if we register.
     fn auth_request(
         &self,
         settings: &MemberSettings,
-        psk: &Secret,
         candidate: &Candidate,
         register: bool,
-    ) -> ChainWriter {
+    ) -> Result<ChainWriter, Reject> {
         let (prf, proof) = (candidate.sa.suite.prf, &candidate.proof.0);
         let int_auth = &candidate.int_auth.octets(candidate.message_id);
         let id = identity_to_wire(&settings.identity).to_vec();
         let signed = SignedOctets { message: &self.request.bytes, nonce: &candidate.nonce_r, id: &id, int_auth };
-        let mac = shared_key_mac(prf, psk, proof, signed);
-        let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);
+        let auth = match settings.auth.ours() {
+            OneSide::Psk(psk) => {
+                let mac = shared_key_mac(prf, psk, proof, signed);
+                Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() }
+            }
+            OneSide::Certificate(own) => {
+                let way = Way::of(
+                    own.key.kind(),
+                    &candidate.announced,
+                    Padding::default(),
+                    settings.ike2.danger_sha1_signatures,
+                )
+                .ok_or(Reject::Misbehaved("the key server cannot check signatures of our key"))?;
+                let octets = signed.octets(prf, proof);
+                let value = own.key.sign_form(way.form, octets.expose());
+                let value = value.map_err(|_| Reject::Misbehaved("our signature could not be made"))?;
+                certificates::put(own, &mut chain);
+                way.auth(&value)
+            }
+        };
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::INITIAL_CONTACT).to_vec());
+        if let OneSide::Certificate(expected) = settings.auth.gateway()
+            && let Some(request) = certificates::request(expected.trust)
+        {
+            chain.push(PayloadKind::CERTREQ.0, &request);
+        }
         if let Some(gateway) = settings.gateway_identity() {
             chain.push(PayloadKind::ID_R.0, &identity_to_wire(gateway).to_vec());
         }
@@ -438,7 +472,7 @@ impl Connecting {
         if register {
             join(settings, &mut chain);
         }
-        chain
+        Ok(chain)
     }
 
     /// Takes a fragment of such a response; returns the response when it is whole.
@@ -460,6 +494,7 @@ impl Connecting {
         settings: &MemberSettings,
         header: &Header,
         datagram: &[u8],
+        now: Now,
     ) -> Result<Outcome, Reject> {
         let mut failed = None;
         let mut good = None;
@@ -469,7 +504,7 @@ impl Connecting {
             }
             match c.sa.open(datagram) {
                 // Several responses may have led to these keys; AUTH covers one of them.
-                Ok(opened) => match c.verify(settings, &self.nonce_i, &opened) {
+                Ok(opened) => match c.verify(settings, &self.nonce_i, &opened, now) {
                     Ok(()) => {
                         good = Some((at, opened));
                         break;

@@ -39,6 +39,7 @@ mod steps;
 use std::time::Duration;
 
 use keyferry_crypto::{Prf, Random};
+use keyferry_model::credentials::Trust;
 use keyferry_model::drive::{Datagram, Transmit};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
@@ -167,6 +168,12 @@ impl Member {
     /// IKE SA; the keys stay.
     pub fn set_ike_options(&mut self, options: IkeOptions) {
         self.ike = options;
+    }
+
+    /// Holds the key server's certificate against another trust store from the next time on; without effect where it proves
+    /// itself by a pre-shared key.
+    pub fn set_trust(&mut self, trust: Trust) {
+        self.settings.auth.set_trust(trust);
     }
 
     /// Connects and registers.

@@ -66,9 +66,6 @@ impl Member {
         if self.goal != Goal::Connect && group_to_wire(&self.settings.group).is_none() {
             return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
         }
-        if self.settings.auth.psk().is_none() {
-            return self.fail(ctx, Some("G-IKEv2 wants a pre-shared key here, not a certificate".to_owned()));
-        }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match Connecting::begin(&wish(&self.settings, &self.ike, self.goal), &self.preferences, &mut step) {
             Ok(connecting) => {
@@ -247,7 +244,7 @@ impl Member {
                 })
             }
             ExchangeType::IKE_AUTH | ExchangeType::GSA_AUTH => {
-                connecting.auth_response(&self.settings, header, dgram.bytes)
+                connecting.auth_response(&self.settings, header, dgram.bytes, ctx.now)
             }
             _ => Err(Reject::Malformed("not an exchange that makes an IKE SA")),
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use keyferry_crypto::{CryptoError, Secret};
 use keyferry_model::admission::{Admission, Gikev2Join, JoinRequest, Refusal};
 use keyferry_model::drive::Ctx;
+use keyferry_model::holder::Holder;
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::InBandTo;
 use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
@@ -44,6 +45,8 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asking<'a> {
     pub(crate) identity: &'a Identity,
+    /// Who holds the certificate that it proved itself by.
+    pub(crate) holder: Option<&'a Holder>,
     pub(crate) address: SocketAddr,
     /// GSK_w of the IKE SA; `None` if no key wrap algorithm was negotiated.
     pub(crate) default: Option<&'a Secret>,
@@ -114,7 +117,8 @@ fn admit<'a>(
     request: &Registration<'_>,
 ) -> Result<(Admission, &'a Secret), NotifyType> {
     let group = group_from_wire(&request.group).ok_or(NotifyType::INVALID_GROUP_ID)?;
-    let offer = ctx.model.offer(&group, asking.identity, None, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
+    let offer =
+        ctx.model.offer(&group, asking.identity, asking.holder, Protocol::Gikev2, ctx.now).map_err(notify_of)?;
     // Keys can only be sent wrapped (RFC 9838 section 4.5.4), and not under weaker ones (section 3.1).
     let strong = |key: &&Secret| key.len() >= sag::strength(&offer.policy);
     let default = asking.default.filter(strong).ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
@@ -129,8 +133,7 @@ fn admit<'a>(
     };
     let join = JoinRequest {
         identity: asking.identity,
-        // Here members prove themselves by pre-shared keys alone.
-        holder: None,
+        holder: asking.holder,
         protocol: Protocol::Gikev2,
         address: asking.address,
         sender_ids: request.sender,

@@ -1,17 +1,26 @@
 //! IKE_AUTH and GSA_AUTH, responder's side (RFC 7296 section 2.15, RFC 6023, RFC 9838 section 2.3.1).
+//!
+//! Signatures are checked and made elsewhere; what follows from a job's result is in `proof`. Nobody is told why its
+//! authentication failed.
 
-use keyferry_crypto::Secret;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_crypto::{KeyKind, PeerCheck, Secret};
+use keyferry_model::credentials::{Ours, OwnCertificate};
 use keyferry_model::drive::{Ctx, Datagram, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
-use super::established::Established;
+use super::established::{Established, Who};
 use super::in_band::LineId;
 use super::intermediate::Intermediate;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::certificates;
 use crate::ike_sa::sa::{Direction, IkeSa};
+use crate::ike_sa::signature::{Announced, Padding, Signed, Way};
 use crate::policy::identity::{identity_from_wire, identity_to_wire};
 use crate::registration::carried::Groups;
 use crate::registration::serve::{Asking, Outcome, answer};
@@ -21,6 +30,7 @@ use crate::wire::auth::Auth;
 use crate::wire::message::AuthRequest;
 use crate::wire::notify::Notify;
 use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, flags};
+use crate::wire::sk::{Opened, SealError};
 
 /// Keys are there; the peer has yet to say who it is.
 pub(super) struct ExpectAuth {
@@ -34,14 +44,45 @@ pub(super) struct ExpectAuth {
     pub(super) behind_nat: bool,
     /// What comes before AUTH.
     pub(super) intermediate: Intermediate,
+    /// What the peer said of the signatures it takes.
+    pub(super) announced: Announced,
 }
 
-/// A peer whose AUTH was right. Only [`ExpectAuth::verify`] makes one.
-struct Verified<'m> {
-    identity: Identity,
-    psk: std::sync::Arc<Secret>,
-    request: AuthRequest<'m>,
+/// An IKE_AUTH or GSA_AUTH request that the keys have opened: it is of the peer that sent IKE_SA_INIT, whoever that is.
+pub(super) struct Claim {
+    pub(super) path: Path,
+    exchange: ExchangeType,
+    opened: Opened,
+    /// The datagram.
+    pub(super) request: Vec<u8>,
 }
+
+/// A peer that is who it says it is.
+pub(super) struct Peer {
+    pub(super) who: Who,
+    /// How we prove ourselves to it.
+    pub(super) ours: Ours,
+    /// The padding of its signature, which ours has, too.
+    pub(super) padding: Padding,
+    /// The kind of its key, if it has signed.
+    pub(super) kind: Option<KeyKind>,
+}
+
+/// What a request for authentication turned out to be.
+enum Examined {
+    /// AUTH is right.
+    Proven(Peer),
+    /// A signature, which is to be checked.
+    Signed(Identity, Padding, Box<PeerCheck>),
+}
+
+/// What we prove ourselves with.
+pub(super) enum Evidence {
+    Psk(Arc<Secret>),
+    Signature { own: Arc<OwnCertificate>, way: Way, value: Vec<u8> },
+}
+
+pub(super) const FAILED: Reject = Reject::Unacceptable(NotifyType::AUTHENTICATION_FAILED);
 
 impl Server {
     pub(super) fn auth_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
@@ -60,64 +101,61 @@ impl Server {
             Ok(opened) => opened,
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
-        // From here on it is the peer that sent IKE_SA_INIT, whoever that is.
-        match state.verify(&self.config, exchange, opened.first, opened.inner.expose()) {
-            Ok(verified) => self.establish(ctx, dgram, spi, verified),
-            Err(reject) => self.refuse_auth(ctx, dgram, spi, exchange, &reject),
+        let claim = Claim { path: Path::of(dgram), exchange, opened, request: dgram.bytes.to_vec() };
+        match state.examine(&self.config, &claim, ctx.now.wall) {
+            Ok(Examined::Proven(peer)) => self.prove(ctx, spi, claim, peer),
+            Ok(Examined::Signed(identity, padding, check)) => {
+                self.begin_check(ctx, spi, claim, (identity, padding), check);
+            }
+            Err(reject) => self.refuse_auth(ctx, spi, claim, &reject),
         }
     }
 
-    /// Tells the peer why there will be no IKE SA, protected by its keys, and drops it (RFC 7296 section 2.21.2).
-    fn refuse_auth(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        dgram: &Datagram<'_>,
-        spi: Spi,
-        exchange: ExchangeType,
-        reject: &Reject,
-    ) {
+    /// Tells the peer that there will be no IKE SA, protected by its keys, and drops it (RFC 7296 section 2.21.2).
+    pub(super) fn refuse_auth(&mut self, ctx: &mut Ctx<'_>, spi: Spi, claim: Claim, reject: &Reject) {
         self.counters.authentication_failed += 1;
-        tracing::debug!(peer = %dgram.from, %reject, "peer refused");
+        tracing::debug!(peer = %claim.path.peer, %reject, "peer refused");
         let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
         let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::AUTHENTICATION_FAILED));
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
         let message_id = state.intermediate.next_id();
-        match state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng) {
-            Ok(response) => self.close(ctx, spi, dgram, response),
+        match state.sa.seal(claim.exchange, Direction::Response, message_id, chain, ctx.rng) {
+            Ok(response) => self.end(ctx, spi, claim.path, claim.request, response),
             Err(_) => self.remove(ctx.out, spi),
         }
     }
 
-    fn establish(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi, verified: Verified<'_>) {
+    /// The peer is who it says it is: answers it.
+    pub(super) fn establish(&mut self, ctx: &mut Ctx<'_>, spi: Spi, claim: Claim, peer: Peer, evidence: &Evidence) {
         let Some(Entry { path, digest, state: State::ExpectAuth(state) }) = self.sas.remove(&spi) else { return };
         self.half_open.leave(path.peer.ip());
-        if verified.request.payloads.notify(NotifyType::INITIAL_CONTACT).is_some() {
-            self.forget_others(ctx.out, &verified.identity);
-        }
         let behind_nat = state.behind_nat;
-        let identity = verified.identity.clone();
-        let own = self.config.identity.clone().unwrap_or(Identity::from_ip(dgram.to.ip()));
-        let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
-        let (mut established, outcome) = match state.advance(ctx, dgram, &own, verified, rekeying) {
-            Ok((established, response, outcome)) => {
-                ctx.out.send(dgram.reply(response));
-                (established, outcome)
+        let identity = peer.who.identity.clone();
+        let id_r = own_id(&self.config, &claim, evidence);
+        let answered = claim.read().map_err(Answered::Unreadable).and_then(|request| {
+            if request.payloads.notify(NotifyType::INITIAL_CONTACT).is_some() {
+                self.forget_others(ctx.out, &identity);
             }
+            let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
+            state.advance(ctx, (&claim, &request), &id_r, peer, evidence, rekeying).map_err(Answered::TooLong)
+        });
+        let (mut established, response, outcome) = match answered {
+            Ok(answered) => answered,
             Err(error) => {
-                tracing::error!(%error, "answer could not be sealed");
+                tracing::error!(%error, "answer could not be made");
                 self.inits.remove(&digest);
                 self.timers.disarm(&spi);
                 return;
             }
         };
+        ctx.out.send(claim.path.transmit(response));
         self.counters.established += 1;
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
         let line = self.lines.begin(spi);
         established.line = line;
-        let path = Path::of(dgram);
-        self.sas.insert(spi, Entry { path, digest, state: State::Established(Box::new(established)) });
+        self.sas.insert(spi, Entry { path: claim.path, digest, state: State::Established(Box::new(established)) });
         self.rearm(spi);
         if let Some(outcome) = outcome {
             self.count(line, outcome);
@@ -126,7 +164,7 @@ impl Server {
 
     /// The peer says that it has no other IKE SA with us: those there are have no peer any more (RFC 7296 section 2.4).
     fn forget_others(&mut self, out: &mut Outbox, identity: &Identity) {
-        let same = |e: &Entry| matches!(&e.state, State::Established(s) if s.identity == *identity);
+        let same = |e: &Entry| matches!(&e.state, State::Established(s) if s.who.identity == *identity);
         let others: Vec<Spi> = self.sas.iter().filter(|(_, e)| same(e)).map(|(spi, _)| *spi).collect();
         others.into_iter().for_each(|spi| self.remove(out, spi));
     }
@@ -150,71 +188,119 @@ impl Server {
     }
 }
 
+/// Why an authenticated peer got no answer.
+#[derive(Debug, thiserror::Error)]
+enum Answered {
+    #[error(transparent)]
+    Unreadable(Reject),
+    #[error(transparent)]
+    TooLong(SealError),
+}
+
+/// The body of our ID payload: who we are, by default the address that the peer talks to, or the subject of a certificate that
+/// does not name it.
+pub(super) fn own_id(config: &ServerConfig, claim: &Claim, evidence: &Evidence) -> Vec<u8> {
+    let address = Identity::from_ip(claim.path.local.ip());
+    let own = match (&config.identity, evidence) {
+        (Some(identity), _) => identity.clone(),
+        (None, Evidence::Psk(_)) => address,
+        (None, Evidence::Signature { own, .. }) => own.identity(address),
+    };
+    identity_to_wire(&own).to_vec()
+}
+
+impl Claim {
+    /// The request, read.
+    pub(super) fn read(&self) -> Result<AuthRequest<'_>, Reject> {
+        match self.exchange {
+            ExchangeType::GSA_AUTH => AuthRequest::group(self.opened.first, self.opened.inner.expose()),
+            _ => AuthRequest::ike(self.opened.first, self.opened.inner.expose()),
+        }
+    }
+}
+
 impl ExpectAuth {
     /// Who is it, and is its AUTH right?
-    fn verify<'m>(
-        &self,
-        config: &ServerConfig,
-        exchange: ExchangeType,
-        first: u8,
-        inner: &'m [u8],
-    ) -> Result<Verified<'m>, Reject> {
-        const FAILED: Reject = Reject::Unacceptable(NotifyType::AUTHENTICATION_FAILED);
-        let request = match exchange {
-            ExchangeType::GSA_AUTH => AuthRequest::group(first, inner)?,
-            _ => AuthRequest::ike(first, inner)?,
-        };
+    fn examine(&self, config: &ServerConfig, claim: &Claim, wall: Duration) -> Result<Examined, Reject> {
+        let request = claim.read()?;
         let identity = identity_from_wire(&request.id_i).ok_or(FAILED)?;
-        if request.auth.method != AuthMethod::SHARED_KEY {
-            return Err(FAILED);
-        }
-        let psk = config.credentials.psk_for_identity(&identity).ok_or(FAILED)?;
         let int_auth = &self.intermediate.octets();
         let (message, nonce) = (&self.init_request, &self.nonces.1);
         let signed = SignedOctets { message, nonce, id: request.id_i_body, int_auth };
-        let expected = shared_key_mac(self.sa.suite.prf, psk, &self.proof.0, signed);
-        if !expected.ct_eq(&request.auth.data) {
-            return Err(FAILED);
+        let prf = self.sa.suite.prf;
+        if request.auth.method == AuthMethod::SHARED_KEY {
+            let (psk, ours) = config.credentials.ikev2_psk(&identity).ok_or(FAILED)?;
+            if !shared_key_mac(prf, psk, &self.proof.0, signed).ct_eq(&request.auth.data) {
+                return Err(FAILED);
+            }
+            let who = Who { identity, holder: None, ends: None };
+            return Ok(Examined::Proven(Peer { who, ours, padding: Padding::default(), kind: None }));
         }
-        Ok(Verified { identity, psk: std::sync::Arc::clone(psk), request })
+        let here = config.credentials.takes_ikev2_certificates_from(claim.path.peer.ip());
+        let trust = config.credentials.trust().filter(|_| here).ok_or(FAILED)?;
+        let signature = Signed::read(&request.auth, &self.announced, config.credentials.takes_sha1_signatures())?;
+        let shown = certificates::shown(&request.payloads)?;
+        let check = certificates::check(trust, wall, &shown, &signature, &signed.octets(prf, &self.proof.0));
+        Ok(Examined::Signed(identity, signature.padding(), Box::new(check)))
+    }
+
+    /// What we sign, if we do.
+    pub(super) fn own_octets(&self, id_r: &[u8]) -> Secret {
+        self.own_signed(id_r, &self.intermediate.octets()).octets(self.sa.suite.prf, &self.proof.1)
+    }
+
+    fn own_signed<'a>(&'a self, id_r: &'a [u8], int_auth: &'a [u8]) -> SignedOctets<'a> {
+        SignedOctets { message: &self.init_response, nonce: &self.nonces.0, id: id_r, int_auth }
     }
 
     /// Answers with our own identity and AUTH, and with policy and keys if a group was asked for.
     fn advance(
-        self,
+        mut self: Box<Self>,
         ctx: &mut Ctx<'_>,
-        dgram: &Datagram<'_>,
-        own: &Identity,
-        peer: Verified<'_>,
+        (claim, request): (&Claim, &AuthRequest<'_>),
+        id_r: &[u8],
+        peer: Peer,
+        evidence: &Evidence,
         rekeying: Rekeying,
-    ) -> Result<(Established, Vec<u8>, Option<Outcome>), crate::wire::sk::SealError> {
-        let Self { mut sa, proof, nonces, init_response, intermediate, .. } = self;
-        let id = identity_to_wire(own).to_vec();
-        let int_auth = &intermediate.octets();
-        let signed = SignedOctets { message: &init_response, nonce: &nonces.0, id: &id, int_auth };
-        let mac = shared_key_mac(sa.suite.prf, &peer.psk, &proof.1, signed);
-        let auth = Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().into() };
+    ) -> Result<(Established, Vec<u8>, Option<Outcome>), SealError> {
         let mut chain = ChainWriter::new();
-        chain.push(PayloadKind::ID_R.0, &id);
+        chain.push(PayloadKind::ID_R.0, id_r);
+        let auth = match evidence {
+            Evidence::Psk(psk) => {
+                let int_auth = self.intermediate.octets();
+                let mac = shared_key_mac(self.sa.suite.prf, psk, &self.proof.1, self.own_signed(id_r, &int_auth));
+                Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() }
+            }
+            Evidence::Signature { own, way, value } => {
+                certificates::put(own, &mut chain);
+                way.auth(value)
+            }
+        };
         chain.push(PayloadKind::AUTH.0, &auth.to_vec());
-        let (exchange, outcome) = match &peer.request.registration {
+        let outcome = match &request.registration {
             Some(registration) => {
-                let default = sa.key_wrap().map(|(_, key)| key);
-                let groups = &Groups::default();
-                let asking = Asking { identity: &peer.identity, address: dgram.from, default, groups };
-                (ExchangeType::GSA_AUTH, Some(answer(ctx, asking, registration, &mut chain)))
+                let default = self.sa.key_wrap().map(|(_, key)| key);
+                let asking = Asking {
+                    identity: &peer.who.identity,
+                    holder: peer.who.holder.as_deref(),
+                    address: claim.path.peer,
+                    default,
+                    groups: &Groups::default(),
+                };
+                Some(answer(ctx, asking, registration, &mut chain))
             }
             None => {
-                if peer.request.child {
+                if request.child {
                     // The IKE SA stands; there is no Child SA to be had here (RFC 7296 section 1.3.1).
                     chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::NO_ADDITIONAL_SAS).to_vec());
                 }
-                (ExchangeType::IKE_AUTH, None)
+                None
             }
         };
-        let response = sa.seal(exchange, Direction::Response, intermediate.next_id(), chain, ctx.rng)?;
-        let answers = intermediate.answered(dgram.bytes, response.clone());
-        let established = Established::new(sa, peer.identity, answers, rekeying, ctx.now.mono);
+        let message_id = self.intermediate.next_id();
+        let response = self.sa.seal(claim.exchange, Direction::Response, message_id, chain, ctx.rng)?;
+        let answers = self.intermediate.answered(&claim.request, response.clone());
+        let established = Established::new(self.sa, peer.who, answers, rekeying, ctx.now.mono);
         Ok((established, response, outcome))
     }
 }

@@ -1,8 +1,10 @@
 //! An IKE SA in use, key server's side (RFC 7296 sections 1.4 and 2.4; RFC 9838 section 2.3.2).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_model::drive::{Ctx, Datagram};
+use keyferry_model::holder::Holder;
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
@@ -21,10 +23,20 @@ use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, f
 use crate::wire::rules;
 use crate::wire::sk::{Opened, SealError};
 
+/// A peer that has proved itself.
+#[derive(Clone, Debug)]
+pub(super) struct Who {
+    pub(super) identity: Identity,
+    /// Who holds the certificate that it did so by.
+    pub(super) holder: Option<Arc<Holder>>,
+    /// When that certificate ends.
+    pub(super) ends: Option<Duration>,
+}
+
 /// An IKE SA with an authenticated peer.
 pub(super) struct Established {
     pub(super) sa: IkeSa,
-    pub(super) identity: Identity,
+    pub(super) who: Who,
     pub(super) answers: Answers,
     pub(super) requests: Requests,
     /// What our pending request is for.
@@ -72,16 +84,16 @@ enum Asked<'m> {
 
 impl Established {
     /// `answers` are those of the exchanges that made the SA.
-    pub(super) fn new(sa: IkeSa, identity: Identity, answers: Answers, rekeying: Rekeying, now: Duration) -> Self {
-        Self { answers, ..Self::fresh(sa, identity, rekeying, now) }
+    pub(super) fn new(sa: IkeSa, who: Who, answers: Answers, rekeying: Rekeying, now: Duration) -> Self {
+        Self { answers, ..Self::fresh(sa, who, rekeying, now) }
     }
 
     /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
-    pub(super) fn fresh(sa: IkeSa, identity: Identity, rekeying: Rekeying, now: Duration) -> Self {
+    pub(super) fn fresh(sa: IkeSa, who: Who, rekeying: Rekeying, now: Duration) -> Self {
         let (answers, requests) = (Answers::starting_at(0), Requests::starting_at(0));
         Self {
             sa,
-            identity,
+            who,
             answers,
             requests,
             purpose: Purpose::Liveness,
@@ -101,9 +113,14 @@ impl Established {
         if let Some(doomed) = self.rekeying.doomed {
             return doomed;
         }
-        let life = self.rekeying.due_at();
-        let idle = if self.kept { life } else { life.min(self.active + config.idle) };
-        self.liveness(config).map_or(idle, |after| idle.min(self.heard + after))
+        let over = self.over(config).min(self.rekeying.due_at());
+        self.liveness(config).map_or(over, |after| over.min(self.heard + after))
+    }
+
+    /// When the peer is to begin anew: it asks for nothing any more, or is not known to be who it was.
+    fn over(&self, config: &ServerConfig) -> Duration {
+        let idle = if self.kept { Duration::MAX } else { self.active + config.idle };
+        self.who.ends.map_or(idle, |ends| idle.min(ends))
     }
 
     /// After which silence the peer is asked whether it lives.
@@ -186,8 +203,13 @@ impl Server {
             Asked::Group(registration) => {
                 let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
                 let default = state.sa.key_wrap().map(|(_, key)| key);
-                let groups = self.lines.groups(state.line);
-                let asking = Asking { identity: &state.identity, address: dgram.from, default, groups };
+                let asking = Asking {
+                    identity: &state.who.identity,
+                    holder: state.who.holder.as_deref(),
+                    address: dgram.from,
+                    default,
+                    groups: self.lines.groups(state.line),
+                };
                 outcome = Some((state.line, answer(ctx, asking, &registration, &mut chain)));
             }
         }
@@ -211,7 +233,7 @@ impl Server {
     ) {
         self.counters.malformed += 1;
         let Some(state) = self.in_use(&spi) else { return };
-        tracing::debug!(member = %state.identity, %reject, "request refused");
+        tracing::debug!(member = %state.who.identity, %reject, "request refused");
         let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
         let ends = notify.kind == NotifyType::INVALID_SYNTAX;
         let mut chain = ChainWriter::new();
@@ -232,17 +254,17 @@ impl Server {
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                tracing::error!(member = %state.identity, %error, "answer could not be sealed");
+                tracing::error!(member = %state.who.identity, %error, "answer could not be sealed");
                 return self.remove(ctx.out, spi);
             }
         };
         if ends {
             match state.rekeying.doomed {
                 None => {
-                    tracing::info!(member = %state.identity, "IKE SA deleted by the peer");
+                    tracing::info!(member = %state.who.identity, "IKE SA deleted by the peer");
                     self.counters.deleted += 1;
                 }
-                Some(_) => tracing::debug!(member = %state.identity, "replaced IKE SA deleted by the peer"),
+                Some(_) => tracing::debug!(member = %state.who.identity, "replaced IKE SA deleted by the peer"),
             }
             return self.close(ctx, spi, dgram, response);
         }
@@ -272,7 +294,7 @@ impl Server {
             Purpose::Delete => {
                 if state.rekeying.doomed.is_none() {
                     self.counters.deleted += 1;
-                    tracing::info!(member = %state.identity, "IKE SA deleted");
+                    tracing::info!(member = %state.who.identity, "IKE SA deleted");
                 }
                 return self.remove(ctx.out, spi);
             }
@@ -297,7 +319,7 @@ impl Server {
                 Due::GiveUp => {
                     if state.rekeying.doomed.is_none() {
                         self.counters.dead_peers += 1;
-                        tracing::info!(member = %state.identity, peer = %path.peer, "peer does not answer: IKE SA dropped");
+                        tracing::info!(member = %state.who.identity, peer = %path.peer, "peer does not answer: IKE SA dropped");
                     }
                     return self.remove(ctx.out, spi);
                 }
@@ -307,7 +329,7 @@ impl Server {
         let rekeying = &state.rekeying;
         let ends = match rekeying.doomed {
             Some(at) => now >= at,
-            None => (!state.kept && now >= state.active + self.config.idle) || rekeying.life.has_ended(now),
+            None => now >= state.over(&self.config) || rekeying.life.has_ended(now),
         };
         let silent = state.liveness(&self.config).is_some_and(|after| now >= state.heard + after);
         let line = state.line;
@@ -350,7 +372,7 @@ impl Server {
     pub(super) fn in_use(&mut self, spi: &Spi) -> Option<&mut Established> {
         match self.sas.get_mut(spi).map(|e| &mut e.state) {
             Some(State::Established(state)) => Some(state),
-            Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_)) | None => None,
+            Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_) | State::Closed(_)) | None => None,
         }
     }
 

@@ -158,7 +158,9 @@ impl Server {
             let Some(told) = line.waiting.front() else { return };
             let free = |spi: &&Spi| match self.sas.get(*spi).map(|e| &e.state) {
                 Some(State::Established(state)) => state.requests.is_idle() && state.rekeying.doomed.is_none(),
-                Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_)) | None => false,
+                Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_) | State::Closed(_)) | None => {
+                    false
+                }
             };
             let Some(spi) = line.spis.iter().find(free).copied() else { return };
             let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };

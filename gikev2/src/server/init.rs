@@ -12,8 +12,10 @@ use super::auth::ExpectAuth;
 use super::intermediate::Intermediate;
 use super::{Entry, Path, Server, Spi, State};
 use crate::algorithms::ke_number;
+use crate::ike_sa::certificates;
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, refusal, response};
 use crate::ike_sa::sa::IkeSa;
+use crate::ike_sa::signature::{Announced, announcement};
 use crate::ike_sa::suite::Choice;
 use crate::ike_sa::window::digest_of;
 use crate::ike_sa::{Role, Skeyseed};
@@ -32,6 +34,7 @@ pub(super) struct AwaitKe {
     behind_nat: bool,
     /// The most octets of a datagram, if the peer takes fragments.
     limit: Option<usize>,
+    announced: Announced,
 }
 
 /// Names a request by its sender and its octets. Another request with the same SPI is another SA: nobody can keep an
@@ -86,7 +89,8 @@ impl Server {
         if init.ke.data.len() != choice.suite.group.public_len() {
             return Err(Reject::Malformed("a public value of the wrong length"));
         }
-        self.take_up(ctx, dgram, header, &init, choice, digest);
+        let announced = Announced::read(&init.payloads)?;
+        self.take_up(ctx, dgram, header, &init, (choice, announced), digest);
         Ok(())
     }
 
@@ -122,7 +126,7 @@ impl Server {
         dgram: &Datagram<'_>,
         header: &Header,
         init: &Init<'_>,
-        choice: Choice,
+        (choice, announced): (Choice, Announced),
         digest: Vec<u8>,
     ) {
         let spi = self.fresh_spi(ctx);
@@ -130,14 +134,15 @@ impl Server {
         let private = Secret::random(group.seed_len(), ctx.rng);
         let job = ctx.out.job(Job::KeyExchange { group, private, peer: init.ke.data.to_vec() });
         let behind_nat = nat_found(&init.payloads, &header.spi_i, &[0; 8], (dgram.from, dgram.to));
-        let announced = init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        let fragments = init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
         let state = AwaitKe {
             spi_i: header.spi_i,
             choice,
             nonce_i: init.nonce.0.to_vec(),
             request: dgram.bytes.to_vec(),
             behind_nat,
-            limit: announced.map(|_| self.config.ike.limit()),
+            limit: fragments.map(|_| self.config.ike.limit()),
+            announced,
         };
         let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
         self.half_open.enter(dgram.from.ip());
@@ -160,9 +165,12 @@ impl Server {
 
     fn repeat_init(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi) {
         self.counters.repeated += 1;
-        if let Some(State::ExpectAuth(state)) = self.sas.get(&spi).map(|e| &e.state) {
-            ctx.out.send(dgram.reply(state.init_response.clone()));
-        }
+        let state = match self.sas.get(&spi).map(|e| &e.state) {
+            Some(State::ExpectAuth(state)) => state,
+            Some(State::AwaitProof(waiting)) => &waiting.expect,
+            Some(State::AwaitKe(_) | State::Established(_) | State::Closed(_)) | None => return,
+        };
+        ctx.out.send(dgram.reply(state.init_response.clone()));
     }
 
     pub(super) fn key_exchange_done(&mut self, ctx: &mut Ctx<'_>, spi: Spi, done: JobDone) {
@@ -181,7 +189,11 @@ impl Server {
         };
         let path = *path;
         let log = self.key_log.as_deref_mut().map(|l| l as _);
-        match state.advance(ctx, spi, path, &public, &shared, log) {
+        // Whoever has to show a certificate is told which.
+        let credentials = &self.config.credentials;
+        let trust = credentials.trust().filter(|_| credentials.takes_ikev2_certificates_from(path.peer.ip()));
+        let certificates = trust.and_then(certificates::request);
+        match state.advance(ctx, spi, path, (&public, &shared), certificates, log) {
             Ok(next) => {
                 ctx.out.send(path.transmit(next.init_response.clone()));
                 if let Some(entry) = self.sas.get_mut(&spi) {
@@ -202,8 +214,8 @@ impl AwaitKe {
         ctx: &mut Ctx<'_>,
         spi_r: Spi,
         path: Path,
-        public: &[u8],
-        shared: &Secret,
+        (public, shared): (&[u8], &Secret),
+        certificates: Option<Vec<u8>>,
         log: Option<&mut (dyn crate::keylog::KeyLog + Send)>,
     ) -> Result<ExpectAuth, keyferry_crypto::CryptoError> {
         let mut nonce_r = vec![0; NONCE_LEN];
@@ -227,10 +239,12 @@ impl AwaitKe {
             nonce: &nonce_r,
             path: (path.local, path.peer),
             abilities: &abilities,
+            announcement: self.announced.knows_digital_signatures().then(announcement),
+            certificates,
         });
         let nonces = (self.nonce_i.clone(), nonce_r);
         let init_request = self.request.clone();
-        let behind_nat = self.behind_nat;
-        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate })
+        let (behind_nat, announced) = (self.behind_nat, self.announced.clone());
+        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate, announced })
     }
 }

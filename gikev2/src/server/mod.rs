@@ -14,6 +14,13 @@
 //!  ExpectAuth    IKE_INTERMEDIATE, bad          Closed        N(INVALID_SYNTAX)
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, good     Established   IDr, AUTH, [GSA, KD] or [N]
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, bad      Closed        N(AUTHENTICATION_FAILED)
+//!  ExpectAuth    the same, signed               AwaitProof    Job (check)
+//!  ExpectAuth    the same, good; we are to sign AwaitProof    Job (sign)
+//!  AwaitProof    checked, good; we are to sign  AwaitProof    Job (sign)
+//!  AwaitProof    checked, good; or signed       Established   IDr, [CERT,] AUTH, [GSA, KD] or [N]
+//!  AwaitProof    checked, bad                   Closed        N(AUTHENTICATION_FAILED)
+//!  AwaitProof    job not done                   ExpectAuth    -
+//!  AwaitProof    anything received              AwaitProof    -
 //!  Established   GSA_REGISTRATION               Established   GSA, KD or N
 //!  Established   INFORMATIONAL with Delete      Closed        empty response
 //!  Established   CREATE_CHILD_SA, new keys      Established   Job, then a second SA and SA, Nr, KEr
@@ -37,6 +44,7 @@ mod in_band;
 mod init;
 mod intermediate;
 mod limits;
+mod proof;
 mod rekeying;
 
 use std::collections::BTreeMap;
@@ -64,6 +72,7 @@ use established::Established;
 use in_band::Lines;
 use init::AwaitKe;
 use limits::{Budget, HalfOpen, Timers};
+use proof::AwaitProof;
 
 /// Our SPI names an IKE SA.
 type Spi = [u8; 8];
@@ -114,6 +123,7 @@ impl Path {
 enum State {
     AwaitKe(Box<AwaitKe>),
     ExpectAuth(Box<ExpectAuth>),
+    AwaitProof(Box<AwaitProof>),
     Established(Box<Established>),
     Closed(Closed),
 }
@@ -233,10 +243,10 @@ impl Server {
     fn take_result(&mut self, ctx: &mut Ctx<'_>, job: JobId, done: JobDone) {
         let Some(spi) = self.jobs.remove(&job) else { return };
         match self.sas.get(&spi).map(|e| &e.state) {
+            Some(State::AwaitKe(_) | State::ExpectAuth(_)) => self.key_exchange_done(ctx, spi, done),
+            Some(State::AwaitProof(_)) => self.proof_done(ctx, spi, done),
             Some(State::Established(_)) => self.rekey_job_done(ctx, spi, done),
-            Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_)) | None => {
-                self.key_exchange_done(ctx, spi, done);
-            }
+            Some(State::Closed(_)) | None => {}
         }
         self.report_lost(ctx);
     }
@@ -247,7 +257,7 @@ impl Server {
         while let Some(spi) = self.timers.take_due(ctx.now.mono) {
             match self.sas.get(&spi).map(|e| &e.state) {
                 Some(State::Established(_)) => self.established_due(ctx, spi),
-                Some(State::AwaitKe(_) | State::ExpectAuth(_)) => {
+                Some(State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_)) => {
                     self.counters.half_open_expired += 1;
                     self.remove(ctx.out, spi);
                 }
@@ -277,6 +287,8 @@ impl Server {
                 self.intermediate_request(ctx, dgram, header);
             }
             State::ExpectAuth(_) => self.auth_request(ctx, dgram, header),
+            State::AwaitProof(waiting) if waiting.is_of(dgram.bytes) => self.counters.repeated += 1,
+            State::AwaitProof(_) => self.counters.unexpected += 1,
             State::Established(_) => self.established_message(ctx, dgram, header, spi),
             State::Closed(closed) if closed.request == dgram.bytes => {
                 self.counters.repeated += 1;
@@ -296,8 +308,14 @@ impl Server {
             State::Established(state) if response && state.requests.awaits(header.message_id) => &mut state.sa,
             State::Established(state) if !response && state.answers.expects(header.message_id) => &mut state.sa,
             // The first fragment of a request that was answered draws the answer again (RFC 7383 section 2.6.1).
-            State::ExpectAuth(_) | State::Established(_) | State::Closed(_) if !response => return repeats(),
-            State::AwaitKe(_) | State::ExpectAuth(_) | State::Established(_) | State::Closed(_) => {
+            State::ExpectAuth(_) | State::AwaitProof(_) | State::Established(_) | State::Closed(_) if !response => {
+                return repeats();
+            }
+            State::AwaitKe(_)
+            | State::ExpectAuth(_)
+            | State::AwaitProof(_)
+            | State::Established(_)
+            | State::Closed(_) => {
                 self.counters.unexpected += 1;
                 return None;
             }
@@ -333,6 +351,11 @@ impl Server {
 
     /// Ends an SA with a last answer, which is repeated for a while if the request is.
     fn close(&mut self, ctx: &mut Ctx<'_>, spi: Spi, dgram: &Datagram<'_>, response: Vec<u8>) {
+        self.end(ctx, spi, Path::of(dgram), dgram.bytes.to_vec(), response);
+    }
+
+    /// The same for a request that was received earlier.
+    fn end(&mut self, ctx: &mut Ctx<'_>, spi: Spi, path: Path, request: Vec<u8>, response: Vec<u8>) {
         let Some(entry) = self.sas.get_mut(&spi) else { return };
         let peer_spi = entry.peer_spi();
         if entry.is_half_open() {
@@ -341,8 +364,8 @@ impl Server {
         if let State::Established(state) = &entry.state {
             self.lines.leave(state.line, spi);
         }
-        ctx.out.send(dgram.reply(response.clone()));
-        entry.state = State::Closed(Closed { peer_spi, request: first_datagram(dgram.bytes).to_vec(), response });
+        ctx.out.send(path.transmit(response.clone()));
+        entry.state = State::Closed(Closed { peer_spi, request: first_datagram(&request).to_vec(), response });
         let linger = self.config.linger;
         self.timers.arm(spi, ctx.now.mono + linger);
     }
@@ -372,7 +395,7 @@ impl Server {
     pub(crate) fn sa_for_test(&mut self) -> Option<&mut crate::ike_sa::sa::IkeSa> {
         self.sas.values_mut().find_map(|e| match &mut e.state {
             State::Established(state) => Some(&mut state.sa),
-            State::AwaitKe(_) | State::ExpectAuth(_) | State::Closed(_) => None,
+            State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_) | State::Closed(_) => None,
         })
     }
 
@@ -397,12 +420,13 @@ impl Entry {
         match &self.state {
             State::AwaitKe(s) => s.spi_i,
             State::ExpectAuth(s) => s.sa.peer_spi(),
+            State::AwaitProof(s) => s.expect.sa.peer_spi(),
             State::Established(s) => s.sa.peer_spi(),
             State::Closed(s) => s.peer_spi,
         }
     }
 
     fn is_half_open(&self) -> bool {
-        matches!(self.state, State::AwaitKe(_) | State::ExpectAuth(_))
+        matches!(self.state, State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_))
     }
 }

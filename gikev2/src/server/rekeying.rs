@@ -195,7 +195,7 @@ impl Server {
 
     fn declined(&mut self, ctx: &mut Ctx<'_>, spi: Spi, declined: &Declined) {
         let Some(state) = self.in_use(&spi) else { return };
-        tracing::debug!(member = %state.identity, ?declined, "no new keys for the IKE SA");
+        tracing::debug!(member = %state.who.identity, ?declined, "no new keys for the IKE SA");
         match declined {
             Declined::Later | Declined::Group(_) => state.rekeying.life.try_later(ctx.now.mono, ctx.rng),
             // It goes when its time is up.
@@ -233,7 +233,7 @@ impl Server {
         let (chain, successor) = match made {
             Ok((chain, sa, made)) => (chain, Some((sa, made))),
             Err(error) => {
-                tracing::debug!(member = %state.identity, %error, "new keys of an IKE SA could not be made");
+                tracing::debug!(member = %state.who.identity, %error, "new keys of an IKE SA could not be made");
                 let kind = match error {
                     CryptoError::NotDone => NotifyType::TEMPORARY_FAILURE,
                     CryptoError::BadPublicValue
@@ -266,10 +266,10 @@ impl Server {
         let mut rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
         rekeying.predecessor = Some(old);
         let spi = sa.own_spi();
-        let mut fresh = Established::fresh(sa, state.identity.clone(), rekeying, ctx.now.mono);
+        let mut fresh = Established::fresh(sa, state.who.clone(), rekeying, ctx.now.mono);
         (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
         self.lines.enter(state.line, spi);
-        tracing::info!(member = %fresh.identity, "IKE SA has new keys");
+        tracing::info!(member = %fresh.who.identity, "IKE SA has new keys");
         self.counters.rekeyed += 1;
         let entry = Entry { path: *path, digest: Vec::new(), state: State::Established(Box::new(fresh)) };
         self.sas.insert(spi, entry);

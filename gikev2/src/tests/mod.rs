@@ -3,11 +3,14 @@
 
 mod acknowledging;
 mod attacks;
+mod certificates;
 mod establishing;
+mod forger;
 mod fragments;
 mod hostile;
 mod ike_rekeying;
 mod in_band;
+mod pki;
 mod quantum;
 mod readings;
 mod registering;

@@ -269,6 +269,8 @@ impl Peer {
             nonce: &[3; 32],
             path: (address, world.gateway),
             abilities: &[NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED],
+            announcement: None,
+            certificates: None,
         };
         let bytes = request(&parts, None);
         world.deliver(Packet { from: address, to: world.gateway, marker: false, bytes, tainted: false });

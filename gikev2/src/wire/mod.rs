@@ -4,6 +4,7 @@
 //! the group model are in `policy`, never here.
 
 pub mod auth;
+pub mod cert;
 pub mod delete;
 pub mod gsa;
 pub mod id;
@@ -82,10 +83,10 @@ pub(crate) mod testing {
     }
 
     use super::{
-        auth::Auth, delete::Delete, gsa::Gsa, id::Id, kd::Kd, ke::Ke, nonce::Nonce, notify::Notify, sa::Sa,
-        vendor::VendorId,
+        auth::Auth, cert::Cert, cert::CertRequest, delete::Delete, gsa::Gsa, id::Id, kd::Kd, ke::Ke, nonce::Nonce,
+        notify::Notify, sa::Sa, vendor::VendorId,
     };
-    rebind!(Auth, Delete, Gsa, Id, Kd, Ke, Nonce, Notify, Sa, VendorId);
+    rebind!(Auth, Cert, CertRequest, Delete, Gsa, Id, Kd, Ke, Nonce, Notify, Sa, VendorId);
     impl Rebind for super::ts::TrafficSelector {
         type Of<'b> = super::ts::TrafficSelector;
     }

@@ -409,8 +409,44 @@ numbers! {
         RSA = 1,
         /// Shared key.
         SHARED_KEY = 2,
+        /// ECDSA on P-256 with SHA-256 (RFC 4754).
+        ECDSA_256 = 9,
+        /// ECDSA on P-384 with SHA-384.
+        ECDSA_384 = 10,
+        /// ECDSA on P-521 with SHA-512.
+        ECDSA_521 = 11,
         /// Signature with an AlgorithmIdentifier in front.
         DIGITAL_SIGNATURE = 14,
+    }
+}
+
+numbers! {
+    /// Hash algorithm for signatures (RFC 7427 section 7, RFC 8420 section 3).
+    HashAlgorithm: u16 {
+        /// SHA-1.
+        SHA1 = 1,
+        /// SHA2-256.
+        SHA2_256 = 2,
+        /// SHA2-384.
+        SHA2_384 = 3,
+        /// SHA2-512.
+        SHA2_512 = 4,
+        /// None: the algorithm takes the octets as they are.
+        IDENTITY = 5,
+    }
+}
+
+numbers! {
+    /// Certificate encoding (RFC 7296 section 3.6).
+    CertEncoding: u8 {
+        /// X.509 certificate for signatures.
+        X509_SIGNATURE = 4,
+        /// Certificate revocation list.
+        CRL = 7,
+        /// Hash and URL of an X.509 certificate.
+        HASH_AND_URL = 12,
+        /// Hash and URL of a bundle of them.
+        HASH_AND_URL_OF_BUNDLE = 13,
     }
 }
 

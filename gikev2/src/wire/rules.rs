@@ -26,6 +26,9 @@ const fn rule(payload: PayloadKind, min: usize, max: usize) -> Rule {
 /// Notifies in one message, at most.
 const NOTIFIES: usize = 32;
 
+/// Certificates, or requests for them, in one message, at most.
+const CERTIFICATES: usize = 32;
+
 /// IKE_SA_INIT request (RFC 7296 section 1.2).
 pub const INIT_REQUEST: &[Rule] = &[
     rule(PayloadKind::SA, 1, 1),
@@ -39,6 +42,7 @@ pub const INIT_RESPONSE: &[Rule] = &[
     rule(PayloadKind::SA, 0, 1),
     rule(PayloadKind::KE, 0, 1),
     rule(PayloadKind::NONCE, 0, 1),
+    rule(PayloadKind::CERTREQ, 0, CERTIFICATES),
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
@@ -49,6 +53,8 @@ pub const INTERMEDIATE: &[Rule] = &[rule(PayloadKind::KE, 0, 1), rule(PayloadKin
 pub const IKE_AUTH_REQUEST: &[Rule] = &[
     rule(PayloadKind::ID_I, 1, 1),
     rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::CERT, 0, CERTIFICATES),
+    rule(PayloadKind::CERTREQ, 0, CERTIFICATES),
     rule(PayloadKind::AUTH, 1, 1),
     rule(PayloadKind::SA, 0, 1),
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
@@ -58,6 +64,8 @@ pub const IKE_AUTH_REQUEST: &[Rule] = &[
 pub const GSA_AUTH_REQUEST: &[Rule] = &[
     rule(PayloadKind::ID_I, 1, 1),
     rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::CERT, 0, CERTIFICATES),
+    rule(PayloadKind::CERTREQ, 0, CERTIFICATES),
     rule(PayloadKind::AUTH, 1, 1),
     rule(PayloadKind::ID_G, 1, 1),
     rule(PayloadKind::SA, 0, 1),
@@ -67,6 +75,7 @@ pub const GSA_AUTH_REQUEST: &[Rule] = &[
 /// IKE_AUTH and GSA_AUTH response.
 pub const AUTH_RESPONSE: &[Rule] = &[
     rule(PayloadKind::ID_R, 0, 1),
+    rule(PayloadKind::CERT, 0, CERTIFICATES),
     rule(PayloadKind::AUTH, 0, 1),
     rule(PayloadKind::GSA, 0, 1),
     rule(PayloadKind::KD, 0, 1),

@@ -39,8 +39,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 const REVOCATION: &[(&str, Revocation)] =
     &[("ignore", Revocation::Ignore), ("if-known", Revocation::IfKnown), ("require", Revocation::Require)];
 
-/// Reads the keys about certificates of a table.
-pub(super) fn read(section: &mut Section<'_>) -> Certificates {
+/// Reads the keys about certificates of a table. Where one side proves itself otherwise, only ours or only the trust in others
+/// may be there.
+pub(super) fn read(section: &mut Section<'_>, one_sided: bool) -> Certificates {
     let wall = Clock::new().now().wall;
     let ours = section.has("certificate") || section.has("private_key");
     let own = own(section, wall);
@@ -61,7 +62,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Certificates {
                 );
             }
         }
-        if !own.is_empty() {
+        if !own.is_empty() && !one_sided {
             section.error(
                 "certificate",
                 "stands without trust, so that no peer can prove itself in turn",
@@ -70,7 +71,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Certificates {
         }
         return Certificates { own, trust: None, files: None };
     }
-    if !ours {
+    if !ours && !one_sided {
         section.error(
             "trust",
             "stands without a certificate of our own, with which we would prove ourselves in turn",
@@ -136,7 +137,7 @@ fn own(section: &mut Section<'_>, wall: Duration) -> Vec<OwnCertificate> {
             section.error("private_key", what, "name the key that the certificate was issued for");
         } else if all.iter().any(|other| other.key.kind() == key.kind()) {
             let what = format!("there are two certificates with a key of the kind {:?}", key.kind());
-            section.error("certificate", what, "keep one for each kind: RSA, P-256, P-384, P-521");
+            section.error("certificate", what, "keep one for each kind: RSA, P-256, P-384, P-521, Ed25519, Ed448");
         } else {
             all.push(OwnCertificate { chain, key: Arc::new(key) });
         }
@@ -197,7 +198,7 @@ fn read_key(path: &std::path::Path) -> Result<SigningKey, Faulty> {
         format!("make one with: (umask 077; openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 > {name})");
     let pem = secrets::read_private(path, MAX_KEY, make)?;
     SigningKey::from_pem(pem.expose()).map_err(|error| {
-        let remedy = "name a PEM file with an RSA or ECDSA key; openssl pkey takes a passphrase off";
+        let remedy = "name a PEM file with an RSA, ECDSA or Edwards key; openssl pkey takes a passphrase off";
         (format!("{name}: {error}"), remedy.to_owned())
     })
 }

@@ -234,7 +234,13 @@ pub(super) fn groups(root: &Section<'_>, groups: &[GroupEntry<'_>], config: &Gat
 
 /// What must hold between certificates and peers; `all` if none of them was left out.
 pub(super) fn certificates(section: &Section<'_>, certificates: &Certificates, peers: &[Peer], all: bool) {
-    let certified = peers.iter().any(|p| matches!(p.proof, Proof::Certificate { .. }));
+    let certified = peers.iter().any(is_certified);
+    let ours = |p: &Peer| matches!(p.proof, Proof::Certificate { .. } | Proof::PskForCertificate(_));
+    // Where nobody proves itself otherwise than we do, reading has said so.
+    if peers.iter().any(is_mixed) && peers.iter().any(ours) && !section.named_key("certificate") {
+        let what = "we are to prove ourselves to peers by certificate, and there is none";
+        section.error("certificate", what, "add certificate = \"FILE\" and private_key = \"FILE\"");
+    }
     if certified && !section.named_key("trust") {
         let what = "peers authenticate by certificate, and nobody's is trusted";
         section.error("trust", what, "add trust = [\"FILE\"], certificate = \"FILE\" and private_key = \"FILE\"");
@@ -243,6 +249,16 @@ pub(super) fn certificates(section: &Section<'_>, certificates: &Certificates, p
         let what = "is of no use: no peer authenticates by certificate";
         section.warning("trust", what, "add auth = \"certificate\" to the peers that do");
     }
+}
+
+/// Does a peer prove itself in one way, and we to it in another?
+pub(super) fn is_mixed(peer: &Peer) -> bool {
+    matches!(peer.proof, Proof::PskForCertificate(_) | Proof::CertificateForPsk { .. })
+}
+
+/// Does a peer prove itself by certificate?
+fn is_certified(peer: &Peer) -> bool {
+    matches!(peer.proof, Proof::Certificate { .. } | Proof::CertificateForPsk { .. })
 }
 
 /// What must hold between groups and peers.

@@ -110,7 +110,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         trust: None,
         groups: Vec::new(),
     };
-    let certificates = certificates::read(&mut section);
+    let certificates = certificates::read(&mut section, peers.iter().any(checks::is_mixed));
     certificates.check_identity(&section, config.identity.as_ref());
     checks::certificates(&section, &certificates, &peers, all_peers);
     if !config.signing_bits.is_multiple_of(256) {
@@ -129,7 +129,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         checks::members(&groups, &peers);
     }
     let Certificates { own, trust, files } = certificates;
-    let credentials = Credentials::new(peers).with_own(own);
+    let credentials =
+        Credentials::new(peers).with_own(own).with_danger_sha1_signatures(config.ike2.danger_sha1_signatures);
     Some(GatewayConfig {
         credentials: match trust {
             Some(trust) => credentials.with_trust(trust),

@@ -33,7 +33,8 @@ fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
         None => usual.into_iter().map(|a| AdditionalKe { required, ..a }).collect(),
         Some(texts) => texts.iter().filter_map(|text| exchange(&section, text, required)).collect(),
     };
-    let settings = Ike2Settings { protections, prfs, groups, additional };
+    let danger_sha1_signatures = section.flag("danger_sha1_signatures", false);
+    let settings = Ike2Settings { protections, prfs, groups, additional, danger_sha1_signatures };
     if settings.additional.len() > MAX_ADDITIONAL_KE {
         let what = format!("there are more than {MAX_ADDITIONAL_KE}");
         section.error("additional_key_exchange", what, "remove some");

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Hash, KeGroup, Secret};
+use keyferry_crypto::x509::DistinguishedName;
+use keyferry_crypto::{Hash, KeGroup, KeyKind, Secret};
+use keyferry_model::credentials::OwnCertificate;
 use keyferry_model::flows::Flows;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
 use keyferry_model::settings::{
-    CertificateAuth, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, Phase1Settings, TrafficSettings,
+    CertificateAuth, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MixedAuth, Phase1Settings, TrafficSettings,
 };
 
 use super::certificates::{self, Certificates};
@@ -274,16 +276,26 @@ fn is_interface(name: &str) -> bool {
     !name.is_empty() && name.len() <= 15 && !name.contains(['/', ' ', ':']) && name != "." && name != ".."
 }
 
-/// A pre-shared key, or certificates if one of ours is named.
+/// A pre-shared key, or certificates if one of ours is named; of the key server what `gateway_auth` says.
 fn auth(
     section: &mut Section<'_>,
     protocol: Protocol,
     identity: Option<&Identity>,
 ) -> (Option<MemberAuth>, Option<TrustFiles>) {
     let certified = ["certificate", "private_key", "trust"].into_iter().any(|key| section.has(key));
-    let certificates = certificates::read(section);
+    let ours = section.has("certificate") || section.has("private_key");
+    let told = section.has("gateway_auth");
+    let mixed = section.choice("gateway_auth", &[("psk", false), ("certificate", true)], ours) != ours && told;
+    let certificates = certificates::read(section, mixed);
+    certificates.check_identity(section, identity);
     let given = section.has("gateway_subject");
     let gateway_subject = section.parsed::<Subject>("gateway_subject", "CN=gateway,O=Example,C=DE").map(|s| s.0);
+    if given && gateway_subject.is_none() {
+        return (None, None);
+    }
+    if mixed {
+        return mixed_auth(section, protocol, (ours, certificates), gateway_subject);
+    }
     if !certified {
         if given {
             section.error("gateway_subject", "stands without certificate", "add certificate, private_key and trust");
@@ -296,21 +308,53 @@ fn auth(
         }
         section.ignore(key);
     }
-    if protocol == Protocol::Gikev2 {
-        let what = "is of no use: with G-IKEv2 members authenticate by pre-shared key";
-        section.error("certificate", what, "write protocol = \"gdoi\", or psk_file = \"FILE\" instead");
-    }
-    certificates.check_identity(section, identity);
     let Certificates { own, trust, files } = certificates;
+    let (Some(own), Some(trust)) = (single(section, own), trust) else { return (None, None) };
+    if protocol == Protocol::Gdoi && matches!(own.key.kind(), KeyKind::Ed25519 | KeyKind::Ed448) {
+        let what = "is an Edwards key, and GDOI has no signatures by one";
+        section.error("private_key", what, "name an RSA or ECDSA key, or write protocol = \"gikev2\"");
+    }
+    (Some(MemberAuth::Certificate(Box::new(CertificateAuth { own, trust, gateway_subject }))), files)
+}
+
+/// We by certificate and the key server by a pre-shared key, or the other way round.
+fn mixed_auth(
+    section: &mut Section<'_>,
+    protocol: Protocol,
+    (ours, certificates): (bool, Certificates),
+    gateway_subject: Option<DistinguishedName>,
+) -> (Option<MemberAuth>, Option<TrustFiles>) {
+    if protocol == Protocol::Gdoi {
+        let what = "is not how we prove ourselves, and with GDOI both sides do so alike";
+        section.error("gateway_auth", what, "remove it, or write protocol = \"gikev2\"");
+    }
+    let Certificates { own, trust, files } = certificates;
+    let psk = secrets::psk(section);
+    if ours {
+        for key in ["trust", "gateway_subject"] {
+            if section.named_key(key) {
+                section.error(key, "is of no use: the key server proves itself by a pre-shared key", "remove it");
+            }
+        }
+        let auth = single(section, own).zip(psk).map(|(own, psk)| MixedAuth::CertificateForPsk { own, psk });
+        return (auth.map(Box::new).map(MemberAuth::Mixed), None);
+    }
+    if !section.named_key("trust") {
+        let what = "is missing: the key server proves itself by a certificate, and nobody's is trusted";
+        section.error("trust", what, "add trust = [\"FILE\"] with the certificate of the CA that issues for it");
+    }
+    let auth = psk.zip(trust).map(|(psk, trust)| MixedAuth::PskForCertificate { psk, trust, gateway_subject });
+    (auth.map(Box::new).map(MemberAuth::Mixed), files)
+}
+
+/// The one certificate of ours.
+fn single(section: &Section<'_>, own: Vec<OwnCertificate>) -> Option<OwnCertificate> {
     let mut own = own.into_iter();
-    let (Some(ours), Some(trust)) = (own.next(), trust) else { return (None, None) };
+    let first = own.next();
     if own.next().is_some() {
         section.error("certificate", "names several", "keep the one that the key server is to see");
     }
-    if given && gateway_subject.is_none() {
-        return (None, None);
-    }
-    (Some(MemberAuth::Certificate(Box::new(CertificateAuth { own: ours, trust, gateway_subject }))), files)
+    first
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {

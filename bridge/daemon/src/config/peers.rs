@@ -28,6 +28,10 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
         let address = network.map(|n| Selector { address: n.address, prefix: n.prefix, protocol: 0, port: 0 });
         let proof = proof(&mut section, certified);
         let sends = phase1::peer_sends(&mut section, certified);
+        if identity.is_none() && matches!(proof, Some(Proof::PskForCertificate(_))) {
+            let what = "is missing: G-IKEv2, which alone takes such a peer, finds its key by it";
+            section.error("identity", what, "add identity = \"10.0.0.1\"");
+        }
         let known = identity.is_some() || (many && (certified || network.is_some()));
         if let Some(proof) = proof.filter(|_| known) {
             let peer = Peer { identity, address, proof, sends };
@@ -40,15 +44,21 @@ pub(super) fn read(root: &mut Section<'_>) -> (Vec<Peer>, bool) {
     (peers, all && count > 0)
 }
 
-/// How a peer proves itself: by certificate or by pre-shared key.
+/// How a peer proves itself, and we to it: by certificate or by pre-shared key.
 fn proof(section: &mut Section<'_>, certified: bool) -> Option<Proof> {
+    let ours_certified = section.choice("gateway_auth", &[("psk", false), ("certificate", true)], certified);
     let given = section.has("subject");
     let subject = section.parsed::<Subject>("subject", "CN=gm1,O=Example,C=DE").map(|s| s.0);
     if !certified {
         if given {
             section.error("subject", "stands without auth = \"certificate\"", "add that, or remove subject");
         }
-        return secrets::psk(section).map(Proof::Psk);
+        let psk = secrets::psk(section);
+        return psk.map(if ours_certified { Proof::PskForCertificate } else { Proof::Psk });
+    }
+    if !ours_certified {
+        let psk = secrets::psk(section)?;
+        return (subject.is_some() || !given).then_some(Proof::CertificateForPsk { subject, psk });
     }
     for key in ["psk", "psk_file", "danger_short_psk"] {
         if section.has(key) {

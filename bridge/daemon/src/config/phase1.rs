@@ -82,7 +82,8 @@ pub(super) fn peer_sends(section: &mut Section<'_>, certified: bool) -> Readings
 /// What a member's readings must have in common with its key, and with its looking for translators.
 pub(super) fn check_member_sends(section: &Section<'_>, sends: Readings, auth: &MemberAuth, nat_traversal: bool) {
     let kind = match auth {
-        MemberAuth::Psk(_) => None,
+        // IKEv1 knows no mixture.
+        MemberAuth::Psk(_) | MemberAuth::Mixed(_) => None,
         MemberAuth::Certificate(certificate) => Some(certificate.own.key.kind()),
     };
     let rsa = kind == Some(KeyKind::Rsa);

@@ -8,6 +8,7 @@ use super::*;
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::{Authorization, EspMode, Gikev2Options, InBand, KekManagement, RekeyTransport};
+use keyferry_model::settings::MemberAuth;
 use std::os::unix::fs::PermissionsExt;
 
 pub(super) const GATEWAY: &str = r#"
@@ -116,7 +117,8 @@ fn a_member_needs_four_lines() {
         (&config.groups[0].id, config.protocol, config.sender_ids),
         (&GroupId::Number(1234), Protocol::Gikev2, 1)
     );
-    assert_eq!(config.auth.psk().unwrap().expose(), (0..16).collect::<Vec<u8>>());
+    let MemberAuth::Psk(psk) = &config.auth else { panic!("a certificate") };
+    assert_eq!(psk.expose(), (0..16).collect::<Vec<u8>>());
     let receiver = member_of(&format!("{MEMBER}sender = false\nprotocol = \"gdoi\"\n")).unwrap().config;
     assert_eq!((receiver.protocol, receiver.sender_ids), (Protocol::Gdoi, 0));
 }
@@ -284,7 +286,7 @@ fn keys_must_be_private() {
     files.write("gm.psk", "a key of more than sixteen octets\n", 0o600);
     let config = gateway(&config, Variables::new()).unwrap().config;
     let identity = Identity::from_ip("10.0.0.1".parse().unwrap());
-    let psk = config.credentials.psk_for_identity(&identity).unwrap();
+    let (psk, _) = config.credentials.ikev2_psk(&identity).unwrap();
     assert_eq!(psk.expose(), b"a key of more than sixteen octets");
 }
 

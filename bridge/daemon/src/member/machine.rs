@@ -55,12 +55,9 @@ impl Machine {
         machine
     }
 
-    /// Holds the key server's certificate against another trust store; G-IKEv2 knows no certificates.
+    /// Holds the key server's certificate against another trust store from the next time on.
     pub(super) fn set_trust(&mut self, trust: &Trust) {
-        match self {
-            Machine::Gdoi(m) => m.set_trust(trust.clone()),
-            Machine::Gikev2(_) => {}
-        }
+        either!(self, m => m.set_trust(trust.clone()));
     }
 
     pub(super) fn protocol(&self) -> Protocol {

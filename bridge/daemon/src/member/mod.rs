@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use keyferry_model::id::Identity;
-use keyferry_model::settings::MemberAuth;
+use keyferry_model::settings::OneSide;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::MemberConfig;
@@ -72,9 +72,9 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
     let address = Identity::from_ip(place.address);
-    let identity = config.identity.clone().unwrap_or_else(|| match &config.auth {
-        MemberAuth::Psk(_) => address,
-        MemberAuth::Certificate(auth) => auth.own.identity(address),
+    let identity = config.identity.clone().unwrap_or_else(|| match config.auth.ours() {
+        OneSide::Psk(_) => address,
+        OneSide::Certificate(own) => own.identity(address),
     });
     let mut trust = trust::watch(config.trust.clone())?;
     tracing::info!(%gateway, groups = joined.len(), %identity, interface = %place.interface, "member starts");

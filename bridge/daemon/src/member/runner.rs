@@ -7,7 +7,7 @@ use keyferry_model::credentials::Trust;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
-use keyferry_model::settings::{MemberAuth, MemberSettings};
+use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::Deadline;
 use keyferry_model::update::{MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
@@ -144,9 +144,7 @@ impl Runner {
 
     /// Holds the key server's certificate against another trust store from the next time on.
     pub(super) fn set_trust(&mut self, trust: &Trust) {
-        if let MemberAuth::Certificate(auth) = &mut self.parts.config.auth {
-            auth.trust = trust.clone();
-        }
+        self.parts.config.auth.set_trust(trust.clone());
         self.present.set_trust(trust);
         if let Some(next) = &mut self.next {
             next.machine.set_trust(trust);

@@ -4,15 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, ct_eq};
-use keyferry_model::credentials::names;
 use keyferry_model::drive::Datagram;
 use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::MemberAuth;
 use keyferry_model::time::Now;
 use keyferry_wire::{DecodeError, RawPayload};
 
-use super::Initiator;
+use super::{Auth, Initiator};
 use crate::message::{Payloads, SealError};
 use crate::phase1::auth::{self, Evidence, Own};
 use crate::phase1::keymat::{Basis, Keys, Transcript};
@@ -134,16 +132,16 @@ impl Initiator {
 
     pub(super) fn basis(&self) -> Basis<'_> {
         match &self.auth {
-            MemberAuth::Psk(psk) => Basis::PreShared(psk),
-            MemberAuth::Certificate(_) => Basis::Signatures,
+            Auth::Psk(psk) => Basis::PreShared(psk),
+            Auth::Certificate(_) => Basis::Signatures,
         }
     }
 
     /// Appends a request for certificates, where signatures authenticate.
     pub(super) fn ask_for_certificates(&self, payloads: Payloads) -> Payloads {
         match &self.auth {
-            MemberAuth::Psk(_) => payloads,
-            MemberAuth::Certificate(c) => auth::request_certificates(payloads, &c.trust),
+            Auth::Psk(_) => payloads,
+            Auth::Certificate(c) => auth::request_certificates(payloads, &c.trust),
         }
     }
 
@@ -155,10 +153,8 @@ impl Initiator {
         keys: &Keys,
     ) -> Result<Payloads, SealError> {
         match &self.auth {
-            MemberAuth::Psk(_) => {
-                Ok(Own::Hash(&transcript.hash_i(keys, &self.id_i, transcript.suite.hash)).put(payloads))
-            }
-            MemberAuth::Certificate(c) => {
+            Auth::Psk(_) => Ok(Own::Hash(&transcript.hash_i(keys, &self.id_i, transcript.suite.hash)).put(payloads)),
+            Auth::Certificate(c) => {
                 let way = Way::of(transcript.suite, c.own.key.kind(), self.sends);
                 let way = way.ok_or(CryptoError::SignatureKey("IKEv1 has no way to sign by it"))?;
                 let hash = transcript.hash_i(keys, &self.id_i, way.hmac);
@@ -182,14 +178,14 @@ impl Initiator {
         let expected = |identity: &Identity| self.peer.as_ref().is_none_or(|e| e == identity);
         let suite = transcript.suite;
         match (&self.auth, Evidence::read(payloads, suite.method)?) {
-            (MemberAuth::Psk(_), Evidence::Hash(hash)) => {
+            (Auth::Psk(_), Evidence::Hash(hash)) => {
                 if !ct_eq(transcript.hash_r(keys, id, suite.hash).expose(), hash) {
                     return Err(Reject::Unauthenticated("HASH_R").into());
                 }
                 let identity = auth::identity(id)?;
                 if expected(&identity) { Ok((identity, auth::id_readings(id))) } else { Err(NOT_EXPECTED.into()) }
             }
-            (MemberAuth::Certificate(own), Evidence::Signature { signature, certificates }) => {
+            (Auth::Certificate(own), Evidence::Signature { signature, certificates }) => {
                 self.affords(now)?;
                 let kind = own.own.key.kind();
                 let ways = ways(suite, kind, self.seen);
@@ -200,10 +196,7 @@ impl Initiator {
                     Rejected::costly(Reject::Unauthenticated("signature or certificate of the key server"))
                 })?;
                 let identity = auth::identity(id).map_err(Rejected::costly)?;
-                let bound = match &own.gateway_subject {
-                    Some(subject) => peer.certificate.subject() == subject,
-                    None => names(&peer.certificate, &identity),
-                };
+                let bound = own.gateway().allows(&identity, &peer.certificate);
                 let signed = ways.get(peer.reading).map_or(Readings::NONE, |(readings, _)| *readings);
                 let seen = auth::id_readings(id).union(signed);
                 if bound && expected(&identity) { Ok((identity, seen)) } else { Err(Rejected::costly(NOT_EXPECTED)) }

@@ -221,7 +221,7 @@ fn a_responder_takes_every_way_to_sign() {
             let ways = ways(run.initiator.offered[0], kind, Readings::NONE);
             assert!(ways.len() == 2 || (ways.len() == 4 && kind != KeyKind::Rsa));
             assert!(ways[0].0.is_empty());
-            let MemberAuth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
+            let Auth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
             for (reading, way) in ways {
                 let (branch, i) = (&run.initiator.branches[0], &run.initiator);
                 let proof = &branch.proofs[0];
@@ -425,7 +425,7 @@ fn certificates_come_in_many_forms() {
 fn with_certificates(certificates: &[(u8, &[u8])]) -> (Run, Vec<u8>) {
     let mut run = Run::new("p256", Hash::Sha256, Phase1Exchange::Main);
     run.up_to_message_5();
-    let MemberAuth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
+    let Auth::Certificate(auth) = run.initiator.auth.clone() else { panic!("a certificate") };
     let (branch, i) = (&run.initiator.branches[0], &run.initiator);
     let proof = &branch.proofs[0];
     let keys = proof.sa.keys();

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use keyferry_crypto::KeyKind;
 use keyferry_model::credentials::Proof;
-use keyferry_model::settings::MemberAuth;
+use keyferry_model::settings::{MemberAuth, MixedAuth};
 use openssl::asn1::{Asn1Integer, Asn1Object, Asn1OctetString, Asn1Time};
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -167,7 +167,7 @@ fn a_gateway_has_certificates_and_takes_them() {
     let config = pki.gateway(OWN, &format!("{CERTIFIED}\n[[peer]]\nauth = \"certificate\"\n")).unwrap().config;
     let subject = |at: usize| match &config.credentials.peers()[at].proof {
         Proof::Certificate { subject } => subject.as_ref().map(ToString::to_string),
-        Proof::Psk(_) => panic!("a pre-shared key"),
+        Proof::Psk(_) | Proof::PskForCertificate(_) | Proof::CertificateForPsk { .. } => panic!("a pre-shared key"),
     };
     assert_eq!((subject(1).as_deref(), subject(2)), (Some("CN=gm1"), None));
 }
@@ -291,7 +291,6 @@ fn a_member_has_a_certificate_or_a_key() {
     assert_eq!(auth.gateway_subject.as_ref().unwrap().to_string(), "CN=Gateway,O=Example");
     assert!(config.trust.is_some());
     let error = |keys: &str| pki.member(keys).map(|c| c.config).unwrap_err().to_string();
-    says(&error(OWN), &["member.certificate", "with G-IKEv2 members authenticate by pre-shared key"]);
     says(&error(&format!("{gdoi}\npsk_file = \"x\"")), &["member.psk_file", "stands beside a certificate"]);
     says(
         &error("psk_file = \"x\"\ngateway_subject = \"CN=g\""),
@@ -302,6 +301,59 @@ fn a_member_has_a_certificate_or_a_key() {
     let config = pki.member(&sends("ecdsa-negotiated-hash")).unwrap().config;
     assert_eq!(config.phase1.sends.to_string(), "ecdsa-negotiated-hash");
     says(&error(&sends("rsa-digest-info")), &["member.sends", "RSA signatures, which this member does not make"]);
+    // G-IKEv2 takes the same, and keys that GDOI has no signatures by.
+    assert!(matches!(pki.member(OWN).unwrap().config.auth, MemberAuth::Certificate(_)));
+    let edwards = PKey::generate_ed25519().unwrap();
+    pki.files.write("ed.pem", pki.certificate("ed", &edwards, -HOUR, 1000 * HOUR, false), 0o644);
+    pki.files.write("ed.key", edwards.private_key_to_pem_pkcs8().unwrap(), 0o600);
+    let ed = "certificate = \"ed.pem\"\nprivate_key = \"ed.key\"\ntrust = \"root.pem\"";
+    let MemberAuth::Certificate(auth) = pki.member(ed).unwrap().config.auth else { panic!("a pre-shared key") };
+    assert_eq!(auth.own.key.kind(), KeyKind::Ed25519);
+    says(&error(&format!("protocol = \"gdoi\"\n{ed}")), &["member.private_key", "GDOI has no signatures by one"]);
+}
+
+const PSK_LINE: &str = "psk = \"0x000102030405060708090a0b0c0d0e0f\"";
+
+/// RFC 7296 section 2.15: a member and its key server may prove themselves in different ways.
+#[test]
+fn a_member_and_its_key_server_may_differ() {
+    let pki = Pki::new();
+    let trust = format!("gateway_auth = \"certificate\"\n{PSK_LINE}\ntrust = \"root.pem\"");
+    let config = pki.member(&format!("{trust}\ngateway_subject = \"CN=gateway\"")).unwrap().config;
+    let MemberAuth::Mixed(mixed) = config.auth else { panic!("both alike") };
+    assert!(matches!(*mixed, MixedAuth::PskForCertificate { gateway_subject: Some(_), .. }) && config.trust.is_some());
+    let ours = OWN.replace("trust = \"root.pem\"", "");
+    let own = format!("gateway_auth = \"psk\"\n{PSK_LINE}\n{ours}");
+    let MemberAuth::Mixed(mixed) = pki.member(&own).unwrap().config.auth else { panic!("both alike") };
+    assert!(matches!(*mixed, MixedAuth::CertificateForPsk { .. }));
+    // Said though it goes without saying.
+    assert!(matches!(
+        pki.member(&format!("gateway_auth = \"certificate\"\n{OWN}")).unwrap().config.auth,
+        MemberAuth::Certificate(_)
+    ));
+    let error = |keys: &str| pki.member(keys).map(|c| c.config).unwrap_err().to_string();
+    says(&error(&format!("gateway_auth = \"certificate\"\n{PSK_LINE}")), &["member.trust", "is missing"]);
+    says(&error(&format!("gateway_auth = \"psk\"\n{PSK_LINE}\n{OWN}")), &["member.trust", "is of no use"]);
+    says(
+        &error(&format!("protocol = \"gdoi\"\n{trust}")),
+        &["member.gateway_auth", "with GDOI both sides do so alike"],
+    );
+}
+
+#[test]
+fn a_peer_and_the_gateway_may_differ() {
+    let pki = Pki::new();
+    let ours = OWN.replace("trust = \"root.pem\"", "");
+    let by_psk = format!("[[peer]]\nidentity = \"10.0.0.9\"\n{PSK_LINE}\ngateway_auth = \"certificate\"\n");
+    let config = pki.gateway(&ours, &by_psk).unwrap().config;
+    assert!(config.credentials.peers().iter().any(|p| matches!(p.proof, Proof::PskForCertificate(_))));
+    let by_certificate =
+        format!("[[peer]]\nidentity = \"10.0.0.9\"\nauth = \"certificate\"\ngateway_auth = \"psk\"\n{PSK_LINE}\n");
+    let config = pki.gateway("trust = \"root.pem\"", &by_certificate).unwrap().config;
+    assert!(config.credentials.peers().iter().any(|p| matches!(p.proof, Proof::CertificateForPsk { .. })));
+    let error = |keys: &str, peers: &str| pki.gateway(keys, peers).map(|c| c.config).unwrap_err().to_string();
+    says(&error("", &by_psk), &["gateway.certificate", "we are to prove ourselves to peers by certificate"]);
+    says(&error(&ours, &by_certificate), &["gateway.trust", "nobody's is trusted"]);
 }
 
 fn trust_files(pki: &Pki, lists: &str) -> TrustFiles {

@@ -45,6 +45,10 @@ fn weak_algorithms_are_for_those_who_say_danger() {
     assert_eq!(taken.protections, [RekeyProtection::Aead(Aead::Aes128Gcm8)]);
     assert_eq!((taken.prfs, taken.groups), (vec![Hash::Sha1], vec![KeGroup::Modp2048s256]));
     assert!(member_ike2("danger_weak_ike2 = true\nkey_exchange = [\"modp-1024\"]").is_err());
+    for danger in [false, true] {
+        let told = member_ike2(&format!("danger_sha1_signatures = {danger}")).unwrap();
+        assert_eq!(told.danger_sha1_signatures, danger);
+    }
 }
 
 #[test]

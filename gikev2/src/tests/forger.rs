@@ -1,0 +1,155 @@
+//! An initiator by hand: it makes keys with the key server as any would, and then asks whatever a test wants.
+
+use keyferry_crypto::x509::Certificate;
+use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
+use keyferry_model::credentials::OwnCertificate;
+use keyferry_wire::{ChainWriter, Encode, Header};
+
+use super::support::*;
+use crate::algorithms::ke_number;
+use crate::ike_sa::auth::SignedOctets;
+use crate::ike_sa::init::{NONCE_LEN, Parts, request};
+use crate::ike_sa::sa::{Direction, IkeSa};
+use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
+use crate::ike_sa::{Preferences, Role, Skeyseed};
+use crate::policy::identity::identity_to_wire;
+use crate::wire::auth::Auth;
+use crate::wire::cert::Cert;
+use crate::wire::message::{Init, Payloads};
+use crate::wire::registry::{AuthMethod, CertEncoding, ExchangeType, NotifyType, PayloadKind};
+use crate::wire::rules;
+
+/// It calls itself member 1, and asks by IKE_AUTH.
+pub(super) struct Forger {
+    sa: IkeSa,
+    proof: (Secret, Secret),
+    message: Vec<u8>,
+    response: Vec<u8>,
+    nonces: (Vec<u8>, Vec<u8>),
+    announced: Announced,
+}
+
+/// What it is answered.
+pub(super) struct Forged {
+    pub(super) error: Option<NotifyType>,
+    pub(super) method: Option<AuthMethod>,
+    pub(super) signature: Vec<u8>,
+    pub(super) certificates: Vec<Certificate>,
+    /// What the signature should cover.
+    pub(super) octets: Secret,
+}
+
+const FROM: &str = "10.0.0.77:848";
+
+impl Forger {
+    /// One that knows RFC 7427.
+    pub(super) fn new(world: &mut World) -> Self {
+        Self::begin(world, true)
+    }
+
+    /// One that does not.
+    pub(super) fn old(world: &mut World) -> Self {
+        Self::begin(world, false)
+    }
+
+    fn begin(world: &mut World, announces: bool) -> Self {
+        let pair = KeyPair::generate(KeGroup::X25519, &mut world.rng).unwrap();
+        let (mut spi_i, mut nonce_i) = ([0; 8], vec![0; NONCE_LEN]);
+        world.rng.fill(&mut spi_i);
+        world.rng.fill(&mut nonce_i);
+        spi_i[0] |= 1;
+        let preferences = Preferences { groups: vec![KeGroup::X25519], ..Preferences::default() };
+        let offer = preferences.proposals(true);
+        let from = FROM.parse().unwrap();
+        let message = request(
+            &Parts {
+                spi_i,
+                spi_r: [0; 8],
+                sa: &offer,
+                ke_method: ke_number(KeGroup::X25519),
+                public: pair.public(),
+                nonce: &nonce_i,
+                path: (from, world.gateway),
+                abilities: &[],
+                announcement: announces.then(announcement),
+                certificates: None,
+            },
+            None,
+        );
+        let sent = Packet { from, to: world.gateway, marker: false, bytes: message.clone(), tainted: false };
+        world.deliver(sent);
+        let response = world.wire.pop_front().unwrap().bytes;
+        let (header, body) = Header::decode(&response).unwrap();
+        let init = Init::of(Payloads::parse(header.next, body, rules::INIT_RESPONSE).unwrap()).unwrap();
+        let suite = preferences.accept(&offer, &init.sa).unwrap();
+        let shared = pair.agree(&init.ke.data).unwrap();
+        let nonce_r = init.nonce.0.to_vec();
+        let keys = Skeyseed::derive(suite, &nonce_i, &nonce_r, &shared).expand(&spi_i, &header.spi_r);
+        let (sa, proof) = IkeSa::new(Role::Initiator, suite, spi_i, header.spi_r, keys, &mut world.rng, None).unwrap();
+        let announced = Announced::read(&init.payloads).unwrap();
+        assert_eq!(announced.knows_digital_signatures(), announces, "the key server announces to who does");
+        Self { sa, proof, message, response: response.clone(), nonces: (nonce_i, nonce_r), announced }
+    }
+
+    fn id() -> Vec<u8> {
+        identity_to_wire(&identity(1)).to_vec()
+    }
+
+    /// What is to be signed.
+    pub(super) fn octets(&self) -> Secret {
+        let id = Self::id();
+        SignedOctets { message: &self.message, nonce: &self.nonces.1, id: &id, int_auth: &[] }
+            .octets(self.sa.suite.prf, &self.proof.0)
+    }
+
+    /// AUTH as an honest member would make it.
+    pub(super) fn signed(&self, own: &OwnCertificate) -> Auth<'static> {
+        let way = Way::of(own.key.kind(), &self.announced, Padding::Pss, false).unwrap();
+        way.auth(&own.key.sign_form(way.form, self.octets().expose()).unwrap())
+    }
+
+    pub(super) fn request(&mut self, chain: &[Certificate], auth: Auth<'_>) -> ChainWriter {
+        self.request_with(chain, auth, &[])
+    }
+
+    /// `IDi, CERT, ..., AUTH`.
+    pub(super) fn request_with(
+        &mut self,
+        certificates: &[Certificate],
+        auth: Auth<'_>,
+        more: &[(PayloadKind, Vec<u8>)],
+    ) -> ChainWriter {
+        let mut chain = ChainWriter::new();
+        chain.push(PayloadKind::ID_I.0, &Self::id());
+        for certificate in certificates {
+            let cert = Cert { encoding: CertEncoding::X509_SIGNATURE, data: certificate.der().into() };
+            chain.push(PayloadKind::CERT.0, &cert.to_vec());
+        }
+        for (kind, body) in more {
+            chain.push(kind.0, body);
+        }
+        chain.push(PayloadKind::AUTH.0, &auth.to_vec());
+        chain
+    }
+
+    /// Asks, and reads what it is answered.
+    pub(super) fn ask(&mut self, world: &mut World, chain: ChainWriter) -> Forged {
+        let sealed = self.sa.seal(ExchangeType::IKE_AUTH, Direction::Request, 1, chain, &mut world.rng).unwrap();
+        let from = FROM.parse().unwrap();
+        world.deliver(Packet { from, to: world.gateway, marker: false, bytes: sealed, tainted: false });
+        let answer = world.wire.pop_front().unwrap();
+        let opened = self.sa.open(&answer.bytes).unwrap();
+        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).unwrap();
+        let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).unwrap();
+        let certs: Vec<Cert<'_>> = payloads.all(PayloadKind::CERT).unwrap();
+        let id = payloads.body(PayloadKind::ID_R).unwrap_or_default();
+        let signed = SignedOctets { message: &self.response, nonce: &self.nonces.0, id, int_auth: &[] };
+        Forged {
+            error: payloads.error(),
+            method: auth.as_ref().map(|a| a.method),
+            signature: auth.map(|a| a.data.to_vec()).unwrap_or_default(),
+            certificates: certs.iter().map(|c| Certificate::from_der(&c.data).unwrap()).collect(),
+            octets: signed.octets(self.sa.suite.prf, &self.proof.1),
+        }
+    }
+}
