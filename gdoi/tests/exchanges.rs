@@ -482,9 +482,10 @@ fn a_push_is_that_of_an_independent_computation() {
         keymat: Secret::new([[0x41; 16], [0x42; 16]].concat()),
         created: secs(0),
         expires: secs(86_400),
+        next_spi: None,
     };
     let traffic = Arc::clone(&policy.traffic[0]);
-    let data = DataSa { spi: 0x1002, policy: traffic, keymat: Secret::copy_from(&[0x52; 20]) };
+    let data = DataSa { spi: 0x1002, policy: traffic, keymat: Secret::copy_from(&[0x52; 20]), next_spi: None };
     let epoch = Epoch {
         number: 2,
         sas: vec![data],

@@ -37,7 +37,7 @@ pub mod wire;
 
 pub use ike_sa::IkeOptions;
 pub use keylog::KeyLog;
-pub use member::{Member, MemberStatus};
+pub use member::{FurtherStatus, Member, MemberStatus};
 pub use server::{Counters, Server, ServerConfig};
 
 #[cfg(test)]

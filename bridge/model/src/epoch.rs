@@ -19,6 +19,8 @@ pub struct DataSa {
     pub policy: Arc<TrafficPolicy>,
     /// Keying material, encryption key (with salt) then integrity key.
     pub keymat: Secret,
+    /// What the SA that replaces it is to be called, if members are told that (GSA_NEXT_SPI).
+    pub next_spi: Option<u32>,
 }
 
 /// One generation of traffic keys. All times are wall clock.
@@ -62,10 +64,23 @@ impl Epoch {
         for line in &policy.traffic {
             let spi = draw(rng);
             let keymat = Secret::random(line.transform.keymat_len(), rng);
-            sas.push(DataSa { spi, policy: Arc::clone(line), keymat });
+            let next_spi = policy.tells_next_spis().then(|| draw(rng));
+            sas.push(DataSa { spi, policy: Arc::clone(line), keymat, next_spi });
         }
         let streams = policy.streams.iter().map(|stream| StreamSa::generate(draw(rng), stream, rng)).collect();
         Self { number, sas, streams, announced, activates, expires: activates + policy.tek_lifetime }
+    }
+
+    /// The same under the SPIs that members know already from the epoch before, as far as nothing else has them.
+    pub(crate) fn called_after(mut self, before: Option<&Epoch>, taken: &dyn Fn(u32) -> bool) -> Self {
+        for at in 0..self.sas.len() {
+            let same = before.and_then(|b| b.sas.iter().find(|sa| sa.policy == self.sas[at].policy));
+            let promised = same.and_then(|sa| sa.next_spi);
+            if let Some(spi) = promised.filter(|spi| !taken(*spi) && !self.uses(*spi)) {
+                self.sas[at].spi = spi;
+            }
+        }
+        self
     }
 
     /// SPIs, in the order of the policy lines.
@@ -100,6 +115,7 @@ impl Epoch {
                 .iter()
                 .map(|sa| (sa.spi, (*sa.policy).clone(), SecretRecord::of(&sa.keymat)))
                 .collect(),
+            next: self.sas.iter().map(|sa| sa.next_spi).collect(),
             announced: self.announced,
             activates: self.activates,
             expires: self.expires,
@@ -115,12 +131,15 @@ impl Epoch {
         let shared_stream = |line: StreamPolicy| {
             policy.streams.iter().find(|l| ***l == line).map_or_else(|| Arc::new(line), Arc::clone)
         };
+        let next = record.next.into_iter().chain(std::iter::repeat(None));
         let sas = record
             .sas
             .into_iter()
-            .map(|(spi, line, keymat)| {
+            .zip(next)
+            .map(|((spi, line, keymat), next_spi)| {
                 let keymat = keymat.into_secret();
-                (keymat.len() == line.transform.keymat_len()).then(|| DataSa { spi, policy: shared(line), keymat })
+                let fits = keymat.len() == line.transform.keymat_len();
+                fits.then(|| DataSa { spi, policy: shared(line), keymat, next_spi })
             })
             .collect::<Option<Vec<_>>>()?;
         let streams = record
@@ -157,6 +176,8 @@ impl Epoch {
 pub(crate) struct EpochRecord {
     number: u64,
     sas: Vec<(u32, TrafficPolicy, SecretRecord)>,
+    #[serde(default)]
+    next: Vec<Option<u32>>,
     #[serde(default)]
     streams: Vec<(u32, StreamPolicy, SecretRecord)>,
     announced: Duration,

@@ -89,7 +89,7 @@ impl Group {
             ops: Vec::new(),
             policy,
         };
-        group.start_epoch(now.wall, now.wall, rng);
+        group.start_epoch(now.wall, now.wall, false, rng);
         for protocol in Protocol::ALL {
             group.start_side(protocol, now, rng);
         }
@@ -113,10 +113,17 @@ impl Group {
         }
     }
 
-    fn start_epoch(&mut self, announced: Duration, activates: Duration, rng: &mut dyn Random) -> Arc<Epoch> {
+    /// A new epoch; `promised` if its SPIs are those that members know already.
+    fn start_epoch(
+        &mut self,
+        announced: Duration,
+        activates: Duration,
+        promised: bool,
+        rng: &mut dyn Random,
+    ) -> Arc<Epoch> {
         let taken = |spi| self.epochs.iter().any(|e| e.uses(spi));
         let epoch = Epoch::generate(self.next_epoch, &self.policy, announced, activates, &taken, rng);
-        let epoch = Arc::new(epoch);
+        let epoch = Arc::new(epoch.called_after(self.epochs.last().filter(|_| promised).map(|e| &**e), &taken));
         self.next_epoch += 1;
         self.epochs.push(Arc::clone(&epoch));
         epoch

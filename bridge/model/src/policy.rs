@@ -258,6 +258,8 @@ pub struct Gikev2Options {
     pub keep_ike_sa: bool,
     /// Ask members that can for acknowledgements of GSA_REKEY.
     pub ack: bool,
+    /// Tell the SPIs of the SAs that come next (GSA_NEXT_SPI), so that members notice when they have missed a rekey.
+    pub next_spis: bool,
 }
 
 /// Which members are rekeyed by GSA_INBAND_REKEY. They have no Rekey SA; the others follow GSA_REKEY.
@@ -403,6 +405,11 @@ impl GroupPolicy {
             Protocol::Gdoi => self.gdoi.as_ref().is_some_and(|g| g.management == KekManagement::Lkh),
             Protocol::Gikev2 => self.gikev2.is_some(),
         }
+    }
+
+    /// Are SPIs of SAs to come told?
+    pub(crate) fn tells_next_spis(&self) -> bool {
+        self.gikev2.as_ref().is_some_and(|g| g.options.next_spis)
     }
 
     /// Is anybody asked to acknowledge rekeys?

@@ -23,18 +23,27 @@ pub struct RekeySa {
     pub created: Duration,
     /// When it must not be used any more, wall clock.
     pub expires: Duration,
+    /// What its successor is to be called, if members are told that (GSA_NEXT_SPI).
+    pub next_spi: Option<[u8; 16]>,
 }
 
 impl RekeySa {
     /// Draws an SPI and keys as the policy of the protocol wants them; `None` if the group does not serve it.
     pub fn generate(protocol: Protocol, policy: &GroupPolicy, wall: Duration, rng: &mut dyn Random) -> Option<Self> {
         let len = keymat_len(protocol, policy)?;
-        let mut spi = [0; 16];
-        // Neither half may be zero: a zero initiator SPI reads as a non-ESP marker, a zero responder SPI as a new exchange.
-        while spi[..8] == [0; 8] || spi[..4] == [0; 4] || spi[8..] == [0; 8] {
-            rng.fill(&mut spi);
-        }
-        Some(Self { spi, keymat: Secret::random(len, rng), created: wall, expires: wall + policy.kek_lifetime })
+        let tells = protocol == Protocol::Gikev2 && policy.tells_next_spis();
+        Some(Self {
+            spi: draw_spi(rng),
+            keymat: Secret::random(len, rng),
+            created: wall,
+            expires: wall + policy.kek_lifetime,
+            next_spi: tells.then(|| draw_spi(rng)),
+        })
+    }
+
+    /// The same under the SPI that members know already, if there is one.
+    pub(crate) fn called(self, spi: Option<[u8; 16]>) -> Self {
+        Self { spi: spi.unwrap_or(self.spi), ..self }
     }
 
     /// What is left of its life.
@@ -49,12 +58,23 @@ impl RekeySa {
             keymat: SecretRecord::of(&self.keymat),
             created: self.created,
             expires: self.expires,
+            next_spi: self.next_spi,
         }
     }
 
     pub(crate) fn from_record(r: RekeySaRecord) -> Self {
-        Self { spi: r.spi, keymat: r.keymat.into_secret(), created: r.created, expires: r.expires }
+        let RekeySaRecord { spi, keymat, created, expires, next_spi } = r;
+        Self { spi, keymat: keymat.into_secret(), created, expires, next_spi }
     }
+}
+
+/// Neither half may be zero: a zero initiator SPI reads as a non-ESP marker, a zero responder SPI as a new exchange.
+fn draw_spi(rng: &mut dyn Random) -> [u8; 16] {
+    let mut spi = [0; 16];
+    while spi[..8] == [0; 8] || spi[..4] == [0; 4] || spi[8..] == [0; 8] {
+        rng.fill(&mut spi);
+    }
+    spi
 }
 
 /// Octets of keying material of a rekey SA.
@@ -94,4 +114,6 @@ pub(crate) struct RekeySaRecord {
     keymat: SecretRecord,
     created: Duration,
     expires: Duration,
+    #[serde(default)]
+    next_spi: Option<[u8; 16]>,
 }

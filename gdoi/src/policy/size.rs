@@ -41,6 +41,7 @@ impl Sizes {
                 spi,
                 policy: Arc::clone(line),
                 keymat: Secret::new(vec![0; line.transform.keymat_len()]),
+                next_spi: None,
             });
             let streams = policy.streams.iter().zip(256..).map(|(stream, spi)| {
                 let (encryption, authentication) = stream.protection.key_lens();

@@ -224,6 +224,7 @@ mod tests {
             keymat: Secret::copy_from(&[n; 32]),
             created: Duration::ZERO,
             expires: Duration::from_secs(3600),
+            next_spi: None,
         }
     }
 

@@ -470,7 +470,7 @@ impl Connecting {
         }
         chain.push(PayloadKind::AUTH.0, &auth.to_vec());
         if register {
-            join(settings, &mut chain);
+            join(settings, &settings.group, &mut chain);
         }
         Ok(chain)
     }

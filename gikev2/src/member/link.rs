@@ -21,6 +21,10 @@ pub(super) type Spi = [u8; 8];
 pub(super) enum Purpose {
     /// Policy and keys.
     Register,
+    /// The same of a further group.
+    RegisterFurther(usize),
+    /// Leaving a further group.
+    LeaveFurther,
     /// The policy did not suit: the key server is to forget us.
     Decline,
     /// Leaving the group.
@@ -36,7 +40,11 @@ pub(super) enum Purpose {
 impl Purpose {
     pub(super) fn exchange(self) -> ExchangeType {
         match self {
-            Purpose::Register | Purpose::Decline | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
+            Purpose::Register
+            | Purpose::RegisterFurther(_)
+            | Purpose::LeaveFurther
+            | Purpose::Decline
+            | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
             Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
         }

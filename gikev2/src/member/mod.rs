@@ -30,6 +30,7 @@
 
 mod candidate;
 mod connecting;
+mod further;
 mod intermediate;
 mod link;
 mod rekeyed;
@@ -55,6 +56,8 @@ use crate::rekey::group::Group;
 use crate::wire::registry::{ExchangeType, PayloadKind, flags};
 use crate::wire::sk::datagrams;
 use connecting::Connecting;
+use further::Further;
+pub use further::FurtherStatus;
 use link::Sas;
 use steps::is_doubt;
 
@@ -65,6 +68,7 @@ pub struct Member {
     link: Link,
     goal: Goal,
     group: Option<Group>,
+    further: Vec<Further>,
     /// Not before this time, after a failure or an exclusion.
     retry_at: Option<Duration>,
     /// When to register anew though nothing has happened.
@@ -118,10 +122,14 @@ pub struct MemberStatus {
     pub rekeys: u64,
     /// Copies of rekey messages that were already known.
     pub copies: u64,
+    /// Rekeys that were noticed to have been missed.
+    pub missed: u64,
     /// Rekey messages acknowledged, copies included.
     pub acknowledged: u64,
     /// Is it rekeyed in band?
     pub in_band: bool,
+    /// Groups besides the first.
+    pub further: Vec<FurtherStatus>,
     /// Times that the IKE SA got new keys.
     pub ike_rekeys: u64,
     /// Messages that did not verify or made no sense.
@@ -147,6 +155,7 @@ impl Member {
             link: Link::Down,
             goal: Goal::Rest,
             group: None,
+            further: Vec::new(),
             retry_at: None,
             renew_at: None,
             ike: IkeOptions::default(),
@@ -180,6 +189,7 @@ impl Member {
     pub fn start(&mut self, ctx: &mut MemberCtx<'_>) {
         self.goal = if self.settings.connect_only { Goal::Connect } else { Goal::Register };
         self.retry_at = None;
+        self.wake_further(Some(ctx.now.mono).filter(|_| !self.settings.connect_only));
         self.pursue(ctx);
     }
 
@@ -188,7 +198,11 @@ impl Member {
     pub fn leave(&mut self, ctx: &mut MemberCtx<'_>) {
         self.retry_at = None;
         self.renew_at = None;
-        if self.group.is_none() && matches!(self.link, Link::Down) {
+        self.wake_further(None);
+        if self.group.is_none()
+            && self.further_status().iter().all(|f| !f.registered)
+            && matches!(self.link, Link::Down)
+        {
             self.goal = Goal::Rest;
             return ctx.event(MemberEvent::Left);
         }
@@ -228,6 +242,7 @@ impl Member {
             rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: current.and_then(|sa| sa.expected.checked_sub(1)),
             in_band: self.group.as_ref().is_some_and(|g| g.in_band),
+            further: self.further_status(),
             ..self.status.clone()
         }
     }
@@ -245,6 +260,7 @@ impl Member {
             (self.retry_at, "another try"),
             (self.renew_at, "registration before keys end"),
             (self.group.as_ref().and_then(Group::next_expiry), "end of a Rekey SA"),
+            (self.further_due(), "a further group"),
             (self.acks.iter().map(|(at, _)| *at).min(), "acknowledgement"),
         ];
         due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
@@ -309,6 +325,7 @@ impl Member {
             Link::Up(_) => self.up_due(ctx),
         }
         self.send_acks(ctx);
+        self.expire_further(ctx);
         if let Some(group) = &mut self.group {
             group.expire(now);
             if group.is_over() {
@@ -350,9 +367,13 @@ impl Member {
 
     /// Waits between one and two times the configured delay.
     fn retry_later(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.retry_at = Some(self.later(ctx));
+    }
+
+    fn later(&self, ctx: &mut MemberCtx<'_>) -> Duration {
         let retry = self.settings.retry;
         let micros = u64::try_from(retry.as_micros()).unwrap_or(u64::MAX - 1);
-        self.retry_at = Some(ctx.now.mono + retry + Duration::from_micros(ctx.rng.below(micros.saturating_add(1))));
+        ctx.now.mono + retry + Duration::from_micros(ctx.rng.below(micros.saturating_add(1)))
     }
 
     #[cfg(test)]

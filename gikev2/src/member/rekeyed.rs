@@ -12,7 +12,6 @@ use crate::reject::Reject;
 use crate::rekey::receive::{Change, Rekey};
 use crate::wire::message::Payloads;
 use crate::wire::registry::NotifyType;
-use crate::wire::rekey_ack;
 
 /// Who is rekeyed over its IKE SA asks after so long a silence whether the key server lives: later than that asks us.
 const IN_BAND_LIVENESS: Duration = Duration::from_secs(90);
@@ -29,9 +28,12 @@ impl Member {
     pub(super) fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let now = ctx.now.mono;
         let Some(group) = self.group.as_ref().filter(|g| g.listens_to(header)) else {
+            if self.rekey_further(ctx, dgram, header) {
+                return;
+            }
             // Another group's, or one under keys that we do not have.
             tracing::debug!(from = %dgram.from, "rekey under no Rekey SA of ours");
-            return;
+            return self.perhaps_missed(ctx, header);
         };
         let log = self.key_log.as_deref_mut().map(|l| l as _);
         match group.verify(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
@@ -49,6 +51,17 @@ impl Member {
                 tracing::debug!(from = %dgram.from, %reject, "rekey dropped");
                 self.status.rejected += 1;
             }
+        }
+    }
+
+    /// A message under an SPI that was to come, which only members have been told: the rekey that brought it is lost, so we
+    /// register anew, at a random time (RFC 9838 section 4.4.2.2.3).
+    fn perhaps_missed(&mut self, ctx: &mut MemberCtx<'_>, header: &Header) {
+        let promised = self.group.as_mut().is_some_and(|g| g.was_promised(&header.spi_pair()));
+        if promised && self.goal == Goal::Rest {
+            tracing::info!("a rekey was missed: registering anew");
+            self.status.missed += 1;
+            self.reregister(ctx);
         }
     }
 
@@ -97,9 +110,11 @@ impl Member {
 
     /// Acknowledges a message that has verified, if the key server wants that, at a random time: all members got it at once.
     fn acknowledge(&mut self, ctx: &mut MemberCtx<'_>, header: &Header) {
-        let Some(group) = self.group.as_ref().filter(|g| g.acks) else { return };
-        let Some(own) = group.path.own() else { return };
-        let bytes = rekey_ack::build(&header.spi_pair(), header.message_id, own);
+        let ack = self.group.as_ref().and_then(|g| g.acknowledgement(header));
+        ack.into_iter().for_each(|bytes| self.queue_ack(ctx, bytes));
+    }
+
+    pub(super) fn queue_ack(&mut self, ctx: &mut MemberCtx<'_>, bytes: Vec<u8>) {
         if self.acks.len() == ACKS || self.acks.iter().any(|(_, waiting)| *waiting == bytes) {
             return;
         }

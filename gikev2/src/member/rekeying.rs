@@ -185,7 +185,7 @@ impl Member {
         }
         if declining {
             let mut chain = ChainWriter::new();
-            leave(&self.settings, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
+            leave(&self.settings.group, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
             self.ask(ctx, Purpose::Decline, chain);
         }
         self.pursue(ctx);

@@ -19,7 +19,7 @@ use crate::policy::identity::group_to_wire;
 use crate::registration::grant::{Grant, evaluate};
 use crate::registration::request::{join, leave};
 use crate::reject::Reject;
-use crate::rekey::group::{Group, RekeySa};
+use crate::rekey::group::Group;
 use crate::wire::delete::Delete;
 use crate::wire::message::{ChildRequest, GroupKeys, Init, Payloads};
 use crate::wire::notify::Notify;
@@ -41,21 +41,28 @@ impl Member {
             return;
         }
         match (self.goal, &self.link) {
-            (Goal::Rest, _) | (_, Link::Connecting(_)) => {}
+            (_, Link::Connecting(_)) => {}
+            (Goal::Rest, _) => self.pursue_further(ctx),
             (_, Link::Down) => self.connect(ctx),
-            (Goal::Connect, Link::Up(_)) => self.goal = Goal::Rest,
+            (Goal::Connect, Link::Up(_)) => {
+                self.goal = Goal::Rest;
+                self.pursue_further(ctx);
+            }
             // An SA that was replaced is asked nothing more.
             (Goal::Register | Goal::Leave, Link::Up(sas))
                 if !sas.current.requests.is_idle() || sas.current.made.heir().is_some() => {}
             (Goal::Register, Link::Up(_)) => {
                 let mut chain = ChainWriter::new();
-                join(&self.settings, &mut chain);
+                join(&self.settings, &self.settings.group, &mut chain);
                 self.outdated.clear();
                 self.ask(ctx, Purpose::Register, chain);
             }
             (Goal::Leave, Link::Up(_)) => {
+                if self.leave_further(ctx) {
+                    return;
+                }
                 let mut chain = ChainWriter::new();
-                leave(&self.settings, NotifyType::REGISTRATION_FAILED, &mut chain);
+                leave(&self.settings.group, NotifyType::REGISTRATION_FAILED, &mut chain);
                 self.ask(ctx, Purpose::Leave, chain);
             }
         }
@@ -145,6 +152,7 @@ impl Member {
         self.goal = Goal::Rest;
         self.retry_at = None;
         self.renew_at = None;
+        self.wake_further(None);
         self.close(ctx);
     }
 
@@ -329,7 +337,7 @@ impl Member {
                 tracing::warn!(%reject, "the group's policy cannot be followed");
                 self.fail(ctx, Some(reject.to_string()));
                 let mut chain = ChainWriter::new();
-                leave(&self.settings, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
+                leave(&self.settings.group, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
                 self.ask(ctx, Purpose::Decline, chain);
             }
         }
@@ -361,10 +369,8 @@ impl Member {
 
     /// Does it bring a Rekey SA that has been replaced, or tell a message ID that has passed?
     fn is_stale(&self, group: &Group) -> bool {
-        let past =
-            |new: &RekeySa, old: &RekeySa| new.spi == old.spi && (old.until.is_some() || new.expected < old.expected);
         let known = || self.group.iter().flat_map(|g| &g.rekey_sas);
-        group.rekey_sas.iter().any(|new| self.outdated.contains(&new.spi) || known().any(|old| past(new, old)))
+        group.rekey_sas.iter().any(|new| self.outdated.contains(&new.spi) || known().any(|old| new.is_before(old)))
     }
 
     /// A response over an IKE SA.
@@ -384,13 +390,14 @@ impl Member {
             .is_ok_and(|p| p.notify(NotifyType::INVALID_SYNTAX).is_some());
         match purpose {
             Purpose::Register => self.registration_response(ctx, spi, &opened, rules::REGISTRATION_RESPONSE),
+            Purpose::RegisterFurther(at) => self.further_response(ctx, spi, at, &opened),
             Purpose::Leave => {
                 self.left(ctx);
                 self.ask(ctx, Purpose::Delete, deletion());
             }
             Purpose::Delete => return self.deleted(ctx, spi),
             Purpose::Rekey if !syntax => self.rekey_answered(ctx, spi, &opened),
-            Purpose::Rekey | Purpose::Decline | Purpose::Liveness => {}
+            Purpose::Rekey | Purpose::Decline | Purpose::Liveness | Purpose::LeaveFurther => {}
         }
         if syntax {
             // The key server has given this IKE SA up (RFC 7296 section 2.21.3).

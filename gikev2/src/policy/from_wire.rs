@@ -21,6 +21,9 @@ const LONGEST_LIFE: Duration = Duration::from_secs(366 * 86_400);
 /// Packets of a replay window, where sequence numbers allow one.
 const REPLAY_WINDOW: u32 = 64;
 
+/// SPIs of SAs to come that are remembered.
+const NEXT_SPIS: usize = 8;
+
 /// Not a policy for us.
 const UNACCEPTABLE: Reject = Reject::Unacceptable(NotifyType::NO_PROPOSAL_CHOSEN);
 
@@ -34,6 +37,8 @@ pub(crate) struct RekeyPolicy {
     pub(crate) destination: Option<SocketAddr>,
     pub(crate) lifetime: Duration,
     pub(crate) initial_message_id: u32,
+    /// SPIs that its successor may have.
+    pub(crate) next_spis: Vec<[u8; 16]>,
     pub(crate) authentication: Option<GroupAuthentication>,
 }
 
@@ -63,6 +68,12 @@ pub(crate) fn rekey_policy(p: &SaPolicy<'_>) -> Result<RekeyPolicy, Reject> {
         destination: rekey_destination(&p.destination)?,
         lifetime: lifetime(p)?,
         initial_message_id: p.initial_message_id.unwrap_or(0),
+        next_spis: p
+            .next_spis
+            .iter()
+            .take(NEXT_SPIS)
+            .filter_map(|spi| <[u8; 16]>::try_from(spi.as_ref()).ok())
+            .collect(),
         authentication: one(p, TransformType::GCAUTH)?.map(group_authentication).transpose()?,
     })
 }

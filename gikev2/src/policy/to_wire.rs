@@ -80,7 +80,7 @@ pub(crate) fn rekey_policy<'a>(
         transforms: rekey_transforms(policy)?,
         lifetime: Some(seconds(lifetime)),
         initial_message_id: None,
-        next_spis: Vec::new(),
+        next_spis: sa.next_spi.iter().map(|spi| Cow::Borrowed(&spi[..])).collect(),
     })
 }
 
@@ -94,8 +94,13 @@ pub(crate) fn data_policy(sa: &DataSa, lifetime: Option<Duration>) -> SaPolicy<'
         transforms: esp_transforms(&sa.policy),
         lifetime: lifetime.map(seconds),
         initial_message_id: None,
-        next_spis: Vec::new(),
+        next_spis: sa.next_spi.iter().map(|spi| Cow::Owned(spi.to_be_bytes().to_vec())).collect(),
     }
+}
+
+/// The same for a member that is rekeyed in band: it is told no SPIs of SAs to come (RFC 9838 section 4.4.2.2.3).
+pub(crate) fn data_policy_in_band(sa: &DataSa, lifetime: Option<Duration>) -> SaPolicy<'static> {
+    SaPolicy { next_spis: Vec::new(), ..data_policy(sa, lifetime) }
 }
 
 /// Keys of a data SA, under the default key wrap key of the SA that carries them.

@@ -33,6 +33,11 @@ impl Groups {
         self.0.keys().any(|name| name != group)
     }
 
+    /// Is somebody rekeyed over this IKE SA in another group? Then it can carry no more (reading 32).
+    pub(crate) fn has_another_in_band(&self, group: &str) -> bool {
+        self.0.iter().any(|(name, c)| name != group && c.in_band)
+    }
+
     /// Who is rekeyed over this IKE SA in this group?
     pub(crate) fn in_band(&self, group: &str) -> Option<&InBandTo> {
         self.0.get(group).filter(|c| c.in_band).map(|c| &c.to)

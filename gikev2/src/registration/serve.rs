@@ -126,6 +126,9 @@ fn admit<'a>(
     if request.transforms.as_ref().is_some_and(|s| !sag::suits(s, &offer.policy, !in_band)) {
         return Err(NotifyType::NO_PROPOSAL_CHOSEN);
     }
+    if asking.groups.has_another_in_band(&offer.policy.name) {
+        return Err(NotifyType::REGISTRATION_FAILED);
+    }
     let asked = Gikev2Join {
         capabilities: request.transforms.as_ref().map(sag::understood),
         acks: request.acks,
@@ -195,7 +198,11 @@ fn tell(
     let lifetimes = in_band::tells_lifetimes(policy) || !admission.in_band;
     for epoch in &offer.epochs {
         for sa in &epoch.sas {
-            sas.push(to_wire::data_policy(sa, Some(epoch.remaining(wall)).filter(|_| lifetimes)));
+            let lifetime = Some(epoch.remaining(wall)).filter(|_| lifetimes);
+            sas.push(match admission.in_band {
+                false => to_wire::data_policy(sa, lifetime),
+                true => to_wire::data_policy_in_band(sa, lifetime),
+            });
             groups.push(to_wire::data_bag(sa, default)?);
         }
     }

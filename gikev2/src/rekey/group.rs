@@ -6,10 +6,12 @@ use std::time::Duration;
 use keyferry_crypto::{Random, Secret, SignatureAlgorithm, VerifyingKey};
 use keyferry_model::policy::{EspMode, TrafficPolicy};
 use keyferry_model::update::{NewSa, Removal};
+use keyferry_wire::Header;
 
 use crate::policy::from_wire::RekeyPolicy;
 use crate::registration::working_path::WorkingPath;
 use crate::reject::Reject;
+use crate::wire::rekey_ack;
 use crate::wire::sk::SkKeys;
 
 /// How GSA_REKEY messages prove that the key server sent them.
@@ -34,6 +36,8 @@ pub(crate) struct RekeySa {
     /// It has been replaced and goes then.
     pub(crate) until: Option<Duration>,
     lifetime: Duration,
+    /// SPIs that its successor may have.
+    next_spis: Vec<[u8; 16]>,
 }
 
 impl RekeySa {
@@ -54,7 +58,15 @@ impl RekeySa {
             expires: now + policy.lifetime,
             until: None,
             lifetime: policy.lifetime,
+            next_spis: policy.next_spis.clone(),
         })
+    }
+}
+
+impl RekeySa {
+    /// Is it what the other was before a rekey: does it tell a message ID that has passed, or has it been replaced?
+    pub(crate) fn is_before(&self, known: &Self) -> bool {
+        self.spi == known.spi && (known.until.is_some() || self.expected < known.expected)
     }
 }
 
@@ -104,6 +116,18 @@ impl Group {
             has_sender_ids,
             data: Vec::new(),
         }
+    }
+
+    /// The acknowledgement of a message that has verified, if the key server wants it and we have a key of our own.
+    pub(crate) fn acknowledgement(&self, header: &Header) -> Option<Vec<u8>> {
+        let own = self.path.own().filter(|_| self.acks)?;
+        Some(rekey_ack::build(&header.spi_pair(), header.message_id, own))
+    }
+
+    /// Is this the SPI of a Rekey SA that was to come? It is asked once: then we know that we have missed its announcement.
+    pub(crate) fn was_promised(&mut self, spi: &[u8; 16]) -> bool {
+        let found = self.rekey_sas.last_mut().filter(|sa| sa.next_spis.contains(spi));
+        found.map(|sa| sa.next_spis.clear()).is_some()
     }
 
     /// Is there nothing left that could bring new keys?

@@ -75,7 +75,7 @@ fn keys(
     wall: Duration,
 ) -> Result<ChainWriter, CryptoError> {
     let lifetime = Some(epoch.remaining(wall)).filter(|_| tells_lifetimes(policy));
-    let sas = epoch.sas.iter().map(|sa| to_wire::data_policy(sa, lifetime)).collect();
+    let sas = epoch.sas.iter().map(|sa| to_wire::data_policy_in_band(sa, lifetime)).collect();
     let groups = epoch.sas.iter().map(|sa| to_wire::data_bag(sa, default)).collect::<Result<_, _>>()?;
     let group_wide = GwPolicy {
         activation_delay: Some(to_wire::delay(step.activation_delay)),

@@ -202,7 +202,7 @@ fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
     let mut world = World::new(policy(false));
     let settings = world.settings(1);
     let mut chain = ChainWriter::new();
-    join(&settings, &mut chain);
+    join(&settings, &settings.group, &mut chain);
     let (first, request) = chain.finish().unwrap();
     let request = Registration::request(first, &request).unwrap();
     let default = Secret::new(vec![5; 32]);

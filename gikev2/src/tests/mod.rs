@@ -16,4 +16,5 @@ mod readings;
 mod registering;
 mod rekeying;
 mod restarts;
+mod several;
 mod support;

@@ -95,6 +95,46 @@ fn another_signing_key_is_told_in_a_rekey() {
     }
 }
 
+/// A message under a Rekey SA that was promised shows that the one which brought it is lost (RFC 9838 section 4.4.2.2.3).
+#[test]
+fn a_missed_rekey_is_noticed_by_the_spi_that_was_promised() {
+    for next_spis in [false, true] {
+        let mut group = policy(false);
+        group.gikev2.as_mut().unwrap().options.next_spis = next_spis;
+        let mut world = World::new(group);
+        let (a, b) = (world.join(1), world.join(2));
+        let mut to = world.policy.clone();
+        to.kek_lifetime = Duration::from_secs(7200);
+        let (spi, data) = (world.rekey_sa().next_spi, world.newest_spis());
+        assert_eq!(spi.is_some(), next_spis);
+        // One of the two does not get what brings the new Rekey SA.
+        let deaf = world.hosts[b].listens.clone();
+        world.hosts[b].listens.clear();
+        world.change(to);
+        world.hosts[b].listens = deaf;
+        assert_eq!(spi == Some(world.rekey_sa().spi), next_spis, "it is what was promised");
+        assert!(world.newest_spis().is_disjoint(&data));
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(a) && !world.has_newest(b));
+        world.pass(Duration::from_secs(20));
+        assert_eq!(world.has_newest(b), next_spis);
+        assert_eq!(world.hosts[b].member.status().missed, u64::from(next_spis));
+    }
+}
+
+/// What was promised to who is excluded is not used: it could make others believe that they missed something.
+#[test]
+fn spis_that_an_excluded_member_knows_are_not_used() {
+    let mut group = policy(false);
+    group.gikev2.as_mut().unwrap().options.next_spis = true;
+    let mut world = World::new(group);
+    let a = world.join(1);
+    world.join(2);
+    let promised = world.rekey_sa().next_spi;
+    world.rekey(RekeyReason::Eviction, &[identity(2)]);
+    assert!(world.has_newest(a) && promised != Some(world.rekey_sa().spi));
+}
+
 #[test]
 fn an_evicted_member_cannot_follow_and_the_others_can() {
     for implicit in [false, true] {

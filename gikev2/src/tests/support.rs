@@ -142,6 +142,8 @@ pub(super) struct Host {
     pub(super) listens: BTreeSet<SocketAddr>,
     pub(super) sender_ids: Option<SenderIds>,
     pub(super) delays: (Duration, Duration),
+    /// What came out about further groups.
+    pub(super) further: Vec<(usize, MemberOutput)>,
 }
 
 /// What befalls a packet: how many copies arrive.
@@ -248,6 +250,7 @@ impl World {
             listens: BTreeSet::new(),
             sender_ids: None,
             delays: (Duration::ZERO, Duration::ZERO),
+            further: Vec::new(),
         });
         self.hosts.len() - 1
     }
@@ -285,7 +288,7 @@ impl World {
                     host.sender_ids = update.sender_ids.or(host.sender_ids.take());
                     host.delays = (update.activation_delay, update.deactivation_delay);
                 }
-                MemberOutput::Of(..) => panic!("G-IKEv2 has one group here"),
+                MemberOutput::Of(at, output) => host.further.push((at, *output)),
                 MemberOutput::Streams(_) => panic!("G-IKEv2 cannot tell streams"),
                 MemberOutput::Flush => host.sas.clear(),
                 MemberOutput::Listen(to) => {

@@ -362,6 +362,7 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
             in_band: section.choice("in_band", IN_BAND, InBand::Nobody),
             keep_ike_sa: section.flag("keep_ike_sa", false),
             ack: section.flag("ack", false),
+            next_spis: section.flag("next_spis", true),
         },
         signature: signed.then_some(signature),
         signing_key: section.number("signing_key", 1..=1_000_000, 1),

@@ -29,10 +29,12 @@ pub struct MemberConfig {
     /// The key servers, in the order in which they are tried. Each must be who the configuration says; its address unless
     /// said otherwise, so that another holder of the key is not taken for it.
     pub gateways: Vec<KeyServer>,
-    /// The groups to join, the first of them first; several with GDOI alone, which registers for them over one phase 1 SA.
+    /// The groups to join, the first of them first, over one phase 1 SA or IKE SA.
     pub groups: Vec<MemberGroup>,
     /// The protocol to start with.
     pub protocol: Protocol,
+    /// Go on by GDOI when nobody serves us by G-IKEv2.
+    pub fallback: bool,
     /// Who we are; `None` is the local address.
     pub identity: Option<Identity>,
     /// How we and the key server prove who we are.
@@ -135,6 +137,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         gateways,
         groups,
         protocol,
+        fallback: section.choice("fallback", &[("none", false), ("gdoi", true)], false),
         identity,
         auth: auth.clone().unwrap_or_else(|| MemberAuth::Psk(Arc::new(Secret::new(Vec::new())))),
         trust,
@@ -190,10 +193,6 @@ fn accept(section: &mut Section<'_>) -> Flows {
 /// The group of `[member]` itself, and those of `[[member.further]]`.
 fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
     let further = section.sections("further");
-    if protocol == Protocol::Gikev2 && !further.is_empty() {
-        let what = "several groups are joined over one SA by GDOI alone";
-        section.error("further", what, "add protocol = \"gdoi\", or run a member for each group");
-    }
     if further.len() >= MAX_GROUPS {
         section.error("further", format!("these are more than {MAX_GROUPS} groups"), "run another member for the rest");
     }
@@ -358,6 +357,9 @@ fn single(section: &Section<'_>, own: Vec<OwnCertificate>) -> Option<OwnCertific
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {
+    if config.fallback && config.protocol == Protocol::Gdoi {
+        section.error("fallback", "is what the member speaks already", "remove it, or write protocol = \"gikev2\"");
+    }
     if config.interface.as_ref().is_some_and(|name| !is_interface(name)) {
         section.error("interface", "is no name of an interface", INTERFACE);
     }

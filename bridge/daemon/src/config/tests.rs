@@ -529,11 +529,20 @@ fn rekeys_of_gikev2_are_signed_as_configured() {
 fn what_gikev2_does_beyond_multicast_is_configured() {
     let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gikev2]\n", &format!("[group.gikev2]\n{lines}\n")));
     let options = |lines: &str| with(lines).unwrap().config.groups[0].gikev2.as_ref().unwrap().options;
-    assert_eq!(options(""), Gikev2Options::default());
-    let all = "in_band = \"senders\"\nkeep_ike_sa = true\nack = true";
-    assert_eq!(options(all), Gikev2Options { in_band: InBand::Senders, keep_ike_sa: true, ack: true });
+    assert_eq!(options(""), Gikev2Options { next_spis: true, ..Gikev2Options::default() });
+    let all = "in_band = \"senders\"\nkeep_ike_sa = true\nack = true\nnext_spis = false";
+    let expected = Gikev2Options { in_band: InBand::Senders, keep_ike_sa: true, ack: true, next_spis: false };
+    assert_eq!(options(all), expected);
     assert_eq!(options("in_band = \"everybody\"").in_band, InBand::Everybody);
     assert!(with("in_band = \"some\"").unwrap_err().to_string().contains("in_band"));
+}
+
+#[test]
+fn a_member_falls_back_to_gdoi_if_it_is_told_to() {
+    let fallback = |text: &str| member_of(&format!("{MEMBER}{text}\n")).map(|c| c.config.fallback);
+    assert!(!fallback("").unwrap() && fallback("fallback = \"gdoi\"").unwrap());
+    let problems = fallback("protocol = \"gdoi\"\nfallback = \"gdoi\"").unwrap_err();
+    assert!(problems.to_string().contains("speaks already"), "{problems}");
 }
 
 #[test]

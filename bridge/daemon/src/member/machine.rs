@@ -46,6 +46,7 @@ impl Machine {
             Protocol::Gikev2 => {
                 let mut member = gikev2::Member::new(settings);
                 member.set_ike_options(ike);
+                further.iter().for_each(|group| member.add_group(group.clone()));
                 Machine::Gikev2(Box::new(member))
             }
         };

@@ -216,9 +216,6 @@ impl Runner {
         let refusal = match (&self.next, self.present.protocol() == to) {
             (Some(next), _) => Some(format!("a move to {} is under way", next.machine.protocol())),
             (None, true) => Some(format!("the member speaks {to} already")),
-            (None, false) if to == Protocol::Gikev2 && self.parts.joined.len() > 1 => {
-                Some("the member has several groups, which are joined over one SA by GDOI alone".to_owned())
-            }
             (None, false) => None,
         };
         if let Some(why) = refusal {

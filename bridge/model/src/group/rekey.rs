@@ -142,7 +142,8 @@ impl Group {
         let replaced_streams = self.epochs.last().map(|e| e.stream_spis()).unwrap_or_default();
         self.retire_epochs(now.wall + deactivation_delay + policy.last_copy());
         let content = Content {
-            epoch: self.start_epoch(now.wall, now.wall + activation_delay, rng),
+            // Who is excluded knows what was to come, and could make others believe that it has.
+            epoch: self.start_epoch(now.wall, now.wall + activation_delay, !urgent.exclude, rng),
             delete: if at_once { Deletion::DataSas } else { Deletion::Spis(replaced) },
             delete_streams: if at_once { Vec::new() } else { replaced_streams },
             activation_delay,
@@ -207,6 +208,7 @@ impl Group {
         }
         let steps = if exclusions.is_empty() {
             let new = if due { RekeySa::generate(protocol, &policy, now.wall, rng) } else { None };
+            let new = new.map(|sa| sa.called(side.current.next_spi.filter(|_| !urgent.exclude)));
             side.announce(protocol, new.map(Arc::new), &policy, listening, content)
         } else {
             side.exclude(protocol, exclusions, &policy, listening, content)
@@ -267,7 +269,7 @@ impl Group {
     fn reset(&mut self, now: Now, rng: &mut dyn Random) -> Vec<Arc<RekeyStep>> {
         let steps = self.restart_all(&Deletion::Everything, now, rng);
         self.epochs.clear();
-        self.start_epoch(now.wall, now.wall, rng);
+        self.start_epoch(now.wall, now.wall, false, rng);
         self.sender_ids = SenderIdAllocator::new(self.policy.sender_id_bits, 0);
         self.exhausted = false;
         self.store_sender_ids();
@@ -288,6 +290,7 @@ impl Group {
                     spi: sa.spi,
                     policy: Arc::clone(&sa.policy),
                     keymat: sa.keymat.duplicate(),
+                    next_spi: sa.next_spi,
                 });
                 let streams = epoch.streams.iter().map(StreamSa::duplicate);
                 *epoch = Arc::new(Epoch { sas: sas.collect(), streams: streams.collect(), expires: end, ..**epoch });

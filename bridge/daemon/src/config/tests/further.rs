@@ -47,7 +47,8 @@ fn a_member_of_streams_alone_has_no_device() {
 
 #[test]
 fn groups_of_a_member_must_go_together() {
-    wrong("protocol = \"gdoi\"", "protocol = \"gikev2\"", "by GDOI alone");
+    // The streams among them come by GDOI alone.
+    wrong("protocol = \"gdoi\"", "protocol = \"gikev2\"", "GDOI");
     wrong("group = 77", "group = 1234", "is joined already");
     wrong("group = 77", "group = 77\ntun = \"kf0\"", "another group's device");
     wrong("group = 77", "group = 77\ntun = \"a/b\"", "no name of an interface");
