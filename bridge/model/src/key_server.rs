@@ -71,6 +71,12 @@ impl KeyServers {
         self.list.len() > 1
     }
 
+    /// Has each of them failed since something worked?
+    #[must_use]
+    pub fn all_failed(&self) -> bool {
+        usize::try_from(self.failures).is_ok_and(|failures| failures >= self.list.len())
+    }
+
     /// The present one does what it is for.
     pub fn worked(&mut self) {
         self.failures = 0;
@@ -114,6 +120,7 @@ mod tests {
         for round in 0..5 {
             for place in 0..3 {
                 assert_eq!(servers.place(), place);
+                assert_eq!(servers.all_failed(), round > 0);
                 let wait = servers.failed(retry, &mut rng);
                 if place < 2 {
                     assert!(wait < retry / 4);

@@ -8,7 +8,7 @@ use keyferry_model::drive::Datagram;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
-use keyferry_model::time::Deadline;
+use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{MemberEvent, MemberOutput};
 use keyferry_wire::{major_version, split_marker};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +30,9 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 /// How long a move may take before the member stays where it is.
 const MOVE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Pause between two attempts to fall back to GDOI.
+const FALLBACK_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the key server may take to confirm that a member leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
@@ -70,6 +73,8 @@ pub(super) struct Runner {
     leaving: Vec<oneshot::Sender<Reply>>,
     /// When a registration was last asked for because sequence numbers or IVs run out.
     asked_anew: Option<Duration>,
+    /// When the member last fell back to the other protocol, or tried to.
+    fell_back: Option<Duration>,
     counters: MemberCounters,
     last_error: Option<String>,
     last_expire: Duration,
@@ -84,6 +89,7 @@ impl Runner {
             next: None,
             leaving: Vec::new(),
             asked_anew: None,
+            fell_back: None,
             counters: MemberCounters::default(),
             last_error: None,
             last_expire: Duration::ZERO,
@@ -133,6 +139,7 @@ impl Runner {
         if self.next.as_ref().is_some_and(|n| n.until <= now.mono) {
             self.move_failed("the key server did not register the member in time").await;
         }
+        self.fall_back(now).await;
         let short = self.parts.joined.iter().any(Joined::needs_rekey);
         if short && self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
             tracing::warn!("sequence numbers or IVs are running out: the member registers anew");
@@ -210,6 +217,23 @@ impl Runner {
             }
         }
         self.parts.joined.into_iter().for_each(Joined::end);
+    }
+
+    /// Goes on by GDOI when no key server serves the member by G-IKEv2, if its configuration says so. Whoever can keep datagrams
+    /// away could otherwise choose the protocol. It does not come back by itself.
+    async fn fall_back(&mut self, now: Now) {
+        let wanted = self.parts.config.fallback
+            && self.present.protocol() == Protocol::Gikev2
+            && self.present.key_servers().all_failed()
+            && self.present.status().0 != "registered";
+        let resting = self.fell_back.is_some_and(|at| now.mono < at + FALLBACK_PAUSE);
+        if !wanted || resting || self.next.is_some() || !self.leaving.is_empty() {
+            return;
+        }
+        tracing::warn!("no key server serves the member by G-IKEv2: it falls back to GDOI");
+        self.fell_back = Some(now.mono);
+        // Nobody waits for what becomes of it.
+        self.begin_move(Protocol::Gdoi, oneshot::channel().0).await;
     }
 
     async fn begin_move(&mut self, to: Protocol, reply: oneshot::Sender<Reply>) {
