@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # strongSwan's charon establishes its IKE SAs with the gateway: IKEv1 main mode and aggressive mode, by pre-shared key and by
-# RSA and ECDSA signatures, and IKEv2 without a child; from port 500 and from port 848 (where charon puts a non-ESP marker in
+# RSA and ECDSA signatures, and IKEv2 without a child, by pre-shared key and by certificate (RFC 7427, and the methods before
+# it), alike in both directions and not; from port 500 and from port 848 (where charon puts a non-ESP marker in
 # front of every packet).
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -25,11 +26,14 @@ connections() {
     mobike = no
 CONF
         if [[ -n ${kind:-} ]]; then
+            local ours=pubkey theirs=pubkey
+            [[ $kind == to-psk-* ]] && theirs=psk kind=${kind#to-psk-}
+            [[ $kind == psk ]] && ours=psk
             cat <<CONF
-    local { auth = pubkey
-            certs = $work/pki/member-$kind.pem
+    local { auth = $ours
+            $([[ $ours == psk ]] || echo "certs = $work/pki/member-$kind.pem")
             id = "$id" }
-    remote { auth = pubkey
+    remote { auth = $theirs
              id = 10.85.0.1 }
   }
 CONF
@@ -83,6 +87,11 @@ ike2-gcm-ecp384 2 aes256gcm16-prfsha384-ecp384 force 848
 ike2-cbc-modp2048 2 aes128-sha256-prfsha256-modp2048 force 848
 ike2-cbc-ecp256 2 aes256-sha256-prfsha512-ecp256 force 848
 ike2-wrong-group 2 aes128gcm16-prfsha256-modp3072-ecp256 force 848
+ike2-rsa 2 aes128gcm16-prfsha256-x25519 force 848 no rsa-2048 member.example
+ike2-ecdsa-256 2 aes128gcm16-prfsha256-ecp256 force 848 no ecdsa-256 O=Example, CN=member
+ike2-ecdsa-384 2 aes256gcm16-prfsha384-ecp384 force 848 no ecdsa-384 member.example
+ike2-psk-to-certificate 2 aes128gcm16-prfsha256-x25519 force 848 no psk half.example
+ike2-certificate-to-psk 2 aes128gcm16-prfsha256-x25519 force 848 no to-psk-ecdsa-256 member@example.org
 ike2-port-500 2 aes128gcm16-prfsha256-x25519 force 500
 main-port-500 1 aes128-sha256-ecp256 never 500
 LIST
@@ -92,10 +101,33 @@ for name in $names; do
     check "$name"
 done
 
+# Without RFC 7427: methods 1, 9 and 10. And RSASSA-PSS, which charon sends where it is told to.
+stop_charon
+write_config <<LIST
+ike2-rsa-older 2 aes128gcm16-prfsha256-x25519 force 848 no rsa-2048 member.example
+ike2-ecdsa-256-older 2 aes128gcm16-prfsha256-ecp256 force 848 no ecdsa-256 member.example
+ike2-ecdsa-384-older 2 aes256gcm16-prfsha384-ecp384 force 848 no ecdsa-384 member.example
+LIST
+charon "$right" 500 "signature_authentication = no"
+for name in ike2-rsa-older ike2-ecdsa-256-older ike2-ecdsa-384-older; do
+    check "$name"
+done
+stop_charon
+write_config <<LIST
+ike2-rsa-pss 2 aes128gcm16-prfsha256-x25519 force 848 no rsa-2048 member.example
+LIST
+charon "$right" 500 "rsa_pss = yes"
+check ike2-rsa-pss
+stop_charon
+only_ed25519 member
+write_config <<LIST
+ike2-ed25519 2 aes128gcm16-prfsha256-x25519 force 848 no ed25519 member.example
+LIST
+charon "$right" 500
+check ike2-ed25519
+
 # The same from port 848: charon marks its packets, and the gateway marks its answers.
-kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-unset 'pids[-1]'
-rm -f "$work/charon.vici"
+stop_charon
 write_config <<LIST
 main-marked 1 aes128-sha256-ecp256 never 848
 ike2-marked 2 aes128gcm16-prfsha256-x25519 force 848

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Members of both protocols establish their phase 1 and IKE SA with strongSwan's charon: IKEv1 in main mode and aggressive mode, by
-# pre-shared key and by RSA and ECDSA signatures.
+# pre-shared key and by RSA and ECDSA signatures; IKEv2 by pre-shared key and by certificate (RFC 7427, and the methods before it).
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need ip charon-systemd swanctl pki
 hosts
 certificates gateway
 
-# peer AGGRESSIVE [KIND]: charon's configuration; with KIND GDOI authenticates by certificate.
+# peer AGGRESSIVE [KIND]: charon's configuration; with KIND both sides authenticate by certificate.
 peer() {
     local auth
     if [[ -n ${2:-} ]]; then
@@ -37,10 +37,7 @@ connections {
     proposals = aes128gcm16-prfsha256-ecp256,aes256gcm16-prfsha384-ecp384,aes128-sha256-prfsha256-modp2048
     childless = allow
     mobike = no
-    local { auth = psk
-            id = 10.85.0.1 }
-    remote { auth = psk
-             id = 10.85.0.2 }
+    $auth
   }
 }
 secrets { ike-1 { secret = "correct horse battery staple" } }
@@ -93,10 +90,15 @@ member gikev2-ecp256 gikev2 ecp-256 sha2-256 "$psk"
 member gikev2-ecp384 gikev2 ecp-384 sha2-384 "$psk"
 member gikev2-modp2048 gikev2 modp-2048 sha2-256 "$psk"
 
+certified() {
+    certificate=("identity = \"member.example\"" "certificate = \"$work/pki/member-$1.pem\"" \
+        "private_key = \"$work/pki/member-$1.key\"" "trust = \"$work/pki/ca.pem\"")
+}
+
 for kind in rsa-2048 ecdsa-256 ecdsa-384; do
-    certificate=("identity = \"member.example\"" "certificate = \"$work/pki/member-$kind.pem\"" \
-        "private_key = \"$work/pki/member-$kind.key\"" "trust = \"$work/pki/ca.pem\"")
+    certified "$kind"
     reload no "$kind"
+    member "gikev2-$kind" gikev2 ecp-256 sha2-256 "${certificate[@]}"
     member "gdoi-$kind" gdoi ecp-256 sha2-256 "${certificate[@]}"
     member "gdoi-$kind-sha384" gdoi ecp-256 sha2-384 "${certificate[@]}"
     reload yes "$kind"
@@ -104,3 +106,21 @@ for kind in rsa-2048 ecdsa-256 ecdsa-384; do
 done
 reload yes
 member gdoi-psk-aggressive gdoi ecp-256 sha2-256 'exchange = "aggressive"' "$psk"
+
+# A charon that knows nothing of RFC 7427.
+stop_charon
+peer no rsa-2048
+charon "$left" 500 "signature_authentication = no"
+for kind in rsa-2048 ecdsa-256 ecdsa-384; do
+    certified "$kind"
+    reload no "$kind"
+    member "gikev2-$kind-older" gikev2 ecp-256 sha2-256 "${certificate[@]}" "" "[ike2]" "danger_sha1_signatures = true"
+done
+
+# Ed25519 (RFC 8420).
+stop_charon
+only_ed25519 gateway
+certified ed25519
+peer no ed25519
+charon "$left" 500
+member gikev2-ed25519 gikev2 ecp-256 sha2-256 "${certificate[@]}"

@@ -84,7 +84,7 @@ charon() {
     cat >"$work/strongswan.conf" <<CONF
 charon-systemd {
   load_modular = no
-  load = random drbg nonce aes aesni sha1 sha2 hmac kdf gcm gmp curve25519 md5 pem pkcs1 pkcs8 x509 constraints revocation pubkey openssl vici kernel-netlink socket-default
+  load = random drbg nonce aes aesni sha1 sha2 hmac kdf gcm mgf1 gmp curve25519 md5 pem pkcs1 pkcs8 x509 constraints revocation pubkey openssl vici kernel-netlink socket-default
   port = $2
   port_nat_t = 4500
   install_routes = no
@@ -107,6 +107,19 @@ CONF
     swan --load-all --file "$work/swanctl.conf" >"$work/swanctl.log" 2>&1 || fail "charon does not take its configuration"
 }
 
+# stop_charon: ends the charon that was started last.
+stop_charon() {
+    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
+    unset 'pids[-1]'
+    rm -f "$work/charon.vici"
+}
+
+# only_ed25519 WHO: charon has no other key from now on.
+only_ed25519() {
+    rm "$work/private/"*.key
+    cp "$work/pki/$1-ed25519.key" "$work/private/"
+}
+
 swan() {
     STRONGSWAN_CONF=$work/strongswan.conf swanctl "$@" --uri "unix://$work/charon.vici"
 }
@@ -124,20 +137,24 @@ certificates() {
         umask 077
         pki --gen --type ecdsa --size 256 --outform pem >"$pki/ca.key"
         pki --self --ca --in "$pki/ca.key" --type ecdsa --dn "O=Example, CN=CA" --outform pem >"$pki/ca.pem"
-        for kind in rsa-2048 ecdsa-256 ecdsa-384; do
+        for kind in rsa-2048 ecdsa-256 ecdsa-384 ed25519; do
             for name in gateway:10.85.0.1 member:10.85.0.2; do
-                pki --gen --type "${kind%-*}" --size "${kind#*-}" --outform pem >"$pki/${name%:*}-$kind.key"
+                local size=(--size "${kind#*-}")
+                [[ $kind == *-* ]] || size=()
+                pki --gen --type "${kind%-*}" "${size[@]}" --outform pem >"$pki/${name%:*}-$kind.key"
                 pki --issue --in "$pki/${name%:*}-$kind.key" --type priv --cacert "$pki/ca.pem" --cakey "$pki/ca.key" \
-                    --dn "O=Example, CN=${name%:*}" --san "${name#*:}" --san "${name%:*}.example" \
+                    --dn "O=Example, CN=${name%:*}" --san "${name#*:}" --san "${name%:*}.example" --san "${name%:*}@example.org" \
                     --outform pem >"$pki/${name%:*}-$kind.pem"
             done
         done
         cp "$pki/ca.pem" "$work/x509ca/"
-        cp "$pki/$1"-*.key "$work/private/"
+        # IKEv1 in charon stops at an Ed25519 key of the same name.
+        cp "$pki/$1"-{rsa,ecdsa}-*.key "$work/private/"
     ) 2>"$work/pki.log" || fail "pki makes no certificates"
 }
 
-# gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, and others by their certificates.
+# gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, others by their certificates, and two to which
+# it proves itself in the other way.
 gateway_config() {
     (
         umask 077
@@ -147,9 +164,12 @@ listen = ["10.85.0.1:848", "10.85.0.1:500"]
 store = "$work/gateway.redb"
 aggressive = true
 danger_weak_phase1 = true
-certificate = ["$work/pki/gateway-rsa-2048.pem", "$work/pki/gateway-ecdsa-256.pem", "$work/pki/gateway-ecdsa-384.pem"]
-private_key = ["$work/pki/gateway-rsa-2048.key", "$work/pki/gateway-ecdsa-256.key", "$work/pki/gateway-ecdsa-384.key"]
+certificate = ["$work/pki/gateway-rsa-2048.pem", "$work/pki/gateway-ecdsa-256.pem", "$work/pki/gateway-ecdsa-384.pem", "$work/pki/gateway-ed25519.pem"]
+private_key = ["$work/pki/gateway-rsa-2048.key", "$work/pki/gateway-ecdsa-256.key", "$work/pki/gateway-ecdsa-384.key", "$work/pki/gateway-ed25519.key"]
 trust = "$work/pki/ca.pem"
+
+[ike2]
+danger_sha1_signatures = true
 
 [control]
 socket = "$work/gateway.sock"
@@ -174,6 +194,17 @@ psk = "correct horse battery staple"
 
 [[peer]]
 auth = "certificate"
+
+[[peer]]
+identity = "half.example"
+psk = "correct horse battery staple"
+gateway_auth = "certificate"
+
+[[peer]]
+identity = "member@example.org"
+auth = "certificate"
+gateway_auth = "psk"
+psk = "correct horse battery staple"
 CONF
     )
 }
