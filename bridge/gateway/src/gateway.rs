@@ -144,6 +144,7 @@ impl Gateway {
         gikev2.idle = settings.idle_ike_sa;
         gikev2.ike = settings.ike;
         gikev2.preferences = gikev2::ike_sa::Preferences::configured(&settings.ike2);
+        gikev2.ppks = settings.ike2.ppks;
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },

@@ -79,8 +79,34 @@ pub struct Ike2Settings {
     pub groups: Vec<KeGroup>,
     /// Key exchanges after the first (RFC 9370).
     pub additional: Vec<AdditionalKe>,
+    /// Postquantum preshared keys; a member uses the first.
+    pub ppks: Vec<Ppk>,
     /// Sign with SHA-1, and take such signatures, where a peer knows nothing of RFC 7427.
     pub danger_sha1_signatures: bool,
+}
+
+/// A postquantum preshared key (RFC 8784).
+#[derive(Clone, Debug)]
+pub struct Ppk {
+    /// PPK_ID, whose first octet is its type (RFC 8784 section 5.1).
+    pub id: Vec<u8>,
+    /// The key.
+    pub key: Arc<Secret>,
+    /// No IKE SA without it.
+    pub required: bool,
+    /// At a gateway: whose it is; `None` is everybody's.
+    pub identities: Option<Vec<Identity>>,
+    /// At a member: get new keys for the IKE SA at once, before asking for those of the group, so that nothing but identities is
+    /// sent under keys that the first key exchange alone protects.
+    pub rekey: bool,
+}
+
+impl Ppk {
+    /// Is it one of this peer's?
+    #[must_use]
+    pub fn is_for(&self, identity: &Identity) -> bool {
+        self.identities.as_ref().is_none_or(|all| all.contains(identity))
+    }
 }
 
 /// A key exchange after the first (RFC 9370 section 2.2.1).

@@ -1,11 +1,12 @@
-//! Keys of an IKE SA (RFC 7296 section 2.14; additional key exchanges: RFC 9370 section 2.2.2; the default key wrap key:
-//! RFC 9838 section 3.1.1).
+//! Keys of an IKE SA (RFC 7296 section 2.14; additional key exchanges: RFC 9370 section 2.2.2; postquantum preshared
+//! keys: RFC 8784 section 3; the default key wrap key: RFC 9838 section 3.1.1).
 //!
 //! ```text
 //!  Ni, Nr, g^ir -> SKEYSEED -> SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr
 //!                              SK_d -> GSK_w
 //!  SK_d, Ni, Nr, g^ir -> SKEYSEED of the SA that replaces this one (section 2.18)
 //!  SK_d(n-1), Ni, Nr, SK(n) -> SKEYSEED(n), by the same formula
+//!  PPK, SK_d', SK_pi', SK_pr' -> SK_d, SK_pi, SK_pr
 //! ```
 
 use keyferry_crypto::{Prf, Secret};
@@ -75,8 +76,13 @@ impl Skeyseed {
     }
 }
 
+/// A key that a postquantum preshared key is stirred into: prf+(PPK, key), as long as the key (RFC 8784 section 3).
+pub(crate) fn stir(prf: Prf, ppk: &Secret, key: &Secret) -> Secret {
+    prf.expand(ppk.expose(), &[key.expose()], key.len())
+}
+
 /// GSK_w = prf+(SK_d, "Key Wrap for G-IKEv2").
-fn key_wrap_key(prf: Prf, d: &Secret, len: usize) -> Secret {
+pub(crate) fn key_wrap_key(prf: Prf, d: &Secret, len: usize) -> Secret {
     prf.expand(d.expose(), &[KEY_WRAP_LABEL], len)
 }
 

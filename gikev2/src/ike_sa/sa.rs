@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyferry_crypto::{CryptoError, Random, Secret};
 use keyferry_wire::{ChainWriter, Header};
 
-use super::keymat::IkeKeys;
+use super::keymat::{IkeKeys, key_wrap_key, stir};
 use super::reassembly::Reassembly;
 use super::{Role, Suite};
 use crate::algorithms::KeyWrap;
@@ -93,6 +93,14 @@ impl IkeSa {
     /// The default key wrap key and its algorithm, if one was negotiated.
     pub(crate) fn key_wrap(&self) -> Option<(KeyWrap, &Secret)> {
         self.suite.key_wrap.zip(self.wrap.as_ref())
+    }
+
+    /// Stirs a postquantum preshared key into SK_d, and so into the default key wrap key and all that comes of them
+    /// (RFC 8784 section 3).
+    pub(crate) fn stir(&mut self, ppk: &Secret) {
+        let prf = self.suite.prf;
+        self.derive = stir(prf, ppk, &self.derive);
+        self.wrap = self.suite.key_wrap.map(|k| key_wrap_key(prf, &self.derive, k.key_len()));
     }
 
     /// SK_d.

@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Random, Secret};
-use keyferry_model::settings::{MemberSettings, OneSide};
+use keyferry_model::settings::{MemberSettings, OneSide, Ppk};
 use keyferry_model::time::Now;
 
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
 use crate::ike_sa::init::header;
 use crate::ike_sa::int_auth::{IntAuth, Plain};
+use crate::ike_sa::keymat::stir;
 use crate::ike_sa::sa::IkeSa;
 use crate::ike_sa::signature::{Announced, Signed};
 use crate::ike_sa::window::{Due, Repeating};
@@ -26,7 +27,7 @@ use crate::reject::Reject;
 use crate::wire::auth::Auth;
 use crate::wire::id::Id;
 use crate::wire::message::Payloads;
-use crate::wire::registry::{AuthMethod, ExchangeType, PayloadKind, flags};
+use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, flags};
 use crate::wire::rules;
 use crate::wire::sk::Opened;
 
@@ -80,6 +81,8 @@ pub(super) struct Candidate {
     pub(super) response: Vec<u8>,
     pub(super) nonce_r: Vec<u8>,
     pub(super) behind_nat: bool,
+    /// The key server takes postquantum preshared keys.
+    pub(super) takes_ppk: bool,
     /// Digest of SK_ei.
     pub(super) keys: Vec<u8>,
     /// Additional key exchanges to come.
@@ -124,14 +127,20 @@ impl Candidate {
         Ok(Self { sa, proof, more, int_auth, keys: name, message_id, ..self })
     }
 
-    /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21).
-    pub(super) fn verify(
+    /// Our postquantum preshared key, if it is used (RFC 8784 section 3).
+    pub(super) fn ppk<'s>(&self, settings: &'s MemberSettings) -> Option<&'s Ppk> {
+        settings.ike2.ppks.first().filter(|_| self.takes_ppk)
+    }
+
+    /// Is the key server who it should be? An answer without IDr and AUTH fails the whole (reading 21). With the PPK that it
+    /// took, if any.
+    pub(super) fn verify<'s>(
         &self,
-        settings: &MemberSettings,
+        settings: &'s MemberSettings,
         nonce_i: &[u8],
         opened: &Opened,
         now: Now,
-    ) -> Result<(), String> {
+    ) -> Result<Option<&'s Ppk>, String> {
         let said = |e: Reject| e.to_string();
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
         let id_body = payloads.body(PayloadKind::ID_R);
@@ -148,12 +157,19 @@ impl Candidate {
         if expected.is_some() && identity.as_ref() != expected {
             return Err("the key server is somebody else".to_owned());
         }
+        // What the notify holds means nothing (RFC 8784 section 3).
+        let ppk = self.ppk(settings).filter(|_| payloads.notify(NotifyType::PPK_IDENTITY).is_some());
+        if ppk.is_none() && settings.ike2.ppks.first().is_some_and(|ppk| ppk.required) {
+            return Err("the key server does not use the postquantum preshared key".to_owned());
+        }
+        let stirred = ppk.map(|ppk| stir(self.sa.suite.prf, &ppk.key, &self.proof.1));
+        let proof = stirred.as_ref().unwrap_or(&self.proof.1);
         let int_auth = &self.int_auth.octets(self.message_id);
         let signed = SignedOctets { message: &self.response, nonce: nonce_i, id: id_body, int_auth };
         let prf = self.sa.suite.prf;
         match settings.auth.gateway() {
             OneSide::Psk(psk) => {
-                let mac = shared_key_mac(prf, psk, &self.proof.1, signed);
+                let mac = shared_key_mac(prf, psk, proof, signed);
                 if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
                     return Err("the key server did not authenticate".to_owned());
                 }
@@ -162,7 +178,7 @@ impl Candidate {
                 let signature =
                     Signed::read(&auth, &self.announced, settings.ike2.danger_sha1_signatures).map_err(said)?;
                 let shown = certificates::shown(&payloads).map_err(said)?;
-                let octets = signed.octets(prf, &self.proof.1);
+                let octets = signed.octets(prf, proof);
                 let check = certificates::check(expected.trust, now.wall, &shown, &signature, &octets);
                 let peer = check.run().map_err(|error| format!("the key server did not authenticate: {error}"))?;
                 if !identity.is_some_and(|identity| expected.allows(&identity, &peer.certificate)) {
@@ -170,6 +186,6 @@ impl Candidate {
                 }
             }
         }
-        Ok(())
+        Ok(ppk)
     }
 }

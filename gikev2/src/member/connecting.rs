@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyferry_crypto::{CryptoError, KeGroup, KeyPair};
+use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
 use keyferry_model::settings::{MemberSettings, OneSide};
 use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
@@ -15,6 +15,7 @@ use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
 use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
 use crate::ike_sa::int_auth::IntAuth;
+use crate::ike_sa::keymat::stir;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
@@ -81,6 +82,8 @@ pub(super) enum Outcome {
         sa: Box<IkeSa>,
         /// Message ID of our next request.
         next_id: u32,
+        /// The first thing to ask for is new keys.
+        renew: bool,
         behind_nat: bool,
         /// The payloads, to be read again for policy and keys.
         opened: Opened,
@@ -100,6 +103,14 @@ pub(super) struct Wish<'a> {
     pub(super) backoff: Backoff,
     /// The most octets of a datagram, where the key server takes fragments.
     pub(super) limit: usize,
+}
+
+impl Wish<'_> {
+    /// Do we register by GSA_AUTH? Not where no key wrap algorithm was chosen, nor where new keys for the IKE SA come first.
+    fn registers(&self, key_wrap: bool, takes_ppk: bool) -> bool {
+        let renew = takes_ppk && self.settings.ike2.ppks.first().is_some_and(|ppk| ppk.rekey);
+        self.register && key_wrap && !renew
+    }
 }
 
 impl Connecting {
@@ -146,8 +157,11 @@ impl Connecting {
 
     /// Amends the request. Its timers run on, so that nobody can keep us asking for ever.
     fn renew_request(&mut self, wish: &Wish<'_>) {
-        let supported = [NotifyType::IKEV2_FRAGMENTATION_SUPPORTED, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED];
-        let abilities = if self.preferences.additional.is_empty() { &supported[..1] } else { &supported };
+        let intermediate =
+            Some(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).filter(|_| !self.preferences.additional.is_empty());
+        let ppk = Some(NotifyType::USE_PPK).filter(|_| !wish.settings.ike2.ppks.is_empty());
+        let fragments = Some(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        let abilities: Vec<NotifyType> = fragments.into_iter().chain(intermediate).chain(ppk).collect();
         let parts = Parts {
             spi_i: self.spi_i,
             spi_r: [0; 8],
@@ -156,7 +170,7 @@ impl Connecting {
             public: self.pair.public(),
             nonce: &self.nonce_i,
             path: (wish.settings.local, wish.settings.gateway()),
-            abilities,
+            abilities: &abilities,
             announcement: Some(announcement()),
             certificates: None,
         };
@@ -307,7 +321,14 @@ impl Connecting {
         if suite.additional.iter().any(Option::is_some) && !intermediate {
             return Err(Reject::Misbehaved("additional key exchanges without IKE_INTERMEDIATE"));
         }
-        let register = wish.register && suite.key_wrap.is_some();
+        let ppk = wish.settings.ike2.ppks.first();
+        let takes_ppk = init.payloads.notify(NotifyType::USE_PPK).is_some();
+        if ppk.is_some_and(|ppk| ppk.required) && !takes_ppk {
+            // The announcement may have been taken out on the way: others are still waited for.
+            self.refuse("the key server uses no postquantum preshared key".to_owned());
+            return Err(Reject::Misbehaved("no announcement of a postquantum preshared key"));
+        }
+        let register = wish.registers(suite.key_wrap.is_some(), takes_ppk);
         if !register && init.payloads.notify(NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_none() {
             // RFC 6023 section 3. The announcement may have been taken out on the way: others are still waited for.
             self.refuse("the key server takes no IKE SAs without a Child SA".to_owned());
@@ -331,6 +352,7 @@ impl Connecting {
             nonce_r: init.nonce.0.to_vec(),
             behind_nat,
             announced: Announced::read(&init.payloads)?,
+            takes_ppk,
             keys: name,
             more,
             int_auth: IntAuth::default(),
@@ -391,7 +413,7 @@ impl Connecting {
             let place = u64::try_from(1 + others.count()).unwrap_or(u64::MAX);
             candidate.sa.continue_at(first.next_iv.wrapping_add(place << IV_SHIFT));
         }
-        let register = wish.register && candidate.sa.suite.key_wrap.is_some();
+        let register = wish.registers(candidate.sa.suite.key_wrap.is_some(), candidate.takes_ppk);
         let (exchange, chain, inner) = match method {
             Some(method) => {
                 let inner = self.key_exchange(method, step)?.finish().map_err(|_| TOO_LONG)?;
@@ -426,39 +448,20 @@ impl Connecting {
         Ok(bytes)
     }
 
-    /// `IDi, [CERT,] N(INITIAL_CONTACT), [CERTREQ,] [IDr,] AUTH`, and the group if we register.
+    /// `IDi, [CERT,] N(INITIAL_CONTACT), [CERTREQ,] [IDr,] AUTH, [N(PPK_IDENTITY), [N(NO_PPK_AUTH),]]`, and the group if we
+    /// register.
     fn auth_request(
         &self,
         settings: &MemberSettings,
         candidate: &Candidate,
         register: bool,
     ) -> Result<ChainWriter, Reject> {
-        let (prf, proof) = (candidate.sa.suite.prf, &candidate.proof.0);
-        let int_auth = &candidate.int_auth.octets(candidate.message_id);
         let id = identity_to_wire(&settings.identity).to_vec();
-        let signed = SignedOctets { message: &self.request.bytes, nonce: &candidate.nonce_r, id: &id, int_auth };
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);
-        let auth = match settings.auth.ours() {
-            OneSide::Psk(psk) => {
-                let mac = shared_key_mac(prf, psk, proof, signed);
-                Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() }
-            }
-            OneSide::Certificate(own) => {
-                let way = Way::of(
-                    own.key.kind(),
-                    &candidate.announced,
-                    Padding::default(),
-                    settings.ike2.danger_sha1_signatures,
-                )
-                .ok_or(Reject::Misbehaved("the key server cannot check signatures of our key"))?;
-                let octets = signed.octets(prf, proof);
-                let value = own.key.sign_form(way.form, octets.expose());
-                let value = value.map_err(|_| Reject::Misbehaved("our signature could not be made"))?;
-                certificates::put(own, &mut chain);
-                way.auth(&value)
-            }
-        };
+        if let OneSide::Certificate(own) = settings.auth.ours() {
+            certificates::put(own, &mut chain);
+        }
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::INITIAL_CONTACT).to_vec());
         if let OneSide::Certificate(expected) = settings.auth.gateway()
             && let Some(request) = certificates::request(expected.trust)
@@ -468,11 +471,52 @@ impl Connecting {
         if let Some(gateway) = settings.gateway_identity() {
             chain.push(PayloadKind::ID_R.0, &identity_to_wire(gateway).to_vec());
         }
-        chain.push(PayloadKind::AUTH.0, &auth.to_vec());
+        let plain = &candidate.proof.0;
+        match candidate.ppk(settings) {
+            None => chain.push(PayloadKind::AUTH.0, &self.own_auth(settings, candidate, &id, plain)?.to_vec()),
+            Some(ppk) => {
+                let stirred = stir(candidate.sa.suite.prf, &ppk.key, plain);
+                chain.push(PayloadKind::AUTH.0, &self.own_auth(settings, candidate, &id, &stirred)?.to_vec());
+                let which = Notify::new(NotifyType::PPK_IDENTITY, ppk.id.as_slice());
+                chain.push(PayloadKind::NOTIFY.0, &which.to_vec());
+                if !ppk.required {
+                    let auth = self.own_auth(settings, candidate, &id, plain)?;
+                    let instead = Notify::new(NotifyType::NO_PPK_AUTH, auth.data);
+                    chain.push(PayloadKind::NOTIFY.0, &instead.to_vec());
+                }
+            }
+        }
         if register {
             join(settings, &settings.group, &mut chain);
         }
         Ok(chain)
+    }
+
+    /// Our AUTH, by a SK_pi.
+    fn own_auth(
+        &self,
+        settings: &MemberSettings,
+        candidate: &Candidate,
+        id: &[u8],
+        proof: &Secret,
+    ) -> Result<Auth<'static>, Reject> {
+        let prf = candidate.sa.suite.prf;
+        let int_auth = &candidate.int_auth.octets(candidate.message_id);
+        let signed = SignedOctets { message: &self.request.bytes, nonce: &candidate.nonce_r, id, int_auth };
+        match settings.auth.ours() {
+            OneSide::Psk(psk) => {
+                let mac = shared_key_mac(prf, psk, proof, signed);
+                Ok(Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() })
+            }
+            OneSide::Certificate(own) => {
+                let danger = settings.ike2.danger_sha1_signatures;
+                let way = Way::of(own.key.kind(), &candidate.announced, Padding::default(), danger)
+                    .ok_or(Reject::Misbehaved("the key server cannot check signatures of our key"))?;
+                let value = own.key.sign_form(way.form, signed.octets(prf, proof).expose());
+                let value = value.map_err(|_| Reject::Misbehaved("our signature could not be made"))?;
+                Ok(way.auth(&value))
+            }
+        }
     }
 
     /// Takes a fragment of such a response; returns the response when it is whole.
@@ -505,8 +549,8 @@ impl Connecting {
             match c.sa.open(datagram) {
                 // Several responses may have led to these keys; AUTH covers one of them.
                 Ok(opened) => match c.verify(settings, &self.nonce_i, &opened, now) {
-                    Ok(()) => {
-                        good = Some((at, opened));
+                    Ok(ppk) => {
+                        good = Some((at, opened, ppk));
                         break;
                     }
                     Err(why) => failed = Some((c.asked, why)),
@@ -515,11 +559,15 @@ impl Connecting {
                 Err(_) => {}
             }
         }
-        if let Some((at, opened)) = good {
-            let c = self.candidates.swap_remove(at);
+        if let Some((at, opened, ppk)) = good {
+            let mut c = self.candidates.swap_remove(at);
+            if let Some(ppk) = ppk {
+                c.sa.stir(&ppk.key);
+            }
+            let renew = ppk.is_some_and(|ppk| ppk.rekey);
             let exchange = ExchangeType(header.exchange);
             let next_id = c.message_id + 1;
-            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, behind_nat: c.behind_nat, opened, exchange });
+            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, renew, behind_nat: c.behind_nat, opened, exchange });
         }
         let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
         Ok(self.give_up(asked, why))

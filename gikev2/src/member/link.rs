@@ -51,6 +51,17 @@ impl Purpose {
     }
 }
 
+/// New keys that are wanted before a registration (RFC 8784 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// None.
+    None,
+    /// To be asked for.
+    Due,
+    /// Asked for.
+    Asked,
+}
+
 /// An IKE SA with the key server.
 pub(super) struct Up {
     pub(super) sa: IkeSa,
@@ -68,12 +79,14 @@ pub(super) struct Up {
     pub(super) made: Succession,
     /// Another SA has taken its place: it is deleted then.
     pub(super) doomed: Option<Duration>,
+    /// Does anything else wait until it has new keys?
+    pub(super) renewal: Renewal,
 }
 
 impl Up {
     /// Our next request has the message ID after that of AUTH, the key server's first one 0.
-    pub(super) fn new(sa: IkeSa, next_id: u32, life: Life, now: Duration) -> Self {
-        Self { requests: Requests::starting_at(next_id), ..Self::fresh(sa, life, now) }
+    pub(super) fn new(sa: IkeSa, next_id: u32, renewal: Renewal, life: Life, now: Duration) -> Self {
+        Self { requests: Requests::starting_at(next_id), renewal, ..Self::fresh(sa, life, now) }
     }
 
     /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
@@ -89,6 +102,7 @@ impl Up {
             proposed: None,
             made: Succession::default(),
             doomed: None,
+            renewal: Renewal::None,
         }
     }
 

@@ -8,7 +8,7 @@ use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::connecting::{Connecting, Next, Outcome, Wish};
-use super::link::{Purpose, Sas, Spi, Up};
+use super::link::{Purpose, Renewal, Sas, Spi, Up};
 use super::{Goal, Link, Member, Step, send};
 use crate::ike_sa::IkeOptions;
 use crate::ike_sa::life::Life;
@@ -44,13 +44,16 @@ impl Member {
             (_, Link::Connecting(_)) => {}
             (Goal::Rest, _) => self.pursue_further(ctx),
             (_, Link::Down) => self.connect(ctx),
+            // An SA that was replaced is asked nothing more.
+            (Goal::Connect | Goal::Register | Goal::Leave, Link::Up(sas))
+                if !sas.current.requests.is_idle() || sas.current.made.heir().is_some() => {}
+            (Goal::Connect | Goal::Register, Link::Up(sas)) if sas.current.renewal != Renewal::None => {
+                self.renew_first(ctx);
+            }
             (Goal::Connect, Link::Up(_)) => {
                 self.goal = Goal::Rest;
                 self.pursue_further(ctx);
             }
-            // An SA that was replaced is asked nothing more.
-            (Goal::Register | Goal::Leave, Link::Up(sas))
-                if !sas.current.requests.is_idle() || sas.current.made.heir().is_some() => {}
             (Goal::Register, Link::Up(_)) => {
                 let mut chain = ChainWriter::new();
                 join(&self.settings, &self.settings.group, &mut chain);
@@ -66,6 +69,18 @@ impl Member {
                 self.ask(ctx, Purpose::Leave, chain);
             }
         }
+    }
+
+    /// Asks for new keys before anything else; where the key server has refused them there is nothing to be had over this SA.
+    fn renew_first(&mut self, ctx: &mut MemberCtx<'_>) {
+        let Link::Up(sas) = &mut self.link else { return };
+        let current = &mut sas.current;
+        let spi = current.sa.own_spi();
+        if std::mem::replace(&mut current.renewal, Renewal::Asked) == Renewal::Due {
+            return self.begin_rekey(ctx, spi, None);
+        }
+        self.close(ctx);
+        self.fail(ctx, Some("the key server gives the IKE SA no new keys".to_owned()));
     }
 
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
@@ -262,12 +277,13 @@ impl Member {
                 self.link = Link::Down;
                 self.fail(ctx, Some(why));
             }
-            Ok(Outcome::Up { sa, next_id, behind_nat, opened, exchange }) => {
+            Ok(Outcome::Up { sa, next_id, renew, behind_nat, opened, exchange }) => {
                 self.status.behind_nat = behind_nat;
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
                 let spi = sa.own_spi();
                 let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);
-                self.link = Link::Up(Sas::new(Up::new(*sa, next_id, life, ctx.now.mono)));
+                let renewal = if renew { Renewal::Due } else { Renewal::None };
+                self.link = Link::Up(Sas::new(Up::new(*sa, next_id, renewal, life, ctx.now.mono)));
                 if self.settings.connect_only {
                     self.settings.key_servers.worked();
                 }

@@ -15,6 +15,7 @@ use keyferry_wire::{ChainWriter, Encode, Header};
 use super::established::{Established, Who};
 use super::in_band::LineId;
 use super::intermediate::Intermediate;
+use super::ppk::PpkUse;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
@@ -44,6 +45,8 @@ pub(super) struct ExpectAuth {
     pub(super) behind_nat: bool,
     /// What comes before AUTH.
     pub(super) intermediate: Intermediate,
+    /// Whether a postquantum preshared key is in the keys.
+    pub(super) ppk: PpkUse,
     /// What the peer said of the signatures it takes.
     pub(super) announced: Announced,
 }
@@ -102,7 +105,9 @@ impl Server {
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
         let claim = Claim { path: Path::of(dgram), exchange, opened, request: dgram.bytes.to_vec() };
-        match state.examine(&self.config, &claim, ctx.now.wall) {
+        let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let taken = state.take_ppk(&self.config.ppks, &claim);
+        match taken.and_then(|()| state.examine(&self.config, &claim, ctx.now.wall)) {
             Ok(Examined::Proven(peer)) => self.prove(ctx, spi, claim, peer),
             Ok(Examined::Signed(identity, padding, check)) => {
                 self.begin_check(ctx, spi, claim, (identity, padding), check);
@@ -227,10 +232,10 @@ impl ExpectAuth {
         let int_auth = &self.intermediate.octets();
         let (message, nonce) = (&self.init_request, &self.nonces.1);
         let signed = SignedOctets { message, nonce, id: request.id_i_body, int_auth };
-        let prf = self.sa.suite.prf;
-        if request.auth.method == AuthMethod::SHARED_KEY {
+        let (prf, auth) = (self.sa.suite.prf, self.auth_of(&request));
+        if auth.method == AuthMethod::SHARED_KEY {
             let (psk, ours) = config.credentials.ikev2_psk(&identity).ok_or(FAILED)?;
-            if !shared_key_mac(prf, psk, &self.proof.0, signed).ct_eq(&request.auth.data) {
+            if !shared_key_mac(prf, psk, &self.proof.0, signed).ct_eq(&auth.data) {
                 return Err(FAILED);
             }
             let who = Who { identity, holder: None, ends: None };
@@ -238,7 +243,7 @@ impl ExpectAuth {
         }
         let here = config.credentials.takes_ikev2_certificates_from(claim.path.peer.ip());
         let trust = config.credentials.trust().filter(|_| here).ok_or(FAILED)?;
-        let signature = Signed::read(&request.auth, &self.announced, config.credentials.takes_sha1_signatures())?;
+        let signature = Signed::read(&auth, &self.announced, config.credentials.takes_sha1_signatures())?;
         let shown = certificates::shown(&request.payloads)?;
         let check = certificates::check(trust, wall, &shown, &signature, &signed.octets(prf, &self.proof.0));
         Ok(Examined::Signed(identity, signature.padding(), Box::new(check)))
@@ -277,6 +282,9 @@ impl ExpectAuth {
             }
         };
         chain.push(PayloadKind::AUTH.0, &auth.to_vec());
+        if self.ppk == PpkUse::Stirred {
+            chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::PPK_IDENTITY).to_vec());
+        }
         let outcome = match &request.registration {
             Some(registration) => {
                 let default = self.sa.key_wrap().map(|(_, key)| key);

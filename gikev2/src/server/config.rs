@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
+use keyferry_model::settings::Ppk;
 use serde::{Deserialize, Serialize};
 
 use crate::ike_sa::window::Backoff;
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub identity: Option<Identity>,
     /// Algorithms we accept, best first.
     pub preferences: Preferences,
+    /// Postquantum preshared keys (RFC 8784).
+    pub ppks: Vec<Ppk>,
     /// Above so many half-open SAs initiators must return a cookie first (RFC 7296 section 2.6).
     pub cookie_threshold: usize,
     /// Half-open SAs at one time.
@@ -50,6 +53,7 @@ impl ServerConfig {
             credentials,
             identity: None,
             preferences: Preferences::default(),
+            ppks: Vec::new(),
             cookie_threshold: 100,
             half_open: 10_000,
             half_open_per_address: 50,

@@ -10,6 +10,7 @@ use keyferry_wire::Header;
 
 use super::auth::ExpectAuth;
 use super::intermediate::Intermediate;
+use super::ppk::PpkUse;
 use super::{Entry, Path, Server, Spi, State};
 use crate::algorithms::ke_number;
 use crate::ike_sa::certificates;
@@ -35,6 +36,7 @@ pub(super) struct AwaitKe {
     /// The most octets of a datagram, if the peer takes fragments.
     limit: Option<usize>,
     announced: Announced,
+    ppk: PpkUse,
 }
 
 /// Names a request by its sender and its octets. Another request with the same SPI is another SA: nobody can keep an
@@ -143,6 +145,7 @@ impl Server {
             behind_nat,
             limit: fragments.map(|_| self.config.ike.limit()),
             announced,
+            ppk: PpkUse::of(init.payloads.notify(NotifyType::USE_PPK).is_some(), &self.config.ppks),
         };
         let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
         self.half_open.enter(dgram.from.ip());
@@ -229,7 +232,8 @@ impl AwaitKe {
         // A responder takes fragments where the initiator does (RFC 7383 section 2.3).
         let fragments = self.limit.map(|_| NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
         let more = Some(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).filter(|_| !intermediate.is_over());
-        let abilities: Vec<NotifyType> = fragments.into_iter().chain(more).collect();
+        let ppk = Some(NotifyType::USE_PPK).filter(|_| self.ppk == PpkUse::Announced);
+        let abilities: Vec<NotifyType> = fragments.into_iter().chain(more).chain(ppk).collect();
         let init_response = response(&Parts {
             spi_i: self.spi_i,
             spi_r,
@@ -244,7 +248,7 @@ impl AwaitKe {
         });
         let nonces = (self.nonce_i.clone(), nonce_r);
         let init_request = self.request.clone();
-        let (behind_nat, announced) = (self.behind_nat, self.announced.clone());
-        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate, announced })
+        let (behind_nat, announced, ppk) = (self.behind_nat, self.announced.clone(), self.ppk);
+        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate, ppk, announced })
     }
 }

@@ -44,6 +44,7 @@ mod in_band;
 mod init;
 mod intermediate;
 mod limits;
+mod ppk;
 mod proof;
 mod rekeying;
 

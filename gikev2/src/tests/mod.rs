@@ -11,6 +11,7 @@ mod hostile;
 mod ike_rekeying;
 mod in_band;
 mod pki;
+mod ppk;
 mod quantum;
 mod readings;
 mod registering;

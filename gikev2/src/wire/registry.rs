@@ -387,6 +387,12 @@ numbers! {
         IKEV2_FRAGMENTATION_SUPPORTED = 16430,
         /// Hash algorithms for signatures (RFC 7427).
         SIGNATURE_HASH_ALGORITHMS = 16431,
+        /// A postquantum preshared key is to be used (RFC 8784).
+        USE_PPK = 16435,
+        /// Which one.
+        PPK_IDENTITY = 16436,
+        /// AUTH without it.
+        NO_PPK_AUTH = 16437,
         /// IKE_INTERMEDIATE is understood (RFC 9242).
         INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
         /// GSA_REKEY is acknowledged: our own, of the range for private use, beside our Vendor ID.

@@ -1,23 +1,33 @@
-//! `[ike2]`: algorithms of IKEv2, of a gateway and of a member.
+//! `[ike2]` and `[[ppk]]`: algorithms and postquantum preshared keys of IKEv2, of a gateway and of a member.
 
 use keyferry_crypto::KeGroup;
-use keyferry_model::settings::{AdditionalKe, Ike2Settings, MAX_ADDITIONAL_KE};
+use keyferry_model::settings::{AdditionalKe, Ike2Settings, MAX_ADDITIONAL_KE, Ppk};
 
 use super::phase1::named;
+use super::secrets;
 use super::section::Section;
 use super::values::{HASHES, IKE2_METHODS, PROTECTIONS, WEAK_HASHES, WEAK_IKE2_METHODS, WEAK_PROTECTIONS};
 
 /// What the usual additional key exchange is at a gateway, which members may ask for.
 const USUAL: &[KeGroup] = &[KeGroup::MlKem768, KeGroup::MlKem1024, KeGroup::MlKem512];
 
+/// Octets of a key that a quantum computer cannot search for.
+const PPK_LEN: usize = 32;
+
 /// A gateway takes ML-KEM after the first key exchange from members that offer it.
 pub(super) fn gateway(root: &mut Section<'_>) -> Ike2Settings {
-    read(root, vec![AdditionalKe { methods: USUAL.to_vec(), required: false }])
+    let usual = vec![AdditionalKe { methods: USUAL.to_vec(), required: false }];
+    let ppks = root.sections("ppk").into_iter().filter_map(|section| ppk(section, true)).collect();
+    Ike2Settings { ppks, ..read(root, usual) }
 }
 
 /// A member offers what it is told to.
 pub(super) fn member(root: &mut Section<'_>) -> Ike2Settings {
-    read(root, Vec::new())
+    let ppks: Vec<Ppk> = root.sections("ppk").into_iter().filter_map(|section| ppk(section, false)).collect();
+    if ppks.len() > 1 {
+        root.error("ppk", "a member uses one", "remove the others");
+    }
+    Ike2Settings { ppks, ..read(root, Vec::new()) }
 }
 
 fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
@@ -34,7 +44,7 @@ fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
         Some(texts) => texts.iter().filter_map(|text| exchange(&section, text, required)).collect(),
     };
     let danger_sha1_signatures = section.flag("danger_sha1_signatures", false);
-    let settings = Ike2Settings { protections, prfs, groups, additional, danger_sha1_signatures };
+    let settings = Ike2Settings { protections, prfs, groups, additional, ppks: Vec::new(), danger_sha1_signatures };
     if settings.additional.len() > MAX_ADDITIONAL_KE {
         let what = format!("there are more than {MAX_ADDITIONAL_KE}");
         section.error("additional_key_exchange", what, "remove some");
@@ -48,6 +58,23 @@ fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
     }
     section.finish();
     settings
+}
+
+/// One postquantum preshared key.
+fn ppk(mut section: Section<'_>, gateway: bool) -> Option<Ppk> {
+    let id = section.required_text("id", "member-1");
+    let key = secrets::psk(&mut section);
+    if key.as_ref().is_some_and(|key| key.len() < PPK_LEN) {
+        // RFC 8784 section 6: half of the bits are lost to a search by a quantum computer.
+        section.warning("id", "its key has less than 32 octets", "make one with: openssl rand -hex 32");
+    }
+    let required = section.flag("required", !gateway);
+    let identities = if gateway { section.parsed_list("identities", "10.0.0.1") } else { None };
+    let rekey = !gateway && section.flag("rekey", false);
+    section.finish();
+    // PPK_ID_FIXED (RFC 8784 section 5.1).
+    let id = [&[2], id?.as_bytes()].concat();
+    Some(Ppk { id, key: key?, required, identities, rekey })
 }
 
 /// One additional key exchange: methods with slashes between them, best first.

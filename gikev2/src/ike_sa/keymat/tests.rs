@@ -121,6 +121,23 @@ fn keys_after_an_additional_key_exchange_are_those_computed_elsewhere() {
     assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
 }
 
+/// SK_d, SK_pi and SK_pr of the first suite with a PPK (RFC 8784 section 3).
+#[test]
+fn keys_with_a_ppk_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let (spi_i, spi_r) = ([1, 2, 3, 4, 5, 6, 7, 8], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    let suite = known()[0].suite;
+    let k = Skeyseed::derive(suite, &nonce_i, &nonce_r, &Secret::new(vec![0x55; 32])).expand(&spi_i, &spi_r);
+    let ppk = Secret::copy_from(b"postquantum preshared key");
+    let stirred = [&k.derive, &k.proof.0, &k.proof.1].map(|key| stir(suite.prf, &ppk, key));
+    let keys = [
+        "884705402531e36c10532754dad366db560edc02b997eb09aa0d39c2a3905031",
+        "94e7b1303263ea56d6f6f2ed9ce8b2ba7ea18ec67b79fa6dec04006c6d5cb9aa",
+        "395a24fa31b80fab24cf7ca01af2cf34f05ed963e766d5c023340c53aa9890eb",
+    ];
+    assert_eq!(stirred.map(|s| hex::encode(s.expose())), keys);
+}
+
 #[test]
 fn without_a_key_wrap_algorithm_there_is_no_key_wrap_key() {
     let suite = Suite { key_wrap: None, ..known()[0].suite };

@@ -67,3 +67,29 @@ fn what_makes_no_sense_is_said() {
         assert!(problems.contains(what), "{problems}");
     }
 }
+
+#[test]
+fn postquantum_preshared_keys() {
+    let key = "psk = \"a key of thirty-two octets, no less\"";
+    let config = gateway_of(&format!(
+        "{GATEWAY}[[ppk]]\nid = \"a\"\n{key}\n[[ppk]]\nid = \"b\"\n{key}\nrequired = true\nidentities = [\"10.0.0.1\"]\n"
+    ));
+    let ppks = config.unwrap().config.ike2.ppks;
+    assert_eq!((&ppks[0].id[..], ppks[0].required, ppks[0].identities.is_none()), (&b"\x02a"[..], false, true));
+    let (first, second): (Identity, Identity) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    assert!(ppks[1].required && ppks[1].is_for(&first) && !ppks[1].is_for(&second));
+    let one = |more: &str| member_of(&format!("{MEMBER}[[ppk]]\nid = \"a\"\n{key}\n{more}\n"));
+    let ppks = one("rekey = true").unwrap().config.ike2.ppks;
+    assert_eq!((ppks.len(), ppks[0].required, ppks[0].rekey), (1, true, true));
+    assert!(!one("required = false").unwrap().config.ike2.ppks[0].required);
+    for (more, what) in [
+        ("identities = [\"10.0.0.1\"]", "identities"),
+        (&*format!("[[ppk]]\nid = \"b\"\n{key}"), "a member uses one"),
+        ("[[ppk]]\nid = \"b\"", "a pre-shared key is missing"),
+    ] {
+        let problems = one(more).map(|c| c.config).unwrap_err().to_string();
+        assert!(problems.contains(what), "{problems}");
+    }
+    let short = member_of(&format!("{MEMBER}[[ppk]]\nid = \"a\"\npsk = \"twenty octets, or so.\"\n")).unwrap();
+    assert!(short.warnings.iter().any(|w| w.to_string().contains("less than 32 octets")), "{:?}", short.warnings);
+}
