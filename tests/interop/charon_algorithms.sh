@@ -8,9 +8,7 @@ hosts
 certificates member
 gateway_config
 ppk="a postquantum preshared key of more than 32 octets"
-cat >>"$work/gateway.toml" <<CONF
-
-[ike2]
+cat >"$work/ike2" <<'CONF'
 danger_weak_ike2 = true
 encryption = [
     "aes-128-gcm", "aes-192-gcm", "aes-256-gcm", "aes-128-gcm-12", "aes-192-gcm-12", "aes-256-gcm-12", "aes-128-gcm-8",
@@ -22,6 +20,9 @@ key_exchange = [
     "x25519", "x448", "ecp-256", "ecp-384", "ecp-521", "brainpool-224", "brainpool-256", "brainpool-384", "brainpool-512",
     "modp-2048", "modp-3072", "modp-4096", "modp-6144", "modp-8192", "modp-2048-256",
 ]
+CONF
+sed -i "/^\[ike2\]/r $work/ike2" "$work/gateway.toml"
+cat >>"$work/gateway.toml" <<CONF
 
 [[ppk]]
 id = "member"
