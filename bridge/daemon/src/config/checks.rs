@@ -167,6 +167,10 @@ fn sides(section: &Section<'_>, plan: &GroupPlan) {
             weaker("gdoi", g.cipher.key_len());
         }
         sizes(section, plan.base(), g);
+        if let Some(line) = plan.base().traffic.iter().position(|t| !gdoi::can_tell(t.transform)) {
+            let what = format!("GDOI has no number for the transform of traffic line {}", line + 1);
+            section.error("gdoi", what, "use another transform, or remove [group.gdoi]");
+        }
     }
     if let Some(g) = &plan.gikev2 {
         weaker("gikev2", g.wrap_key_len.min(protection_strength(g.protection)));

@@ -78,3 +78,20 @@ fn a_member_says_what_its_key_server_may_decide_about() {
         assert!(accept(wrong).is_err(), "{wrong}");
     }
 }
+
+/// GDOI has no number for ChaCha20-Poly1305, and tells everything else.
+#[test]
+fn what_gdoi_cannot_tell_is_refused_where_it_serves() {
+    use keyferry_crypto::Aead;
+    use keyferry_model::policy::EspTransform;
+    let chosen = |name: &str| format!("protocol = \"udp\"\ntransform = \"{name}\"");
+    let what = ["GDOI has no number", "traffic line 1"];
+    one_problem("protocol = \"udp\"", &chosen("chacha20-poly1305"), "[group.gdoi]", &what);
+    let of = |text: &str| gateway_of(text).unwrap().config.groups[0].base().traffic[0].transform;
+    let alone = GATEWAY.replace("[group.gdoi]\nrekey = \"239.192.1.1:848\"\n", "");
+    let text = alone.replace("protocol = \"udp\"", &chosen("chacha20-poly1305"));
+    assert_eq!(of(&text), EspTransform::Aead(Aead::ChaCha20Poly1305));
+    for (name, aead) in [("aes-256-gcm-12", Aead::Aes256Gcm12), ("aes-128-ccm", Aead::Aes128Ccm16)] {
+        assert_eq!(of(&GATEWAY.replace("protocol = \"udp\"", &chosen(name))), EspTransform::Aead(aead));
+    }
+}
