@@ -28,11 +28,12 @@ const PHASE1_DOIS: [(&str, Phase1Doi); 3] =
     [("gdoi", Phase1Doi::Gdoi), ("ipsec", Phase1Doi::Ipsec), ("isakmp", Phase1Doi::Isakmp)];
 
 pub(super) fn gateway(section: &mut Section<'_>) -> GatewayLife {
+    let fragment_size = fragment_size(section);
     GatewayLife {
         lifetime: section.duration("phase1_lifetime", 60 * SECOND..=7 * DAY, DAY),
         dpd: dpd(section, Duration::ZERO),
-        fragment_size: fragment_size(section),
-        ike: ike(section),
+        fragment_size,
+        ike: ike(section, fragment_size),
     }
 }
 
@@ -48,8 +49,8 @@ pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
     }
 }
 
-/// How IKE SAs are kept; a liveness of zero asks nobody.
-pub(super) fn ike(section: &mut Section<'_>) -> IkeOptions {
+/// How IKE SAs are kept; a liveness of zero asks nobody. The bound on packets is that of phase 1.
+pub(super) fn ike(section: &mut Section<'_>, fragment_size: usize) -> IkeOptions {
     let liveness = section.duration("ike_liveness", Duration::ZERO..=HOUR, Duration::ZERO);
     if !liveness.is_zero() && liveness < SECOND {
         section.error("ike_liveness", "is too short", "at least 1s, or 0s to ask nobody");
@@ -57,7 +58,7 @@ pub(super) fn ike(section: &mut Section<'_>) -> IkeOptions {
     IkeOptions {
         lifetime: section.duration("ike_lifetime", 60 * SECOND..=7 * DAY, 8 * HOUR),
         liveness: (!liveness.is_zero()).then_some(liveness),
-        fragment_size: fragment_size(section),
+        fragment_size,
     }
 }
 

@@ -133,6 +133,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let sender_ids = section.number("sender_ids", 1..=1024, 1);
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
     let phase1 = phase1::member(&mut section, &dangers);
+    let life = life::member(&mut section);
     let config = MemberConfig {
         gateways,
         groups,
@@ -168,8 +169,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1"),
             accept: accept(&mut section),
         },
-        life: life::member(&mut section),
-        ike: life::ike(&mut section),
+        ike: life::ike(&mut section, life.fragment_size),
+        life,
         ike2,
         socket,
         key_log: section.path("key_log"),
