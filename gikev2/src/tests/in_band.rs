@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use keyferry_crypto::Secret;
+use keyferry_model::drive::Datagram;
 use keyferry_model::id::Identity;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
 use keyferry_model::update::MemberEvent;
 use keyferry_model::view::{MemberState, MemberView, RekeyView};
+use keyferry_wire::{ChainWriter, Encode};
 
 use super::support::*;
-use crate::wire::registry::ExchangeType;
+use crate::ike_sa::sa::Direction;
+use crate::policy::to_wire;
+use crate::wire::gsa::Gsa;
+use crate::wire::kd::{GroupBag, Kd, MemberBag};
+use crate::wire::notify::Notify;
+use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId};
 
 fn group(in_band: InBand) -> GroupPolicy {
     let mut group = policy(false);
@@ -218,5 +226,78 @@ fn ike_sas_are_kept_or_closed_by_policy() {
         world.rekey(RekeyReason::Operator, &[]);
         assert!(world.has_newest(at));
         assert_eq!(sent(&world), (0, 0, 1));
+    }
+}
+
+/// A request of the key server over the only IKE SA, with these payloads; what the member answers is an error, or nothing.
+fn asked(world: &mut World, at: usize, id: u32, payloads: &[(PayloadKind, Vec<u8>)]) -> Option<NotifyType> {
+    let mut chain = ChainWriter::new();
+    payloads.iter().for_each(|(kind, body)| chain.push(kind.0, body));
+    let sa = world.server.sa_for_test().unwrap();
+    let bytes = sa.seal(ExchangeType::GSA_INBAND_REKEY, Direction::Request, id, chain, &mut world.rng).unwrap();
+    let (from, to) = (world.gateway, world.hosts[at].address);
+    world.on_member(at, false, |m, ctx| m.receive(ctx, Datagram { from, to, marker: false, bytes: &bytes }));
+    let answer = world.wire.pop_back().unwrap();
+    let opened = world.server.sa_for_test().unwrap().open(&answer.bytes).unwrap();
+    crate::wire::message::Payloads::parse(opened.first, opened.inner.expose(), &[]).unwrap().error()
+}
+
+/// What belongs into registrations, keys that do not fit their policy, and a Rekey SA of which nobody said how it is
+/// authenticated: an error is answered, and nothing changes.
+#[test]
+fn what_has_no_place_in_a_rekey_in_band_is_refused() {
+    let kd = |groups: Vec<GroupBag<'_>>, member| (PayloadKind::KD, Kd { groups, member }.to_vec());
+    for wrong in 0..5 {
+        let mut world = world(InBand::Everybody);
+        let at = world.join(1);
+        let keys = world.hosts[at].sas.clone();
+        let (policy, sa) = (world.policy.clone(), world.rekey_sa());
+        let rekey = to_wire::rekey_policy(&policy, &sa, Duration::from_secs(60), None).unwrap();
+        let gsa = |sas| (PayloadKind::GSA, Gsa { sas, group_wide: None }.to_vec());
+        let data =
+            world.model.offer(&policy.ids[0], &identity(9), None, keyferry_model::id::Protocol::Gikev2, world.now);
+        let data = &data.unwrap().epochs[0].sas[0];
+        let told = to_wire::data_policy(data, None);
+        let strange = to_wire::data_bag(data, &Secret::new(vec![9; 32])).unwrap();
+        let ids = MemberBag { sender_ids: vec![vec![1].into()], ..MemberBag::default() };
+        let payloads = match wrong {
+            0 => vec![gsa(vec![told]), kd(vec![strange], None)],
+            1 => vec![gsa(vec![told])],
+            2 => vec![kd(Vec::new(), Some(ids))],
+            3 => vec![gsa(vec![rekey])],
+            _ => vec![(PayloadKind::GSA, vec![1, 2, 3])],
+        };
+        let expected = if wrong == 3 { NotifyType::NO_PROPOSAL_CHOSEN } else { NotifyType::INVALID_SYNTAX };
+        assert_eq!(asked(&mut world, at, 0, &payloads), Some(expected), "{wrong}");
+        if wrong == 3 {
+            assert_eq!(world.hosts[at].sas, keys);
+        } else {
+            // INVALID_SYNTAX ends the IKE SA (RFC 7296 section 2.21.3), and with it the membership.
+            assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Disconnected));
+            assert!(world.hosts[at].sas.is_empty());
+        }
+    }
+}
+
+/// Without USE_TRANSPORT_MODE nothing changes (reading 17), and a Delete of everything is exclusion in each of its forms (13).
+#[test]
+fn deletes_in_band_are_taken_in_all_forms() {
+    use crate::wire::delete::Delete;
+    let all = |protocol, spi_len: u8, spis: &[u8]| {
+        (PayloadKind::DELETE, Delete { protocol, spi_len, spis: spis.to_vec().into() }.to_vec())
+    };
+    for delete in [
+        all(ProtocolId::GIKE_UPDATE, 16, &[0; 16]),
+        all(ProtocolId::GIKE_UPDATE, 16, &[]),
+        all(ProtocolId::NONE, 0, &[]),
+    ] {
+        let mut world = world(InBand::Everybody);
+        let at = world.join(1);
+        let notify = (PayloadKind::NOTIFY, Notify::bare(NotifyType::USE_TRANSPORT_MODE).to_vec());
+        assert_eq!(asked(&mut world, at, 0, &[notify]), None);
+        assert_eq!(world.hosts[at].sas.len(), 1);
+        assert_eq!(asked(&mut world, at, 1, &[delete]), None);
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Excluded));
+        assert!(world.hosts[at].sas.is_empty());
     }
 }

@@ -5,6 +5,7 @@ mod acknowledging;
 mod attacks;
 mod certificates;
 mod establishing;
+mod following;
 mod forger;
 mod fragments;
 mod hostile;

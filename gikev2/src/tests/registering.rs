@@ -45,6 +45,21 @@ fn a_receiver_gets_no_ids() {
     assert!(world.has_newest(at));
 }
 
+/// Widths of sender IDs, to the widest that leaves a counter of 32 bits in an IV of eight octets (RFC 6054 section 3).
+#[test]
+fn sender_ids_have_the_width_of_the_policy() {
+    for bits in [8, 12, 16, 24, 32] {
+        let mut group = policy(false);
+        group.sender_id_bits = bits;
+        let mut world = World::new(group);
+        let (a, b) = (world.join(1), world.join(2));
+        for (at, id) in [(a, 0), (b, 1)] {
+            let ids = world.hosts[at].sender_ids.as_ref().unwrap();
+            assert_eq!((ids.bits, ids.ids.as_slice()), (bits, &[id][..]));
+        }
+    }
+}
+
 #[test]
 fn several_ids_may_be_asked_for() {
     let mut world = World::new(policy(false));

@@ -387,6 +387,11 @@ impl World {
         self.jump(end);
     }
 
+    /// Lets time pass in which nobody does anything.
+    pub(super) fn pass_quietly(&mut self, time: Duration) {
+        self.jump(self.now.mono + time);
+    }
+
     pub(super) fn jump(&mut self, to: Duration) {
         let by = to.saturating_sub(self.now.mono);
         self.now = Now { mono: self.now.mono + by, wall: self.now.wall + by };
