@@ -20,3 +20,4 @@ mod rekeying;
 mod restarts;
 mod several;
 mod support;
+mod telling;

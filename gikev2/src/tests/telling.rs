@@ -1,0 +1,184 @@
+//! What registrations and rekeys in band tell, and what members ask: messages as they are built, read again.
+
+use std::time::Duration;
+
+use keyferry_crypto::Secret;
+use keyferry_model::drive::{Ctx, Outbox};
+use keyferry_model::id::GroupId;
+use keyferry_model::plan::RekeyReason;
+use keyferry_model::policy::*;
+use keyferry_model::update::MemberEvent;
+use keyferry_wire::ChainWriter;
+
+use super::support::*;
+use crate::policy::sag;
+use crate::registration::carried::Groups;
+use crate::registration::request::{join, leave};
+use crate::registration::serve::{Asking, Outcome, answer};
+use crate::rekey::in_band;
+use crate::wire::gsa::Gsa;
+use crate::wire::message::{GroupKeys, Payloads, Registration};
+use crate::wire::registry::{NotifyType, ProtocolId};
+use crate::wire::rules;
+
+fn built(chain: ChainWriter) -> (u8, Vec<u8>) {
+    chain.finish().unwrap()
+}
+
+/// RFC 9838 sections 2.3.1, 2.3.3, 4.5.4 and 4.7.4: SAg with the key wrap algorithms and no SPIs, and how many sender IDs are wanted.
+#[test]
+fn members_say_what_they_can_do_and_whether_they_send() {
+    let world = World::new(policy(false));
+    for wanted in [0, 1, 9] {
+        let mut settings = world.settings(1);
+        settings.sender_ids = wanted;
+        let mut chain = ChainWriter::new();
+        join(&settings, &settings.group, &mut chain);
+        let (first, body) = built(chain);
+        let asked = Registration::request(first, &body).unwrap();
+        assert_eq!(asked.sender, Some(wanted).filter(|n| *n > 0));
+        let sag = asked.transforms.unwrap();
+        assert!(sag.proposals.iter().all(|p| p.spi.is_empty()));
+        assert_eq!(sag::understood(&sag).wrap_key_lens, [16, 24, 32]);
+        assert!(asked.leaving.is_none() && !asked.acks);
+        let notify = Payloads::parse(first, &body, rules::REGISTRATION_REQUEST).unwrap();
+        let count = notify.notify(NotifyType::GROUP_SENDER).map(|n| (n.protocol, n.spi.len(), n.data.to_vec()));
+        let told = (ProtocolId::NONE, 0, wanted.to_be_bytes().to_vec());
+        assert_eq!(count, Some(told).filter(|_| wanted > 0));
+    }
+    let mut chain = ChainWriter::new();
+    leave(&GroupId::Number(GROUP), NotifyType::REGISTRATION_FAILED, &mut chain);
+    let (first, body) = built(chain);
+    assert_eq!(Registration::request(first, &body).unwrap().leaving, Some(NotifyType::REGISTRATION_FAILED));
+}
+
+/// RFC 9838 section 2.3.3: SPIs in SAg, of whatever size, mean nothing.
+#[test]
+fn spis_in_sag_are_not_looked_at() {
+    let group = policy(false);
+    let mut told = sag::capabilities();
+    for (at, p) in told.proposals.iter_mut().enumerate() {
+        p.spi = vec![0xff; 4 + at].into();
+    }
+    assert!(sag::suits(&told, &group, true));
+    assert_eq!(sag::understood(&told), sag::understood(&sag::capabilities()));
+}
+
+/// The answer to a member's registration, and the key it is under.
+fn registration(world: &mut World, sender: bool) -> (u8, Vec<u8>) {
+    let mut settings = world.settings(1);
+    settings.sender_ids = u32::from(sender);
+    settings.gikev2.ack = true;
+    let mut chain = ChainWriter::new();
+    join(&settings, &settings.group, &mut chain);
+    let (first, body) = built(chain);
+    let request = Registration::request(first, &body).unwrap();
+    let (default, groups, mut out) = (Secret::new(vec![7; 32]), Groups::default(), Outbox::default());
+    let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
+    let asking = Asking {
+        identity: &settings.identity,
+        holder: None,
+        address: settings.local,
+        default: Some(&default),
+        groups: &groups,
+    };
+    let mut chain = ChainWriter::new();
+    assert!(matches!(answer(&mut ctx, asking, &request, &mut chain), Outcome::Registered { .. }));
+    built(chain)
+}
+
+fn with(options: Gikev2Options) -> World {
+    let mut group = policy(false);
+    group.gikev2.as_mut().unwrap().options = options;
+    World::new(group)
+}
+
+fn read<'a>((first, body): &'a (u8, Vec<u8>)) -> GroupKeys<'a> {
+    GroupKeys::of(&Payloads::parse(*first, body, rules::REGISTRATION_RESPONSE).unwrap()).unwrap()
+}
+
+fn next_spis(gsa: &Gsa<'_>) -> usize {
+    gsa.sas.iter().map(|sa| sa.next_spis.len()).sum()
+}
+
+/// RFC 9838 table 2: what members that follow GSA_REKEY are told, and table 3: those that are rekeyed in band.
+#[test]
+fn attributes_are_those_of_the_tables() {
+    for (in_band, sender) in
+        [(InBand::Nobody, true), (InBand::Nobody, false), (InBand::Senders, true), (InBand::Everybody, false)]
+    {
+        let mut world = with(Gikev2Options { in_band, ack: true, next_spis: true, ..Gikev2Options::default() });
+        let told = registration(&mut world, sender);
+        let keys = read(&told);
+        let (gsa, kd) = (keys.gsa.as_ref().unwrap(), keys.kd.as_ref().unwrap());
+        let rekey: Vec<_> = gsa.sas.iter().filter(|sa| sa.protocol == ProtocolId::GIKE_UPDATE).collect();
+        let member = kd.member.clone().unwrap_or_default();
+        let multicast = !in_band.covers(sender);
+        assert_eq!((rekey.len(), next_spis(gsa)), if multicast { (1, 2) } else { (0, 0) }, "{in_band:?}");
+        assert_eq!((!member.wrap_keys.is_empty(), member.auth_key.is_some()), (multicast, multicast));
+        assert_eq!(keys.acks, multicast);
+        assert_eq!(kd.groups.len(), gsa.sas.len());
+        let lifetimes = gsa.sas.iter().filter(|sa| sa.lifetime.is_some()).count();
+        assert_eq!(lifetimes, if in_band == InBand::Everybody { 0 } else { gsa.sas.len() });
+        // The first message ID is zero, and not told.
+        assert!(gsa.sas.iter().all(|sa| sa.initial_message_id.is_none()));
+        assert_eq!(member.sender_ids.len(), usize::from(sender));
+        assert_eq!(gsa.group_wide.unwrap().sender_id_bits.is_some(), sender);
+    }
+}
+
+#[test]
+fn rekeys_in_band_tell_keys_and_nothing_of_registrations() {
+    let options = Gikev2Options { in_band: InBand::Senders, next_spis: true, ..Gikev2Options::default() };
+    let mut world = with(options);
+    registration(&mut world, true);
+    let plan = world.plan_steps(RekeyReason::Operator, &[]);
+    let step = plan.in_band.as_ref().unwrap();
+    let default = Secret::new(vec![7; 32]);
+    let messages = in_band::told(&plan.policy, step, &default, world.now.wall).unwrap();
+    assert_eq!(messages.len(), 2, "keys, then what they replace (reading 18)");
+    let messages: Vec<_> = messages.into_iter().map(built).collect();
+    let parse = |at: usize| {
+        let (first, body): &(u8, Vec<u8>) = &messages[at];
+        GroupKeys::of(&Payloads::parse(*first, body, rules::INBAND_REKEY).unwrap()).unwrap()
+    };
+    let (keys, delete) = (parse(0), parse(1));
+    let gsa = keys.gsa.as_ref().unwrap();
+    assert!(gsa.sas.len() == 1 && gsa.sas[0].protocol == ProtocolId::ESP && next_spis(gsa) == 0);
+    assert_eq!(gsa.group_wide.unwrap().sender_id_bits, None);
+    assert!(keys.kd.as_ref().unwrap().member.is_none() && keys.deletes.is_empty());
+    assert!(delete.gsa.is_none() && delete.kd.is_none() && delete.deletes.len() == 1);
+}
+
+/// RFC 9838 section 2.4.1.4: a Rekey SA that nobody replaces is reason enough to ask for another.
+#[test]
+fn a_rekey_sa_about_to_expire_is_asked_for_in_time() {
+    let mut group = policy(false);
+    group.kek_lifetime = Duration::from_secs(900);
+    let mut world = World::new(group);
+    let at = world.join(1);
+    world.pass(Duration::from_secs(800));
+    assert_eq!(world.hosts[at].member.status().registrations, 1);
+    world.pass(Duration::from_secs(99));
+    assert!(world.hosts[at].member.status().registrations > 1);
+}
+
+/// RFC 9838 section 2.3.3: what a registration brings takes the place of all that was known.
+#[test]
+fn a_registration_replaces_what_was_known() {
+    let mut world = World::new(policy(false));
+    let at = world.join(1);
+    let old = world.hosts[at].sas.clone();
+    world.rekey(RekeyReason::Operator, &[]);
+    world.hosts[at].listens.clear();
+    world.plan(RekeyReason::DeleteTeks, &[]);
+    // Until what was replaced is told to nobody any more.
+    world.pass(Duration::from_secs(30));
+    world.model.expire(world.now);
+    let _ = world.model.take_store_ops();
+    world.start(at);
+    world.run();
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
+    assert!(world.has_newest(at));
+    assert!(world.hosts[at].sas.keys().all(|spi| world.live_spis().contains(spi) && !old.contains_key(spi)));
+}
