@@ -10,7 +10,6 @@
 //! Pushes are not sent from here: the gateway renders them with [`push::render`](crate::push::render).
 
 mod acks;
-mod budget;
 mod half_open;
 mod notices;
 mod phase1;
@@ -27,6 +26,7 @@ use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_model::time::Deadline;
+use keyferry_model::work::WorkBudget;
 use keyferry_wire::Header;
 
 use crate::dpd::Dpd;
@@ -38,7 +38,6 @@ use crate::phase1::suite::Accepted;
 use crate::reject::Reject;
 use crate::wire::registry::{exchange, payload};
 use acks::Acks;
-use budget::Budget;
 use half_open::HalfOpens;
 use table::Sessions;
 
@@ -196,7 +195,7 @@ pub struct Server {
     config: ServerConfig,
     accepted: Accepted,
     half_open: HalfOpens,
-    budget: Budget,
+    budget: WorkBudget,
     sessions: Sessions,
     /// When something is due, and for what. Each half-open exchange and each session has at least one entry that comes
     /// no later than its own time; entries of things gone or put off are looked at and dropped.
@@ -221,7 +220,7 @@ impl Server {
             accepted: config.accepted(),
             half_open: HalfOpens::new(config.half_open, config.half_open_per_source),
             config,
-            budget: Budget::default(),
+            budget: WorkBudget::default(),
             sessions: Sessions::default(),
             timers: BTreeSet::new(),
             jobs: BTreeMap::new(),

@@ -40,6 +40,7 @@ pub mod time;
 pub mod tunnel;
 pub mod update;
 pub mod view;
+pub mod work;
 
 mod groups;
 pub use groups::{MemberAt, Model, RekeySaInfo};

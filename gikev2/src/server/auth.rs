@@ -3,6 +3,7 @@
 //! Signatures are checked and made elsewhere; what follows from a job's result is in `proof`. Nobody is told why its
 //! authentication failed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use keyferry_wire::{ChainWriter, Encode, Header};
 use super::established::{Established, Who};
 use super::in_band::LineId;
 use super::intermediate::Intermediate;
+use super::limits::source;
 use super::ppk::PpkUse;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
@@ -109,11 +111,20 @@ impl Server {
         let taken = state.take_ppk(&self.config.ppks, &claim);
         match taken.and_then(|()| state.examine(&self.config, &claim, ctx.now.wall)) {
             Ok(Examined::Proven(peer)) => self.prove(ctx, spi, claim, peer),
+            // Whoever gets here has received at its address, and proved nothing else.
+            Ok(Examined::Signed(..)) if !self.may_check(dgram.from.ip(), ctx.now.mono) => {
+                self.counters.checks_withheld += 1;
+            }
             Ok(Examined::Signed(identity, padding, check)) => {
                 self.begin_check(ctx, spi, claim, (identity, padding), check);
             }
             Err(reject) => self.refuse_auth(ctx, spi, claim, &reject),
         }
+    }
+
+    /// May another signature be checked for this source?
+    fn may_check(&mut self, from: IpAddr, mono: Duration) -> bool {
+        self.work.draw(source(from), self.config.checks_per_address, mono)
     }
 
     /// Tells the peer that there will be no IKE SA, protected by its keys, and drops it (RFC 7296 section 2.21.2).

@@ -29,6 +29,8 @@ pub struct ServerConfig {
     /// Half-open SAs at one time of one address (of one /64 network with IPv6); from half of it on, initiators there must
     /// return a cookie first.
     pub half_open_per_address: usize,
+    /// Checks of signatures begun within a second for one address (one /64 network with IPv6), at most; who is beyond asks again.
+    pub checks_per_address: u32,
     /// A half-open SA is forgotten after this time.
     pub half_open_timeout: Duration,
     /// IKE SAs at one time.
@@ -57,6 +59,7 @@ impl ServerConfig {
             cookie_threshold: 100,
             half_open: 10_000,
             half_open_per_address: 50,
+            checks_per_address: 40,
             half_open_timeout: Duration::from_secs(30),
             sas: 100_000,
             idle: Duration::from_secs(30),
@@ -99,6 +102,8 @@ pub struct Counters {
     pub half_open_expired: u64,
     /// Public values that were not acceptable.
     pub key_exchange_failed: u64,
+    /// Checks of signatures put off, for there were too many of one address.
+    pub checks_withheld: u64,
     /// Peers that did not authenticate.
     pub authentication_failed: u64,
     /// IKE SAs established.

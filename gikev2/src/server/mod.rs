@@ -15,6 +15,7 @@
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, good     Established   IDr, AUTH, [GSA, KD] or [N]
 //!  ExpectAuth    IKE_AUTH or GSA_AUTH, bad      Closed        N(AUTHENTICATION_FAILED)
 //!  ExpectAuth    the same, signed               AwaitProof    Job (check)
+//!  ExpectAuth    the same, too many of a source ExpectAuth    -
 //!  ExpectAuth    the same, good; we are to sign AwaitProof    Job (sign)
 //!  AwaitProof    checked, good; we are to sign  AwaitProof    Job (sign)
 //!  AwaitProof    checked, good; or signed       Established   IDr, [CERT,] AUTH, [GSA, KD] or [N]
@@ -57,6 +58,7 @@ use keyferry_crypto::JobDone;
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit};
 use keyferry_model::time::Deadline;
+use keyferry_model::work::WorkBudget;
 use keyferry_wire::Header;
 
 pub use config::{Counters, ServerConfig};
@@ -85,6 +87,7 @@ pub struct Server {
     cookies: Cookies,
     half_open: HalfOpen,
     budget: Budget,
+    work: WorkBudget,
     sas: BTreeMap<Spi, Entry>,
     /// IKE_SA_INIT requests that were taken up, by the digest of address and octets.
     inits: BTreeMap<Vec<u8>, Spi>,
@@ -143,6 +146,7 @@ impl Server {
         Self {
             half_open: HalfOpen::default(),
             budget: Budget::new(config.unprotected_answers_per_second),
+            work: WorkBudget::default(),
             config,
             counters: Counters::default(),
             cookies: Cookies::default(),

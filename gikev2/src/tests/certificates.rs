@@ -595,6 +595,25 @@ fn a_check_that_decides_nothing_is_begun_anew() {
     assert_eq!(world.hosts[at].events.last(), Some(&refused(FAILED)));
 }
 
+/// One address may have so many signatures checked in a second; the others wait for their turn.
+#[test]
+fn checks_are_begun_within_a_budget() {
+    let mut config = super::pki::config(&["gateway-p256"], vec![certified(None, None)]);
+    config.checks_per_address = 1;
+    let mut world = World::with(policy(false), config, 1);
+    for _ in 0..3 {
+        let settings = with(&world, own("gm1-p256"));
+        let at = world.add(settings);
+        world.start(at);
+    }
+    world.run();
+    let counters = world.server.counters();
+    assert_eq!((counters.established, counters.authentication_failed), (1, 0));
+    assert!(counters.checks_withheld >= 2);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.server.counters().established, 3);
+}
+
 /// An IKE SA lasts no longer than the certificate that it rests upon.
 #[test]
 fn an_sa_ends_with_its_certificate() {
@@ -652,6 +671,7 @@ fn nothing_tampered_with_is_believed_with_certificates() {
     config.half_open_per_address = usize::MAX;
     config.half_open = usize::MAX;
     config.cookie_threshold = usize::MAX;
+    config.checks_per_address = u32::MAX;
     config.unprotected_answers_per_second = 0;
     let mut world = World::with(policy(false), config, 1);
     world.tamper = true;

@@ -1,6 +1,6 @@
 //! Each payload of G-IKEv2: what is taken means the same after encoding.
 
-use gikev2::wire::{auth, delete, gsa, id, kd, ke, nonce, notify, sa, ts, vendor};
+use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, sa, ts, vendor};
 use keyferry_wire::{Decode, Encode};
 
 macro_rules! survives {
@@ -15,7 +15,7 @@ macro_rules! survives {
 }
 
 /// Number of payloads.
-pub const KINDS: u8 = 13;
+pub const KINDS: u8 = 15;
 
 /// The first octet says which payload, the others are its body.
 pub fn target(data: &[u8]) {
@@ -33,6 +33,8 @@ pub fn target(data: &[u8]) {
         9 => survives!(notify::Notify<'_>, body),
         10 => survives!(sa::Sa<'_>, body),
         11 => survives!(ts::TrafficSelector, body),
-        _ => survives!(vendor::VendorId<'_>, body),
+        12 => survives!(vendor::VendorId<'_>, body),
+        13 => survives!(cert::Cert<'_>, body),
+        _ => survives!(cert::CertRequest<'_>, body),
     }
 }

@@ -11,13 +11,13 @@ const MANY: usize = 1024;
 
 /// Public-key work begun for each source within the present second.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub struct WorkBudget {
     by_source: BTreeMap<IpAddr, (Duration, u32)>,
 }
 
-impl Budget {
+impl WorkBudget {
     /// May this source have one more piece of work done? Then it is counted.
-    pub(super) fn draw(&mut self, source: IpAddr, per_second: u32, mono: Duration) -> bool {
+    pub fn draw(&mut self, source: IpAddr, per_second: u32, mono: Duration) -> bool {
         if self.by_source.len() >= MANY && !self.by_source.contains_key(&source) {
             self.by_source.retain(|_, (since, _)| *since + WINDOW > mono);
         }
@@ -32,12 +32,13 @@ impl Budget {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_source_has_its_own_and_gets_it_anew_each_second() {
-        let mut budget = Budget::default();
+        let mut budget = WorkBudget::default();
         let [a, b] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
         let at = Duration::from_millis;
         assert_eq!([0, 1, 999].map(|ms| budget.draw(a, 2, at(ms))), [true, true, false]);
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn sources_of_past_seconds_are_forgotten() {
-        let mut budget = Budget::default();
+        let mut budget = WorkBudget::default();
         for n in 0..10 * u32::try_from(MANY).unwrap() {
             budget.draw(IpAddr::from(n.to_be_bytes()), 1, Duration::from_millis(u64::from(n) * 10));
         }
