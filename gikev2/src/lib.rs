@@ -35,7 +35,7 @@ pub mod rekey;
 mod server;
 pub mod wire;
 
-pub use ike_sa::IkeOptions;
+pub use ike_sa::{IkeOptions, NAT_PORT};
 pub use keylog::KeyLog;
 pub use member::{FurtherStatus, Member, MemberStatus};
 pub use server::{Counters, Server, ServerConfig};

@@ -104,19 +104,35 @@ fn nat_hash(spi_i: &[u8; 8], spi_r: &[u8; 8], end: SocketAddr) -> Vec<u8> {
     }
 }
 
-/// Does a NAT stand between the peers, by what the sender said of the path `(sender, receiver)`? Without the notifies
-/// nothing is known, and none is assumed.
+/// Which ends have a NAT in front of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nat {
+    pub(crate) sender: bool,
+    pub(crate) receiver: bool,
+}
+
+impl Nat {
+    pub(crate) fn is_there(self) -> bool {
+        self.sender || self.receiver
+    }
+}
+
+/// Where does a NAT stand, by what the sender said of the path `(sender, receiver)`? Without the notifies nothing is known,
+/// and none is assumed.
 pub(crate) fn nat_found(
     payloads: &Payloads<'_>,
     spi_i: &[u8; 8],
     spi_r: &[u8; 8],
     path: (SocketAddr, SocketAddr),
-) -> bool {
+) -> Nat {
     let differs = |kind, end| {
         let hash = nat_hash(spi_i, spi_r, end);
         let mut said = payloads.notifies.iter().filter(|n| n.kind == kind).peekable();
         // A sender with several addresses may send several hashes; one that fits is enough.
         said.peek().is_some() && said.all(|n| n.data.as_ref() != hash)
     };
-    differs(NotifyType::NAT_DETECTION_SOURCE_IP, path.0) || differs(NotifyType::NAT_DETECTION_DESTINATION_IP, path.1)
+    Nat {
+        sender: differs(NotifyType::NAT_DETECTION_SOURCE_IP, path.0),
+        receiver: differs(NotifyType::NAT_DETECTION_DESTINATION_IP, path.1),
+    }
 }

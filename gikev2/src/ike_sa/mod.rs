@@ -7,7 +7,7 @@ pub(crate) mod init;
 pub(crate) mod int_auth;
 pub(crate) mod keymat;
 pub(crate) mod life;
-mod options;
+pub(crate) mod options;
 pub(crate) mod reassembly;
 pub(crate) mod rekey;
 pub(crate) mod sa;
@@ -16,7 +16,7 @@ pub(crate) mod suite;
 pub(crate) mod window;
 
 pub use keymat::{IkeKeys, Skeyseed};
-pub use options::IkeOptions;
+pub use options::{IkeOptions, NAT_PORT};
 pub use suite::{Choice, Preferences, Suite};
 pub use window::Backoff;
 

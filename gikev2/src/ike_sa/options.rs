@@ -11,7 +11,14 @@ pub struct IkeOptions {
     pub liveness: Option<Duration>,
     /// The longest IP packet before a message is cut up, for peers that take fragments (RFC 7383).
     pub fragment_size: usize,
+    /// Where there is a NAT a member goes on from this port to [`NAT_PORT`]; `None` stays where it is.
+    pub nat_port: Option<u16>,
+    /// A member behind a NAT keeps its mapping alive by a packet after so long.
+    pub nat_keepalive: Duration,
 }
+
+/// The port of a key server for IKE through NATs (RFC 7296 section 2.23).
+pub const NAT_PORT: u16 = 4500;
 
 /// Headers of IPv6 and UDP, and a non-ESP marker.
 const HEADERS: usize = 40 + 8 + 4;
@@ -24,8 +31,15 @@ impl IkeOptions {
 }
 
 impl Default for IkeOptions {
-    /// New keys within 8 hours; nobody is asked; packets of at most 1280 octets.
+    /// New keys within 8 hours; nobody is asked; packets of at most 1280 octets; through NATs by
+    /// port 4500, with a packet each 20 seconds.
     fn default() -> Self {
-        Self { lifetime: Duration::from_secs(8 * 3600), liveness: None, fragment_size: 1280 }
+        Self {
+            lifetime: Duration::from_secs(8 * 3600),
+            liveness: None,
+            fragment_size: 1280,
+            nat_port: Some(NAT_PORT),
+            nat_keepalive: Duration::from_secs(20),
+        }
     }
 }

@@ -14,7 +14,7 @@ use keyferry_model::time::Now;
 
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
-use crate::ike_sa::init::header;
+use crate::ike_sa::init::{Nat, header};
 use crate::ike_sa::int_auth::{IntAuth, Plain};
 use crate::ike_sa::keymat::stir;
 use crate::ike_sa::sa::IkeSa;
@@ -80,7 +80,7 @@ pub(super) struct Candidate {
     pub(super) proof: (Secret, Secret),
     pub(super) response: Vec<u8>,
     pub(super) nonce_r: Vec<u8>,
-    pub(super) behind_nat: bool,
+    pub(super) nat: Nat,
     /// The key server takes postquantum preshared keys.
     pub(super) takes_ppk: bool,
     /// Digest of SK_ei.

@@ -13,7 +13,7 @@ use super::candidate::{Asked, Candidate, name};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
-use crate::ike_sa::init::{NONCE_LEN, Parts, nat_found, request};
+use crate::ike_sa::init::{NONCE_LEN, Nat, Parts, nat_found, request};
 use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::keymat::stir;
 use crate::ike_sa::sa::{Direction, IkeSa};
@@ -84,7 +84,7 @@ pub(super) enum Outcome {
         next_id: u32,
         /// The first thing to ask for is new keys.
         renew: bool,
-        behind_nat: bool,
+        nat: Nat,
         /// The payloads, to be read again for policy and keys.
         opened: Opened,
         exchange: ExchangeType,
@@ -148,6 +148,11 @@ impl Connecting {
 
     pub(super) fn spi_i(&self) -> [u8; 8] {
         self.spi_i
+    }
+
+    /// Does the way to whoever has this SPI lead through a NAT, by what its response said?
+    pub(super) fn nat_to(&self, spi_r: [u8; 8]) -> Option<Nat> {
+        self.candidates.iter().find(|c| c.sa.spi_r == spi_r).map(|c| c.nat)
     }
 
     /// The IKE_SA_INIT request as it stands.
@@ -343,14 +348,19 @@ impl Connecting {
         sa.set_limit(init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).map(|_| wish.limit));
         let settings = wish.settings;
         // A socket bound to no address in particular says nothing about NATs.
-        let behind_nat = !settings.local.ip().is_unspecified()
-            && nat_found(&init.payloads, &self.spi_i, &header.spi_r, (settings.gateway(), settings.local));
+        let nat = match settings.local.ip().is_unspecified() {
+            true => Nat::default(),
+            false => {
+                let path = (settings.gateway(), settings.local);
+                nat_found(&init.payloads, &self.spi_i, &header.spi_r, path)
+            }
+        };
         let candidate = Candidate {
             sa,
             proof,
             response: datagram.to_vec(),
             nonce_r: init.nonce.0.to_vec(),
-            behind_nat,
+            nat,
             announced: Announced::read(&init.payloads)?,
             takes_ppk,
             keys: name,
@@ -567,7 +577,7 @@ impl Connecting {
             let renew = ppk.is_some_and(|ppk| ppk.rekey);
             let exchange = ExchangeType(header.exchange);
             let next_id = c.message_id + 1;
-            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, renew, behind_nat: c.behind_nat, opened, exchange });
+            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, renew, nat: c.nat, opened, exchange });
         }
         let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
         Ok(self.give_up(asked, why))

@@ -33,6 +33,7 @@ mod connecting;
 mod further;
 mod intermediate;
 mod link;
+mod nat;
 mod rekeyed;
 mod rekeying;
 mod steps;
@@ -59,6 +60,7 @@ use connecting::Connecting;
 use further::Further;
 pub use further::FurtherStatus;
 use link::Sas;
+use nat::Traversal;
 use steps::is_doubt;
 
 /// A G-IKEv2 group member's endpoint.
@@ -74,6 +76,7 @@ pub struct Member {
     /// When to register anew though nothing has happened.
     renew_at: Option<Duration>,
     ike: IkeOptions,
+    nat: Traversal,
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
@@ -159,6 +162,7 @@ impl Member {
             retry_at: None,
             renew_at: None,
             ike: IkeOptions::default(),
+            nat: Traversal::default(),
             outdated: Vec::new(),
             stale: false,
             farewell: None,
@@ -262,6 +266,7 @@ impl Member {
             (self.group.as_ref().and_then(Group::next_expiry), "end of a Rekey SA"),
             (self.further_due(), "a further group"),
             (self.acks.iter().map(|(at, _)| *at).min(), "acknowledgement"),
+            (self.nat.due_at(), "NAT keepalive"),
         ];
         due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
     }
@@ -319,6 +324,7 @@ impl Member {
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
         let now = ctx.now.mono;
+        self.keep_mapping(ctx);
         match &self.link {
             Link::Down => {}
             Link::Connecting(_) => self.connecting_due(ctx),
@@ -392,10 +398,6 @@ impl Member {
 
     fn backoff(&self) -> Backoff {
         Backoff { first: self.settings.retransmit, tries: self.settings.tries }
-    }
-
-    fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: None, to: self.settings.gateway(), marker: self.settings.marker, bytes }
     }
 }
 

@@ -262,7 +262,7 @@ impl Member {
                 let log = self.key_log.as_deref_mut().map(|l| l as _);
                 let taken = connecting.intermediate_response(&wish, header, dgram.bytes, &mut step, log);
                 taken.map(|(requests, outcome)| {
-                    requests.into_iter().for_each(|bytes| ctx.send(self.transmit(bytes)));
+                    requests.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes)));
                     outcome
                 })
             }
@@ -277,8 +277,8 @@ impl Member {
                 self.link = Link::Down;
                 self.fail(ctx, Some(why));
             }
-            Ok(Outcome::Up { sa, next_id, renew, behind_nat, opened, exchange }) => {
-                self.status.behind_nat = behind_nat;
+            Ok(Outcome::Up { sa, next_id, renew, nat, opened, exchange }) => {
+                self.note_nat(ctx.now.mono, nat);
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
                 let spi = sa.own_spi();
                 let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);

@@ -48,6 +48,8 @@ pub(crate) struct Asking<'a> {
     /// Who holds the certificate that it proved itself by.
     pub(crate) holder: Option<&'a Holder>,
     pub(crate) address: SocketAddr,
+    /// Is it reached through a NAT, from our port for that?
+    pub(crate) marked: bool,
     /// GSK_w of the IKE SA; `None` if no key wrap algorithm was negotiated.
     pub(crate) default: Option<&'a Secret>,
     /// What the IKE SA carries so far.
@@ -143,6 +145,7 @@ fn admit<'a>(
         gikev2: Some(&asked),
     };
     let admission = ctx.model.admit(&group, join, None, ctx.now, ctx.rng).map_err(notify_of)?;
+    ctx.model.reach(asking.identity, Protocol::Gikev2, asking.address, asking.marked);
     Ok((admission, default))
 }
 

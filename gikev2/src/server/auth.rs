@@ -303,6 +303,7 @@ impl ExpectAuth {
                     identity: &peer.who.identity,
                     holder: peer.who.holder.as_deref(),
                     address: claim.path.peer,
+                    marked: claim.path.is_encapsulated(),
                     default,
                     groups: &Groups::default(),
                 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::holder::Holder;
-use keyferry_model::id::Identity;
+use keyferry_model::id::{Identity, Protocol};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::in_band::LineId;
@@ -207,6 +207,7 @@ impl Server {
                     identity: &state.who.identity,
                     holder: state.who.holder.as_deref(),
                     address: dgram.from,
+                    marked: Path::of(dgram).is_encapsulated(),
                     default,
                     groups: self.lines.groups(state.line),
                 };
@@ -270,6 +271,10 @@ impl Server {
         }
         state.answers.answered(dgram.bytes, response.clone());
         // The newest request says where its sender is reached (RFC 7296 section 2.23). It verified, and is no repeat.
+        if path.peer != dgram.from {
+            ctx.model.reach(&state.who.identity, Protocol::Gikev2, dgram.from, Path::of(dgram).is_encapsulated());
+            ctx.flush();
+        }
         *path = Path::of(dgram);
         (state.heard, state.active) = (ctx.now.mono, ctx.now.mono);
         let due = state.due(&self.config);

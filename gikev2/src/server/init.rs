@@ -135,7 +135,7 @@ impl Server {
         let group = choice.suite.group;
         let private = Secret::random(group.seed_len(), ctx.rng);
         let job = ctx.out.job(Job::KeyExchange { group, private, peer: init.ke.data.to_vec() });
-        let behind_nat = nat_found(&init.payloads, &header.spi_i, &[0; 8], (dgram.from, dgram.to));
+        let behind_nat = nat_found(&init.payloads, &header.spi_i, &[0; 8], (dgram.from, dgram.to)).is_there();
         let fragments = init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
         let state = AwaitKe {
             spi_i: header.spi_i,

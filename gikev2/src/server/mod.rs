@@ -65,6 +65,7 @@ pub use config::{Counters, ServerConfig};
 
 use crate::ike_sa::cookie::Cookies;
 use crate::ike_sa::init::refusal;
+use crate::ike_sa::options::NAT_PORT;
 use crate::keylog::KeyLog;
 use crate::reject::Reject;
 use crate::wire::notify::Notify;
@@ -117,6 +118,11 @@ struct Path {
 impl Path {
     fn of(dgram: &Datagram<'_>) -> Self {
         Self { peer: dgram.from, local: dgram.to, marker: dgram.marker }
+    }
+
+    /// Does it lead through a NAT, by our port for that, or might it?
+    fn is_encapsulated(&self) -> bool {
+        self.marker && self.local.port() == NAT_PORT
     }
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {

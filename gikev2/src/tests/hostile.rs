@@ -209,8 +209,14 @@ fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
     let mut out = Outbox::default();
     let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
     let groups = &Groups::default();
-    let asking =
-        Asking { identity: &settings.identity, holder: None, address: settings.local, default: Some(&default), groups };
+    let asking = Asking {
+        identity: &settings.identity,
+        holder: None,
+        address: settings.local,
+        marked: false,
+        default: Some(&default),
+        groups,
+    };
     let mut chain = ChainWriter::new();
     let outcome = answer(&mut ctx, asking, &request, &mut chain);
     assert!(matches!(outcome, Outcome::Registered { .. }));

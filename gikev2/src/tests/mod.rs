@@ -11,6 +11,7 @@ mod fragments;
 mod hostile;
 mod ike_rekeying;
 mod in_band;
+mod nat;
 mod pki;
 mod ppk;
 mod quantum;

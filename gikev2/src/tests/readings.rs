@@ -328,8 +328,14 @@ fn registration(world: &mut World, n: u8, sender: Option<u32>) -> GroupUpdate {
     let mut out = Outbox::default();
     let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
     let groups = &Groups::default();
-    let asking =
-        Asking { identity: &settings.identity, holder: None, address: settings.local, default: Some(&default), groups };
+    let asking = Asking {
+        identity: &settings.identity,
+        holder: None,
+        address: settings.local,
+        marked: false,
+        default: Some(&default),
+        groups,
+    };
     let mut chain = ChainWriter::new();
     assert!(matches!(answer(&mut ctx, asking, &request, &mut chain), Outcome::Registered { .. }));
     let (first, inner) = chain.finish().unwrap();

@@ -305,22 +305,6 @@ fn a_marker_is_echoed() {
 }
 
 #[test]
-fn nat_is_noticed() {
-    let mut world = World::new(policy(false));
-    let mut settings = world.settings(1);
-    let seen_as = settings.local;
-    settings.local = "192.168.1.7:848".parse().unwrap();
-    let at = world.add(settings);
-    world.hosts[at].address = seen_as;
-    world.start(at);
-    world.run();
-    assert!(world.hosts[at].member.status().behind_nat);
-    assert_eq!(world.server.counters().behind_nat, 1);
-    world.join(2);
-    assert_eq!(world.server.counters().behind_nat, 1);
-}
-
-#[test]
 fn a_member_that_cannot_do_the_policy_is_told_so() {
     use crate::policy::sag::{capabilities, suits};
     use crate::wire::registry::{ProtocolId, TransformType, encr};

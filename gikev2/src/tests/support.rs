@@ -146,6 +146,39 @@ pub(super) struct Host {
     pub(super) further: Vec<(usize, MemberOutput)>,
 }
 
+/// A NAT: each address and port inside has a port outside.
+pub(super) struct Nat {
+    pub(super) outside: IpAddr,
+    ports: BTreeMap<u16, SocketAddr>,
+    next: u16,
+}
+
+impl Nat {
+    pub(super) fn new() -> Self {
+        Self { outside: IpAddr::from([203, 0, 113, 1]), ports: BTreeMap::new(), next: 20_000 }
+    }
+
+    /// It forgets its mappings.
+    pub(super) fn forget(&mut self) {
+        self.ports.clear();
+    }
+
+    fn translate(&mut self, mut p: Packet, gateway: IpAddr) -> Option<Packet> {
+        if p.to.ip() == gateway {
+            let known = self.ports.iter().find(|(_, inside)| **inside == p.from).map(|(port, _)| *port);
+            let port = known.unwrap_or_else(|| {
+                self.next += 1;
+                self.ports.insert(self.next, p.from);
+                self.next
+            });
+            p.from = SocketAddr::new(self.outside, port);
+        } else if p.to.ip() == self.outside {
+            p.to = *self.ports.get(&p.to.port())?;
+        }
+        Some(p)
+    }
+}
+
 /// What befalls a packet: how many copies arrive.
 type Fate = Box<dyn FnMut(&Packet) -> usize>;
 
@@ -162,6 +195,8 @@ pub(super) struct World {
     pub(super) fate: Fate,
     /// Tamper with each packet before it is delivered.
     pub(super) tamper: bool,
+    /// A NAT in front of all members, if there is one.
+    pub(super) nat: Option<Nat>,
     pub(super) persisted: usize,
     out: Outbox,
     pub(super) held: Vec<(JobId, Job)>,
@@ -207,6 +242,7 @@ impl World {
             seen: Vec::new(),
             fate: Box::new(|_| 1),
             tamper: false,
+            nat: None,
             persisted: 0,
             out: Outbox::default(),
             held: Vec::new(),
@@ -273,7 +309,7 @@ impl World {
         for output in out {
             match output {
                 MemberOutput::Send(t) => {
-                    let from = host.address;
+                    let from = t.from.unwrap_or(host.address);
                     push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
                 }
                 MemberOutput::Update(update) => {
@@ -358,13 +394,26 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, p: Packet) {
+        let p = match &mut self.nat {
+            Some(nat) => match nat.translate(p, self.gateway.ip()) {
+                Some(p) => p,
+                None => return,
+            },
+            None => p,
+        };
         let dgram = Datagram { from: p.from, to: p.to, marker: p.marker, bytes: &p.bytes };
-        if p.to == self.gateway {
+        if p.to.ip() == self.gateway.ip() {
+            // A keepalive is the gateway's business.
+            if p.bytes == [0xff] {
+                return;
+            }
             self.on_server(p.tainted, |s, ctx| s.receive(ctx, dgram));
             return;
         }
         for at in 0..self.hosts.len() {
-            if self.hosts[at].address == p.to || self.hosts[at].listens.contains(&p.to) {
+            let own = self.hosts[at].address;
+            let reached = own.ip() == p.to.ip() && [own.port(), crate::NAT_PORT].contains(&p.to.port());
+            if reached || self.hosts[at].listens.contains(&p.to) {
                 self.on_member(at, p.tainted, |m, ctx| m.receive(ctx, dgram));
             }
         }

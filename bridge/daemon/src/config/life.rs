@@ -49,8 +49,13 @@ pub(super) fn member(section: &mut Section<'_>) -> Phase1Options {
     }
 }
 
+/// The same for a member, whose way through NATs is that of both protocols.
+pub(super) fn member_ike(section: &mut Section<'_>, life: &Phase1Options) -> IkeOptions {
+    IkeOptions { nat_port: life.nat_port, nat_keepalive: life.nat_keepalive, ..ike(section, life.fragment_size) }
+}
+
 /// How IKE SAs are kept; a liveness of zero asks nobody. The bound on packets is that of phase 1.
-pub(super) fn ike(section: &mut Section<'_>, fragment_size: usize) -> IkeOptions {
+fn ike(section: &mut Section<'_>, fragment_size: usize) -> IkeOptions {
     let liveness = section.duration("ike_liveness", Duration::ZERO..=HOUR, Duration::ZERO);
     if !liveness.is_zero() && liveness < SECOND {
         section.error("ike_liveness", "is too short", "at least 1s, or 0s to ask nobody");
@@ -59,6 +64,7 @@ pub(super) fn ike(section: &mut Section<'_>, fragment_size: usize) -> IkeOptions
         lifetime: section.duration("ike_lifetime", 60 * SECOND..=7 * DAY, 8 * HOUR),
         liveness: (!liveness.is_zero()).then_some(liveness),
         fragment_size,
+        ..IkeOptions::default()
     }
 }
 

@@ -169,7 +169,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             tunnel_destination: section.parsed("tunnel_destination", "239.255.0.1"),
             accept: accept(&mut section),
         },
-        ike: life::ike(&mut section, life.fragment_size),
+        ike: life::member_ike(&mut section, &life),
         life,
         ike2,
         socket,

@@ -62,6 +62,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         let opened = listening.open_nat_port(port);
         config.life.nat_port =
             Some(opened.with_context(|| format!("no socket at {} for NAT traversal", place.address))?);
+        config.ike.nat_port = config.life.nat_port;
     }
 
     let mut joined = Vec::with_capacity(config.groups.len());
