@@ -79,6 +79,7 @@ fn registration(world: &mut World, sender: bool) -> (u8, Vec<u8>) {
         identity: &settings.identity,
         holder: None,
         address: settings.local,
+        marked: false,
         default: Some(&default),
         groups: &groups,
     };
