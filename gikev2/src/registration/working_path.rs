@@ -161,6 +161,19 @@ mod tests {
         assert!(after(registered([2, 5, 12])).is_none());
     }
 
+    /// Tree keys have the length of a key wrap key, whichever the IKE SA's own is (reading 8).
+    #[test]
+    fn tree_keys_have_the_length_of_a_key_wrap_key() {
+        for (len, taken) in [(16, true), (24, true), (32, true), (17, false), (8, false), (40, false)] {
+            let tree_key = Secret::new(vec![5; len]);
+            let wraps = [wrapped(5, &tree_key, 0, &key(0)).unwrap()];
+            // What cannot be a key wrap key wraps nothing: the keying material is under another one that is known.
+            let under = if taken { &tree_key } else { &key(5) };
+            let found = WorkingPath::default().unwrap(&[wrapped(0, &key(9), 5, under).unwrap()], &wraps, &key(0));
+            assert_eq!(found.is_some(), taken, "{len}");
+        }
+    }
+
     #[test]
     fn a_simple_rekey_changes_no_path() {
         let found = registered([1, 3, 7]).unwrap(&[sa_key(102, 0)], &[], &key(0)).unwrap();

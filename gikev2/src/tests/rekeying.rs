@@ -228,6 +228,22 @@ fn a_replaced_rekey_sa_goes_after_the_delay() {
     assert_eq!((status.copies, status.rekeys), (1, 2));
 }
 
+/// Without a delay the replaced Rekey SA is gone at once, and late copies of the message that replaced it are passed over
+/// (reading 30).
+#[test]
+fn late_copies_are_no_errors_where_there_is_no_delay() {
+    let mut group = policy(false);
+    group.deactivation_delay = Duration::ZERO;
+    let mut world = World::new(group);
+    let (at, _) = (world.join(1), world.join(2));
+    let messages = world.plan(RekeyReason::Eviction, &[identity(2)]);
+    messages.iter().for_each(|m| world.multicast(m));
+    world.multicast(&messages[0]);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.copies, status.rekeys, status.rejected, status.missed), (0, 2, 0, 0));
+    assert!(world.has_newest(at));
+}
+
 /// Whoever was evicted knows the replaced Rekey SA's keys; without signatures it could speak as the key server.
 #[test]
 fn a_replaced_rekey_sa_brings_nothing_new_without_signatures() {

@@ -1,7 +1,9 @@
 //! Each payload of G-IKEv2: what is taken means the same after encoding.
 
+use gikev2::wire::rekey_ack::RekeyAck;
 use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, sa, ts, vendor};
-use keyferry_wire::{Decode, Encode};
+use keyferry_crypto::Secret;
+use keyferry_wire::{Decode, Encode, Header};
 
 macro_rules! survives {
     ($kind:ty, $octets:expr) => {
@@ -14,8 +16,16 @@ macro_rules! survives {
     };
 }
 
+/// An acknowledgement of a rekey is a whole message, and its MAC is nobody's.
+fn acknowledgement(datagram: &[u8]) {
+    let Ok((header, _)) = Header::decode(datagram) else { return };
+    if let Ok(ack) = RekeyAck::parse(&header, datagram) {
+        assert!(!ack.is_of(&Secret::new(vec![0; 32])), "nobody has that key");
+    }
+}
+
 /// Number of payloads.
-pub const KINDS: u8 = 15;
+pub const KINDS: u8 = 16;
 
 /// The first octet says which payload, the others are its body.
 pub fn target(data: &[u8]) {
@@ -35,6 +45,7 @@ pub fn target(data: &[u8]) {
         11 => survives!(ts::TrafficSelector, body),
         12 => survives!(vendor::VendorId<'_>, body),
         13 => survives!(cert::Cert<'_>, body),
-        _ => survives!(cert::CertRequest<'_>, body),
+        14 => survives!(cert::CertRequest<'_>, body),
+        _ => acknowledgement(body),
     }
 }
