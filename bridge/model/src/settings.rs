@@ -96,8 +96,8 @@ pub struct Ppk {
     pub required: bool,
     /// At a gateway: whose it is; `None` is everybody's.
     pub identities: Option<Vec<Identity>>,
-    /// At a member: get new keys for the IKE SA at once, before asking for those of the group, so that nothing but identities is
-    /// sent under keys that the first key exchange alone protects.
+    /// The IKE SA gets new keys at once, before there are those of a group, so that nothing but identities is sent under keys
+    /// that the first key exchange alone protects: a member asks for them first, a gateway refuses registrations before.
     pub rekey: bool,
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct IkeSa {
     limit: Option<usize>,
     /// Fragments of the peer's request and of its response.
     parts: [Reassembly; 2],
+    /// It is to get new keys before anything of groups goes over it.
+    early: bool,
 }
 
 /// A request or a response.
@@ -75,6 +77,7 @@ impl IkeSa {
                 next_iv: rng.u64(),
                 limit: None,
                 parts: Default::default(),
+                early: false,
             },
             proof,
         ))
@@ -96,11 +99,17 @@ impl IkeSa {
     }
 
     /// Stirs a postquantum preshared key into SK_d, and so into the default key wrap key and all that comes of them
-    /// (RFC 8784 section 3).
-    pub(crate) fn stir(&mut self, ppk: &Secret) {
+    /// (RFC 8784 section 3). Where new keys come before registrations it says so from now on.
+    pub(crate) fn stir(&mut self, ppk: &Secret, renew: bool) {
+        self.early = renew;
         let prf = self.suite.prf;
         self.derive = stir(prf, ppk, &self.derive);
         self.wrap = self.suite.key_wrap.map(|k| key_wrap_key(prf, &self.derive, k.key_len()));
+    }
+
+    /// Is it to get new keys before anything of groups goes over it?
+    pub(crate) fn is_early(&self) -> bool {
+        self.early
     }
 
     /// SK_d.

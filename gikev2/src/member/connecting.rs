@@ -572,7 +572,7 @@ impl Connecting {
         if let Some((at, opened, ppk)) = good {
             let mut c = self.candidates.swap_remove(at);
             if let Some(ppk) = ppk {
-                c.sa.stir(&ppk.key);
+                c.sa.stir(&ppk.key, ppk.rekey);
             }
             let renew = ppk.is_some_and(|ppk| ppk.rekey);
             let exchange = ExchangeType(header.exchange);

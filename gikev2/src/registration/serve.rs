@@ -52,6 +52,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) marked: bool,
     /// GSK_w of the IKE SA; `None` if no key wrap algorithm was negotiated.
     pub(crate) default: Option<&'a Secret>,
+    /// The IKE SA is to get new keys first.
+    pub(crate) early: bool,
     /// What the IKE SA carries so far.
     pub(crate) groups: &'a Groups,
 }
@@ -118,6 +120,9 @@ fn admit<'a>(
     asking: Asking<'a>,
     request: &Registration<'_>,
 ) -> Result<(Admission, &'a Secret), NotifyType> {
+    if asking.early {
+        return Err(NotifyType::AUTHORIZATION_FAILED);
+    }
     let group = group_from_wire(&request.group).ok_or(NotifyType::INVALID_GROUP_ID)?;
     let offer =
         ctx.model.offer(&group, asking.identity, asking.holder, Protocol::Gikev2, ctx.now).map_err(notify_of)?;

@@ -305,6 +305,7 @@ impl ExpectAuth {
                     address: claim.path.peer,
                     marked: claim.path.is_encapsulated(),
                     default,
+                    early: self.sa.is_early(),
                     groups: &Groups::default(),
                 };
                 Some(answer(ctx, asking, registration, &mut chain))

@@ -209,6 +209,7 @@ impl Server {
                     address: dgram.from,
                     marked: Path::of(dgram).is_encapsulated(),
                     default,
+                    early: state.sa.is_early(),
                     groups: self.lines.groups(state.line),
                 };
                 outcome = Some((state.line, answer(ctx, asking, &registration, &mut chain)));

@@ -50,7 +50,7 @@ impl ExpectAuth {
             Some(ppk) => {
                 let prf = self.sa.suite.prf;
                 self.proof = (stir(prf, &ppk.key, &self.proof.0), stir(prf, &ppk.key, &self.proof.1));
-                self.sa.stir(&ppk.key);
+                self.sa.stir(&ppk.key, ppk.rekey);
                 self.ppk = PpkUse::Stirred;
             }
             None if !required && request.payloads.notify(NotifyType::NO_PPK_AUTH).is_some() => {

@@ -215,6 +215,7 @@ fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
         address: settings.local,
         marked: false,
         default: Some(&default),
+        early: false,
         groups,
     };
     let mut chain = ChainWriter::new();

@@ -133,6 +133,26 @@ fn new_keys_come_before_a_registration_where_that_is_wanted() {
     assert_eq!(exchanges(&world), [34, 39]);
 }
 
+/// A key server may insist on them: by GSA_AUTH there is nothing to be had, nor by GSA_REGISTRATION over the first SA.
+#[test]
+fn a_key_server_may_insist_on_new_keys_first() {
+    let key = b"the key of a, which is long enough";
+    let insists = || vec![Ppk { rekey: true, ..ppk(b"a", key, true) }];
+    let (mut world, at) = world(insists(), insists());
+    world.start(at);
+    world.run();
+    assert_eq!(world.hosts[at].events, [MemberEvent::Connected, MemberEvent::Registered]);
+    let (mut world, at) = self::world(insists(), vec![ppk(b"a", key, true)]);
+    world.start(at);
+    world.run();
+    let refused = || MemberEvent::Refused("AUTHORIZATION_FAILED".to_owned());
+    assert_eq!(world.hosts[at].events, [MemberEvent::Connected, refused()]);
+    world.pass(Duration::from_secs(12));
+    assert!(exchanges(&world).contains(&ExchangeType::GSA_REGISTRATION.0));
+    assert!(world.hosts[at].events[1..].iter().all(|e| *e == refused()), "{:?}", world.hosts[at].events);
+    assert_eq!(world.server.counters().registered, 0);
+}
+
 /// A key server that gives no new keys gives no others, either.
 #[test]
 fn without_new_keys_there_is_no_registration() {

@@ -334,6 +334,7 @@ fn registration(world: &mut World, n: u8, sender: Option<u32>) -> GroupUpdate {
         address: settings.local,
         marked: false,
         default: Some(&default),
+        early: false,
         groups,
     };
     let mut chain = ChainWriter::new();

@@ -81,6 +81,7 @@ fn registration(world: &mut World, sender: bool) -> (u8, Vec<u8>) {
         address: settings.local,
         marked: false,
         default: Some(&default),
+        early: false,
         groups: &groups,
     };
     let mut chain = ChainWriter::new();

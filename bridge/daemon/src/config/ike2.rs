@@ -70,7 +70,7 @@ fn ppk(mut section: Section<'_>, gateway: bool) -> Option<Ppk> {
     }
     let required = section.flag("required", !gateway);
     let identities = if gateway { section.parsed_list("identities", "10.0.0.1") } else { None };
-    let rekey = !gateway && section.flag("rekey", false);
+    let rekey = section.flag("rekey", false);
     section.finish();
     // PPK_ID_FIXED (RFC 8784 section 5.1).
     let id = [&[2], id?.as_bytes()].concat();
