@@ -118,6 +118,9 @@ impl Server {
 
     /// Tells the model who has lost its IKE SA.
     pub(super) fn report_lost(&mut self, ctx: &mut Ctx<'_>) {
+        if self.lines.lost.is_empty() {
+            return;
+        }
         for (group, to) in std::mem::take(&mut self.lines.lost) {
             if ctx.model.lose(&group, &to) {
                 self.counters.lost += 1;
