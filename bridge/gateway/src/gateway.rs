@@ -168,8 +168,8 @@ impl Gateway {
         self.endpoints.gikev2.set_key_log(gikev2);
     }
 
-    /// Goes by other credentials from now on. Phase 1 SAs that these do not back any more are forgotten; IKE SAs that stand are
-    /// left alone.
+    /// Goes by other credentials from now on. Phase 1 SAs that these do not back any more are forgotten, and such IKE
+    /// SAs deleted.
     pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
         self.endpoints.gdoi.set_credentials(&mut self.out, Arc::clone(&credentials));
         self.endpoints.gikev2.set_credentials(credentials);

@@ -13,7 +13,7 @@ use keyferry_model::drive::{Ctx, Datagram, Outbox};
 use keyferry_model::id::Identity;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
-use super::established::{Established, Who};
+use super::established::{By, Established, Who};
 use super::in_band::LineId;
 use super::intermediate::Intermediate;
 use super::limits::source;
@@ -249,7 +249,7 @@ impl ExpectAuth {
             if !shared_key_mac(prf, psk, &self.proof.0, signed).ct_eq(&auth.data) {
                 return Err(FAILED);
             }
-            let who = Who { identity, holder: None, ends: None };
+            let who = Who { identity, by: By::Psk(Arc::clone(psk)), ends: None };
             return Ok(Examined::Proven(Peer { who, ours, padding: Padding::default(), kind: None }));
         }
         let here = config.credentials.takes_ikev2_certificates_from(claim.path.peer.ip());
@@ -301,7 +301,7 @@ impl ExpectAuth {
                 let default = self.sa.key_wrap().map(|(_, key)| key);
                 let asking = Asking {
                     identity: &peer.who.identity,
-                    holder: peer.who.holder.as_deref(),
+                    holder: peer.who.holder(),
                     address: claim.path.peer,
                     marked: claim.path.is_encapsulated(),
                     default,

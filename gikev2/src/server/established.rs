@@ -1,8 +1,12 @@
 //! An IKE SA in use, key server's side (RFC 7296 sections 1.4 and 2.4; RFC 9838 section 2.3.2).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyferry_crypto::Secret;
+use keyferry_crypto::x509::Certificate;
+use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::holder::Holder;
 use keyferry_model::id::{Identity, Protocol};
@@ -27,10 +31,41 @@ use crate::wire::sk::{Opened, SealError};
 #[derive(Clone, Debug)]
 pub(super) struct Who {
     pub(super) identity: Identity,
-    /// Who holds the certificate that it did so by.
-    pub(super) holder: Option<Arc<Holder>>,
-    /// When that certificate ends.
+    pub(super) by: By,
+    /// When that is good no more.
     pub(super) ends: Option<Duration>,
+}
+
+/// How a peer has proved itself.
+#[derive(Clone, Debug)]
+pub(super) enum By {
+    Psk(Arc<Secret>),
+    Certificate(Certificate, Arc<Holder>),
+}
+
+impl Who {
+    /// Who holds the certificate, if there was one.
+    pub(super) fn holder(&self) -> Option<&Holder> {
+        match &self.by {
+            By::Psk(_) => None,
+            By::Certificate(_, holder) => Some(holder),
+        }
+    }
+
+    /// Do other credentials still stand behind it, at this address? What cannot be told without public-key work is asked
+    /// anew: where an anchor is gone, everybody that has a certificate.
+    fn is_backed(&self, from: IpAddr, former: &Credentials, new: &Credentials) -> bool {
+        match &self.by {
+            By::Psk(psk) => new.ikev2_psk(&self.identity).is_some_and(|(own, _)| own.ct_eq(psk.expose())),
+            By::Certificate(certificate, _) => {
+                let anchors = |c: &'_ Credentials| c.trust().map_or(Vec::new(), |t| t.store.anchors().to_vec());
+                let kept = anchors(new);
+                anchors(former).iter().all(|anchor| kept.contains(anchor))
+                    && !new.trust().is_some_and(|trust| trust.store.is_listed(certificate))
+                    && new.ikev2_certificate(from, &self.identity, certificate).is_some()
+            }
+        }
+    }
 }
 
 /// An IKE SA with an authenticated peer.
@@ -148,6 +183,22 @@ impl Established {
 }
 
 impl Server {
+    /// Goes by other credentials from now on. Peers that these do not stand behind any more have their IKE SA deleted, and may
+    /// prove themselves anew.
+    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
+        let former = std::mem::replace(&mut self.config.credentials, credentials);
+        let new = &self.config.credentials;
+        for (spi, entry) in &mut self.sas {
+            if let State::Established(state) = &mut entry.state
+                && !state.who.is_backed(entry.path.peer.ip(), &former, new)
+            {
+                tracing::info!(member = %state.who.identity, "credentials withdrawn: its IKE SA ends");
+                state.who.ends = Some(Duration::ZERO);
+                self.timers.arm(*spi, Duration::ZERO);
+            }
+        }
+    }
+
     pub(super) fn established_message(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
         if header.flags & flags::RESPONSE == 0 {
             self.established_request(ctx, dgram, header, spi);
@@ -205,7 +256,7 @@ impl Server {
                 let default = state.sa.key_wrap().map(|(_, key)| key);
                 let asking = Asking {
                     identity: &state.who.identity,
-                    holder: state.who.holder.as_deref(),
+                    holder: state.who.holder(),
                     address: dgram.from,
                     marked: Path::of(dgram).is_encapsulated(),
                     default,

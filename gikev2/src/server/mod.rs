@@ -51,11 +51,9 @@ mod rekeying;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
-use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit};
 use keyferry_model::time::Deadline;
 use keyferry_model::work::WorkBudget;
@@ -163,11 +161,6 @@ impl Server {
             lines: Lines::default(),
             key_log: None,
         }
-    }
-
-    /// Goes by other credentials from now on. SAs that stand are left alone.
-    pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
-        self.config.credentials = credentials;
     }
 
     /// Writes keys for Wireshark from now on.

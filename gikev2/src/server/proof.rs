@@ -10,7 +10,7 @@ use keyferry_model::holder::Holder;
 use keyferry_model::id::Identity;
 
 use super::auth::{Claim, Evidence, ExpectAuth, FAILED, Peer, own_id};
-use super::established::Who;
+use super::established::{By, Who};
 use super::{Server, Spi, State};
 use crate::ike_sa::certificates::Wanted;
 use crate::ike_sa::signature::{Padding, Way};
@@ -117,9 +117,9 @@ impl Server {
                 match credentials.ikev2_certificate(from, &identity, &checked.certificate) {
                     Some(ours) => {
                         let certificate = &checked.certificate;
-                        let holder = Some(Arc::new(Holder::of(certificate)));
+                        let by = By::Certificate(certificate.clone(), Arc::new(Holder::of(certificate)));
                         let left = certificate.not_after().saturating_sub(ctx.now.wall);
-                        let who = Who { identity, holder, ends: Some(ctx.now.mono + left) };
+                        let who = Who { identity, by, ends: Some(ctx.now.mono + left) };
                         let kind = Some(certificate.public_key().kind());
                         self.prove(ctx, spi, claim, Peer { who, ours, padding, kind });
                     }

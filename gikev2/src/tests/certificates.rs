@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyferry_crypto::x509::{Revocation, TrustStore};
 use keyferry_crypto::{Hash, Job, JobDone, KeyKind, PeerError, Secret, SignatureAlgorithm, SignatureForm};
-use keyferry_model::credentials::{Credentials, OwnCertificate, Peer, Proof};
+use keyferry_model::credentials::{Credentials, OwnCertificate, Peer, Proof, Trust};
 use keyferry_model::drive::JobId;
 use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
@@ -593,6 +594,47 @@ fn a_check_that_decides_nothing_is_begun_anew() {
     world.hold_jobs = false;
     world.pass(Duration::from_secs(2));
     assert_eq!(world.hosts[at].events.last(), Some(&refused(FAILED)));
+}
+
+/// What an IKE SA rests upon may be withdrawn: the key, the certificate, the peer, the CA.
+#[test]
+fn ike_sas_end_with_what_they_rest_upon() {
+    let psk = |key: &[u8]| Peer {
+        identity: Some(identity(2)),
+        address: None,
+        sends: Readings::NONE,
+        proof: Proof::Psk(Arc::new(Secret::copy_from(key))),
+    };
+    let everybody = || vec![psk(PSK), certified(None, None)];
+    let credentials = |peers, roots: &[&str], lists| {
+        let anchors = roots.iter().flat_map(|root| trust(root).store.anchors().to_vec()).collect();
+        let store = Arc::new(TrustStore::new(anchors, lists, Revocation::IfKnown));
+        let own = vec![own("gateway-p256")];
+        Arc::new(Credentials::new(peers).with_own(own).with_trust(Trust { store, ocsp: Arc::new([]) }))
+    };
+    let crls = super::pki::crls;
+    let another_key = vec![psk(b"something else"), certified(None, None)];
+    let cases = [
+        ("the same", "gm1-p256", credentials(everybody(), &["root"], vec![]), [true, true]),
+        ("one more CA, and lists", "gm1-p256", credentials(everybody(), &["other-root", "root"], crls()), [true, true]),
+        ("another key", "gm1-p256", credentials(another_key, &["root"], vec![]), [true, false]),
+        ("no certificates", "gm1-p256", credentials(vec![psk(PSK)], &["root"], vec![]), [false, true]),
+        ("another CA", "gm1-p256", credentials(everybody(), &["other-root"], vec![]), [false, true]),
+        ("revoked", "revoked-p256", credentials(everybody(), &["root"], crls()), [false, true]),
+    ];
+    for (what, certificate, new, stand) in cases {
+        let mut config = super::pki::config(&["gateway-p256"], Vec::new());
+        config.idle = Duration::from_secs(86_400);
+        config.credentials = credentials(everybody(), &["root"], vec![]);
+        let mut world = World::with(policy(false), config, 1);
+        let settings = with(&world, own(certificate));
+        assert_eq!(outcome(&mut world, settings), MemberEvent::Registered, "{what}");
+        world.join(2);
+        world.server.set_credentials(new);
+        world.pass(Duration::from_secs(1));
+        let stands = |at: usize| !world.hosts[at].events.contains(&MemberEvent::Disconnected);
+        assert_eq!([stands(0), stands(1)], stand, "{what}");
+    }
 }
 
 /// One address may have so many signatures checked in a second; the others wait for their turn.

@@ -24,11 +24,15 @@ pub(super) fn own(name: &str) -> OwnCertificate {
     OwnCertificate { chain, key: Arc::new(SigningKey::from_pem(&read(&format!("{name}.key"))).unwrap()) }
 }
 
+/// The lists of `crl.pem`.
+pub(super) fn crls() -> Vec<Crl> {
+    Crl::all_from_pem_or_der(&read("crl.pem")).unwrap()
+}
+
 /// Trust in `root` or `other-root`, without what `crl.pem` revokes.
 pub(super) fn trust(root: &str) -> Trust {
     let anchors = Certificate::all_from_pem(&read(&format!("{root}.pem"))).unwrap();
-    let lists = Crl::all_from_pem_or_der(&read("crl.pem")).unwrap();
-    Trust { store: Arc::new(TrustStore::new(anchors, lists, Revocation::IfKnown)), ocsp: Arc::new([]) }
+    Trust { store: Arc::new(TrustStore::new(anchors, crls(), Revocation::IfKnown)), ocsp: Arc::new([]) }
 }
 
 /// A peer that authenticates by certificate.

@@ -155,12 +155,17 @@ impl Crl {
         }
     }
 
+    /// Is it revoked by this list, whatever the time?
+    pub(super) fn lists(&self, certificate: &Certificate) -> bool {
+        self.is_of(certificate) && self.0.revoked.contains(certificate.serial())
+    }
+
     /// What the list says about a certificate of its issuer. Revoked stays revoked in an old list.
     pub(super) fn standing(&self, certificate: &Certificate, wall: Duration) -> Standing {
         if !self.is_of(certificate) {
             return Standing::Unknown;
         }
-        if self.0.revoked.contains(certificate.serial()) {
+        if self.lists(certificate) {
             return Standing::Revoked;
         }
         let current = self.0.this_update <= wall && self.0.next_update.is_none_or(|next| wall < next);

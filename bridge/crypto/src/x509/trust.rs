@@ -69,6 +69,14 @@ impl TrustStore {
         &self.anchors
     }
 
+    /// Does a list of its issuer's name call this certificate revoked? Whether the issuer has signed the list is not looked at:
+    /// for who is to be asked to prove itself again, not for who is to be believed.
+    #[must_use]
+    pub fn is_listed(&self, certificate: &Certificate) -> bool {
+        let listed = |known: &Known| known.crl.lists(certificate);
+        self.revocation != Revocation::Ignore && self.crls.iter().any(listed)
+    }
+
     /// May this certificate be trusted now to sign for its owner in IKE? A chain leads from it over the others to an anchor,
     /// or it is an anchor itself; every certificate of the chain is valid and may do what it does there; none is revoked.
     ///
