@@ -103,6 +103,9 @@ pub struct Credentials {
     by_place: BTreeMap<(u8, IpAddr), Vec<usize>>,
     /// The lengths that occur there.
     prefixes: BTreeSet<u8>,
+    /// Peers with certificates: those of an identity, and those for whoever is not listed.
+    certified: BTreeMap<Identity, Vec<usize>>,
+    certified_unlisted: Vec<usize>,
     /// Are other readings than the usual ones sent to any of them?
     peculiar: bool,
     own: Vec<Arc<OwnCertificate>>,
@@ -124,9 +127,17 @@ impl Credentials {
     pub fn new(peers: Vec<Peer>) -> Self {
         let mut by_identity = BTreeMap::new();
         let mut by_place: BTreeMap<(u8, IpAddr), Vec<usize>> = BTreeMap::new();
+        let mut certified: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
+        let mut certified_unlisted = Vec::new();
         for (at, peer) in peers.iter().enumerate() {
             if let Some(identity) = &peer.identity {
                 by_identity.entry(identity.clone()).or_insert(at);
+            }
+            if psk(peer).is_none() {
+                match &peer.identity {
+                    Some(identity) => certified.entry(identity.clone()).or_default().push(at),
+                    None => certified_unlisted.push(at),
+                }
             }
             let place = match (peer.address, &peer.identity) {
                 (Some(net), _) => Some((net.prefix, network(net.address, net.prefix))),
@@ -141,7 +152,18 @@ impl Credentials {
         let prefixes = by_place.keys().map(|(prefix, _)| *prefix).collect();
         let peculiar = peers.iter().any(|p| !p.sends.is_empty());
         let (own, trust, danger_sha1_signatures) = (Vec::new(), None, false);
-        Self { peers, by_identity, by_place, prefixes, peculiar, own, trust, danger_sha1_signatures }
+        Self {
+            peers,
+            by_identity,
+            by_place,
+            prefixes,
+            certified,
+            certified_unlisted,
+            peculiar,
+            own,
+            trust,
+            danger_sha1_signatures,
+        }
     }
 
     /// The same with certificates of our own, best first.
@@ -255,13 +277,13 @@ impl Credentials {
     /// May any peer at this address authenticate by certificate?
     #[must_use]
     pub fn takes_certificates_from(&self, ip: IpAddr) -> bool {
-        self.trust.is_some() && self.certified(ip).any(|certified| certified.psk.is_none())
+        self.trust.is_some() && self.any_certified(ip).any(|certified| certified.psk.is_none())
     }
 
     /// May any peer of IKEv2 at this address authenticate by certificate?
     #[must_use]
     pub fn takes_ikev2_certificates_from(&self, ip: IpAddr) -> bool {
-        self.trust.is_some() && self.certified(ip).next().is_some()
+        self.trust.is_some() && self.any_certified(ip).next().is_some()
     }
 
     /// May a peer that authenticated from this address with this certificate call itself so?
@@ -288,23 +310,26 @@ impl Credentials {
         certificate: &'a Certificate,
     ) -> impl Iterator<Item = Certified<'a>> {
         // Who is listed is what the list says, and not one of many.
-        let listed = self.named(identity).is_some();
-        self.certified(ip).filter(move |Certified { identity: own, subject, .. }| {
-            let is = match own {
-                Some(own) => *own == identity,
-                None => !listed,
-            };
-            let bound = match subject {
-                Some(subject) => *subject == certificate.subject() && (own.is_some() || names(certificate, identity)),
-                None => names(certificate, identity),
-            };
-            is && bound
+        let all = match self.named(identity) {
+            Some(_) => self.certified.get(identity).map_or(&[][..], Vec::as_slice),
+            None => &self.certified_unlisted,
+        };
+        self.certified(all, ip).filter(move |Certified { identity: own, subject, .. }| match subject {
+            Some(subject) => *subject == certificate.subject() && (own.is_some() || names(certificate, identity)),
+            None => names(certificate, identity),
         })
     }
 
-    fn certified(&self, ip: IpAddr) -> impl Iterator<Item = Certified<'_>> {
-        let here = self.peers.iter().filter(move |p| p.address.is_none_or(|net| net.contains(ip)));
-        here.filter_map(|p| {
+    /// Every peer with a certificate that may be at this address; those for many come first.
+    fn any_certified(&self, ip: IpAddr) -> impl Iterator<Item = Certified<'_>> {
+        let listed = self.certified.values().flat_map(move |all| self.certified(all, ip));
+        self.certified(&self.certified_unlisted, ip).chain(listed)
+    }
+
+    /// Those of these peers that may be at this address.
+    fn certified<'a>(&'a self, of: &'a [usize], ip: IpAddr) -> impl Iterator<Item = Certified<'a>> {
+        let peers = of.iter().filter_map(|at| self.peers.get(*at));
+        peers.filter(move |p| p.address.is_none_or(|net| net.contains(ip))).filter_map(|p| {
             let (subject, psk) = match &p.proof {
                 Proof::Certificate { subject } => (subject, None),
                 Proof::CertificateForPsk { subject, psk } => (subject, Some(psk)),

@@ -68,7 +68,7 @@ impl Suite {
     }
 }
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 10] = [
     Suite::psk(Protocol::Gdoi, KeGroup::Modp2048, "14"),
     Suite::psk(Protocol::Gdoi, KeGroup::Ecp256, "19"),
     Suite::psk(Protocol::Gdoi, KeGroup::Ecp384, "20"),
@@ -77,6 +77,8 @@ const SUITES: [Suite; 8] = [
     Suite::psk(Protocol::Gikev2, KeGroup::X25519, "x25519"),
     Suite::psk(Protocol::Gikev2, KeGroup::Ecp256, "ecp256"),
     Suite::psk(Protocol::Gikev2, KeGroup::Modp2048, "modp2048"),
+    Suite::ecdsa(Protocol::Gikev2, KeGroup::X25519, "x25519"),
+    Suite::rsa(Protocol::Gikev2, KeGroup::X25519, "x25519"),
 ];
 
 pub(crate) fn measure(size: Size) -> Result<Vec<Registration>> {
