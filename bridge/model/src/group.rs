@@ -5,6 +5,7 @@ mod change;
 mod form;
 mod in_band;
 mod join;
+mod newcomers;
 mod persist;
 mod rekey;
 mod side;
@@ -57,6 +58,10 @@ pub struct Group {
     /// Rekey SAs are to be replaced by a rekey at once: members may think that the present ones live longer than they do.
     keks_overdue: bool,
     leavers_due: Option<Duration>,
+    /// When those who joined lately get traffic keys, by a rekey.
+    newcomers_due: Option<Duration>,
+    /// The newest epoch that somebody was told.
+    told_epoch: u64,
     state_changed: bool,
     given_changed: bool,
     /// Rekeys to be sent once more to members that have missed them.
@@ -82,6 +87,8 @@ impl Group {
             pending: None,
             keks_overdue: false,
             leavers_due: None,
+            newcomers_due: None,
+            told_epoch: 0,
             state_changed: false,
             given_changed: false,
             resend: Vec::new(),
@@ -93,6 +100,7 @@ impl Group {
         for protocol in Protocol::ALL {
             group.start_side(protocol, now, rng);
         }
+        group.prepare_sas(rng);
         group.store_sender_ids();
         group.store_state();
         group
@@ -217,6 +225,8 @@ impl Group {
             self.pending
         } else if self.leavers_due.is_some_and(|at| at <= now.wall) {
             Some(RekeyReason::Eviction)
+        } else if self.newcomers_due.is_some_and(|at| at <= now.wall) {
+            Some(RekeyReason::Joining)
         } else {
             let due = self.keks_overdue || self.lifetime_rekey_at() <= now.wall;
             let due = due.then_some(RekeyReason::Lifetime);
@@ -252,7 +262,7 @@ impl Group {
         let retiring = self.epochs.len().checked_sub(2).and(self.epochs.first()).map(|e| e.expires);
         let replaced = self.sides.values().flat_map(|s| s.replaced.iter().map(|r| r.until));
         let closing = self.ledger.closes(self.policy.ack_patience).map(|(_, at)| at);
-        [retiring, closing, self.leavers_due]
+        [retiring, closing, self.leavers_due, self.newcomers_due]
             .into_iter()
             .flatten()
             .chain(replaced)

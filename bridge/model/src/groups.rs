@@ -197,8 +197,8 @@ impl Model {
     }
 
     /// The IKE SA of a member that is rekeyed over it is gone; `false` if it has another. Flush the store afterwards.
-    pub fn lose(&mut self, group: &str, to: &InBandTo) -> bool {
-        self.groups.get_mut(group).is_some_and(|g| g.lose(to))
+    pub fn lose(&mut self, group: &str, to: &InBandTo, now: Now) -> bool {
+        self.groups.get_mut(group).is_some_and(|g| g.lose(to, now))
     }
 
     /// Decides a rekey of a group, excluding `evict`; `None` if there is no such group.
@@ -242,7 +242,7 @@ impl Model {
                 self.groups.insert(name.clone(), group);
             }
             match self.groups.get_mut(&name) {
-                Some(group) => told.extend(group.change_policy(policy).then_some(name)),
+                Some(group) => told.extend(group.change_policy(policy, rng).then_some(name)),
                 None => drop(self.groups.insert(name, Group::create(policy, now, rng))),
             }
         }

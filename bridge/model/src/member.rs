@@ -45,6 +45,9 @@ pub(crate) struct Member {
     /// Registrations since `burst_since`, see [`too_often`].
     pub(crate) burst: u32,
     pub(crate) burst_since: Duration,
+    /// It may have traffic keys of this epoch and later ones; of no earlier ones, for it was no member then.
+    #[serde(default)]
+    pub(crate) first_epoch: u64,
     pub(crate) sender_ids: Vec<u32>,
     /// Is it rekeyed over the IKE SA it registered by?
     #[serde(default)]

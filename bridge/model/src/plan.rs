@@ -22,6 +22,8 @@ pub enum RekeyReason {
     Operator,
     /// Members were evicted or left.
     Eviction,
+    /// Newcomers wait for keys that nobody used before them.
+    Joining,
     /// The policy has changed.
     Policy,
     /// An operator had all traffic keys deleted: the new ones are used at once.
@@ -47,6 +49,14 @@ pub struct RekeyPlan {
     pub steps: Vec<Arc<RekeyStep>>,
     /// What members are told over their IKE SAs, if there are any that are rekeyed so.
     pub in_band: Option<Arc<InBandStep>>,
+}
+
+impl RekeyPlan {
+    /// The newest epoch that somebody is told by this.
+    pub(crate) fn told_epoch(&self) -> Option<u64> {
+        let in_band = self.in_band.iter().filter(|s| !s.members.is_empty()).filter_map(|s| s.epoch.as_ref());
+        self.steps.iter().filter_map(|s| s.new_epoch.as_ref()).chain(in_band).map(|e| e.number).max()
+    }
 }
 
 /// What members of G-IKEv2 are told by GSA_INBAND_REKEY (RFC 9838 section 2.4.2).
@@ -123,6 +133,8 @@ pub enum Deletion {
 pub struct NewRekeySa {
     /// The new SA. Its counter is 0: GDOI's first SEQ under it is 1, G-IKEv2's first message ID is 0.
     pub sa: Arc<RekeySa>,
+    /// The policy under which it was made.
+    pub made_under: Arc<GroupPolicy>,
     /// How its keys are wrapped so that excluded members cannot learn them; `None` protects them by the message alone
     /// (GDOI KEK packet, G-IKEv2 GSK_w).
     pub tree: Option<TreeUpdate>,

@@ -342,6 +342,26 @@ pub enum Authorization {
     Listed(Vec<Identity>),
 }
 
+/// Backward access control (RFC 6407 section 7.4.2): who joins learns no key that was in use before.
+///
+/// A newcomer gets no traffic keys when it registers, but those of a rekey that follows soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackwardAccess {
+    /// From what newcomers are kept.
+    pub scope: BackwardScope,
+    /// So long newcomers gather from the first one on, before one rekey lets them all in.
+    pub gathering: Duration,
+}
+
+/// From what newcomers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackwardScope {
+    /// From the traffic keys in use. The rekey SA they get is that of the others: who has recorded earlier rekeys can read them.
+    Data,
+    /// From earlier rekeys as well: they get a rekey SA under which nothing was sent.
+    Full,
+}
+
 /// Everything an operator decides about a group.
 #[derive(Clone, Debug)]
 pub struct GroupPolicy {
@@ -379,6 +399,8 @@ pub struct GroupPolicy {
     pub evict_after_misses: Option<u32>,
     /// Who may join.
     pub authorization: Authorization,
+    /// What newcomers must not read; `None` gives them the keys there are.
+    pub backward_access: Option<BackwardAccess>,
     /// GDOI side; `None` does not serve GDOI.
     pub gdoi: Option<GdoiRekey>,
     /// G-IKEv2 side; `None` does not serve G-IKEv2.
@@ -396,6 +418,11 @@ impl GroupPolicy {
     #[must_use]
     pub fn needs_sender_ids_of(&self, member: &Identity) -> bool {
         self.traffic.iter().any(|t| t.wants_sender_ids_of(member)) || self.streams.iter().any(|s| s.needs_sender_ids())
+    }
+
+    /// Must newcomers not read rekeys of before them?
+    pub(crate) fn hides_rekeys(&self) -> bool {
+        self.backward_access.is_some_and(|b| b.scope == BackwardScope::Full)
     }
 
     /// Do members of this protocol have keys of a tree?

@@ -46,6 +46,12 @@ impl RekeySa {
         Self { spi: spi.unwrap_or(self.spi), ..self }
     }
 
+    /// The same SA, with a life that begins now.
+    pub(crate) fn begun(&self, wall: Duration, lifetime: Duration) -> Self {
+        let keymat = self.keymat.duplicate();
+        Self { spi: self.spi, keymat, created: wall, expires: wall + lifetime, next_spi: self.next_spi }
+    }
+
     /// What is left of its life.
     #[must_use]
     pub fn remaining(&self, wall: Duration) -> Duration {

@@ -27,6 +27,9 @@ const MAX_RESTARTS: u8 = 3;
 /// Repeats over an SA that may be gone on the other side.
 const STALE_TRIES: u8 = 2;
 
+/// A member that has got no traffic keys waits so long for a push that brings some, at most twice as long.
+const AWAIT_KEYS: Duration = Duration::from_secs(90);
+
 /// Notices remembered against replay: more than a key server gives that refuses to no end.
 const MAX_NOTICES: usize = 512;
 
@@ -296,7 +299,8 @@ impl Member {
         self.log_kek(at);
         // Beside what a newer push has brought, the rest is good for as long as it is used.
         let remove = if overtaken { Removal::Spis(Vec::new()) } else { Removal::All };
-        if had_streams || !registration.streams.is_empty() {
+        let none_told = registration.streams.is_empty() && registration.data.is_empty();
+        if had_streams || !registration.streams.is_empty() || none_told {
             ctx.out.push(MemberOutput::Streams(StreamUpdate {
                 install: registration.streams,
                 remove: remove.clone(),
@@ -333,6 +337,10 @@ impl Member {
     pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>, at: usize) {
         // A registration plans the next itself.
         if self.is_under_way(ctx.now.mono, at) {
+            return;
+        }
+        if self.groups[at].group.as_ref().is_some_and(Group::awaits_keys) {
+            self.groups[at].wake = Some(ctx.now.mono + AWAIT_KEYS + below(AWAIT_KEYS, ctx.rng));
             return;
         }
         let runs_out = self.groups[at].group.as_ref().and_then(|g| g.runs_out(ctx.now));

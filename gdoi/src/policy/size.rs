@@ -120,6 +120,7 @@ mod tests {
             retransmit: Retransmit { copies: 0, interval: Duration::ZERO },
             ack_patience: Duration::from_secs(30),
             ack_resend: false,
+            backward_access: None,
             evict_after_misses: None,
             authorization: Authorization::Authenticated,
             gdoi: None,

@@ -122,6 +122,7 @@ pub(crate) struct Group {
     data_expires: Duration,
     data_lifetime: Duration,
     spis: Vec<u32>,
+    awaits_keys: bool,
     /// How the key server reads RFC 6407, as far as it was seen to differ from us.
     readings: Readings,
     streams: Streams,
@@ -172,8 +173,9 @@ impl Group {
             self.tree = std::mem::take(&mut registration.tree);
         }
         // A push whose number counted and that could not be followed has brought nothing that lasts longer.
-        if registration.data.iter().any(|sa| now.mono + sa.lifetime > self.data_expires) {
+        if self.awaits_keys || registration.data.iter().any(|sa| now.mono + sa.lifetime > self.data_expires) {
             self.note_data(&registration.data, now);
+            self.awaits_keys &= registration.data.is_empty() && registration.streams.is_empty();
         }
         self
     }
@@ -205,6 +207,7 @@ impl Group {
             data_expires: Duration::MAX,
             data_lifetime: Duration::MAX,
             spis: Vec::new(),
+            awaits_keys: registration.data.is_empty() && registration.streams.is_empty(),
             readings,
             streams: Streams::default(),
             roles: Roles::of(&registration.data),
@@ -218,6 +221,11 @@ impl Group {
     /// Does it have IEC 61850 streams?
     pub(crate) fn has_streams(&self) -> bool {
         !self.streams.is_empty()
+    }
+
+    /// Did the registration bring no traffic keys, and has no push since?
+    pub(crate) fn awaits_keys(&self) -> bool {
+        self.awaits_keys
     }
 
     /// The SPI and last SEQ of the newest rekey SA.
@@ -387,6 +395,7 @@ impl Group {
         }
         self.forget_data(&content.deletes);
         self.note_data(&content.install, now);
+        self.awaits_keys &= content.install.is_empty() && content.streams.is_empty();
         self.streams.forget(&content.deletes);
         self.streams.note(&content.streams, now);
         let lost = self.sas.iter().all(|sa| sa.retires.is_some());

@@ -70,8 +70,8 @@ fn payloads(policy: &GroupPolicy, sends: Readings, step: &RekeyStep) -> Result<P
     }
     let (mut sa, mut kd) = (SaParts::new(sends), KdParts::default());
     if let Some(new) = &step.new_rekey {
-        let gdoi = policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
-        sa.rekey_in_push(&new.sa, policy, step.counted_from)?;
+        let gdoi = new.made_under.gdoi.as_ref().ok_or(TellError::NotServed)?;
+        sa.rekey_in_push(&new.sa, &new.made_under, step.counted_from)?;
         match &new.tree {
             Some(update) => kd.rekey_by_tree(&new.sa, gdoi, update)?,
             None => kd.rekey(&new.sa, gdoi)?,

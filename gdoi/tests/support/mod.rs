@@ -122,6 +122,7 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         retransmit: Retransmit { copies: 2, interval: secs(2) },
         ack_patience: secs(20),
         ack_resend: false,
+        backward_access: None,
         evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {

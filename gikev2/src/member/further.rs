@@ -177,7 +177,7 @@ impl Member {
             f.wake = Some(later);
             return;
         }
-        f.wake = group.renew_at(ctx.rng);
+        f.wake = group.renew_at(ctx.now.mono, ctx.rng);
         f.group = Some(group);
         f.status.registrations += 1;
         about(ctx, at, MemberOutput::Update(update));
@@ -212,7 +212,7 @@ impl Member {
                 let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
                 f.outdated.extend(group.outdated_by(&change));
                 let update = group.apply(*change, now);
-                f.wake = if anew { Some(now) } else { group.renew_at(ctx.rng) };
+                f.wake = if anew { Some(now) } else { group.renew_at(ctx.now.mono, ctx.rng) };
                 f.status.rekeys += 1;
                 if let Some(update) = update {
                     about(ctx, at, MemberOutput::Update(update));

@@ -97,7 +97,7 @@ impl Member {
         if let Some(update) = group.apply(change, ctx.now.mono) {
             ctx.out.push(MemberOutput::Update(update));
         }
-        self.renew_at = group.renew_at(ctx.rng);
+        self.renew_at = group.renew_at(ctx.now.mono, ctx.rng);
         if let Some(listen) = listen {
             ctx.out.push(MemberOutput::Listen(listen));
         }

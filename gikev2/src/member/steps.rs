@@ -371,7 +371,7 @@ impl Member {
             return;
         }
         self.stale = false;
-        self.renew_at = group.renew_at(ctx.rng);
+        self.renew_at = group.renew_at(ctx.now.mono, ctx.rng);
         self.group = Some(group);
         self.goal = Goal::Rest;
         self.status.registrations += 1;

@@ -46,13 +46,12 @@ pub(crate) fn evaluate(
     let member = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
     // Without a Rekey SA new keys come in band.
     let told = rekey_policy_of(keys.gsa.as_ref())?.map(|p| rekey_sa(p, keys, member, default, now, log)).transpose()?;
+    // None at all are to follow in a rekey: a newcomer may not have those in use.
     let install = data_sas(keys, mode, default)?;
-    if install.is_empty() {
-        return Err(UNACCEPTABLE);
-    }
     let counter_mode = install.iter().any(|sa| sa.policy.transform.is_counter_mode());
     let bits = keys.gsa.as_ref().and_then(|gsa| gsa.group_wide).and_then(|gw| gw.sender_id_bits);
-    let sender_ids = match wanted > 0 && counter_mode {
+    let given = install.is_empty() && bits.is_some();
+    let sender_ids = match wanted > 0 && (counter_mode || given) {
         true => Some(sender_ids(bits, member, wanted)?),
         false => None,
     };

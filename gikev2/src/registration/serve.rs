@@ -168,6 +168,7 @@ fn notify_of(refusal: Refusal) -> NotifyType {
 /// GSA, KD and USE_TRANSPORT_MODE.
 struct Parts {
     gsa: Vec<u8>,
+    /// Empty without keys: a newcomer that is rekeyed in band may have to wait for all of them.
     kd: Vec<u8>,
     transport_mode: bool,
 }
@@ -175,7 +176,9 @@ struct Parts {
 impl Parts {
     fn push(&self, chain: &mut ChainWriter) {
         chain.push(PayloadKind::GSA.0, &self.gsa);
-        chain.push(PayloadKind::KD.0, &self.kd);
+        if !self.kd.is_empty() {
+            chain.push(PayloadKind::KD.0, &self.kd);
+        }
         if self.transport_mode {
             chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::USE_TRANSPORT_MODE).to_vec());
         }

@@ -14,6 +14,9 @@ use crate::reject::Reject;
 use crate::wire::rekey_ack;
 use crate::wire::sk::SkKeys;
 
+/// A member that has got no traffic keys waits so long for a rekey that brings some, at most twice as long.
+const AWAIT_KEYS: Duration = Duration::from_secs(90);
+
 /// How GSA_REKEY messages prove that the key server sent them.
 #[derive(Debug)]
 pub(crate) enum Authentication {
@@ -94,6 +97,8 @@ pub(crate) struct Group {
     pub(crate) mode: EspMode,
     /// It got sender IDs at registration.
     pub(crate) has_sender_ids: bool,
+    /// It has never got any data SA.
+    awaits_keys: bool,
     data: Vec<DataSa>,
 }
 
@@ -114,6 +119,7 @@ impl Group {
             authentication,
             mode,
             has_sender_ids,
+            awaits_keys: true,
             data: Vec::new(),
         }
     }
@@ -146,6 +152,7 @@ impl Group {
             Removal::All => self.data.clear(),
             Removal::Spis(spis) => self.data.retain(|sa| !spis.contains(&sa.spi)),
         }
+        self.awaits_keys &= install.is_empty();
         for sa in install {
             self.data.retain(|old| old.spi != sa.spi);
             self.data.push(DataSa {
@@ -171,7 +178,9 @@ impl Group {
     /// When to register anew if nothing replaces what there is: somewhat before the newest Rekey SA or the newest SA of a
     /// traffic policy ends, at a random time, so that a fleet whose rekey got lost does not come all at once
     /// (RFC 9838 section 2.4.1.4).
-    pub(crate) fn renew_at(&self, rng: &mut dyn Random) -> Option<Duration> {
+    ///
+    /// Without traffic keys, which a rekey should have brought soon, not so late.
+    pub(crate) fn renew_at(&self, now: Duration, rng: &mut dyn Random) -> Option<Duration> {
         let newest = |sa: &DataSa| {
             let same = self
                 .data
@@ -180,6 +189,9 @@ impl Group {
             same.map(|o| (o.expires, o.lifetime)).max()
         };
         let ends = self.data.iter().filter_map(newest).chain(self.current().map(|sa| (sa.expires, sa.lifetime)));
+        if self.awaits_keys {
+            return Some(now + AWAIT_KEYS + Duration::from_millis(rng.below(AWAIT_KEYS.as_secs() * 1000)));
+        }
         let (end, lifetime) = ends.min()?;
         let margin = (lifetime / 20).clamp(Duration::from_secs(1), Duration::from_secs(60)).min(lifetime / 2);
         let micros = u64::try_from(margin.as_micros()).unwrap_or(u64::MAX);

@@ -107,9 +107,9 @@ fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind,
     let default = to_wire::rekey_wrap_key(&step.policy, &step.over).ok_or(RenderError::NotServed)?;
     let (mut sas, mut groups) = (Vec::new(), Vec::new());
     let mut member = None;
-    if let Some(NewRekeySa { sa, tree }) = &step.new_rekey {
+    if let Some(NewRekeySa { sa, made_under, tree }) = &step.new_rekey {
         let lifetime = sa.remaining(step.counted_from);
-        sas.push(to_wire::rekey_policy(policy, sa, lifetime, None).ok_or(RenderError::NotServed)?);
+        sas.push(to_wire::rekey_policy(made_under, sa, lifetime, None).ok_or(RenderError::NotServed)?);
         groups.push(rekey_bag(sa, tree.as_ref(), &default)?);
         member = member_bag(tree.as_ref(), fresh_auth_key(policy, &step.policy)?)?;
     }

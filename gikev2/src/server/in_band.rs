@@ -122,7 +122,7 @@ impl Server {
             return;
         }
         for (group, to) in std::mem::take(&mut self.lines.lost) {
-            if ctx.model.lose(&group, &to) {
+            if ctx.model.lose(&group, &to, ctx.now) {
                 self.counters.lost += 1;
             }
         }

@@ -301,3 +301,28 @@ fn deletes_in_band_are_taken_in_all_forms() {
         assert!(world.hosts[at].sas.is_empty());
     }
 }
+
+/// A newcomer that must not read what was before gets nothing but delays and sender IDs at first, and traffic keys with the
+/// next rekey (RFC 6407 section 7.4.2); one to whom that never comes registers anew.
+#[test]
+fn newcomers_wait_for_keys_that_come_in_band() {
+    let mut policy = group(InBand::Everybody);
+    policy.backward_access = Some(BackwardAccess { scope: BackwardScope::Full, gathering: Duration::from_secs(5) });
+    let mut world = World::new(policy);
+    let first = world.join(1);
+    assert!(world.has_newest(first), "nobody had these keys");
+    let (sender, listener) = (world.join(2), receiver(&mut world, 3));
+    for (at, sender_ids) in [(sender, Some(vec![1])), (listener, None)] {
+        assert!(world.hosts[at].sas.is_empty());
+        assert_eq!(world.hosts[at].sender_ids.as_ref().map(|s| s.ids.clone()), sender_ids);
+    }
+    world.rekey(RekeyReason::Joining, &[]);
+    for at in [first, sender, listener] {
+        assert!(world.has_newest(at));
+    }
+    assert_eq!(view(&world, &identity(2)).registrations, 1);
+    let late = world.join(4);
+    world.pass(Duration::from_secs(181));
+    assert!(world.hosts[late].sas.is_empty());
+    assert_eq!(view(&world, &identity(4)).registrations, 2);
+}

@@ -98,6 +98,7 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
         retransmit: Retransmit { copies: 2, interval: Duration::from_secs(1) },
         ack_patience: Duration::from_secs(10),
         ack_resend: false,
+        backward_access: None,
         evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: None,

@@ -228,6 +228,7 @@ pub fn group(v: Variant) -> GroupPolicy {
         retransmit: Retransmit { copies: 3, interval: Duration::from_secs(2) },
         ack_patience: Duration::from_secs(15),
         ack_resend: false,
+        backward_access: None,
         evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {

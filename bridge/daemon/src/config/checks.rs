@@ -103,6 +103,10 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
         section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
     }
     acknowledgements(section, plan);
+    if p.backward_access.is_none() && section.named_key("join_gathering") {
+        let what = "is of no use: newcomers get the keys there are, and wait for nothing";
+        section.warning("join_gathering", what, "add backward_access_control = \"data\" or \"full\"");
+    }
     let room = 1u64 << p.sender_id_bits;
     let wanted = u64::from(p.capacity) * u64::from(p.sender_ids_per_member);
     if p.needs_sender_ids() && room < wanted {

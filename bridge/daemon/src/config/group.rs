@@ -9,9 +9,9 @@ use keyferry_crypto::{Aead, BlockCipher, Hash, KeyKind, SignatureAlgorithm, Sign
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
-    AckType, AddressPreservation, Authorization, EspMode, EspTransform, GdoiRekey, Gikev2Options, Gikev2Rekey,
-    GroupPolicy, InBand, KekManagement, RekeyAuthentication, RekeyProtection, RekeyTransport, Retransmit, Selector,
-    SequenceNumbers, TrafficPolicy,
+    AckType, AddressPreservation, Authorization, BackwardAccess, BackwardScope, EspMode, EspTransform, GdoiRekey,
+    Gikev2Options, Gikev2Rekey, GroupPolicy, InBand, KekManagement, RekeyAuthentication, RekeyProtection,
+    RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
 
@@ -166,6 +166,9 @@ const IN_BAND: &[(&str, InBand)] =
 
 const MANAGEMENTS: &[(&str, KekManagement)] = &[("lkh", KekManagement::Lkh), ("none", KekManagement::None)];
 
+const BACKWARD_SCOPES: &[(&str, Option<BackwardScope>)] =
+    &[("none", None), ("data", Some(BackwardScope::Data)), ("full", Some(BackwardScope::Full))];
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -227,6 +230,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         ack_resend: section.flag("ack_resend", false),
         evict_after_misses: Some(section.number("evict_after_misses", 0..=1000, 0)).filter(|n| *n > 0),
         authorization,
+        backward_access: backward_access(section),
         traffic: traffic(section, !streams.is_empty()),
         streams,
         gdoi: None,
@@ -237,6 +241,14 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
     let plan = GroupPlan { policy, gdoi, gikev2 };
     checks::group(section, &plan);
     plan
+}
+
+/// What newcomers must not read, and how long they gather.
+fn backward_access(section: &mut Section<'_>) -> Option<BackwardAccess> {
+    let scope = section.choice("backward_access_control", BACKWARD_SCOPES, None);
+    // Members without traffic keys ask again after a while, so that it must not take long.
+    let gathering = section.duration("join_gathering", Duration::ZERO..=MINUTE, 5 * SECOND);
+    scope.map(|scope| BackwardAccess { scope, gathering })
 }
 
 /// `members = "any"`, or a list.

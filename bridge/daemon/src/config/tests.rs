@@ -7,9 +7,12 @@ mod traffic;
 use super::*;
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
-use keyferry_model::policy::{Authorization, EspMode, Gikev2Options, InBand, KekManagement, RekeyTransport};
+use keyferry_model::policy::{
+    Authorization, BackwardAccess, BackwardScope, EspMode, Gikev2Options, InBand, KekManagement, RekeyTransport,
+};
 use keyferry_model::settings::MemberAuth;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 pub(super) const GATEWAY: &str = r#"
 [gateway]
@@ -182,6 +185,26 @@ fn times_must_go_together() {
     with("rekey_margin = \"10s\"", &["not longer than activation_delay", "expire"]);
     with("kek_lifetime = \"30m\"", &["shorter than tek_lifetime"]);
     with("retransmit_interval = \"5s\"", &["senders have switched"]);
+}
+
+#[test]
+fn newcomers_may_be_kept_from_what_was_before() {
+    let with = |keys: &str| gateway_of(&GATEWAY.replace("id = 1234", &format!("id = 1234\n{keys}")));
+    let of = |keys: &str| with(keys).unwrap().config.groups[0].base().backward_access;
+    assert_eq!(of(""), None);
+    assert_eq!(of("backward_access_control = \"none\""), None);
+    let gathering = Duration::from_secs(5);
+    let data = Some(BackwardAccess { scope: BackwardScope::Data, gathering });
+    assert_eq!(of("backward_access_control = \"data\""), data);
+    let gathering = Duration::from_secs(20);
+    let full = Some(BackwardAccess { scope: BackwardScope::Full, gathering });
+    assert_eq!(of("backward_access_control = \"full\"\njoin_gathering = \"20s\""), full);
+    assert!(with("backward_access_control = \"all\"").is_err());
+    assert!(with("backward_access_control = \"full\"\njoin_gathering = \"61s\"").is_err());
+    let alone = with("join_gathering = \"20s\"").unwrap().warnings;
+    assert!(alone.iter().any(|w| w.to_string().contains("of no use")), "{alone:?}");
+    let warned = with("backward_access_control = \"full\"\njoin_gathering = \"20s\"").unwrap().warnings;
+    assert!(!warned.iter().any(|w| w.to_string().contains("of no use")), "{warned:?}");
 }
 
 #[test]

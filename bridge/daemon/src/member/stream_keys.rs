@@ -68,6 +68,10 @@ impl StreamKeys {
     /// Takes up changes and hands them on.
     pub(super) fn apply(&mut self, update: StreamUpdate, now: Now) {
         let StreamUpdate { install, remove, deactivation_delay, sender_ids } = update;
+        if self.path.is_none() && install.is_empty() {
+            // Sender IDs of a newcomer, who does not know yet what the group protects.
+            return;
+        }
         if self.path.is_none() {
             return self.complain(format!(
                 "the group has {} IEC 61850 streams, but nobody takes their keys: set stream_keys in [member]",

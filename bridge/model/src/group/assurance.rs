@@ -35,7 +35,8 @@ impl Group {
     pub(super) fn delivered(&self, now: Now) -> Option<u8> {
         let entry = self.announcement(self.pending(now)?).filter(|e| !e.awaited.is_empty())?;
         let all = self.members.count(Protocol::Gdoi);
-        let have = all.saturating_sub(entry.unproven(&self.members));
+        let waiting = self.members.active(Protocol::Gdoi).filter(|m| Some(m.first_epoch) > entry.epoch).count();
+        let have = all.saturating_sub(entry.unproven(&self.members)).saturating_sub(waiting);
         (have * 100).checked_div(all).and_then(|percent| u8::try_from(percent).ok())
     }
 
@@ -54,6 +55,7 @@ impl Group {
         let mut steps = Vec::new();
         if let (Some((epoch, delivered)), Some(side)) = (report, self.sides.get_mut(&Protocol::Gdoi)) {
             tracing::info!(group = %policy.name, epoch = epoch.number, delivered, "delivery of keys reported");
+            side.carried.get_or_insert(epoch.number);
             steps.push(Arc::new(RekeyStep {
                 protocol: Protocol::Gdoi,
                 over: Arc::clone(&side.current),

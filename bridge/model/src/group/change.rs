@@ -18,8 +18,9 @@ impl Group {
     /// Goes on under another policy; `true` if members have to be told, by a rekey that is due at once then.
     ///
     /// Epochs keep the lines they were made with until they go, and rekey SAs their protection.
-    pub(crate) fn change_policy(&mut self, policy: Arc<GroupPolicy>) -> bool {
+    pub(crate) fn change_policy(&mut self, policy: Arc<GroupPolicy>, rng: &mut dyn Random) -> bool {
         self.policy = policy;
+        self.prepare_sas(rng);
         for side in self.sides.values_mut() {
             side.tree.set_capacity(self.policy.capacity);
         }

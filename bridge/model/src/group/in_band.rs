@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Group;
+use super::{Group, LEAVE_BATCH};
 use crate::admission::{JoinRequest, Refusal};
 use crate::epoch::Epoch;
 use crate::id::Protocol;
@@ -75,7 +75,7 @@ impl Group {
     }
 
     /// The IKE SA of a member that is rekeyed over it is gone. `false` if it has registered since, or is no member.
-    pub(crate) fn lose(&mut self, to: &InBandTo) -> bool {
+    pub(crate) fn lose(&mut self, to: &InBandTo, now: Now) -> bool {
         let member = self.members.get(&to.identity).filter(|m| m.is_active(Protocol::Gikev2) && m.in_band);
         if member.is_none_or(|m| m.registrations != to.registration) {
             return false;
@@ -83,14 +83,27 @@ impl Group {
         tracing::info!(group = %self.policy.name, member = %to.identity, "member has lost its IKE SA: it must register anew");
         self.members.set_state(&to.identity, MemberState::Left, None);
         self.store_member(&to.identity);
+        self.exclude_former_listeners(now);
         true
     }
 
+    /// Who followed the rekey messages before it was rekeyed in band reads them still, and must not as a member no more.
+    fn exclude_former_listeners(&mut self, now: Now) {
+        if self.sides.values().any(|s| !s.stale.is_empty() || !s.outsiders.is_empty()) {
+            self.leavers_due.get_or_insert(now.wall + LEAVE_BATCH);
+            self.store_state();
+        }
+    }
+
     /// IKE SAs do not outlive the process: whoever was rekeyed over one registers anew.
-    pub(super) fn lose_all(&mut self) {
-        for to in self.in_band_members() {
+    pub(super) fn lose_all(&mut self, now: Now) {
+        let lost = self.in_band_members();
+        for to in &lost {
             self.members.set_state(&to.identity, MemberState::Left, None);
             self.store_member(&to.identity);
+        }
+        if !lost.is_empty() {
+            self.exclude_former_listeners(now);
         }
     }
 }

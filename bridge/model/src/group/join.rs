@@ -24,6 +24,18 @@ impl Group {
         protocol: Protocol,
         now: Now,
     ) -> Result<Offer, Refusal> {
+        self.offer_to(identity, holder, protocol, false, now)
+    }
+
+    /// The same; who is rekeyed in band is not told the rekey SA.
+    fn offer_to(
+        &self,
+        identity: &Identity,
+        holder: Option<&Holder>,
+        protocol: Protocol,
+        in_band: bool,
+        now: Now,
+    ) -> Result<Offer, Refusal> {
         let side = self.sides.get(&protocol).ok_or(Refusal::ProtocolNotServed)?;
         if protocol == Protocol::Gikev2 && !self.policy.streams.is_empty() {
             // It has no words for them, and half a policy is none.
@@ -42,15 +54,20 @@ impl Group {
             return Err(Refusal::NotAuthorized);
         }
         let newest = self.epochs.last().map(|e| e.activates).unwrap_or_default();
+        let first_epoch = self.first_epoch(identity);
+        let (rekey, counter) = match in_band {
+            true => (Arc::clone(&side.current), side.sent),
+            false => self.rekey_sa_from(side, first_epoch, now)?,
+        };
         Ok(Offer {
             generation: self.generation,
             policy: Arc::clone(&self.policy),
-            epochs: self.epochs.clone(),
+            epochs: self.epochs.iter().filter(|e| e.number >= first_epoch).map(Arc::clone).collect(),
             delivered: self.delivered(now),
             activation_delay: newest.saturating_sub(now.wall),
             deactivation_delay: self.policy.deactivation_delay,
-            rekey: Arc::clone(&side.current),
-            counter: side.sent,
+            rekey,
+            counter,
         })
     }
 
@@ -83,7 +100,9 @@ impl Group {
         now: Now,
         rng: &mut dyn Random,
     ) -> Result<Admission, Refusal> {
-        let offer = self.offer(request.identity, request.holder, request.protocol, now)?;
+        let in_band = self.wants_in_band(request);
+        let in_band_only = in_band.is_ok_and(|b| b);
+        let offer = self.offer_to(request.identity, request.holder, request.protocol, in_band_only, now)?;
         if generation.is_some_and(|g| g != self.generation) {
             return Err(Refusal::Stale);
         }
@@ -100,7 +119,7 @@ impl Group {
             tracing::debug!(group = %self.policy.name, member = %request.identity, "member registers too often");
             return Err(Refusal::TooOften);
         }
-        let in_band = self.wants_in_band(request)?;
+        let in_band = in_band?;
         // A member that stays where it is keeps its leaf, also if it takes another name; everything is checked before anything
         // is taken.
         let others = self.other_places(request);
@@ -121,10 +140,12 @@ impl Group {
         };
         let path = leaf.map(|leaf| side.tree.path(leaf)).unwrap_or_default();
         side.outsiders.remove(request.identity);
+        let first_epoch = self.first_epoch(request.identity);
         for place in others {
             self.give_up(place, request, leaf);
         }
-        let registration = self.record(request, leaf, in_band, &sender_ids, now);
+        let registration = self.record(request, leaf, in_band, first_epoch, &sender_ids, now);
+        self.note_told(request.protocol, in_band, &offer, now);
         self.store_sender_ids();
         Ok(Admission { offer, path, sender_ids, in_band, registration })
     }
@@ -174,6 +195,7 @@ impl Group {
         request: JoinRequest<'_>,
         leaf: Option<u32>,
         in_band: bool,
+        first_epoch: u64,
         sender_ids: &[u32],
         now: Now,
     ) -> u64 {
@@ -193,6 +215,7 @@ impl Group {
             answers: false,
             burst: 0,
             burst_since: now.wall,
+            first_epoch,
             sender_ids: Vec::new(),
             in_band,
             acks: false,
@@ -231,6 +254,7 @@ impl Group {
         member.since = self.next_rekey;
         member.until = None;
         member.answers = false;
+        member.first_epoch = first_epoch;
         member.sender_ids = sender_ids.to_vec();
         tracing::info!(group = %self.policy.name, member = %member.identity, protocol = %member.protocol,
             address = %member.address, sender_ids = ?member.sender_ids, "member registered");

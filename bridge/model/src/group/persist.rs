@@ -8,6 +8,7 @@ use keyferry_crypto::{Secret, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use super::form::{Form, key_hash, signer};
+use super::side::NextSa;
 use super::{Group, ReplacedSa, Side};
 use crate::epoch::{Epoch, EpochRecord};
 use crate::id::{Identity, Protocol};
@@ -30,6 +31,21 @@ struct StateRecord {
     epochs: Vec<EpochRecord>,
     sides: BTreeMap<Protocol, SideRecord>,
     leavers_due: Option<Duration>,
+    #[serde(default)]
+    newcomers_due: Option<Duration>,
+    #[serde(default = "unknown_told")]
+    told_epoch: u64,
+}
+
+/// Where nobody noted it, any epoch may have been told.
+fn unknown_told() -> u64 {
+    u64::MAX
+}
+
+/// Where nobody noted it, any epoch may have been sent.
+#[allow(clippy::unnecessary_wraps)]
+fn unknown_carried() -> Option<u64> {
+    Some(0)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +53,10 @@ struct SideRecord {
     current: RekeySaRecord,
     form: Form,
     sent: u32,
+    #[serde(default = "unknown_carried")]
+    carried: Option<u64>,
+    #[serde(default)]
+    next: Option<(RekeySaRecord, bool)>,
     replaced: Vec<(RekeySaRecord, Form, u32, Duration)>,
     next_handle: u32,
     fresh_from: u32,
@@ -105,6 +125,8 @@ impl Group {
                 current: s.current.to_record(),
                 form: Form::of(&s.policy, *protocol)?,
                 sent: s.sent,
+                carried: s.carried,
+                next: s.next.as_ref().map(|n| (n.sa.to_record(), n.given)),
                 replaced: replaced.collect(),
                 next_handle: s.tree.next_handle(),
                 fresh_from: s.tree.fresh_from(),
@@ -120,6 +142,8 @@ impl Group {
             epochs: self.epochs.iter().map(|e| e.to_record()).collect(),
             sides: self.sides.iter().filter_map(side).collect(),
             leavers_due: self.leavers_due,
+            newcomers_due: self.newcomers_due,
+            told_epoch: self.told_epoch,
         };
         self.ops.push(put(self.key("state"), &record));
     }
@@ -229,6 +253,8 @@ impl Group {
             pending: None,
             keks_overdue: false,
             leavers_due: state.leavers_due,
+            newcomers_due: state.newcomers_due,
+            told_epoch: state.told_epoch.min(state.next_epoch.saturating_sub(1)),
             state_changed: false,
             given_changed: false,
             resend: Vec::new(),
@@ -236,7 +262,7 @@ impl Group {
             ops: Vec::new(),
             policy,
         };
-        group.lose_all();
+        group.lose_all(now);
         group.compare();
         Ok(Some(group))
     }
@@ -263,6 +289,7 @@ impl Group {
             self.store_sender_ids();
             self.store_state();
         }
+        self.prepare_sas(rng);
         self.compare();
     }
 }
@@ -318,7 +345,8 @@ fn restore_side(
     let tree = KeyTree::restore(present.capacity, tree_len, next_handle, record.fresh_from, nodes);
     let tree = tree.ok_or_else(|| misfit(&prefix))?;
     let current = RekeySa::from_record(record.current);
-    if current.keymat.len() != len {
+    let next = record.next.map(|(sa, given)| NextSa { sa: Arc::new(RekeySa::from_record(sa)), given });
+    if current.keymat.len() != len || next.as_ref().is_some_and(|n| n.sa.keymat.len() != len) {
         return Err(misfit("state"));
     }
     let replaced = record.replaced.into_iter().filter_map(|(sa, form, sent, until)| {
@@ -330,6 +358,8 @@ fn restore_side(
         current: Arc::new(current),
         policy,
         sent: record.sent,
+        carried: record.carried,
+        next,
         replaced: replaced.collect(),
         tree,
         former: None,

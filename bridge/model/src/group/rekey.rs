@@ -50,7 +50,7 @@ impl Group {
         if reason == RekeyReason::Assurance {
             let asked = self.asked_acks();
             let plan = self.report_delivery(now);
-            self.enter_into_ledger(&plan, &asked, now);
+            self.enter_into_ledger(&plan, None, &asked, now);
             self.store_state();
             return Arc::new(plan);
         }
@@ -70,26 +70,33 @@ impl Group {
             exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction || unlisted;
             self.pending = None;
         }
+        self.newcomers_due = None;
         self.generation += 1;
         let urgent = Urgent { exclude, keks: std::mem::take(&mut self.keks_overdue) };
         let asked = self.asked_acks();
-        let mut steps = self.align_sides(now, rng);
+        let first_new = self.next_epoch;
+        let mut steps = self.welcome(now);
+        steps.extend(self.align_sides(now, rng));
         steps.extend(match reason {
             RekeyReason::Reset => self.reset(now, rng),
             RekeyReason::DeleteKek => self.restart_all(&Deletion::RekeySa, now, rng),
             RekeyReason::Lifetime
             | RekeyReason::Operator
             | RekeyReason::Eviction
+            | RekeyReason::Joining
             | RekeyReason::Policy
             | RekeyReason::Assurance
             | RekeyReason::DeleteTeks => self.replace_keys(reason, urgent, now, rng),
         });
         let in_band = self.in_band_step(before, reason);
+        self.prepare_sas(rng);
         let plan = RekeyPlan { id: self.take_rekey_id(), reason, policy: Arc::clone(&self.policy), steps, in_band };
+        self.told_epoch = self.told_epoch.max(plan.told_epoch().unwrap_or(0));
         let epoch = self.epochs.last().map_or(0, |e| e.number);
         tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
             "rekey planned");
-        self.enter_into_ledger(&plan, &asked, now);
+        let made = Some(epoch).filter(|number| *number >= first_new);
+        self.enter_into_ledger(&plan, made, &asked, now);
         if reason == RekeyReason::DeleteKek {
             self.compare();
         }
@@ -188,6 +195,7 @@ impl Group {
         let lifetime = side.current.expires.saturating_sub(side.current.created);
         let due = urgent.keks
             || changed
+            || (!listening && policy.hides_rekeys())
             || lifetime != policy.kek_lifetime
             || side.sent >= MAX_SENT
             || side.current.remaining(now.wall) <= policy.kek_margin().max(policy.rekey_margin * 2);
@@ -305,7 +313,7 @@ impl Group {
         policies.filter_map(|p| p.gdoi.as_ref()?.ack).collect()
     }
 
-    fn enter_into_ledger(&mut self, plan: &RekeyPlan, asked: &BTreeSet<AckType>, now: Now) {
+    fn enter_into_ledger(&mut self, plan: &RekeyPlan, epoch: Option<u64>, asked: &BTreeSet<AckType>, now: Now) {
         let last = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gdoi).filter(|_| !asked.is_empty());
         let acks = |s: &&Arc<RekeyStep>| s.policy.gikev2.as_ref().is_some_and(|g| g.options.ack);
         let last_gikev2 = plan.steps.iter().rfind(|s| s.protocol == Protocol::Gikev2).filter(acks);
@@ -316,7 +324,7 @@ impl Group {
             id: plan.id,
             reason: plan.reason,
             at: now.wall,
-            epoch: plan.steps.iter().find_map(|s| s.new_epoch.as_ref()).map(|e| e.number),
+            epoch,
             expected: 0,
             by_leaf: asked.iter().all(|a| matches!(a, AckType::Lkh(_))),
             in_band: in_band.collect(),

@@ -23,6 +23,10 @@ pub(crate) struct Side {
     pub(crate) policy: Arc<GroupPolicy>,
     /// Messages sent under the current SA: the last GDOI SEQ, the next G-IKEv2 message ID.
     pub(crate) sent: u32,
+    /// The oldest epoch whose keys were sent under the current SA.
+    pub(crate) carried: Option<u64>,
+    /// The SA that newcomers get who must not read what was sent under the current one.
+    pub(super) next: Option<NextSa>,
     /// Replaced SAs whose messages may still be acknowledged, and until when.
     pub(crate) replaced: Vec<ReplacedSa>,
     pub(crate) tree: KeyTree,
@@ -32,6 +36,14 @@ pub(crate) struct Side {
     pub(crate) stale: BTreeSet<u32>,
     /// The same of members without a leaf.
     pub(crate) outsiders: BTreeSet<Identity>,
+}
+
+/// A rekey SA under which nothing was sent.
+#[derive(Debug)]
+pub(super) struct NextSa {
+    pub(super) sa: Arc<RekeySa>,
+    /// Newcomers have it. Until then its life has not begun.
+    pub(super) given: bool,
 }
 
 /// A rekey SA that has been replaced.
@@ -69,6 +81,8 @@ impl Side {
             current: Arc::new(sa),
             policy,
             sent: 0,
+            carried: None,
+            next: None,
             replaced: Vec::new(),
             tree,
             former: None,
@@ -121,7 +135,7 @@ impl Side {
         let sa = std::mem::replace(&mut self.current, new);
         let policy = std::mem::replace(&mut self.policy, Arc::clone(policy));
         self.replaced.push(ReplacedSa { sa, policy, sent: self.sent, until });
-        self.sent = 0;
+        (self.sent, self.carried, self.next) = (0, None, None);
     }
 
     fn step(
@@ -131,6 +145,9 @@ impl Side {
         with_epoch: bool,
         content: &Content,
     ) -> Arc<RekeyStep> {
+        if with_epoch {
+            self.carried.get_or_insert(content.epoch.number);
+        }
         Arc::new(RekeyStep {
             protocol,
             over: Arc::clone(&self.current),
@@ -166,6 +183,30 @@ impl Side {
         })
     }
 
+    /// A message that brings the rekey SA that newcomers have, and nothing else. It is made as the present one is.
+    pub(super) fn introduction(
+        &mut self,
+        protocol: Protocol,
+        sa: &Arc<RekeySa>,
+        policy: &GroupPolicy,
+        wall: Duration,
+    ) -> Arc<RekeyStep> {
+        let made_under = Arc::clone(&self.policy);
+        Arc::new(RekeyStep {
+            protocol,
+            over: Arc::clone(&self.current),
+            policy: Arc::clone(&self.policy),
+            counter: self.take_counter(protocol),
+            new_rekey: Some(NewRekeySa { sa: Arc::clone(sa), made_under, tree: None }),
+            new_epoch: None,
+            delete: Deletion::Spis(Vec::new()),
+            activation_delay: policy.activation_delay,
+            deactivation_delay: policy.deactivation_delay,
+            counted_from: wall + policy.last_copy(),
+            streams: StreamStep::default(),
+        })
+    }
+
     /// The new epoch, and a new rekey SA if there is one, for all who listen.
     pub(super) fn announce(
         &mut self,
@@ -175,7 +216,7 @@ impl Side {
         listening: bool,
         content: &Content,
     ) -> Vec<Arc<RekeyStep>> {
-        let told = new.clone().map(|sa| NewRekeySa { sa, tree: None });
+        let told = new.clone().map(|sa| NewRekeySa { sa, made_under: Arc::clone(policy), tree: None });
         let step = listening.then(|| self.step(protocol, told, true, content));
         new.into_iter().for_each(|sa| self.replace(sa, policy, content.keep));
         step.into_iter().collect()
@@ -193,7 +234,7 @@ impl Side {
         let mut steps = Vec::new();
         for (sa, tree) in exclusions {
             if listening {
-                let told = NewRekeySa { sa: Arc::clone(&sa), tree: Some(tree) };
+                let told = NewRekeySa { sa: Arc::clone(&sa), made_under: Arc::clone(policy), tree: Some(tree) };
                 steps.push(self.step(protocol, Some(told), false, content));
             }
             self.replace(sa, policy, content.keep);

@@ -22,6 +22,7 @@ mod absence;
 mod change;
 mod holders;
 mod in_band;
+mod newcomers;
 mod silence;
 
 fn signer() -> Arc<SigningKey> {
@@ -57,6 +58,7 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
         retransmit: Retransmit { copies: 2, interval: Duration::from_secs(2) },
         ack_patience: Duration::from_secs(10),
         ack_resend: false,
+        backward_access: None,
         evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {

@@ -108,9 +108,11 @@ impl Decree {
         Ok(Self { rekey, activation_delay, deactivation_delay, data, streams, readings })
     }
 
-    /// Is there a use for sender IDs? For streams nobody says whether several members send: then one asks, and does without.
+    /// Is there a use for sender IDs? For streams nobody says whether several members send, and a newcomer may have to wait
+    /// for its data SAs (RFC 6407 section 7.4.2): then one asks, and does without.
     pub(crate) fn uses_sender_ids(&self) -> bool {
-        self.needs_sender_ids() || self.streams.iter().any(|s| s.protection.is_counter_mode())
+        let none_told = self.data.is_empty() && self.streams.is_empty();
+        none_told || self.needs_sender_ids() || self.streams.iter().any(|s| s.protection.is_counter_mode())
     }
 
     /// Does any data SA need sender IDs?

@@ -48,6 +48,7 @@ pub(in crate::server) fn policy(ack: AckType) -> GroupPolicy {
         retransmit: Retransmit { copies: 0, interval: Duration::from_secs(2) },
         ack_patience: Duration::from_secs(10),
         ack_resend: false,
+        backward_access: None,
         evict_after_misses: None,
         authorization: Authorization::Authenticated,
         gdoi: Some(GdoiRekey {

@@ -78,9 +78,10 @@ fn who_loses_its_ike_sa_is_a_member_no_more() {
     join(&mut b, 1, false, &own).unwrap();
     let first = InBandTo { identity: member(1), registration: 1 };
     join(&mut b, 1, false, &own).unwrap();
-    assert!(!b.model.lose("g", &first), "it has another by now");
+    let now = b.now();
+    assert!(!b.model.lose("g", &first, now), "it has another by now");
     assert_eq!(state(&b, 1), MemberState::Active);
-    assert!(b.model.lose("g", &InBandTo { registration: 2, ..first }));
+    assert!(b.model.lose("g", &InBandTo { registration: 2, ..first }, now));
     assert_eq!(state(&b, 1), MemberState::Left);
     // No IKE SA outlives the process.
     join(&mut b, 1, false, &own).unwrap();
