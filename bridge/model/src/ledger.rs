@@ -59,20 +59,40 @@ impl Entry {
     pub(crate) fn expects(&self, member: &Member) -> bool {
         let can = match member.protocol {
             _ if member.in_band => true,
-            Protocol::Gdoi => member.leaf.is_some() || !self.by_leaf,
-            Protocol::Gikev2 => member.leaf.is_some() && member.acks,
+            Protocol::Gdoi => member.can_prove() || !self.by_leaf,
+            Protocol::Gikev2 => member.can_prove(),
         };
         can && self.concerns(member)
     }
 
+    /// Is nobody to acknowledge this?
+    fn asks_nobody(&self) -> bool {
+        self.awaited.is_empty() && self.in_band.is_empty()
+    }
+
+    /// How many are to acknowledge this, which has just been planned. That looks at members one by one only if it has dismissed
+    /// any.
+    pub(crate) fn count_expected(&self, members: &Members) -> usize {
+        if !self.asks_nobody() && members.were_dismissed_by(self.id) {
+            return members.iter().filter(|m| self.expects(m)).count();
+        }
+        let of = |protocol| match protocol {
+            Protocol::Gdoi if !self.by_leaf => members.listening(protocol),
+            Protocol::Gdoi | Protocol::Gikev2 => members.proving(protocol),
+        };
+        self.awaited.iter().map(|(protocol, ..)| of(*protocol)).sum::<usize>() + self.in_band.len()
+    }
+
     /// How many members were sent this and have not said that they got it, be it that they cannot.
     pub(crate) fn unproven(&self, members: &Members) -> usize {
-        members.iter().filter(|m| self.concerns(m) && !self.acks.contains_key(&m.identity)).count()
+        let all = members.iter().take(if self.asks_nobody() { 0 } else { usize::MAX });
+        all.filter(|m| self.concerns(m) && !self.acks.contains_key(&m.identity)).count()
     }
 
     /// Members that are to acknowledge this and have not.
     pub(crate) fn missing<'a>(&'a self, members: &'a Members) -> impl Iterator<Item = &'a Identity> {
-        let open = members.iter().filter(|m| self.expects(m)).map(|m| &m.identity);
+        let all = members.iter().take(if self.asks_nobody() { 0 } else { usize::MAX });
+        let open = all.filter(|m| self.expects(m)).map(|m| &m.identity);
         open.filter(|m| !self.acks.contains_key(*m))
     }
 

@@ -73,6 +73,15 @@ impl Member {
         self.protocol == protocol && (self.state == MemberState::Active || self.until.is_some())
     }
 
+    /// Does it follow rekey messages, and has it a key of its own to acknowledge them by?
+    pub(crate) fn can_prove(&self) -> bool {
+        let acks = match self.protocol {
+            Protocol::Gdoi => true,
+            Protocol::Gikev2 => self.acks,
+        };
+        !self.in_band && self.leaf.is_some() && acks
+    }
+
     /// Registrations lately, see [`too_often`].
     pub(crate) fn lately(&self, wall: Duration) -> u32 {
         if wall < self.burst_since + BURST_TIME { self.burst } else { 0 }

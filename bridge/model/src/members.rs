@@ -15,8 +15,12 @@ pub(crate) struct Members {
     /// Members that may acknowledge something; several where they share an address behind a translator.
     at: BTreeMap<(Protocol, IpAddr), BTreeSet<Identity>>,
     active: BTreeMap<Protocol, usize>,
+    /// Of those, how many can prove that they got a rekey message.
+    proving: BTreeMap<Protocol, usize>,
     /// Active members that are rekeyed in band.
-    in_band: usize,
+    in_band: BTreeSet<Identity>,
+    /// The last rekey that ended a membership.
+    last_until: Option<u64>,
     /// Members by what tells who holds their certificates.
     marked: BTreeMap<Mark, BTreeSet<Identity>>,
 }
@@ -44,8 +48,23 @@ impl Members {
     pub(crate) fn listening(&self, protocol: Protocol) -> usize {
         match protocol {
             Protocol::Gdoi => self.count(protocol),
-            Protocol::Gikev2 => self.count(protocol) - self.in_band,
+            Protocol::Gikev2 => self.count(protocol) - self.in_band.len(),
         }
+    }
+
+    /// How many of those can prove by a key of their own that they got one.
+    pub(crate) fn proving(&self, protocol: Protocol) -> usize {
+        self.proving.get(&protocol).copied().unwrap_or(0)
+    }
+
+    /// Active members that are rekeyed in band.
+    pub(crate) fn in_band(&self) -> impl Iterator<Item = &Member> {
+        self.in_band.iter().filter_map(|identity| self.all.get(identity))
+    }
+
+    /// Did this rekey, or a later one, end any membership?
+    pub(crate) fn were_dismissed_by(&self, rekey: u64) -> bool {
+        self.last_until >= Some(rekey)
     }
 
     /// Members of a protocol that registered from this address and may acknowledge something.
@@ -77,8 +96,12 @@ impl Members {
         }
         if member.state == MemberState::Active {
             *self.active.entry(member.protocol).or_default() += 1;
-            self.in_band += usize::from(member.in_band);
+            *self.proving.entry(member.protocol).or_default() += usize::from(member.can_prove());
+            if member.in_band {
+                self.in_band.insert(member.identity.clone());
+            }
         }
+        self.last_until = self.last_until.max(member.until);
         for mark in member.holder.iter().flat_map(Holder::marks) {
             self.marked.entry(mark).or_default().insert(member.identity.clone());
         }
@@ -87,8 +110,13 @@ impl Members {
 
     /// Notes something that changes neither state nor address of a member.
     pub(crate) fn note(&mut self, identity: &Identity, change: impl FnOnce(&mut Member)) {
-        if let Some(member) = self.all.get_mut(identity) {
-            change(member);
+        let Some(member) = self.all.get_mut(identity) else { return };
+        let before = member.can_prove();
+        change(member);
+        if member.state == MemberState::Active
+            && let Some(count) = self.proving.get_mut(&member.protocol)
+        {
+            *count = *count - usize::from(before) + usize::from(member.can_prove());
         }
     }
 
@@ -116,11 +144,12 @@ impl Members {
                 self.at.remove(&key);
             }
         }
-        if member.state == MemberState::Active
-            && let Some(count) = self.active.get_mut(&member.protocol)
-        {
-            *count -= 1;
-            self.in_band -= usize::from(member.in_band);
+        if member.state == MemberState::Active {
+            let counted = self.active.get_mut(&member.protocol);
+            counted.into_iter().for_each(|count| *count -= 1);
+            let proving = self.proving.get_mut(&member.protocol);
+            proving.into_iter().for_each(|count| *count -= usize::from(member.can_prove()));
+            self.in_band.remove(identity);
         }
     }
 }

@@ -30,6 +30,10 @@ const STALE_TRIES: u8 = 2;
 /// A member that has got no traffic keys waits so long for a push that brings some, at most twice as long.
 const AWAIT_KEYS: Duration = Duration::from_secs(90);
 
+/// Members register anew over so long a time, which ends as long before keys do; shorter for keys that live for less than 20
+/// minutes.
+const RENEWAL_SPAN: Duration = Duration::from_secs(60);
+
 /// Notices remembered against replay: more than a key server gives that refuses to no end.
 const MAX_NOTICES: usize = 512;
 
@@ -333,7 +337,8 @@ impl Member {
     }
 
     /// Sets the time to register anew: before what we have runs out, spread so that not all members come at once, and not at
-    /// once again if it has run out already.
+    /// once again if it has run out already. Key servers replace a KEK 200 s before it ends, or earlier, and send that more
+    /// than once: only who has got none of it asks.
     pub(super) fn plan_renewal(&mut self, ctx: &mut MemberCtx<'_>, at: usize) {
         // A registration plans the next itself.
         if self.is_under_way(ctx.now.mono, at) {
@@ -345,8 +350,7 @@ impl Member {
         }
         let runs_out = self.groups[at].group.as_ref().and_then(|g| g.runs_out(ctx.now));
         self.groups[at].wake = runs_out.map(|(at, lifetime)| {
-            let span =
-                (lifetime / 20).min(Duration::from_secs(3600)).max(self.settings.retransmit * 4).min(lifetime / 3);
+            let span = (lifetime / 20).min(RENEWAL_SPAN).max(self.settings.retransmit * 4).min(lifetime / 3);
             let pause = self.settings.retry.min(lifetime / 3);
             at.saturating_sub(span + below(span, ctx.rng)).max(ctx.now.mono + pause)
         });

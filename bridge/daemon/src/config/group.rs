@@ -210,12 +210,13 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
     };
     let authorization = authorization(section);
     let streams = streams::read(section);
+    let tek_lifetime = section.duration("tek_lifetime", 10 * SECOND..=30 * DAY, 60 * MINUTE);
     let policy = GroupPolicy {
         name,
         ids,
-        tek_lifetime: section.duration("tek_lifetime", 10 * SECOND..=30 * DAY, 60 * MINUTE),
+        tek_lifetime,
         kek_lifetime: section.duration("kek_lifetime", 10 * SECOND..=30 * DAY, DAY),
-        rekey_margin: section.duration("rekey_margin", SECOND..=DAY, 5 * MINUTE),
+        rekey_margin: section.duration("rekey_margin", SECOND..=DAY, default_margin(tek_lifetime)),
         activation_delay: section.duration("activation_delay", Duration::ZERO..=60 * MINUTE, 10 * SECOND),
         deactivation_delay: section.duration("deactivation_delay", SECOND..=60 * MINUTE, 30 * SECOND),
         sender_id_bits: u8::try_from(section.number("sender_id_bits", 8..=32, 16)).unwrap_or(16),
@@ -381,4 +382,9 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
     };
     section.finish();
     plan
+}
+
+/// Deployed members register anew when a twentieth of a lifetime is left, or an hour of a long one: a rekey comes as long before.
+fn default_margin(tek_lifetime: Duration) -> Duration {
+    (tek_lifetime / 10).clamp(5 * MINUTE, 120 * MINUTE)
 }

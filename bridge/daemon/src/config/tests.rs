@@ -177,6 +177,18 @@ fn weak_and_unknown_algorithms_are_refused() {
     assert!(gateway_of(&text).is_ok());
 }
 
+/// Rekeys come before deployed members register anew, when a twentieth of a lifetime is left or an hour of a long one.
+#[test]
+fn the_margin_of_rekeys_grows_with_the_lifetime() {
+    let of = |keys: &str| {
+        let text = GATEWAY.replace("id = 1234", &format!("id = 1234\n{keys}"));
+        gateway_of(&text).unwrap().config.groups[0].base().rekey_margin.as_secs()
+    };
+    let margins = ["", "tek_lifetime = \"10m\"", "tek_lifetime = \"8h\"", "tek_lifetime = \"1d\""].map(of);
+    assert_eq!(margins, [360, 300, 2880, 7200]);
+    assert_eq!(of("rekey_margin = \"4m\""), 240, "an operator knows better");
+}
+
 #[test]
 fn times_must_go_together() {
     let with = |key: &str, words: &[&str]| one_problem("id = 1234", &format!("id = 1234\n{key}"), key, words);

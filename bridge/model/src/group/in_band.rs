@@ -37,7 +37,7 @@ impl Group {
 
     fn in_band_members(&self) -> Vec<InBandTo> {
         let of = |m: &Member| InBandTo { identity: m.identity.clone(), registration: m.registrations };
-        self.members.active(Protocol::Gikev2).filter(|m| m.in_band).map(of).collect()
+        self.members.in_band().map(of).collect()
     }
 
     pub(super) fn before_rekey(&self) -> Before {
@@ -49,8 +49,11 @@ impl Group {
         if before.members.is_empty() {
             return None;
         }
-        let stay = self.in_band_members();
-        let (members, excluded) = before.members.into_iter().partition(|m| stay.contains(m));
+        let stays = |to: &InBandTo| {
+            let member = self.members.get(&to.identity).filter(|m| m.is_active(Protocol::Gikev2) && m.in_band);
+            member.is_some_and(|m| m.registrations == to.registration)
+        };
+        let (members, excluded) = before.members.into_iter().partition(stays);
         let number = |e: &Arc<Epoch>| e.number;
         let epoch = self.epochs.last().filter(|e| before.epoch.as_ref().map(number) != Some(e.number)).map(Arc::clone);
         let at_once = reason == RekeyReason::DeleteTeks;

@@ -333,7 +333,7 @@ impl Group {
             missing: None,
             acks: BTreeMap::new(),
         };
-        entry.expected = self.members.iter().filter(|m| entry.expects(m)).count();
+        entry.expected = entry.count_expected(&self.members);
         for forgotten in self.ledger.add(entry) {
             self.forget_entry(&forgotten);
         }

@@ -75,6 +75,34 @@ fn lines_that_change_come_with_a_new_epoch_and_old_ones_go_after_the_delay() {
     }
 }
 
+/// What a new policy replaces lives on for the deactivation delay, counted from the last copy, and no longer than it would have:
+/// for members, for whoever registers meanwhile, and after a restart.
+#[test]
+fn a_new_policy_shortens_the_life_of_what_it_replaces() {
+    for (passed, left) in [(0, 24), (3000, 24), (3590, 10)] {
+        for restart in [false, true] {
+            let mut b = running();
+            b.wall += passed;
+            let to = GroupPolicy { traffic: vec![line(1, GCM)], ..policy(8) };
+            let (_, plan) = change(&mut b, &to, restart).unwrap();
+            let told = plan.steps.iter().all(|s| s.deactivation_delay == to.deactivation_delay);
+            assert!(told && plan.steps.len() == 2, "{passed}");
+            let lives = |b: &Bench| {
+                let offer = b.model.offer(&GroupId::Number(7), &member(9), None, Protocol::Gdoi, b.now()).unwrap();
+                offer.epochs.iter().map(|e| e.remaining(b.now().wall).as_secs()).collect::<Vec<_>>()
+            };
+            assert_eq!(lives(&b)[0], left);
+            b.crash();
+            b.wall += left - 1;
+            assert_eq!(lives(&b)[0], 1);
+            b.wall += 1;
+            let now = b.now();
+            b.model.expire(now);
+            assert_eq!(lives(&b).len(), 1);
+        }
+    }
+}
+
 #[test]
 fn what_members_need_not_know_is_changed_without_a_rekey() {
     for restart in [false, true] {

@@ -11,7 +11,11 @@ use crate::plan::{InBandTo, RekeyStep};
 fn guarded(scope: BackwardScope, capacity: u32) -> GroupPolicy {
     let backward_access = Some(BackwardAccess { scope, gathering: Duration::from_secs(5) });
     let mut guarded = GroupPolicy { backward_access, capacity, ..policy(32) };
-    guarded.gikev2.as_mut().unwrap().options.in_band = InBand::Senders;
+    let options = &mut guarded.gikev2.as_mut().unwrap().options;
+    (options.in_band, options.ack) = (InBand::Senders, true);
+    if scope == BackwardScope::Full {
+        guarded.gdoi.as_mut().unwrap().ack = Some(AckType::Lkh(Hash::Sha256));
+    }
     guarded
 }
 
@@ -107,7 +111,7 @@ impl World {
     fn join_as(&mut self, n: u32, protocol: Protocol, sender_ids: Option<u32>) -> Result<(), Refusal> {
         let address = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 848);
         let (identity, now) = (identity(n), self.bench.now());
-        let asked = Gikev2Join::default();
+        let asked = Gikev2Join { acks: n.is_multiple_of(2), ..Gikev2Join::default() };
         let gikev2 = Some(&asked).filter(|_| protocol == Protocol::Gikev2);
         let request = JoinRequest { identity: &identity, protocol, address, sender_ids, holder: None, gikev2 };
         let admission = self.bench.model.admit(&GroupId::Number(7), request, None, now, &mut self.bench.rng);
@@ -130,6 +134,10 @@ impl World {
         let before: BTreeSet<u32> = self.people.keys().copied().filter(|n| self.is_active(*n)).collect();
         let plan = self.bench.rekey(reason, &evict);
         let newest = self.newest();
+        // Counters tell who is to acknowledge it as well as a look at every member.
+        let group = self.bench.model.group("g").unwrap();
+        let entry = group.ledger.entries.get(&plan.id).unwrap();
+        assert_eq!(entry.expected, group.members.iter().filter(|m| entry.expects(m)).count(), "{reason:?}");
         let here: Vec<u32> = before.iter().copied().filter(|n| !evict.contains(&identity(*n))).collect();
         for n in &here {
             self.people.get_mut(n).unwrap().allowed.insert(newest);
