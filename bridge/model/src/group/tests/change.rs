@@ -83,7 +83,7 @@ fn a_new_policy_shortens_the_life_of_what_it_replaces() {
         for restart in [false, true] {
             let mut b = running();
             b.wall += passed;
-            let to = GroupPolicy { traffic: vec![line(1, GCM)], ..policy(8) };
+            let to = GroupPolicy { traffic: vec![line(2, GCM)], ..policy(8) };
             let (_, plan) = change(&mut b, &to, restart).unwrap();
             let told = plan.steps.iter().all(|s| s.deactivation_delay == to.deactivation_delay);
             assert!(told && plan.steps.len() == 2, "{passed}");
