@@ -294,7 +294,7 @@ fn a_member_goes_along_its_list_of_key_servers() {
     assert_eq!(bench.nodes[&10].member.key_servers().place(), 1);
 
     bench.log.clear();
-    bench.run(secs(3400));
+    bench.run(secs(3485));
     assert_eq!(registered(&bench), 2, "again, before the keys run out");
     assert!(bench.log.iter().all(|p| p.to != dead), "it stays with the one that works");
 
