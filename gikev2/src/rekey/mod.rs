@@ -8,7 +8,7 @@
 //! The header's SPIs are the Rekey SA's, both flags are 0 (reading 3), and the message ID counts the messages under that
 //! Rekey SA. A new Rekey SA comes under GSK_w of the present one, or, when members are excluded, under the tops of the
 //! key tree, with the tree's changed keys in a member key bag (readings 6 and 7). A member that is rekeyed in band gets none
-//! of that: see [`in_band`].
+//! of that: see `in_band`.
 
 pub(crate) mod group;
 pub(crate) mod in_band;
