@@ -21,15 +21,15 @@ use super::init::NONCE_LEN;
 use super::sa::IkeSa;
 use super::suite::Choice;
 use super::{Preferences, Role, Skeyseed, Suite};
-use crate::algorithms::ke_number;
+use crate::algorithms::{KeyWrap, ke_number};
 use crate::keylog::KeyLog;
 use crate::reject::Reject;
 use crate::wire::ke::Ke;
 use crate::wire::message::{Init, Payloads};
 use crate::wire::nonce::Nonce;
 use crate::wire::notify::Notify;
-use crate::wire::registry::{NotifyType, PayloadKind};
-use crate::wire::sa::Sa;
+use crate::wire::registry::{NotifyType, PayloadKind, TransformType};
+use crate::wire::sa::{Proposal, Sa};
 
 /// Octets of an SPI of an IKE SA.
 const SPI_LEN: usize = 8;
@@ -42,6 +42,8 @@ pub(crate) struct Proposed {
     nonce: Vec<u8>,
     /// Without SPIs.
     offer: Sa<'static>,
+    /// The peer has named the group.
+    demanded: bool,
 }
 
 /// What the peer chose of it.
@@ -76,10 +78,12 @@ impl Proposed {
     ) -> Self {
         let mut nonce = vec![0; NONCE_LEN];
         rng.fill(&mut nonce);
+        let demanded = group.is_some();
         let ours = &preferences.groups;
         let known = group.into_iter().chain([old.group]).find(|g| ours.contains(g));
         let group = known.or(ours.first().copied()).unwrap_or(old.group);
-        Self { spi, group, nonce, offer: preferences.proposals(old.key_wrap.is_some()) }
+        let offer = as_strong(preferences, old).proposals(old.key_wrap.is_some());
+        Self { spi, group, nonce, offer, demanded }
     }
 
     /// SA, Ni, KEi.
@@ -112,7 +116,9 @@ impl Proposed {
             Some(Err(_)) | None => None,
         };
         match (group, error) {
-            (Some(group), _) => Declined::Group(group),
+            // Once: who cannot make up its mind is asked again later.
+            (Some(group), _) if !self.demanded => Declined::Group(group),
+            (Some(_), _) => Declined::Later,
             (None, NotifyType::TEMPORARY_FAILURE) => Declined::Later,
             (None, error) => Declined::Never(format!("{error:?}")),
         }
@@ -144,17 +150,17 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Chooses; or says why not.
-    pub(crate) fn of(init: &Init<'_>, preferences: &Preferences) -> Result<Self, Notify<'static>> {
+    /// Chooses what is to take the place of `old`; or says why not.
+    pub(crate) fn of(init: &Init<'_>, preferences: &Preferences, old: &Suite) -> Result<Self, Notify<'static>> {
         let no = || Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN);
         let spis: Vec<_> = init.sa.proposals.iter().map(|p| spi_of(&p.spi)).collect();
         let offer = Sa {
             proposals: (init.sa.proposals.iter().zip(&spis))
-                .filter(|(_, spi)| spi.is_some())
-                .map(|(p, _)| crate::wire::sa::Proposal { spi: Cow::Borrowed(&[]), ..p.clone() })
+                .filter(|(p, spi)| spi.is_some() && wraps_again(p, old))
+                .map(|(p, _)| Proposal { spi: Cow::Borrowed(&[]), ..p.clone() })
                 .collect(),
         };
-        let choice = preferences.choose(&offer).ok_or_else(no)?;
+        let choice = as_strong(preferences, old).choose(&offer).ok_or_else(no)?;
         let chosen = init.sa.proposals.iter().zip(&spis).find(|(p, _)| p.number == choice.proposal.number);
         let spi = chosen.and_then(|(_, spi)| *spi).ok_or_else(no)?;
         let wanted = ke_number(choice.suite.group);
@@ -185,6 +191,20 @@ impl Request {
         let chain = chain(with_spi(&answer, spi), &nonce, self.group(), public);
         Ok((chain, sa, Made { spi, lowest: sides.lowest() }))
     }
+}
+
+/// What we take instead of an SA: keys that were good enough to wrap others are not given up for weaker ones
+/// (RFC 9838 section 3.1).
+fn as_strong(preferences: &Preferences, old: &Suite) -> Preferences {
+    let mut preferences = preferences.clone();
+    let before = old.key_wrap.map_or(0, KeyWrap::key_len);
+    preferences.key_wraps.retain(|k| k.key_len() >= before);
+    preferences
+}
+
+/// Keys can be wrapped afterwards if they could be before.
+fn wraps_again(proposal: &Proposal<'_>, old: &Suite) -> bool {
+    old.key_wrap.is_none() || proposal.of(TransformType::KWA).next().is_some()
 }
 
 /// SPIs and nonces of an exchange, the initiator's first.
@@ -295,11 +315,34 @@ impl Succession {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn made(n: u8, lowest: &[u8]) -> Option<Made> {
         Some(Made { spi: [n; 8], lowest: lowest.to_vec() })
+    }
+
+    /// A peer that demands one group after the other is not followed for ever.
+    #[test]
+    fn a_group_is_demanded_once() {
+        let mut rng = keyferry_crypto::SeededRandom::new(1);
+        let preferences = Preferences::default();
+        let old = preferences.choose(&preferences.proposals(true)).unwrap().suite;
+        let (first, other) = (preferences.groups[0], preferences.groups[1]);
+        for (group, demanded, says) in [
+            (None, other, Declined::Group(other)),
+            (Some(other), first, Declined::Later),
+            (None, KeGroup::Modp1024, Declined::Never("INVALID_KE_PAYLOAD".to_owned())),
+        ] {
+            let proposed = Proposed::draw(&preferences, &old, group, [1; 8], &mut rng);
+            let wanted = ke_number(demanded).to_be_bytes().to_vec();
+            let mut chain = ChainWriter::new();
+            chain.push(PayloadKind::NOTIFY.0, &Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted).to_vec());
+            let (kind, body) = chain.finish().unwrap();
+            let payloads = Payloads::parse(kind, &body, &[]).unwrap();
+            assert_eq!(proposed.accept(&preferences, payloads).err(), Some(says));
+        }
     }
 
     /// RFC 7296 section 2.8.1: the end of a nonce is lower than any octet.

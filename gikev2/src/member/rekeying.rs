@@ -122,7 +122,7 @@ impl Member {
         if full || up.is_closing() || up.made.heir().is_some() {
             return Err(later());
         }
-        let request = Request::of(init, &self.preferences)?;
+        let request = Request::of(init, &self.preferences, &up.sa.suite)?;
         let mut fresh = [0; 8];
         while fresh[..4] == [0; 4] {
             ctx.rng.fill(&mut fresh);

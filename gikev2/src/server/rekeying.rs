@@ -106,7 +106,7 @@ impl Server {
         if full {
             return Some(Notify::bare(NotifyType::NO_ADDITIONAL_SAS));
         }
-        let request = match Request::of(init, &self.config.preferences) {
+        let request = match Request::of(init, &self.config.preferences, &state.sa.suite) {
             Ok(request) => request,
             Err(refusal) => return Some(refusal),
         };

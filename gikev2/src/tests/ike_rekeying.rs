@@ -8,6 +8,7 @@ use keyferry_wire::{ChainWriter, Encode};
 
 use super::support::*;
 use crate::IkeOptions;
+use crate::algorithms::KeyWrap;
 use crate::ike_sa::Preferences;
 use crate::ike_sa::sa::Direction;
 use crate::wire::message::Payloads;
@@ -186,6 +187,24 @@ fn the_group_of_new_keys_is_negotiated() {
     assert_eq!(count(&world, ExchangeType::CREATE_CHILD_SA, true), 2);
     assert_eq!(world.server.sa_for_test().unwrap().suite.group, KeGroup::Ecp256);
     registers_again(&mut world, at);
+}
+
+/// RFC 9838 section 3.1: what wraps keys is not weakened by new keys of the IKE SA, nor given up.
+#[test]
+fn new_keys_wrap_as_strongly_as_those_before() {
+    for of_server in [true, false] {
+        let (mut world, at) = kept(Wish { server: false, member: false }, 1);
+        let first = if of_server { 2 } else { 0 };
+        let preferences = Preferences { key_wraps: vec![KeyWrap::Aes128], ..Preferences::default() };
+        for (n, offer) in [preferences.proposals(false), preferences.proposals(true)].into_iter().enumerate() {
+            let mut offer = offer;
+            offer.proposals.iter_mut().for_each(|p| p.spi = vec![0x42; 8].into());
+            let mut payloads = rekey_payloads();
+            payloads[0].1 = offer.to_vec();
+            let answer = asked(&mut world, at, of_server, first + u32::try_from(n).unwrap(), &payloads);
+            assert_eq!(answer, [Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN)]);
+        }
+    }
 }
 
 /// What one end answers to a request of the other, composed by hand.
