@@ -80,6 +80,8 @@ pub struct Member {
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
+    /// A rekey in band came since then: an answer that is rekeyed in band, too, may be older than that.
+    overtaken: bool,
     /// The last answer to a registration was such a one.
     stale: bool,
     /// The Delete that ended the last IKE SA, and our answer, in case it got lost.
@@ -164,6 +166,7 @@ impl Member {
             ike: IkeOptions::default(),
             nat: Traversal::default(),
             outdated: Vec::new(),
+            overtaken: false,
             stale: false,
             farewell: None,
             acks: Vec::new(),

@@ -76,6 +76,7 @@ impl Member {
         let Link::Up(sas) = &self.link else { return Ok(()) };
         let default = sas.get(spi).and_then(|up| up.sa.key_wrap());
         let (_, default) = default.ok_or(Reject::Misbehaved("no key wrap algorithm"))?;
+        self.overtaken = true;
         let group = self.group.as_ref().ok_or(Reject::Unacceptable(NotifyType::INVALID_GROUP_ID))?;
         let sender = self.settings.sender_ids > 0;
         let log = self.key_log.as_deref_mut().map(|l| l as _);

@@ -57,7 +57,7 @@ impl Member {
             (Goal::Register, Link::Up(_)) => {
                 let mut chain = ChainWriter::new();
                 join(&self.settings, &self.settings.group, &mut chain);
-                self.outdated.clear();
+                (self.outdated, self.overtaken) = (Vec::new(), false);
                 self.ask(ctx, Purpose::Register, chain);
             }
             (Goal::Leave, Link::Up(_)) => {
@@ -84,7 +84,7 @@ impl Member {
     }
 
     fn connect(&mut self, ctx: &mut MemberCtx<'_>) {
-        self.outdated.clear();
+        (self.outdated, self.overtaken) = (Vec::new(), false);
         if self.goal != Goal::Connect && group_to_wire(&self.settings.group).is_none() {
             return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
         }
@@ -383,8 +383,12 @@ impl Member {
         ctx.event(MemberEvent::Registered);
     }
 
-    /// Does it bring a Rekey SA that has been replaced, or tell a message ID that has passed?
+    /// Does it bring a Rekey SA that has been replaced, or tell a message ID that has passed? Without a Rekey SA nothing in it
+    /// tells whether it is older than a rekey.
     fn is_stale(&self, group: &Group) -> bool {
+        if group.in_band && self.overtaken {
+            return true;
+        }
         let known = || self.group.iter().flat_map(|g| &g.rekey_sas);
         group.rekey_sas.iter().any(|new| self.outdated.contains(&new.spi) || known().any(|old| new.is_before(old)))
     }

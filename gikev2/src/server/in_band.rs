@@ -51,6 +51,8 @@ pub(super) struct Lines {
     lines: BTreeMap<LineId, Line>,
     /// Who has lost its last IKE SA, with the group.
     lost: Vec<(String, InBandTo)>,
+    /// Lines that go on though an SA of theirs is gone that a request was out over.
+    broken: BTreeSet<LineId>,
     none: Groups,
 }
 
@@ -73,6 +75,7 @@ impl Lines {
         line.spis.remove(&spi);
         if let Some((_, told)) = line.out.take_if(|(over, _)| *over == spi) {
             line.waiting.push_front(told);
+            self.broken.insert(id);
         }
         if line.spis.is_empty()
             && let Some(line) = self.lines.remove(&id)
@@ -116,8 +119,11 @@ impl Server {
         }
     }
 
-    /// Tells the model who has lost its IKE SA.
+    /// Tells over what SAs are left what was out over one that is gone, and the model who has lost its last one.
     pub(super) fn report_lost(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(line) = self.lines.broken.pop_first() {
+            self.feed(ctx, line);
+        }
         if self.lines.lost.is_empty() {
             return;
         }
@@ -141,6 +147,10 @@ impl Server {
         for (id, line) in &mut self.lines.lines {
             let Some(to) = line.groups.in_band(&plan.policy.name) else { continue };
             let Some(excluded) = all.get(&(&to.identity, to.registration)).copied() else { continue };
+            if excluded {
+                // Keys are nothing for it any more.
+                line.waiting.retain(|told| told.plan.policy.name != plan.policy.name);
+            }
             if line.waiting.len() == WAITING {
                 line.waiting.pop_front();
             }
@@ -212,6 +222,9 @@ impl Server {
             refused => {
                 tracing::warn!(%group, member = %told.to.identity, rekey = told.plan.id, ?refused,
                     "member does not take a rekey");
+                if told.excluded {
+                    self.forget_carried(id, &told.plan.policy.name.clone());
+                }
             }
         }
         self.feed(ctx, id);

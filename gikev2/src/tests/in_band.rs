@@ -9,9 +9,10 @@ use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
 use keyferry_model::update::MemberEvent;
 use keyferry_model::view::{MemberState, MemberView, RekeyView};
-use keyferry_wire::{ChainWriter, Encode};
+use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::support::*;
+use crate::IkeOptions;
 use crate::ike_sa::sa::Direction;
 use crate::policy::to_wire;
 use crate::wire::gsa::Gsa;
@@ -325,4 +326,98 @@ fn newcomers_wait_for_keys_that_come_in_band() {
     world.pass(Duration::from_secs(181));
     assert!(world.hosts[late].sas.is_empty());
     assert_eq!(view(&world, &identity(4)).registrations, 2);
+}
+
+/// A registration's answer that a rekey overtook tells of keys that are no longer the newest (RFC 9838 section 2.3.3): they are
+/// asked for again, be it the first registration over this IKE SA or another one.
+#[test]
+fn an_answer_that_a_rekey_overtook_is_not_taken() {
+    for anew in [false, true] {
+        let mut world = world(InBand::Everybody);
+        let at = world.join(1);
+        let late = |p: &Packet| p.exchange() == ExchangeType::GSA_REGISTRATION.0 && p.is_response();
+        world.fate = Box::new(move |p| usize::from(!late(p)));
+        if anew {
+            world.rekey(RekeyReason::Reset, &[]);
+            let asked = |p: &Packet| p.exchange() == ExchangeType::GSA_REGISTRATION.0;
+            while !world.seen.iter().any(asked) {
+                world.pass(Duration::from_millis(100));
+            }
+        } else {
+            world.start(at);
+            world.run();
+        }
+        world.rekey(RekeyReason::Operator, &[]);
+        world.fate = Box::new(|_| 1);
+        world.pass(Duration::from_secs(20));
+        assert!(world.has_newest(at), "anew: {anew}");
+        let newest = world.newest_spis();
+        world.rekey(RekeyReason::Operator, &[]);
+        assert!(world.has_newest(at) && world.newest_spis() != newest);
+    }
+}
+
+/// What is out over an IKE SA that goes is told over the one in its place, and at once.
+#[test]
+fn a_rekey_under_way_goes_on_over_the_next_ike_sa() {
+    let mut world = world(InBand::Everybody);
+    let settings = world.settings(1);
+    let at = world.add(settings);
+    let lifetime = Duration::from_secs(1000);
+    world.hosts[at].member.set_ike_options(IkeOptions { lifetime, ..IkeOptions::default() });
+    world.start(at);
+    world.run();
+    world.jump(world.now.mono + Duration::from_secs(901));
+    world.fate = Box::new(|p| usize::from(p.exchange() != ExchangeType::GSA_INBAND_REKEY.0));
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(!world.has_newest(at));
+    world.fate = Box::new(|_| 1);
+    world.on_member(at, false, |m, ctx| m.expire(ctx));
+    world.run();
+    assert_eq!((world.server.counters().rekeyed, world.server.established()), (1, 1));
+    assert!(world.has_newest(at));
+}
+
+/// Rekeys that waited for a member are nothing for it once it is evicted.
+#[test]
+fn who_is_evicted_gets_no_keys_that_waited() {
+    let mut world = world(InBand::Everybody);
+    let at = world.join(1);
+    world.fate = Box::new(|p| usize::from(p.exchange() != ExchangeType::GSA_INBAND_REKEY.0));
+    for _ in 0..3 {
+        world.rekey(RekeyReason::Operator, &[]);
+    }
+    let known = world.newest_spis();
+    world.rekey(RekeyReason::Eviction, &[identity(1)]);
+    world.fate = Box::new(|_| 1);
+    world.pass(Duration::from_secs(4));
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Excluded));
+    assert!(world.hosts[at].member.status().rekeys <= 2, "the one that was out, and what it replaces");
+    assert!(known.iter().all(|spi| !world.hosts[at].sas.contains_key(spi)));
+}
+
+/// An IKE SA is not kept for somebody evicted, whatever it answers.
+#[test]
+fn who_refuses_its_eviction_is_evicted() {
+    let mut world = world(InBand::Everybody);
+    let at = world.join(1);
+    world.fate = Box::new(|_| 0);
+    world.rekey(RekeyReason::Eviction, &[identity(1)]);
+    let told = world.seen.last().unwrap().clone();
+    assert_eq!(told.exchange(), ExchangeType::GSA_INBAND_REKEY.0);
+    let id = Header::decode(&told.bytes).unwrap().0.message_id;
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN).to_vec());
+    let sa = world.hosts[at].member.sa_for_test().unwrap();
+    let mut rng = keyferry_crypto::SeededRandom::new(7);
+    let bytes = sa.seal(ExchangeType::GSA_INBAND_REKEY, Direction::Response, id, chain, &mut rng).unwrap();
+    world.deliver(Packet { from: told.to, to: told.from, marker: false, bytes, tainted: false });
+    world.jump(world.now.mono + config().idle);
+    world.on_server(false, |s, ctx| s.expire(ctx));
+    assert_eq!(world.seen.last().unwrap().exchange(), ExchangeType::INFORMATIONAL.0);
+    world.pass(Duration::from_secs(55));
+    world.fate = Box::new(|_| 1);
+    assert_eq!(world.server.established(), 1, "the Delete is repeated");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.server.established(), 0);
 }
