@@ -26,7 +26,7 @@ use crate::wire::sk::Opened;
 
 /// A further group.
 pub(super) struct Further {
-    id: GroupId,
+    pub(super) id: GroupId,
     group: Option<Group>,
     /// When to register for it.
     wake: Option<Duration>,
@@ -119,7 +119,8 @@ impl Member {
         }
         let mut chain = ChainWriter::new();
         join(&self.settings, &self.further[at].id, &mut chain);
-        (self.further[at].wake, self.further[at].outdated) = (None, Vec::new());
+        // It stays due until there is an answer, whatever becomes of the IKE SA.
+        self.further[at].outdated.clear();
         self.ask(ctx, Purpose::RegisterFurther(at), chain);
     }
 
@@ -159,9 +160,7 @@ impl Member {
             Err(reject) => {
                 tracing::warn!(group = %self.further[at].id, %reject, "the group's policy cannot be followed");
                 self.further_refused(ctx, at, reject.to_string());
-                let mut chain = ChainWriter::new();
-                leave(&self.further[at].id, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
-                self.ask(ctx, Purpose::Decline, chain);
+                self.decline(ctx, Purpose::DeclineFurther(at));
             }
         }
     }

@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     LeaveFurther,
     /// The policy did not suit: the key server is to forget us.
     Decline,
+    /// The same of a further group.
+    DeclineFurther(usize),
     /// Leaving the group.
     Leave,
     /// The end of the IKE SA.
@@ -44,6 +46,7 @@ impl Purpose {
             | Purpose::RegisterFurther(_)
             | Purpose::LeaveFurther
             | Purpose::Decline
+            | Purpose::DeclineFurther(_)
             | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
             Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,

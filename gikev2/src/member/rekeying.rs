@@ -13,7 +13,6 @@ use super::link::{Purpose, Spi, Up};
 use super::{Link, Member, send};
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::{Declined, Heir, Proposed, Request};
-use crate::registration::request::leave;
 use crate::wire::message::{Init, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::NotifyType;
@@ -179,14 +178,12 @@ impl Member {
     /// Uses another SA from now on. What was asked over the old one and not answered is asked again.
     pub(super) fn move_to(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
         let Link::Up(sas) = &mut self.link else { return };
-        let declining = sas.current.purpose == Purpose::Decline && !sas.current.requests.is_idle();
+        let pending = Some(sas.current.purpose).filter(|_| !sas.current.requests.is_idle());
         if sas.is_current(spi) || !sas.promote(spi) {
             return;
         }
-        if declining {
-            let mut chain = ChainWriter::new();
-            leave(&self.settings.group, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
-            self.ask(ctx, Purpose::Decline, chain);
+        if let Some(declining @ (Purpose::Decline | Purpose::DeclineFurther(_))) = pending {
+            self.decline(ctx, declining);
         }
         self.pursue(ctx);
     }

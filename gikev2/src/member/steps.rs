@@ -352,11 +352,18 @@ impl Member {
             Err(reject) => {
                 tracing::warn!(%reject, "the group's policy cannot be followed");
                 self.fail(ctx, Some(reject.to_string()));
-                let mut chain = ChainWriter::new();
-                leave(&self.settings.group, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
-                self.ask(ctx, Purpose::Decline, chain);
+                self.decline(ctx, Purpose::Decline);
             }
         }
+    }
+
+    /// Tells the key server that a group's policy does not suit us.
+    pub(super) fn decline(&mut self, ctx: &mut MemberCtx<'_>, purpose: Purpose) {
+        let further = if let Purpose::DeclineFurther(at) = purpose { self.further.get(at) } else { None };
+        let group = further.map_or(&self.settings.group, |f| &f.id);
+        let mut chain = ChainWriter::new();
+        leave(group, NotifyType::NO_PROPOSAL_CHOSEN, &mut chain);
+        self.ask(ctx, purpose, chain);
     }
 
     /// Everything known of the group before is replaced, unless the answer is older than a rekey that came meanwhile
@@ -417,7 +424,11 @@ impl Member {
             }
             Purpose::Delete => return self.deleted(ctx, spi),
             Purpose::Rekey if !syntax => self.rekey_answered(ctx, spi, &opened),
-            Purpose::Rekey | Purpose::Decline | Purpose::Liveness | Purpose::LeaveFurther => {}
+            Purpose::Rekey
+            | Purpose::Decline
+            | Purpose::DeclineFurther(_)
+            | Purpose::Liveness
+            | Purpose::LeaveFurther => {}
         }
         if syntax {
             // The key server has given this IKE SA up (RFC 7296 section 2.21.3).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyferry_crypto::{Hash, SignatureAlgorithm};
 use keyferry_model::Model;
 use keyferry_model::id::{GroupId, Protocol};
 use keyferry_model::plan::RekeyReason;
@@ -13,6 +14,7 @@ use keyferry_model::view::MemberState;
 
 use super::support::*;
 use crate::rekey;
+use crate::wire::registry::ExchangeType;
 
 fn other() -> GroupPolicy {
     let mut other = policy(false);
@@ -156,4 +158,52 @@ fn what_is_rekeyed_in_band_has_the_ike_sa_for_itself() {
         assert_eq!(events(&world, at, 1), refused);
         assert!(world.has_newest(at));
     }
+}
+
+/// A registration for a further group that is never answered is asked again, over another IKE SA.
+#[test]
+fn a_further_registration_without_an_answer_is_tried_again() {
+    let mut world = World::new(policy(false));
+    world.model = Model::load(vec![policy(false), other()], &BTreeMap::new(), world.now, &mut world.rng).unwrap();
+    let _ = world.model.take_store_ops();
+    let settings = world.settings(1);
+    let at = world.add(settings);
+    world.hosts[at].member.add_group(GroupId::Number(2));
+    world.fate = Box::new(|p| usize::from(p.exchange() != ExchangeType::GSA_REGISTRATION.0));
+    world.start(at);
+    world.pass(Duration::from_secs(120));
+    assert!(world.has_newest(at) && events(&world, at, 1).is_empty());
+    world.fate = Box::new(|_| 1);
+    world.pass(Duration::from_secs(120));
+    assert_eq!(events(&world, at, 1), [MemberEvent::Registered]);
+}
+
+/// Declining a further group is no farewell to the first one, whatever becomes of the IKE SA meanwhile.
+#[test]
+fn a_further_group_is_declined_alone() {
+    let mut second = other();
+    let weak = SignatureAlgorithm::RsaPkcs1(Hash::Sha1);
+    second.gikev2.as_mut().unwrap().authentication = RekeyAuthentication::Signature(signer(), weak);
+    let mut config = config();
+    (config.ike.lifetime, config.idle) = (Duration::from_secs(1000), Duration::from_secs(100_000));
+    let mut world = World::with(policy(false), config, 1);
+    world.model = Model::load(vec![policy(false), second], &BTreeMap::new(), world.now, &mut world.rng).unwrap();
+    let _ = world.model.take_store_ops();
+    let settings = world.settings(1);
+    let at = world.add(settings);
+    world.hosts[at].member.add_group(GroupId::Number(2));
+    let mut registrations = 0;
+    world.fate = Box::new(move |p| {
+        let request = p.exchange() == ExchangeType::GSA_REGISTRATION.0 && !p.is_response();
+        registrations += usize::from(request);
+        usize::from(!request || registrations != 2)
+    });
+    world.start(at);
+    world.run();
+    assert_eq!(states(&world), [Some(MemberState::Active); 2], "the one that declines is lost");
+    world.jump(world.now.mono + Duration::from_secs(901));
+    world.on_server(false, |s, ctx| s.expire(ctx));
+    world.run();
+    assert_eq!(world.server.counters().rekeyed, 1);
+    assert_eq!(states(&world), [Some(MemberState::Active), Some(MemberState::Left)]);
 }
