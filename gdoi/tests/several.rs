@@ -148,6 +148,27 @@ fn a_group_that_is_refused_keeps_nobody_from_the_others() {
     assert_eq!((events(&bench, 2).len(), phase_1s(&bench)), (1, 1), "and disturbs nobody by it");
 }
 
+/// Its KEK's SPI would not tell any more whose pushes they are.
+#[test]
+fn a_kek_that_another_group_has_is_not_taken() {
+    // Two names of one group.
+    let mut bench = bench(&["239.192.0.1".parse().unwrap(), GroupId::Number(2)]);
+    assert_eq!(events(&bench, 1), [MemberEvent::Refused("the KEK of another group".to_owned())]);
+    let given = |(at, output): &(usize, MemberOutput)| *at == 1 && !matches!(output, MemberOutput::Event(_));
+    assert!(!bench.nodes[&10].further.iter().any(given), "neither keys nor anything to listen to");
+    bench.run(secs(2));
+    let groups = bench.nodes[&10].member.status().groups;
+    assert_eq!(groups.iter().map(|g| g.registered).collect::<Vec<_>>(), [true, false, true]);
+    let (now, mut rng) = (bench.now(), SeededRandom::new(9));
+    let plan = bench.model.rekey(GROUP, RekeyReason::Operator, &[], now, &mut rng).unwrap();
+    let bytes = gdoi::push::render(&plan.policy, plan.steps.first().unwrap(), &mut rng).unwrap();
+    let to = "239.192.84.1:848".parse().unwrap();
+    bench.wire.push_back(support::Packet { from: host(false, 1), to, bytes });
+    bench.run(secs(2));
+    let rekeys: Vec<u64> = bench.nodes[&10].member.status().groups.iter().map(|g| g.rekeys).collect();
+    assert_eq!(rekeys, [1, 0, 0], "the first goes on");
+}
+
 #[test]
 fn every_group_is_renewed_in_time_and_left_at_the_end() {
     let mut bench = bench(&both());
