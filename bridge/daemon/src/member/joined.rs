@@ -183,3 +183,7 @@ impl Plane {
         Ok(Self { tun: tun.to_owned(), engine, routes, follows: config.routes })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
