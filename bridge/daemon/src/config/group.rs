@@ -384,7 +384,8 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
     plan
 }
 
-/// Deployed members register anew when a twentieth of a lifetime is left, or an hour of a long one: a rekey comes as long before.
+/// Members of other makers may register anew as early as with a twentieth of a lifetime left, or an hour of a long one: a rekey
+/// comes as long before.
 fn default_margin(tek_lifetime: Duration) -> Duration {
     (tek_lifetime / 10).clamp(5 * MINUTE, 120 * MINUTE)
 }

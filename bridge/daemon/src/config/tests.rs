@@ -177,7 +177,7 @@ fn weak_and_unknown_algorithms_are_refused() {
     assert!(gateway_of(&text).is_ok());
 }
 
-/// Rekeys come before deployed members register anew, when a twentieth of a lifetime is left or an hour of a long one.
+/// Rekeys come before members would register anew with a twentieth of a lifetime left, or an hour of a long one.
 #[test]
 fn the_margin_of_rekeys_grows_with_the_lifetime() {
     let of = |keys: &str| {
