@@ -68,9 +68,9 @@ rsa-x25519 aes128gcm16-prfsha256-x25519 rsa-2048
 LIST
 }
 
-# used PID: nanoseconds on a processor, all threads.
+# used PID: nanoseconds on a processor, all threads. One may end meanwhile.
 used() {
-    cat "/proc/$1"/task/*/schedstat | awk '{ ns += $1 } END { print ns }'
+    { cat "/proc/$1"/task/*/schedstat 2>/dev/null || true; } | awk '{ ns += $1 } END { printf "%.0f\n", ns }'
 }
 
 certificates gateway
