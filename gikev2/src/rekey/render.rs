@@ -111,7 +111,7 @@ fn keys(policy: &GroupPolicy, step: &RekeyStep, payloads: &mut Vec<(PayloadKind,
         let lifetime = sa.remaining(step.counted_from);
         sas.push(to_wire::rekey_policy(made_under, sa, lifetime, None).ok_or(RenderError::NotServed)?);
         groups.push(rekey_bag(sa, tree.as_ref(), &default)?);
-        member = member_bag(tree.as_ref(), fresh_auth_key(policy, &step.policy)?)?;
+        member = member_bag(tree.as_ref(), fresh_auth_key(made_under, &step.policy)?)?;
     }
     if let Some(epoch) = &step.new_epoch {
         for sa in &epoch.sas {
@@ -154,12 +154,12 @@ fn rekey_bag<'a>(sa: &'a RekeySa, tree: Option<&TreeUpdate>, default: &Secret) -
 }
 
 /// The key that signs from the new Rekey SA on, if it is another than before (RFC 9838 section 2.4.1, reading 25).
-fn fresh_auth_key(policy: &GroupPolicy, present: &GroupPolicy) -> Result<Option<Vec<u8>>, CryptoError> {
+fn fresh_auth_key(made_under: &GroupPolicy, present: &GroupPolicy) -> Result<Option<Vec<u8>>, CryptoError> {
     let key = |p: &GroupPolicy| match p.gikev2.as_ref().map(|g| &g.authentication) {
         Some(RekeyAuthentication::Signature(key, algorithm)) => algorithm.spki_to_der(&key.public_spki()).map(Some),
         Some(RekeyAuthentication::Implicit) | None => Ok(None),
     };
-    let (fresh, present) = (key(policy)?, key(present)?);
+    let (fresh, present) = (key(made_under)?, key(present)?);
     Ok(fresh.filter(|fresh| present.as_ref() != Some(fresh)))
 }
 

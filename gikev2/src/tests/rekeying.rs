@@ -7,7 +7,9 @@ use keyferry_crypto::{BlockCipher, Hash, Integrity, SignatureAlgorithm, SigningK
 use keyferry_model::epoch::Epoch;
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
-use keyferry_model::policy::{Authorization, EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy};
+use keyferry_model::policy::{
+    Authorization, BackwardAccess, BackwardScope, EspTransform, GroupPolicy, RekeyAuthentication, TrafficPolicy,
+};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::Header;
 
@@ -93,6 +95,29 @@ fn another_signing_key_is_told_in_a_rekey() {
         assert_eq!(world.hosts[a].member.status().rejected, 0);
         assert!(!world.hosts[a].events.contains(&MemberEvent::Excluded));
     }
+}
+
+/// Everybody is taken to the Rekey SA of the newcomers by a message that changes nothing else: the new key comes in the one
+/// after it, which the old key signs (reading 25).
+#[test]
+fn another_signing_key_is_told_after_newcomers_are_introduced() {
+    let mut group = policy(false);
+    group.backward_access = Some(BackwardAccess { scope: BackwardScope::Full, gathering: Duration::from_secs(5) });
+    let mut world = World::new(group);
+    let a = world.join(1);
+    world.rekey(RekeyReason::Operator, &[]);
+    let b = world.join(2);
+    let mut to = world.policy.clone();
+    let fresh = Arc::new(SigningKey::generate_rsa(2048).unwrap());
+    to.gikev2.as_mut().unwrap().authentication =
+        RekeyAuthentication::Signature(fresh, SignatureAlgorithm::RsaPkcs1(Hash::Sha256));
+    world.change(to);
+    for _ in 0..2 {
+        assert!(world.has_newest(a) && world.has_newest(b));
+        assert_eq!(world.hosts[a].member.status().rejected, 0);
+        world.rekey(RekeyReason::Operator, &[]);
+    }
+    assert!(world.hosts[a].member.status().rekeys > world.hosts[b].member.status().rekeys, "one was introduced");
 }
 
 /// A message under a Rekey SA that was promised shows that the one which brought it is lost (RFC 9838 section 4.4.2.2.3).
