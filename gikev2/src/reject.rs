@@ -20,6 +20,9 @@ pub enum Reject {
     /// It is understood, and cannot be done.
     #[error("unacceptable: {0:?}")]
     Unacceptable(NotifyType),
+    /// A group of nothing but traffic that is none of the key server's business.
+    #[error("the group protects nothing that accept_traffic names")]
+    NothingAccepted,
     /// An authenticated peer broke the protocol, or sent what makes no sense.
     #[error("misbehaved: {0}")]
     Misbehaved(&'static str),
@@ -41,6 +44,7 @@ impl Reject {
                 Some(Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]))
             }
             Reject::Unacceptable(kind) => Some(Notify::bare(*kind)),
+            Reject::NothingAccepted => Some(Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN)),
             Reject::Unauthenticated(_) => None,
         }
     }

@@ -46,13 +46,22 @@ impl Flows {
         [v4, Flow::to(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8)]
     }
 
+    fn holds(&self, policy: &TrafficPolicy) -> bool {
+        self.0.iter().any(|flow| flow.holds(policy))
+    }
+
     /// Takes out of an update what is none of the key server's business, and tells what that was.
     pub fn confine(&self, update: &mut GroupUpdate) -> Vec<Arc<TrafficPolicy>> {
-        let goes = |policy: &TrafficPolicy| !self.0.iter().any(|flow| flow.holds(policy));
         let mut declined: Vec<Arc<TrafficPolicy>> =
-            update.install.extract_if(.., |sa| goes(&sa.policy)).map(|sa| sa.policy).collect();
+            update.install.extract_if(.., |sa| !self.holds(&sa.policy)).map(|sa| sa.policy).collect();
         declined.dedup();
         declined
+    }
+
+    /// Does an update protect traffic, and none of it is the key server's business?
+    #[must_use]
+    pub fn hold_nothing_of(&self, update: &GroupUpdate) -> bool {
+        !update.install.is_empty() && !update.install.iter().any(|sa| self.holds(&sa.policy))
     }
 }
 

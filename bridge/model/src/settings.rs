@@ -64,7 +64,8 @@ pub struct MemberSettings {
 pub struct TrafficSettings {
     /// Where packets go in tunnels that do not preserve their destination. Without it there are no such tunnels.
     pub tunnel_destination: Option<IpAddr>,
-    /// The traffic that it may decide about at all; what it says of other traffic is left out.
+    /// The traffic that it may decide about at all; what it says of other traffic is left out,
+    /// and with G-IKEv2 a group of nothing else is declined.
     pub accept: Flows,
 }
 

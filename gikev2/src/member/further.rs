@@ -151,7 +151,7 @@ impl Member {
             let grant = evaluate(&GroupKeys::of(&payloads)?, default, self.settings.sender_ids, ctx.now.mono, log)?;
             match grant.group.in_band {
                 true => Err(Reject::Misbehaved("in band over an IKE SA that carries other groups")),
-                false => Ok(Ok(grant)),
+                false => grant.within(&self.settings.traffic.accept).map(Ok),
             }
         });
         match result {

@@ -344,7 +344,8 @@ impl Member {
             }
             let (_, default) = up.sa.key_wrap().ok_or(Reject::Misbehaved("no key wrap algorithm"))?;
             let keys = GroupKeys::of(&payloads)?;
-            evaluate(&keys, default, wanted, ctx.now.mono, log).map(Ok)
+            let grant = evaluate(&keys, default, wanted, ctx.now.mono, log)?;
+            grant.within(&self.settings.traffic.accept).map(Ok)
         });
         match result {
             Ok(Ok(grant)) => self.registered(ctx, grant),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{Secret, SignatureAlgorithm, VerifyingKey, keywrap};
+use keyferry_model::flows::Flows;
 use keyferry_model::policy::{EspMode, SaDirection};
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
@@ -32,6 +33,14 @@ pub(crate) struct Grant {
     pub(crate) update: GroupUpdate,
     /// Where rekeys go, if that is a multicast address.
     pub(crate) listen: Option<SocketAddr>,
+}
+
+impl Grant {
+    /// Refuses a group of which nothing is traffic that the key server may decide about (RFC 5374 section 4.1.3.5); of others
+    /// the rest is taken.
+    pub(crate) fn within(self, accept: &Flows) -> Result<Self, Reject> {
+        if accept.hold_nothing_of(&self.update) { Err(Reject::NothingAccepted) } else { Ok(self) }
+    }
 }
 
 /// Checks a registration's answer. `default` is GSK_w of the IKE SA; `wanted` is how many sender IDs we asked for.

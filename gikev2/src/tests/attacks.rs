@@ -1,11 +1,13 @@
 //! What somebody on the path, or who knows an address, might try; and what loss and delay do to answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, KeGroup};
+use keyferry_model::flows::{Flow, Flows};
 use keyferry_model::plan::RekeyReason;
-use keyferry_model::policy::{EspTransform, TrafficPolicy};
+use keyferry_model::policy::{EspTransform, GroupPolicy, TrafficPolicy};
 use keyferry_model::update::MemberEvent;
 use keyferry_model::view::MemberState;
 use keyferry_wire::{Decode, Header, chain};
@@ -421,6 +423,41 @@ fn an_unacceptable_policy_is_declined() {
     assert_eq!((world.server.counters().registered, world.server.counters().left), (1, 1));
     let views = world.model.group("g").unwrap().member_views();
     assert_eq!(views.iter().find(|m| m.identity == identity(1)).unwrap().state, MemberState::Left);
+}
+
+/// RFC 5374 section 4.1.3.5: a group of nothing but traffic that is none of the key server's business is declined likewise;
+/// where a part is, the group is joined for that.
+#[test]
+fn a_group_of_nothing_but_traffic_that_is_not_accepted_is_declined() {
+    let ours = policy(false).traffic.remove(0);
+    let mut theirs = (*ours).clone();
+    theirs.destination = selector("10.2.0.0", 16);
+    let theirs = Arc::new(theirs);
+    let tunnels = || Flows(vec![Flow::to([10, 2, 0, 0].into(), 16)]);
+    for (traffic, accept, taken) in [
+        (vec![Arc::clone(&theirs)], Flows::default(), false),
+        (vec![Arc::clone(&theirs), Arc::clone(&ours)], Flows::default(), true),
+        (vec![theirs], tunnels(), true),
+        (vec![ours], tunnels(), false),
+    ] {
+        let mut world = World::new(GroupPolicy { traffic, ..policy(false) });
+        let mut settings = world.settings(1);
+        settings.traffic.accept = accept;
+        let at = world.add(settings);
+        world.start(at);
+        world.run();
+        let (last, state) = match taken {
+            true => (MemberEvent::Registered, MemberState::Active),
+            false => (
+                MemberEvent::Refused("the group protects nothing that accept_traffic names".to_owned()),
+                MemberState::Left,
+            ),
+        };
+        assert_eq!(world.hosts[at].events, [MemberEvent::Connected, last]);
+        assert_eq!(world.hosts[at].sas.is_empty(), !taken);
+        let views = world.model.group("g").unwrap().member_views();
+        assert_eq!(views.iter().find(|m| m.identity == identity(1)).unwrap().state, state);
+    }
 }
 
 /// RFC 7296 section 2.5: an unknown payload is skipped, unless it says that it must not be.

@@ -207,3 +207,18 @@ fn a_further_group_is_declined_alone() {
     assert_eq!(world.server.counters().rekeyed, 1);
     assert_eq!(states(&world), [Some(MemberState::Active), Some(MemberState::Left)]);
 }
+
+/// So is one of nothing but traffic that is none of the key server's business.
+#[test]
+fn a_further_group_of_traffic_that_is_not_accepted_is_declined() {
+    let mut second = other();
+    let line = TrafficPolicy { destination: selector("10.2.0.0", 16), ..(*second.traffic[0]).clone() };
+    second.traffic = vec![Arc::new(line)];
+    let (world, at) = world(policy(false), second, &[2]);
+    assert_eq!(
+        events(&world, at, 1),
+        [MemberEvent::Refused("the group protects nothing that accept_traffic names".to_owned())]
+    );
+    assert!(spis(&world, at).is_empty());
+    assert_eq!(states(&world), [Some(MemberState::Active), Some(MemberState::Left)]);
+}

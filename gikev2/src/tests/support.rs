@@ -63,7 +63,7 @@ pub(super) fn cbc() -> RekeyProtection {
     RekeyProtection::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)
 }
 
-fn selector(address: &str, prefix: u8) -> Selector {
+pub(super) fn selector(address: &str, prefix: u8) -> Selector {
     Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 }
 }
 
