@@ -8,7 +8,7 @@ use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::RekeyAuthentication;
 use keyferry_model::update::MemberEvent;
 
-use keyferry_wire::{Decode, Encode, Header};
+use keyferry_wire::{ChainWriter, Decode, Encode, Header};
 use proptest::prelude::*;
 
 use super::support::*;
@@ -191,36 +191,10 @@ proptest! {
 
 /// GSA and KD as a key server would send them, and the key they are wrapped under.
 fn captured_answer() -> (Vec<u8>, u8, keyferry_crypto::Secret) {
-    use keyferry_crypto::Secret;
-    use keyferry_model::drive::{Ctx, Outbox};
-    use keyferry_wire::ChainWriter;
-
-    use crate::registration::carried::Groups;
     use crate::registration::request::join;
-    use crate::registration::serve::{Asking, Outcome, answer};
-    use crate::wire::message::Registration;
     let mut world = World::new(policy(false));
     let settings = world.settings(1);
-    let mut chain = ChainWriter::new();
-    join(&settings, &settings.group, &mut chain);
-    let (first, request) = chain.finish().unwrap();
-    let request = Registration::request(first, &request).unwrap();
-    let default = Secret::new(vec![5; 32]);
-    let mut out = Outbox::default();
-    let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
-    let groups = &Groups::default();
-    let asking = Asking {
-        identity: &settings.identity,
-        holder: None,
-        address: settings.local,
-        marked: false,
-        default: Some(&default),
-        early: false,
-        groups,
-    };
-    let mut chain = ChainWriter::new();
-    let outcome = answer(&mut ctx, asking, &request, &mut chain);
-    assert!(matches!(outcome, Outcome::Registered { .. }));
-    let (first, inner) = chain.finish().unwrap();
-    (inner, first, default)
+    let mut request = ChainWriter::new();
+    join(&settings, &settings.group, &mut request);
+    world.answer(1, request)
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use keyferry_crypto::{Secret, SignatureScheme};
-use keyferry_model::drive::{Ctx, Outbox};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::RekeyAuthentication;
 use keyferry_model::update::{GroupUpdate, MemberEvent};
@@ -14,9 +13,7 @@ use super::support::*;
 use crate::ike_sa::init::header;
 use crate::policy::identity::group_to_wire;
 use crate::policy::to_wire;
-use crate::registration::carried::Groups;
 use crate::registration::grant::evaluate;
-use crate::registration::serve::{Asking, Outcome, answer};
 use crate::reject::Reject;
 use crate::rekey::receive::Rekey;
 use crate::rekey::signature::chunk_a;
@@ -24,7 +21,7 @@ use crate::wire::auth::{Auth, SignatureData};
 use crate::wire::delete::Delete;
 use crate::wire::gsa::{Gsa, GwPolicy, SaPolicy};
 use crate::wire::kd::{GroupBag, Kd, MemberBag};
-use crate::wire::message::{GroupKeys, Payloads, Registration};
+use crate::wire::message::{GroupKeys, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
@@ -322,24 +319,7 @@ fn registration(world: &mut World, n: u8, sender: Option<u32>) -> GroupUpdate {
         let count = Notify::new(NotifyType::GROUP_SENDER, count.to_be_bytes().to_vec());
         request.push(PayloadKind::NOTIFY.0, &count.to_vec());
     }
-    let (first, inner) = request.finish().unwrap();
-    let request = Registration::request(first, &inner).unwrap();
-    let default = Secret::new(vec![5; 32]);
-    let mut out = Outbox::default();
-    let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
-    let groups = &Groups::default();
-    let asking = Asking {
-        identity: &settings.identity,
-        holder: None,
-        address: settings.local,
-        marked: false,
-        default: Some(&default),
-        early: false,
-        groups,
-    };
-    let mut chain = ChainWriter::new();
-    assert!(matches!(answer(&mut ctx, asking, &request, &mut chain), Outcome::Registered { .. }));
-    let (first, inner) = chain.finish().unwrap();
+    let (inner, first, default) = world.answer(n, request);
     let payloads = Payloads::parse(first, &inner, rules::REGISTRATION_RESPONSE).unwrap();
     let keys = GroupKeys::of(&payloads).unwrap();
     evaluate(&keys, &default, u32::from(sender.is_some()), world.now.mono, None).unwrap().update

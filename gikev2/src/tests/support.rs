@@ -23,7 +23,11 @@ use keyferry_model::settings::{
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput, Removal, SenderIds};
+use keyferry_wire::ChainWriter;
 
+use crate::registration::carried::Groups;
+use crate::registration::serve::{Asking, Outcome, answer};
+use crate::wire::message::Registration;
 use crate::{KeyLog, Member, Server, ServerConfig, rekey};
 
 pub(super) const PSK: &[u8] = b"a secret shared by two";
@@ -222,6 +226,30 @@ pub(super) fn config() -> ServerConfig {
 }
 
 impl World {
+    /// What member `n` is answered when it registers with these payloads: GSA and KD, the kind of the first payload, and
+    /// the key that keys are wrapped under.
+    pub(super) fn answer(&mut self, n: u8, request: ChainWriter) -> (Vec<u8>, u8, Secret) {
+        let settings = self.settings(n);
+        let (first, request) = request.finish().unwrap();
+        let request = Registration::request(first, &request).unwrap();
+        let default = Secret::new(vec![5; 32]);
+        let mut out = Outbox::default();
+        let mut ctx = Ctx { now: self.now, model: &mut self.model, rng: &mut self.rng, out: &mut out };
+        let asking = Asking {
+            identity: &settings.identity,
+            holder: None,
+            address: settings.local,
+            marked: false,
+            default: Some(&default),
+            early: false,
+            groups: &Groups::default(),
+        };
+        let mut chain = ChainWriter::new();
+        assert!(matches!(answer(&mut ctx, asking, &request, &mut chain), Outcome::Registered { .. }));
+        let (first, inner) = chain.finish().unwrap();
+        (inner, first, default)
+    }
+
     pub(super) fn new(policy: GroupPolicy) -> Self {
         Self::with(policy, config(), 1)
     }
