@@ -151,8 +151,7 @@ CONF
     )
     spawn "$right" "member-$name" "$KEYFERRY" member --config "$work/member.toml"
     until_true 15 established gikev2 || fail "$name: charon has no established IKE SA"
-    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
+    stop
     swan --terminate --ike gikev2 --force >"$work/terminate-$name.log" 2>&1 || true
     echo "ok: the member initiates, $name"
 }

@@ -6,22 +6,9 @@ source "$(dirname "$0")/lib.sh"
 need ip charon-systemd swanctl nft
 hosts
 
-stop() {
-    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
-}
-
 # counter NAME: one of the gateway's counters of G-IKEv2.
 counter() {
-    "$KEYFERRY" status --socket "$work/gateway.sock" --json | python3 -c "import json,sys; print(json.load(sys.stdin)['datagrams']['gikev2']['$1'])"
-}
-
-counts() {
-    (($(counter "$1") >= $2))
-}
-
-in_log() {
-    grep -q "$1" "$work/charon-ike.log"
+    gateway_counter gikev2 "$1"
 }
 
 # sas NAME N: charon has so many established IKE SAs of this name.

@@ -7,23 +7,9 @@ need ip charon-systemd swanctl nft pki
 hosts
 certificates member
 
-# stop: ends what was spawned last.
-stop() {
-    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
-}
-
 # counter NAME: one of the gateway's counters of GDOI.
 counter() {
-    "$KEYFERRY" status --socket "$work/gateway.sock" --json | python3 -c "import json,sys; print(json.load(sys.stdin)['datagrams']['gdoi']['$1'])"
-}
-
-counts() {
-    (($(counter "$1") >= $2))
-}
-
-in_log() {
-    grep -q "$1" "$work/charon-ike.log"
+    gateway_counter gdoi "$1"
 }
 
 # connection NAME MORE...: a connection of charon's to the gateway.

@@ -75,8 +75,7 @@ CONF
     )
     spawn "$right" "$name" "$KEYFERRY" member --config "$work/$name.toml"
     until_true 15 established "$protocol" || fail "$name: charon has no established IKE SA"
-    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
+    stop
     swan --terminate --ike "$protocol" --force >"$work/terminate-$name.log" 2>&1 || true
     echo "ok: $name"
 }

@@ -67,6 +67,12 @@ spawn() {
     pids+=($!)
 }
 
+# stop: ends what was spawned last.
+stop() {
+    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
+    unset 'pids[-1]'
+}
+
 # until_true SECONDS COMMAND...: tries twice a second.
 until_true() {
     local tries=$(($1 * 2))
@@ -109,8 +115,7 @@ CONF
 
 # stop_charon: ends the charon that was started last.
 stop_charon() {
-    kill "${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
+    stop
     rm -f "$work/charon.vici"
 }
 
@@ -212,4 +217,19 @@ CONF
 gateway() {
     spawn "$left" gateway "$KEYFERRY" serve --config "$work/gateway.toml"
     until_true 20 "$KEYFERRY" status --socket "$work/gateway.sock" || fail "the gateway does not start"
+}
+
+# gateway_counter PROTOCOL NAME: one of the gateway's counters of a protocol.
+gateway_counter() {
+    "$KEYFERRY" status --socket "$work/gateway.sock" --json | python3 -c "import json,sys; print(json.load(sys.stdin)['datagrams']['$1']['$2'])"
+}
+
+# counts NAME N: the test's `counter` of this name is at least so high.
+counts() {
+    (($(counter "$1") >= $2))
+}
+
+# in_log PATTERN: charon has logged it.
+in_log() {
+    grep -q "$1" "$work/charon-ike.log"
 }
