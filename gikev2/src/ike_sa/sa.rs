@@ -189,6 +189,13 @@ impl IkeSa {
         }
     }
 
+    /// From now on nothing can be sealed.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn fail_for_test(&mut self) {
+        self.outgoing = SkKeys::useless().unwrap();
+    }
+
     /// Is this a message to us over this SA, by its SPIs and by which end it says it comes from?
     pub(crate) fn is_named_by(&self, header: &Header) -> bool {
         let from_initiator = header.flags & flags::INITIATOR != 0;

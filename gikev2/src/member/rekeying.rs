@@ -46,6 +46,9 @@ impl Member {
         if up.made.heir().is_some() || up.proposed.is_some() {
             return;
         }
+        if !up.requests.is_idle() {
+            return up.life.try_later(ctx.now.mono, ctx.rng);
+        }
         let proposed = Proposed::draw(&self.preferences, &up.sa.suite, group, fresh, ctx.rng);
         match KeyPair::generate(proposed.group, ctx.rng) {
             Ok(pair) => {

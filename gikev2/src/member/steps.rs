@@ -115,7 +115,8 @@ impl Member {
     }
 
     fn ask_by(&mut self, backoff: Backoff, ctx: &mut MemberCtx<'_>, spi: Spi, purpose: Purpose, chain: ChainWriter) {
-        let Some(up) = self.up(spi) else { return };
+        // One at a time (RFC 7296 section 2.3): what is out already may be the same, over an SA that took another's place.
+        let Some(up) = self.up(spi).filter(|up| up.requests.is_idle()) else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         match up.request(purpose, chain, backoff, &mut step) {
             Ok(bytes) => send(ctx, self.transmit(bytes)),
@@ -420,7 +421,10 @@ impl Member {
             Purpose::Register => self.registration_response(ctx, spi, &opened, rules::REGISTRATION_RESPONSE),
             Purpose::RegisterFurther(at) => self.further_response(ctx, spi, at, &opened),
             Purpose::Leave => {
-                self.left(ctx);
+                // Asked again over the SA that took the other's place it is answered twice.
+                if self.goal == Goal::Leave {
+                    self.left(ctx);
+                }
                 self.ask(ctx, Purpose::Delete, deletion());
             }
             Purpose::Delete => return self.deleted(ctx, spi),
@@ -518,8 +522,8 @@ impl Member {
         };
         let Some(up) = self.up(spi) else { return };
         let Ok(response) = up.sa.seal(exchange, Direction::Response, header.message_id, chain, ctx.rng) else {
-            self.link = Link::Down;
-            return;
+            tracing::warn!("an answer could not be sealed: the IKE SA ends");
+            return self.ended(ctx, spi);
         };
         up.answers.answered(dgram.bytes, response.clone());
         send(ctx, dgram.reply(response.clone()));

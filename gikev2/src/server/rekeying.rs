@@ -14,6 +14,7 @@
 //!  -             request                           being done  Job
 //!  -             request, while the SA is closed   -           N(TEMPORARY_FAILURE)
 //!  being done    job done                          -           a new SA, response
+//!  being done    an unacceptable public value      Closed      N(INVALID_SYNTAX)
 //! ```
 //!
 //! Both may go on at once; when neither does any more, nonces decide which of the new SAs stays.
@@ -43,13 +44,21 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(super) struct Rekeying {
     pub(super) life: Life,
     ours: Attempt,
-    /// The peer's request that is being worked on, and its message ID.
-    theirs: Option<(u32, Request)>,
+    /// The peer's request that is being worked on.
+    theirs: Option<Theirs>,
     made: Succession,
     /// Another SA has taken its place: it is deleted then.
     pub(super) doomed: Option<Duration>,
     /// The SA in whose place this one was made.
     predecessor: Option<Spi>,
+}
+
+/// A request of the peer.
+struct Theirs {
+    message_id: u32,
+    /// Its octets.
+    message: Vec<u8>,
+    request: Request,
 }
 
 /// An attempt of ours.
@@ -119,7 +128,7 @@ impl Server {
         // New keys alone are no reason to keep an SA that is of no use.
         state.heard = ctx.now.mono;
         state.answers.take_up(dgram.bytes);
-        state.rekeying.theirs = Some((message_id, request));
+        state.rekeying.theirs = Some(Theirs { message_id, message: dgram.bytes.to_vec(), request });
         if let Attempt::KeyPair(job, _) = state.rekeying.ours {
             state.rekeying.ours = Attempt::None;
             self.jobs.remove(&job);
@@ -214,10 +223,11 @@ impl Server {
                 state.rekeying.made.ours = Some(made);
                 self.install(ctx, spi, sa, active);
             }
-            // The peer has an SA now that we have no keys for; it goes with this one.
+            // The peer has an SA now that we have no keys for; it goes with this one, once what is under way is answered.
             Err(error) => {
                 tracing::debug!(%error, "new keys of an IKE SA could not be made");
-                self.inform(ctx, spi, true);
+                state.rekeying.doomed.get_or_insert(ctx.now.mono);
+                self.established_due(ctx, spi);
             }
         }
         self.settle(ctx, spi);
@@ -227,29 +237,27 @@ impl Server {
         let fresh = self.fresh_spi(ctx);
         let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
         let (path, active) = (*path, state.active);
-        let Some((message_id, request)) = state.rekeying.theirs.take() else { return };
+        let Some(Theirs { message_id, message, request }) = state.rekeying.theirs.take() else { return };
         let log = self.key_log.as_deref_mut().map(|l| l as _);
         let made = both.and_then(|(public, shared)| request.answer(&state.sa, fresh, (&public, &shared), ctx.rng, log));
-        let (chain, successor) = match made {
-            Ok((chain, sa, made)) => (chain, Some((sa, made))),
+        let (chain, successor, ends) = match made {
+            Ok((chain, sa, made)) => (chain, Some((sa, made)), false),
             Err(error) => {
                 tracing::debug!(member = %state.who.identity, %error, "new keys of an IKE SA could not be made");
-                let kind = match error {
-                    CryptoError::NotDone => NotifyType::TEMPORARY_FAILURE,
-                    CryptoError::BadPublicValue
-                    | CryptoError::Length(_)
-                    | CryptoError::Unauthentic
-                    | CryptoError::BadKey(_)
-                    | CryptoError::SignatureKey(_)
-                    | CryptoError::OpenSsl(_) => NotifyType::INVALID_SYNTAX,
-                };
+                let theirs = matches!(error, CryptoError::BadPublicValue);
+                let kind = if theirs { NotifyType::INVALID_SYNTAX } else { NotifyType::TEMPORARY_FAILURE };
                 let mut chain = ChainWriter::new();
                 chain.push(PayloadKind::NOTIFY.0, &Notify::bare(kind).to_vec());
-                (chain, None)
+                (chain, None, theirs)
             }
         };
         let sealed = state.sa.seal(ExchangeType::CREATE_CHILD_SA, Direction::Response, message_id, chain, ctx.rng);
         let Ok(response) = sealed else { return self.remove(ctx.out, spi) };
+        if ends {
+            // Whoever says INVALID_SYNTAX has given the SA up (RFC 7296 section 2.21.3).
+            self.counters.malformed += 1;
+            return self.end(ctx, spi, path, message, response);
+        }
         state.answers.answered_later(response.clone());
         // It takes messages over the new SA from now on (RFC 7296 section 2.8).
         if let Some((sa, made)) = successor {

@@ -22,3 +22,4 @@ mod restarts;
 mod several;
 mod support;
 mod telling;
+mod under_way;

@@ -129,6 +129,13 @@ impl SkKeys {
         }))
     }
 
+    /// Keys that nothing can be sealed with.
+    #[cfg(test)]
+    pub(crate) fn useless() -> Result<Self, CryptoError> {
+        let key = AeadKey::new(Aead::Aes128Gcm16, &[0; 16])?;
+        Ok(Self(Keys::Aead { key, salt: Secret::new(Vec::new()) }))
+    }
+
     /// A whole message: header, Encrypted payload. `first` is the kind of the first payload in `inner`; `unique` must
     /// never repeat under these keys, for it becomes the IV of a counter mode. CBC draws its IV.
     ///
