@@ -226,7 +226,11 @@ impl Member {
             }
         }
         let ack = self.further[at].group.as_ref().and_then(|g| g.acknowledgement(header));
-        ack.into_iter().for_each(|bytes| self.queue_ack(ctx, bytes));
+        if ack.is_some_and(|ack| self.queue_ack(ctx, ack))
+            && let Some(group) = &mut self.further[at].group
+        {
+            group.acknowledged(header);
+        }
         self.pursue(ctx);
         true
     }

@@ -111,18 +111,24 @@ impl Member {
 
     /// Acknowledges a message that has verified, if the key server wants that, at a random time: all members got it at once.
     fn acknowledge(&mut self, ctx: &mut MemberCtx<'_>, header: &Header) {
-        let ack = self.group.as_ref().and_then(|g| g.acknowledgement(header));
-        ack.into_iter().for_each(|bytes| self.queue_ack(ctx, bytes));
+        let Some(ack) = self.group.as_ref().and_then(|g| g.acknowledgement(header)) else { return };
+        if self.queue_ack(ctx, ack)
+            && let Some(group) = &mut self.group
+        {
+            group.acknowledged(header);
+        }
     }
 
-    pub(super) fn queue_ack(&mut self, ctx: &mut MemberCtx<'_>, bytes: Vec<u8>) {
+    /// Says whether it is not one that waits already, and has room.
+    pub(super) fn queue_ack(&mut self, ctx: &mut MemberCtx<'_>, bytes: Vec<u8>) -> bool {
         if self.acks.len() == ACKS || self.acks.iter().any(|(_, waiting)| *waiting == bytes) {
-            return;
+            return false;
         }
         let most = u64::try_from(self.settings.ack_jitter.as_micros()).unwrap_or(u64::MAX - 1);
         let at = ctx.now.mono + Duration::from_micros(ctx.rng.below(most.saturating_add(1)));
         self.acks.push((at, bytes));
         self.send_acks(ctx);
+        true
     }
 
     /// Sends acknowledgements whose time has come.

@@ -17,6 +17,9 @@ use crate::wire::sk::SkKeys;
 /// A member that has got no traffic keys waits so long for a rekey that brings some, at most twice as long.
 const AWAIT_KEYS: Duration = Duration::from_secs(90);
 
+/// Acknowledgements of one message at most, the first included: repeats make good those that are lost, replays draw no more.
+const MAX_ACKS: u8 = 4;
+
 /// How GSA_REKEY messages prove that the key server sent them.
 #[derive(Debug)]
 pub(crate) enum Authentication {
@@ -39,6 +42,8 @@ pub(crate) struct RekeySa {
     /// It has been replaced and goes then.
     pub(crate) until: Option<Duration>,
     lifetime: Duration,
+    /// How often its newest message has been acknowledged.
+    pub(crate) acks: u8,
     /// SPIs that its successor may have.
     next_spis: Vec<[u8; 16]>,
 }
@@ -61,6 +66,7 @@ impl RekeySa {
             expires: now + policy.lifetime,
             until: None,
             lifetime: policy.lifetime,
+            acks: 0,
             next_spis: policy.next_spis.clone(),
         })
     }
@@ -124,10 +130,22 @@ impl Group {
         }
     }
 
-    /// The acknowledgement of a message that has verified, if the key server wants it and we have a key of our own.
+    /// The acknowledgement of a message that has verified, if the key server wants it, we have a key of our own, and it has
+    /// not been acknowledged often enough.
     pub(crate) fn acknowledgement(&self, header: &Header) -> Option<Vec<u8>> {
         let own = self.path.own().filter(|_| self.acks)?;
-        Some(rekey_ack::build(&header.spi_pair(), header.message_id, own))
+        let spi = header.spi_pair();
+        // A Rekey SA that went with this very message takes no copies of it.
+        let enough = self.rekey_sas.iter().any(|sa| sa.spi == spi && sa.acks >= MAX_ACKS);
+        (!enough).then(|| rekey_ack::build(&spi, header.message_id, own))
+    }
+
+    /// An acknowledgement of the newest message under its Rekey SA is on its way.
+    pub(crate) fn acknowledged(&mut self, header: &Header) {
+        let spi = header.spi_pair();
+        if let Some(sa) = self.rekey_sas.iter_mut().find(|sa| sa.spi == spi) {
+            sa.acks = sa.acks.saturating_add(1);
+        }
     }
 
     /// Is this the SPI of a Rekey SA that was to come? It is asked once: then we know that we have missed its announcement.

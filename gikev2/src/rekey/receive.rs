@@ -213,7 +213,7 @@ impl Group {
         self.deactivation_delay = change.deactivation_delay;
         if let Some(over) = self.rekey_sas.iter_mut().find(|sa| Some(sa.spi) == change.over) {
             // The counter of the last message is never reached: a Rekey SA expires long before.
-            over.expected = change.counter.saturating_add(1);
+            (over.expected, over.acks) = (change.counter.saturating_add(1), 0);
         }
         if let Some((sa, path)) = change.new_sa {
             for old in &mut self.rekey_sas {

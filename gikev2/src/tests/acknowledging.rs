@@ -140,3 +140,36 @@ fn an_acknowledgement_is_of_one_message() {
     assert_eq!(ledger(&world).acknowledged, 0);
     assert_eq!(world.server.counters().unauthenticated, 1);
 }
+
+/// Whoever replays the newest rekey draws no more acknowledgements than repeats can need, whatever else is between them, and
+/// the next message is acknowledged again.
+#[test]
+fn replays_draw_no_crowd_of_acknowledgements() {
+    let mut world = world(true);
+    let at = join(&mut world, 1, true, 0);
+    for round in 1..=2 {
+        let message = world.plan(RekeyReason::Operator, &[]).remove(0);
+        for _ in 0..20 {
+            world.multicast(&message);
+        }
+        assert_eq!(acks(&world).len(), 4 * round);
+        let status = world.hosts[at].member.status();
+        assert_eq!((status.acknowledged, status.copies), (4 * round as u64, 19 * round as u64));
+    }
+    assert_eq!(world.server.counters().acks, 2);
+}
+
+/// Copies within the time that an acknowledgement waits cost none of those that may come later.
+#[test]
+fn copies_that_come_at_once_are_one() {
+    let mut world = world(true);
+    join(&mut world, 1, true, 2);
+    let message = world.plan(RekeyReason::Operator, &[]).remove(0);
+    for round in 1..=6 {
+        for _ in 0..5 {
+            world.multicast(&message);
+        }
+        world.pass(Duration::from_secs(2));
+        assert_eq!(acks(&world).len(), round.min(4));
+    }
+}

@@ -222,3 +222,29 @@ fn a_further_group_of_traffic_that_is_not_accepted_is_declined() {
     assert!(spis(&world, at).is_empty());
     assert_eq!(states(&world), [Some(MemberState::Active), Some(MemberState::Left)]);
 }
+
+/// Replays of a further group's newest rekey draw no more acknowledgements than those of the first one's.
+#[test]
+fn replays_of_a_further_group_draw_no_crowd_of_acknowledgements() {
+    let (mut first, mut second) = (policy(false), other());
+    for group in [&mut first, &mut second] {
+        group.gikev2.as_mut().unwrap().options.ack = true;
+    }
+    let mut world = World::new(first.clone());
+    world.model = Model::load(vec![first, second], &BTreeMap::new(), world.now, &mut world.rng).unwrap();
+    let _ = world.model.take_store_ops();
+    let mut settings = world.settings(1);
+    settings.gikev2.ack = true;
+    let at = world.add(settings);
+    world.hosts[at].member.add_group(GroupId::Number(2));
+    world.start(at);
+    world.run();
+    rekey_other(&mut world, RekeyReason::Operator);
+    let message = world.seen.iter().rfind(|p| p.exchange() == ExchangeType::GSA_REKEY.0).unwrap().clone();
+    for _ in 0..20 {
+        world.deliver(message.clone());
+    }
+    assert_eq!(world.seen.iter().filter(|p| p.exchange() == ExchangeType::REKEY_ACK.0).count(), 4);
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.acknowledged, status.copies), (4, 20));
+}
