@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# IKEv1 with certificates that no packet holds: RSA keys of 4,096 bits under an intermediate CA of the same size. strongSwan's
-# charon and we cut up and put together each other's messages, in main mode and aggressive mode and in both roles.
+# Certificates that no packet holds: RSA keys of 4,096 bits under an intermediate CA of the same size. strongSwan's charon and we
+# cut up and put together each other's messages, in main mode and aggressive mode of IKEv1 and in IKEv2 (RFC 7383), and in both
+# roles.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need ip charon-systemd swanctl pki
@@ -30,13 +31,17 @@ done
 cp "$pki/root.pem" "$work/x509ca/"
 cp "$pki/ca.pem" "$work/x509/"
 
-# connection NAME AGGRESSIVE OWN ID PEER: one of charon's, which shows the certificate of OWN and wants PEER.
+# connection NAME EXCHANGE OWN ID PEER [MORE]: one of charon's, which shows the certificate of OWN and wants PEER.
 connection() {
+    local kind
+    case $2 in
+        main) kind=$'version = 1\n    proposals = aes256-sha256-ecp256' ;;
+        aggressive) kind=$'version = 1\n    aggressive = yes\n    proposals = aes256-sha256-ecp256' ;;
+        ike2) kind=$'version = 2\n    mobike = no\n    proposals = aes256gcm16-prfsha256-ecp256' ;;
+    esac
     cat <<CONF
   $1 {
-    version = 1
-    aggressive = $2
-    proposals = aes256-sha256-ecp256
+    $kind
     fragmentation = yes
     ${6:-}
     local { auth = pubkey
@@ -82,6 +87,9 @@ transform = "aes-128-gcm"
 [group.gdoi]
 rekey = "239.192.0.84:848"
 
+[group.gikev2]
+rekey = "239.192.0.85:848"
+
 [[peer]]
 auth = "certificate"
 CONF
@@ -92,18 +100,19 @@ at='local_addrs = 10.85.0.2
     remote_port = 848'
 {
     echo "connections {"
-    connection main no member member.example 10.85.0.1 "$at"
-    connection aggressive yes member member.example 10.85.0.1 "$at"
+    connection main main member member.example 10.85.0.1 "$at"
+    connection aggressive aggressive member member.example 10.85.0.1 "$at"
+    connection ike2 ike2 member member.example 10.85.0.1 "$at"$'\n    childless = force'
     echo "}"
 } >"$work/swanctl.conf"
 cp "$pki/member.key" "$work/private/"
 charon "$right" 500
-for name in main aggressive; do
+for name in main aggressive ike2; do
     swan --initiate --ike "$name" >"$work/initiate-$name.log" 2>&1 || fail "$name: charon could not establish its IKE SA"
     established "$name" || fail "$name: no established IKE SA"
     swan --terminate --ike "$name" >"$work/terminate-$name.log" 2>&1 || fail "$name: no clean end"
     cut_up "$name"
-    echo "ok: charon shows a chain of RSA-4096 and is shown one, in fragments ($name mode)"
+    echo "ok: charon shows a chain of RSA-4096 and is shown one, in fragments ($name)"
 done
 for pid in "${pids[@]}"; do
     kill "$pid" && wait "$pid" 2>/dev/null || true
@@ -114,12 +123,12 @@ rm -f "$work/charon.vici" "$work"/private/*
 ### our member as initiator, charon as responder
 
 cp "$pki/gateway.key" "$work/private/"
-for name in main aggressive; do
-    aggressive=no
-    [[ $name == main ]] || aggressive=yes
+for name in main aggressive ike2; do
+    protocol='protocol = "gdoi"'$'\n'"exchange = \"$name\""
+    [[ $name == ike2 ]] && protocol='protocol = "gikev2"'
     {
         echo "connections {"
-        connection gdoi "$aggressive" gateway 10.85.0.1 member.example "local_addrs = 10.85.0.1"
+        connection member "$name" gateway 10.85.0.1 member.example $'local_addrs = 10.85.0.1\n    childless = allow'
         echo "}"
     } >"$work/swanctl.conf"
     rm -f "$work/charon-ike.log"
@@ -130,9 +139,8 @@ for name in main aggressive; do
 [member]
 gateway = "10.85.0.1:500"
 group = 1234
-protocol = "gdoi"
+$protocol
 identity = "member.example"
-exchange = "$name"
 certificate = "$pki/member-chain.pem"
 private_key = "$pki/member.key"
 trust = "$pki/root.pem"
@@ -145,9 +153,9 @@ socket = "$work/member.sock"
 CONF
     )
     spawn "$right" member "$KEYFERRY" member --config "$work/member.toml"
-    until_true 15 established gdoi || fail "$name: charon has no established IKE SA"
+    until_true 15 established member || fail "$name: charon has no established IKE SA"
     cut_up "$name"
-    echo "ok: the member shows a chain of RSA-4096 and is shown one, in fragments ($name mode)"
+    echo "ok: the member shows a chain of RSA-4096 and is shown one, in fragments ($name)"
     for pid in "${pids[@]}"; do
         kill "$pid" && wait "$pid" 2>/dev/null || true
     done
