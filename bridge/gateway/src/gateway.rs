@@ -392,6 +392,7 @@ impl Gateway {
         // A reset tells members whom it no longer counts as such.
         let marked = Protocol::ALL.map(|p| self.model.marked_addresses(group, p));
         let plan = self.model.rekey(group, reason, evict, now, rng)?;
+        self.endpoints.gikev2.log_rekey(&plan);
         let mut ops = self.model.take_store_ops();
         for (protocol, marked) in Protocol::ALL.into_iter().zip(marked) {
             let messages = render(&plan, protocol, rng);

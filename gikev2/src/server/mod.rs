@@ -55,6 +55,8 @@ use std::time::Duration;
 
 use keyferry_crypto::JobDone;
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit};
+use keyferry_model::id::Protocol;
+use keyferry_model::plan::RekeyPlan;
 use keyferry_model::time::Deadline;
 use keyferry_model::work::WorkBudget;
 use keyferry_wire::Header;
@@ -64,7 +66,7 @@ pub use config::{Counters, ServerConfig};
 use crate::ike_sa::cookie::Cookies;
 use crate::ike_sa::init::refusal;
 use crate::ike_sa::options::NAT_PORT;
-use crate::keylog::KeyLog;
+use crate::keylog::{KeyLog, TABLE, rekey_sa_line};
 use crate::reject::Reject;
 use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, flags};
@@ -166,6 +168,16 @@ impl Server {
     /// Writes keys for Wireshark from now on.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);
+    }
+
+    /// Writes the keys that GSA_REKEY messages of a plan are protected with.
+    pub fn log_rekey(&mut self, plan: &RekeyPlan) {
+        let Some(log) = &mut self.key_log else { return };
+        for step in plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2) {
+            if let Some(line) = rekey_sa_line(&step.policy, &step.over) {
+                log.log(TABLE, &line);
+            }
+        }
     }
 
     /// What was received and what became of it.
