@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The life of IKE SAs against strongSwan's charon, both ways round: new keys at the wish of either end and of both at once,
-# liveness, Delete, cookies, charon's fragments, a NAT, and 40 % of all packets lost each way.
+# liveness, Delete, charon's fragments, a NAT, and 40 % of all packets lost each way.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need ip charon-systemd swanctl nft
@@ -149,14 +149,14 @@ until_true 10 sas plain 1 || fail "the gateway does not delete the replaced IKE 
 echo "ok: the gateway gets new keys for the IKE SA"
 # What charon asks waits on the way until the gateway has asked, too.
 sleep 40
+: >"$work/charon-ike.log"
 ip netns exec "$left" nft -f - <<'NFT'
 table inet hold {
   chain in { type filter hook input priority 0; meta l4proto udp drop; }
 }
 NFT
-swan --rekey --ike plain >"$work/rekey-both.log" 2>&1 &
-until_true 20 in_log "parsed CREATE_CHILD_SA request .*SA No KE" || true
-sleep 12
+swan --rekey --ike plain >"$work/rekey-both.log" 2>&1
+until_true 30 in_log "parsed CREATE_CHILD_SA request" || fail "the gateway does not ask while charon does"
 ip netns exec "$left" nft delete table inet hold
 until_true 30 counts rekeyed 2 || fail "neither gets new keys"
 until_true 30 sas plain 1 || fail "not one IKE SA is left after both have asked"
@@ -247,27 +247,3 @@ echo "ok: charon answers the member's liveness checks"
 stop
 stop
 rm -f "$work/charon.vici" "$work/charon-ike.log"
-
-# COOKIE: charon wants one from everybody.
-responder
-charon "$left" 500 "cookie_threshold = 1
-  block_threshold = 0"
-for n in 1 2 3; do
-    # Initiations that come to nothing make charon careful.
-    ip netns exec "$right" python3 - "$n" <<'PY'
-import os, socket, struct, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("10.85.0.2", 40000 + int(sys.argv[1])))
-def payload(next_, body): return struct.pack("!BBH", next_, 0, len(body) + 4) + body
-t = lambda last, kind, id_, attrs=b"": struct.pack("!BBHBBH", 0 if last else 3, 0, 8 + len(attrs), kind, 0, id_) + attrs
-transforms = t(0, 1, 20, struct.pack("!HH", 0x800e, 128)) + t(0, 2, 5) + t(1, 4, 31)
-sa = struct.pack("!BBHBBBB", 0, 0, 8 + len(transforms), 1, 1, 0, 3) + transforms
-body = payload(34, sa) + payload(40, struct.pack("!HH", 31, 0) + os.urandom(32)) + payload(0, os.urandom(32))
-s.sendto(os.urandom(8) + bytes(8) + struct.pack("!BBBBII", 33, 0x20, 34, 8, 0, 28 + len(body)) + body, ("10.85.0.1", 500))
-PY
-done
-sleep 1
-member
-until_true 20 established gikev2 || fail "cookie: no IKE SA"
-in_log "N(COOKIE)" || fail "charon has asked for no cookie"
-echo "ok: the member returns charon's cookie"

@@ -9,6 +9,7 @@ work=$(mktemp -d)
 pids=()
 left=kf$$a
 right=kf$$b
+middle=kf$$c
 
 skip() {
     echo "skipped: $*"
@@ -42,6 +43,7 @@ cleanup() {
     done
     ip netns del "$left" 2>/dev/null || true
     ip netns del "$right" 2>/dev/null || true
+    ip netns del "$middle" 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -57,6 +59,36 @@ hosts() {
         ip -n "$ns" link set lo up
         ip -n "$ns" link set eth0 up
     done
+}
+
+# Two hosts with a translator between them: $left is 10.85.0.1 on its outer side, $right is 10.86.0.2 on its inner side, and
+# $middle the translator, which is 10.85.0.254 and 10.86.0.1, gives each of its mappings another port.
+translated_hosts() {
+    ip netns add "$left" && ip netns add "$right" && ip netns add "$middle" || skip "the kernel makes no network namespaces"
+    ip -n "$left" link add eth0 type veth peer name outer netns "$middle"
+    ip -n "$right" link add eth0 type veth peer name inner netns "$middle"
+    ip -n "$left" addr add 10.85.0.1/24 dev eth0
+    ip -n "$middle" addr add 10.85.0.254/24 dev outer
+    ip -n "$middle" addr add 10.86.0.1/24 dev inner
+    ip -n "$right" addr add 10.86.0.2/24 dev eth0
+    ip -n "$left" link set eth0 up
+    ip -n "$right" link set eth0 up
+    ip -n "$middle" link set outer up
+    ip -n "$middle" link set inner up
+    ip -n "$right" route add default via 10.86.0.1
+    ip netns exec "$middle" sysctl -q net.ipv4.ip_forward=1
+    ip netns exec "$middle" nft -f - <<'NFT' || skip "the kernel translates no addresses"
+table ip translator {
+  chain out { type nat hook postrouting priority srcnat; oifname "outer" masquerade random; }
+  chain through { type filter hook forward priority 0; iifname "outer" ct state new drop; }
+}
+NFT
+}
+
+# forget_mappings: the translator forgets its mappings, and makes others for what goes through it next.
+forget_mappings() {
+    ip -n "$middle" link set outer down
+    ip -n "$middle" link set outer up
 }
 
 # spawn NAMESPACE LOG COMMAND...: runs it in the background; the log is in $work.
