@@ -16,18 +16,20 @@
 //! ```
 //!
 //! [`Sad`], [`Snapshot`] and everything below them are pure: no sockets, no clock, no randomness of their own. Packets
-//! are worked upon in place, in a [`Frame`] that a worker keeps; the hot path neither allocates nor waits for a lock
-//! that a control operation holds. Only [`engine`] touches the system.
+//! are worked upon in place, in [`Frame`]s that a worker keeps, up to [`BURST`] at a time: those of one SA take their
+//! numbers, pass the cipher and move the windows together. The hot path neither allocates nor waits for a lock that a
+//! control operation holds. Only [`engine`] touches the system.
 //!
 //! What never happens: a packet leaves in clear; a nonce is used twice under a key; a number wraps; a packet that is
 //! not authentic changes any state but a counter.
 
+mod burst;
+mod classify;
 mod drops;
 pub mod engine;
 mod frame;
 mod iv;
 mod key_log;
-mod keys;
 mod nonce;
 mod open;
 pub mod packet;
@@ -37,8 +39,10 @@ mod sad;
 mod seal;
 mod selector;
 mod status;
+mod transform;
 mod tunnel;
 
+pub use burst::{BURST, Fate};
 pub use drops::DropReason;
 pub use frame::{Frame, HEADROOM, TAILROOM};
 pub use iv::IvSource;

@@ -1,18 +1,21 @@
 //! Inbound: an ESP packet becomes a plain packet (RFC 4303 section 3.4, RFC 4301 section 5.2).
 //!
 //! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the
-//! selectors. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the source says
+//! selectors; each step for all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the source says
 //! that an outer header shares with the packet inside; where it does not, the packet inside alone, for nothing
 //! authenticates an outer header.
 
+use arrayvec::ArrayVec;
 use keyferry_model::policy::EspMode;
 
+use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
 use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol};
-use crate::replay::Verdict;
+use crate::replay::{Sender, Verdict};
 use crate::sa::Sa;
+use crate::transform::Job;
 
 /// Looks at the outer headers and finds the SPI. The frame is cut to the length that the IP header gives.
 pub(crate) fn find_esp(frame: &mut Frame) -> Result<(Headers, u32), DropReason> {
@@ -26,44 +29,137 @@ pub(crate) fn find_esp(frame: &mut Frame) -> Result<(Headers, u32), DropReason> 
     Ok((headers, esp.spi()))
 }
 
-/// Opens the ESP packet in `frame` with its SA.
-pub(crate) fn open(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<(), DropReason> {
+/// A burst of protected packets.
+pub(crate) struct Inbound<'b> {
+    pub(crate) frames: &'b mut [Frame],
+    /// Outer headers of each, where they could be read.
+    pub(crate) outer: &'b [Option<Headers>],
+    pub(crate) fates: &'b mut [Fate<u32>],
+}
+
+/// Opens packets of one SA.
+pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
+    let numbers = look(sa, &mut members, burst);
+    decrypt(sa, &mut members, burst);
+    let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
+    let (mut packets, mut octets) = (0, 0);
+    for at in members.iter() {
+        let (Some(outer), Some(numbers)) = (&burst.outer[at], &numbers[at]) else { continue };
+        let frame = &mut burst.frames[at];
+        let opened = leave(sa, frame, outer).and_then(|inner| {
+            if let Some(windows) = &mut windows {
+                accept(windows.mark(numbers.sender(sa, &inner), numbers.sequence))?;
+            }
+            if sa.covers(&inner) { Ok(()) } else { Err(DropReason::InStateMismatch) }
+        });
+        burst.fates[at] = opened.map(|()| sa.spi);
+        match opened {
+            Ok(()) => {
+                packets += 1;
+                octets += burst.frames[at].packet().len();
+            }
+            Err(reason) => sa.state.drops.count(reason),
+        }
+    }
+    sa.state.opened.count(packets, octets);
+}
+
+/// What tells a packet from others of its SA.
+#[derive(Clone, Copy)]
+struct Numbers {
+    sequence: u32,
+    /// Of a counter mode.
+    iv: Option<[u8; 8]>,
+}
+
+impl Numbers {
+    fn of(sa: &Sa, esp: &[u8]) -> Option<Self> {
+        let sequence = EspPacket::new(esp)?.sequence();
+        let iv = if sa.is_counter_mode() { Some(*esp.get(HEADER_LEN..)?.first_chunk()?) } else { None };
+        Some(Self { sequence, iv })
+    }
+
+    /// Whose window they count in.
+    fn sender(&self, sa: &Sa, packet: &Headers) -> Sender {
+        sa.state.sender(packet.source, self.iv)
+    }
+}
+
+/// Sorts out what is not worth the cipher's work, and changes nothing else.
+fn look(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) -> [Option<Numbers>; BURST] {
+    let mut all = [None; BURST];
+    let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
+    for at in members.iter() {
+        let Some(outer) = &burst.outer[at] else { continue };
+        let esp = burst.frames[at].packet().get(outer.upper_at..).unwrap_or_default();
+        let looked = shape(sa, esp).and_then(|numbers| {
+            if let Some(windows) = &mut windows {
+                accept(windows.check(numbers.sender(sa, outer), numbers.sequence))?;
+            }
+            Ok(numbers)
+        });
+        match looked {
+            Ok(numbers) => all[at] = Some(numbers),
+            Err(reason) => refuse(sa, at, reason, members, burst.fates),
+        }
+    }
+    all
+}
+
+/// Are all parts there that the SA's layout has?
+fn shape(sa: &Sa, esp: &[u8]) -> Result<Numbers, DropReason> {
     let layout = sa.layout;
-    let esp_at = outer.upper_at;
-    let esp = frame.packet_mut().get_mut(esp_at..).ok_or(DropReason::InHdrError)?;
     let body_len = esp.len().checked_sub(layout.body() + layout.icv).ok_or(DropReason::InStateInvalid)?;
     // Blocks are checked for CBC only: senders that do not align to four octets in a counter mode harm nobody.
     let whole = sa.is_counter_mode() || body_len.is_multiple_of(layout.block);
     if body_len < TRAILER_LEN || !whole {
         return Err(DropReason::InStateInvalid);
     }
+    Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)
+}
 
-    let sequence = EspPacket::new(&*esp).ok_or(DropReason::InHdrError)?.sequence();
-    let iv =
-        if sa.is_counter_mode() { esp.get(HEADER_LEN..).and_then(|b| b.first_chunk::<8>()).copied() } else { None };
-    if let Some(windows) = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()) {
-        accept(windows.check(sa.state.sender(outer.source, iv), sequence))?;
+fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
+    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
+    let mut places: ArrayVec<usize, BURST> = ArrayVec::new();
+    for (at, (frame, outer)) in burst.frames.iter_mut().zip(burst.outer).enumerate() {
+        if let Some(outer) = outer.as_ref().filter(|_| members.contains(at))
+            && let Some(esp) = frame.packet_mut().get_mut(outer.upper_at..)
+        {
+            jobs.push(Job::new(esp, None));
+            places.push(at);
+        }
     }
-    sa.keys.open(esp).map_err(|_| DropReason::InStateProtoError)?;
+    sa.transform.open(&mut jobs);
+    for (job, at) in jobs.iter().zip(&places) {
+        if job.outcome.is_err() {
+            refuse(sa, *at, DropReason::InStateProtoError, members, burst.fates);
+        }
+    }
+}
 
-    let plain = esp.get(layout.body()..layout.body() + body_len).ok_or(DropReason::InStateInvalid)?;
+fn refuse(sa: &Sa, at: usize, reason: DropReason, members: &mut Members, fates: &mut [Fate<u32>]) {
+    members.remove(at);
+    fates[at] = Err(reason);
+    sa.state.drops.count(reason);
+}
+
+/// Leaves only the plain packet of a decrypted one in the frame, and reads its headers.
+fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<Headers, DropReason> {
+    let (layout, esp_at) = (sa.layout, outer.upper_at);
+    let esp = frame.packet().get(esp_at..).ok_or(DropReason::InHdrError)?;
+    let icv_at = esp.len().checked_sub(layout.icv).ok_or(DropReason::InStateInvalid)?;
+    let plain = esp.get(layout.body()..icv_at).ok_or(DropReason::InStateInvalid)?;
     let (payload, next_header) = read_trailer(plain).ok_or(DropReason::InPaddingError)?;
     if next_header == protocol::NONE {
         return Err(DropReason::InDummy);
     }
     match sa.policy.mode {
-        EspMode::Tunnel => leave_tunnel(sa, frame, outer, esp_at + layout.body(), payload, next_header)?,
-        EspMode::Transport => leave_transport(frame, outer, layout.body(), payload, next_header),
+        EspMode::Tunnel => leave_tunnel(sa, frame, outer, esp_at + layout.body(), payload, next_header),
+        EspMode::Transport => {
+            leave_transport(frame, outer, layout.body(), payload, next_header);
+            Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)
+        }
     }
-    let inner = Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
-    if let Some(windows) = &sa.state.windows {
-        accept(windows.mark(sa.state.sender(inner.source, iv), sequence))?;
-    }
-    if !sa.covers(&inner) {
-        return Err(DropReason::InStateMismatch);
-    }
-    sa.state.opened.count(frame.packet().len());
-    Ok(())
 }
 
 fn accept(verdict: Verdict) -> Result<(), DropReason> {
@@ -82,7 +178,7 @@ fn leave_tunnel(
     at: usize,
     payload: usize,
     next_header: u8,
-) -> Result<(), DropReason> {
+) -> Result<Headers, DropReason> {
     let congested = outer_ecn(frame.packet(), outer) == CONGESTED;
     frame.narrow(at, payload);
     let inner = Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
@@ -96,7 +192,7 @@ fn leave_tunnel(
     if congested {
         mark_congested(frame.packet_mut(), &inner);
     }
-    Ok(())
+    Ok(inner)
 }
 
 /// Moves the IP header to the payload and names the protocol that follows it.
@@ -175,7 +271,9 @@ mod tests {
         esp.extend(plain);
         esp.extend([0; 16]);
         EspPacket::new(&mut esp[..]).unwrap().set_header(sa.spi, 1);
-        sa.keys.seal(&mut esp, Some(1), &mut IvSource::new(&mut SeededRandom::new(1))).unwrap();
+        let mut job = [Job::new(&mut esp, Some(1))];
+        sa.transform.seal(&mut job, &mut IvSource::new(&mut SeededRandom::new(1)));
+        assert!(job[0].outcome.is_ok());
         Frame::holding(&header(protocol::ESP, &esp))
     }
 
@@ -183,7 +281,14 @@ mod tests {
         let mut frame = sealed(sa, plain);
         let (headers, spi) = find_esp(&mut frame).unwrap();
         assert_eq!(spi, sa.spi);
-        open(sa, &mut frame, &headers).map(|()| frame.packet().to_vec())
+        open_one(sa, &mut frame, headers).map(|_| frame.packet().to_vec())
+    }
+
+    fn open_one(sa: &Sa, frame: &mut Frame, outer: Headers) -> Fate<u32> {
+        let mut fates = [Err(DropReason::InNoStates)];
+        let mut burst = Inbound { frames: std::slice::from_mut(frame), outer: &[Some(outer)], fates: &mut fates };
+        open(sa, Members::which(1, |_| true), &mut burst);
+        fates[0]
     }
 
     #[test]
@@ -230,7 +335,7 @@ mod tests {
             let esp = [&sa.spi.to_be_bytes()[..], &[0; 4], &vec![0; 8 + len]].concat();
             let mut frame = Frame::holding(&header(protocol::ESP, &esp));
             let (headers, _) = find_esp(&mut frame).unwrap();
-            assert_eq!(open(&sa, &mut frame, &headers), Err(DropReason::InStateInvalid));
+            assert_eq!(open_one(&sa, &mut frame, headers), Err(DropReason::InStateInvalid));
         }
     }
 }

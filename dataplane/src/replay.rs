@@ -110,20 +110,42 @@ impl Windows {
         Self { width, senders: AtomicUsize::new(0), shards: Default::default() }
     }
 
+    /// Starts a visit, for one or more packets.
+    pub(crate) fn visit(&self) -> Visit<'_> {
+        Visit { windows: self, held: None }
+    }
+
+    /// Senders that have a window.
+    pub(crate) fn senders(&self) -> usize {
+        self.senders.load(Ordering::Relaxed)
+    }
+}
+
+/// Looks at windows and moves them. Packets of the same sender, one after the other, find them held; give it up before
+/// anything that takes time.
+pub(crate) struct Visit<'w> {
+    windows: &'w Windows,
+    /// Which shard, and its lock.
+    held: Option<(usize, MutexGuard<'w, BTreeMap<Sender, Window>>)>,
+}
+
+impl<'w> Visit<'w> {
     /// Before authentication: is it worth the work? Changes nothing.
-    pub(crate) fn check(&self, sender: Sender, sequence: u32) -> Verdict {
+    pub(crate) fn check(&mut self, sender: Sender, sequence: u32) -> Verdict {
+        let windows = self.windows;
         match self.shard(sender).get(&sender) {
             Some(window) if window.is_fresh(sequence) => Verdict::Fresh,
             Some(_) => Verdict::Replayed,
             None if sequence == 0 => Verdict::Replayed,
-            None if self.senders.load(Ordering::Relaxed) >= MAX_SENDERS => Verdict::Full,
+            None if windows.senders.load(Ordering::Relaxed) >= MAX_SENDERS => Verdict::Full,
             None => Verdict::Fresh,
         }
     }
 
     /// After authentication: marks the number.
-    pub(crate) fn mark(&self, sender: Sender, sequence: u32) -> Verdict {
-        let mut shard = self.shard(sender);
+    pub(crate) fn mark(&mut self, sender: Sender, sequence: u32) -> Verdict {
+        let windows = self.windows;
+        let shard = self.shard(sender);
         if let Some(window) = shard.get_mut(&sender) {
             return if window.mark(sequence) { Verdict::Fresh } else { Verdict::Replayed };
         }
@@ -131,27 +153,30 @@ impl Windows {
             return Verdict::Replayed;
         }
         let room = |n: usize| (n < MAX_SENDERS).then_some(n + 1);
-        if self.senders.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        if windows.senders.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             return Verdict::Full;
         }
-        let mut window = Window::new(self.width);
+        let mut window = Window::new(windows.width);
         window.mark(sequence);
         shard.insert(sender, window);
         Verdict::Fresh
     }
 
-    /// Senders that have a window.
-    pub(crate) fn senders(&self) -> usize {
-        self.senders.load(Ordering::Relaxed)
-    }
-
-    fn shard(&self, sender: Sender) -> MutexGuard<'_, BTreeMap<Sender, Window>> {
+    fn shard(&mut self, sender: Sender) -> &mut BTreeMap<Sender, Window> {
         let last = match sender.source {
             IpAddr::V4(ip) => ip.octets()[3],
             IpAddr::V6(ip) => ip.octets()[15],
         };
-        // No operation under the lock panics half way, so a poisoned table is a whole one.
-        self.shards[usize::from(last) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        let at = usize::from(last) % SHARDS;
+        if self.held.as_ref().is_none_or(|(held, _)| *held != at) {
+            // Never two locks at a time.
+            self.held = None;
+        }
+        let lock = || {
+            // No operation under the lock panics half way, so a poisoned table is a whole one.
+            (at, self.windows.shards[at].lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        &mut self.held.get_or_insert_with(lock).1
     }
 }
 
@@ -209,12 +234,12 @@ mod tests {
         let windows = Windows::new(64);
         let sender = |n: u32| Sender { source: IpAddr::V4(Ipv4Addr::from(n)), id: None };
         for n in 0..1_024 {
-            assert_eq!(windows.mark(sender(n), 1), Verdict::Fresh);
+            assert_eq!(windows.visit().mark(sender(n), 1), Verdict::Fresh);
         }
-        assert_eq!(windows.mark(sender(5_000), 1), Verdict::Full);
-        assert_eq!(windows.check(sender(5_000), 1), Verdict::Full);
-        assert_eq!(windows.mark(sender(3), 1), Verdict::Replayed);
-        assert_eq!(windows.mark(sender(3), 2), Verdict::Fresh);
+        assert_eq!(windows.visit().mark(sender(5_000), 1), Verdict::Full);
+        assert_eq!(windows.visit().check(sender(5_000), 1), Verdict::Full);
+        assert_eq!(windows.visit().mark(sender(3), 1), Verdict::Replayed);
+        assert_eq!(windows.visit().mark(sender(3), 2), Verdict::Fresh);
         assert_eq!(windows.senders(), MAX_SENDERS);
     }
 
@@ -222,9 +247,9 @@ mod tests {
     fn senders_with_one_address_are_told_apart_by_their_id() {
         let windows = Windows::new(64);
         let sender = |id| Sender { source: IpAddr::V4(Ipv4Addr::LOCALHOST), id: Some(id) };
-        assert_eq!(windows.mark(sender(1), 900), Verdict::Fresh);
-        assert_eq!(windows.mark(sender(2), 1), Verdict::Fresh);
-        assert_eq!(windows.check(sender(1), 900), Verdict::Replayed);
-        assert_eq!(windows.check(sender(1), 0), Verdict::Replayed);
+        assert_eq!(windows.visit().mark(sender(1), 900), Verdict::Fresh);
+        assert_eq!(windows.visit().mark(sender(2), 1), Verdict::Fresh);
+        assert_eq!(windows.visit().check(sender(1), 900), Verdict::Replayed);
+        assert_eq!(windows.visit().check(sender(1), 0), Verdict::Replayed);
     }
 }

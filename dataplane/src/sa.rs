@@ -9,11 +9,12 @@ use keyferry_crypto::{CryptoError, Hash, Secret};
 use keyferry_model::policy::{AddressPreservation, EspMode, SequenceNumbers, TrafficPolicy};
 use keyferry_model::tunnel::Tunnel;
 
-use crate::keys::{Keys, Layout};
+use crate::drops::DropCounters;
 use crate::nonce::Numbers;
 use crate::packet::Headers;
 use crate::replay::{Sender, Windows};
 use crate::selector;
+use crate::transform::{self, Layout, Transform};
 use crate::tunnel::Outer;
 
 /// What an SA has used and seen. It outlives the SA's removal, without the keys, so that the same keys installed again
@@ -27,6 +28,7 @@ pub(crate) struct SaState {
     sender_id_bits: Option<u8>,
     pub(crate) sealed: Traffic,
     pub(crate) opened: Traffic,
+    pub(crate) drops: DropCounters,
 }
 
 /// Packets and octets (of the plain packets).
@@ -37,8 +39,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    pub(crate) fn count(&self, octets: usize) {
-        self.packets.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count(&self, packets: usize, octets: usize) {
+        self.packets.fetch_add(packets as u64, Ordering::Relaxed);
         self.octets.fetch_add(octets as u64, Ordering::Relaxed);
     }
 
@@ -60,6 +62,7 @@ impl SaState {
             sender_id_bits: sender_id_bits.filter(|_| policy.transform.is_counter_mode()),
             sealed: Traffic::default(),
             opened: Traffic::default(),
+            drops: DropCounters::default(),
         }
     }
 
@@ -77,7 +80,7 @@ impl SaState {
 pub(crate) struct Sa {
     pub(crate) spi: u32,
     pub(crate) policy: Arc<TrafficPolicy>,
-    pub(crate) keys: Keys,
+    pub(crate) transform: Box<dyn Transform>,
     pub(crate) layout: Layout,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) state: Arc<SaState>,
@@ -93,10 +96,10 @@ impl Sa {
         state: Arc<SaState>,
         tunnel: Tunnel,
     ) -> Result<Self, CryptoError> {
-        let keys = Keys::new(policy.transform, keymat.expose())?;
-        let layout = keys.layout();
+        let transform = transform::prepare(policy.transform, keymat.expose())?;
+        let layout = transform.layout();
         let fingerprint = Fingerprint::of(keymat);
-        Ok(Self { spi, policy, keys, layout, fingerprint, state, tunnel, revoked: AtomicBool::new(false) })
+        Ok(Self { spi, policy, transform, layout, fingerprint, state, tunnel, revoked: AtomicBool::new(false) })
     }
 
     /// What the outer header bears that is not the packet's own.
@@ -119,6 +122,14 @@ impl Sa {
         } else {
             self.tunnel.ends_at(ip)
         }
+    }
+
+    /// Is a protected packet from this address one of the SA's? Only an SA whose packets all come from one sender, by the
+    /// same address outside and inside, is looked up by the source, too.
+    pub(crate) fn takes_from(&self, ip: IpAddr) -> bool {
+        let source = &self.policy.source;
+        let (first, last) = source.range();
+        !self.preserved().keeps_source() || first != last || first == ip
     }
 
     /// Where packets come that others protect by this SA, if it is a single address.

@@ -4,56 +4,122 @@
 //! payload`, the outer header with the inner addresses or, where those are not preserved, the tunnel's. The payload stays where it is in memory; headers move in front
 //! of it.
 
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
 use keyferry_model::policy::EspMode;
 
+use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::nonce::Ticket;
 use crate::packet::esp::{EspPacket, TRAILER_LEN, padding_len, write_trailer};
 use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol};
 use crate::sa::Sa;
+use crate::sad::Sealed;
+use crate::transform::Job;
 
-/// Seals the packet in `frame`, whose headers are `headers`, and returns its sequence number.
+/// A burst of plain packets.
+pub(crate) struct Outbound<'b> {
+    pub(crate) frames: &'b mut [Frame],
+    /// Headers of each, where they could be read.
+    pub(crate) headers: &'b [Option<Headers>],
+    pub(crate) fates: &'b mut [Fate<Sealed>],
+    pub(crate) ivs: &'b mut IvSource,
+}
+
+impl Outbound<'_> {
+    fn refuse(&mut self, places: impl Iterator<Item = usize>, sa: &Sa, reason: DropReason) {
+        for at in places {
+            self.fates[at] = Err(reason);
+            sa.state.drops.count(reason);
+        }
+    }
+}
+
+/// Seals packets by the SAs of one policy line. Only an SA that has run out of numbers gives way to its successor, which
+/// receivers have by now.
+pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outbound<'_>) {
+    let mut left = members;
+    for sa in candidates {
+        if !left.is_empty() {
+            left = seal_by(sa, left, burst);
+        }
+    }
+}
+
+/// Seals packets by one SA and returns those that it has no numbers for.
 ///
-/// Numbers are taken last, after everything that can fail without the cipher. When they are used up the packet is
+/// Numbers are taken last, after everything that can fail without the cipher. When they are used up a packet is
 /// unchanged.
-pub(crate) fn seal(sa: &Sa, frame: &mut Frame, headers: &Headers, ivs: &mut IvSource) -> Result<u32, DropReason> {
+fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     if sa.is_revoked() {
-        return Err(DropReason::OutStateExpired);
+        burst.refuse(members.iter(), sa, DropReason::OutStateExpired);
+        return Members::default();
     }
-    let plan = Plan::new(sa, headers)?;
-    let ticket = sa.state.numbers.take(sa.is_counter_mode(), 1)?;
+    let mut plans: ArrayVec<(usize, Plan), BURST> = ArrayVec::new();
+    for at in members.iter() {
+        let Some(headers) = &burst.headers[at] else { continue };
+        match Plan::new(sa, headers) {
+            Ok(plan) => plans.push((at, plan)),
+            Err(reason) => burst.refuse(std::iter::once(at), sa, reason),
+        }
+    }
+    let mut left = &plans[..];
+    while !left.is_empty() {
+        let wanted = u32::try_from(left.len()).unwrap_or(u32::MAX);
+        match sa.state.numbers.take(sa.is_counter_mode(), wanted) {
+            Ok(ticket) => {
+                let (now, later) = left.split_at((ticket.count as usize).min(left.len()));
+                run(sa, now, ticket, burst);
+                left = later;
+            }
+            Err(reason) => {
+                burst.refuse(left.iter().map(|(at, _)| *at), sa, reason);
+                let exhausted = matches!(reason, DropReason::OutStateSeqError | DropReason::OutIvExhausted);
+                return Members::which(BURST, |at| exhausted && left.iter().any(|(other, _)| *other == at));
+            }
+        }
+    }
+    Members::default()
+}
 
-    frame.narrow(0, headers.total);
-    frame.grow(plan.front, plan.back).ok_or(DropReason::OutBundleGenError)?;
-    let packet = frame.packet_mut();
-    match (plan.mode, headers.version) {
-        (EspMode::Transport, version) => {
-            packet.copy_within(plan.front..plan.front + plan.esp_at, 0);
-            match version {
-                IpVersion::V4 => ipv4::rewrite(packet, headers.split, protocol::ESP),
-                IpVersion::V6 => ipv6::rewrite(packet, headers.split_named_at, protocol::ESP),
+/// Seals packets for which numbers were taken.
+fn run(sa: &Sa, plans: &[(usize, Plan)], ticket: Ticket, burst: &mut Outbound<'_>) {
+    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
+    let mut places: ArrayVec<(usize, &Headers, u32), BURST> = ArrayVec::new();
+    let mut frames = burst.frames.iter_mut().enumerate();
+    for ((at, plan), number) in plans.iter().zip(0u32..) {
+        let Some(headers) = &burst.headers[*at] else { continue };
+        let Some((_, frame)) = frames.by_ref().find(|(other, _)| other == at) else { continue };
+        let sequence = ticket.sequence + number;
+        match plan.lay_out(sa, frame, headers, sequence) {
+            Some(esp) => {
+                jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
+                places.push((*at, headers, sequence));
             }
-        }
-        (EspMode::Tunnel, IpVersion::V4) => {
-            if let Some(inner) = packet.get(plan.front..).and_then(|p| p.first_chunk()).copied() {
-                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-            }
-        }
-        (EspMode::Tunnel, IpVersion::V6) => {
-            if let Some(inner) = packet.get(plan.front..).and_then(|p| p.first_chunk()).copied() {
-                ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
+            None => {
+                burst.fates[*at] = Err(DropReason::OutBundleGenError);
+                sa.state.drops.count(DropReason::OutBundleGenError);
             }
         }
     }
-    let esp = &mut packet[plan.esp_at..];
-    let trailer_at = sa.layout.body() + plan.payload;
-    let icv_at = esp.len() - sa.layout.icv;
-    write_trailer(&mut esp[trailer_at..icv_at], plan.next_header);
-    EspPacket::new(&mut *esp).ok_or(DropReason::OutBundleGenError)?.set_header(sa.spi, ticket.sequence);
-    sa.keys.seal(esp, ticket.iv, ivs).map_err(|_| DropReason::OutStateProtoError)?;
-    sa.state.sealed.count(headers.total);
-    Ok(ticket.sequence)
+    sa.transform.seal(&mut jobs, burst.ivs);
+
+    let (mut packets, mut octets) = (0, 0);
+    for (job, (at, headers, sequence)) in jobs.iter().zip(&places) {
+        burst.fates[*at] = if job.outcome.is_ok() {
+            packets += 1;
+            octets += headers.total;
+            let destination = sa.outer().destination.unwrap_or(headers.destination);
+            Ok(Sealed { spi: sa.spi, sequence: *sequence, destination })
+        } else {
+            sa.state.drops.count(DropReason::OutStateProtoError);
+            Err(DropReason::OutStateProtoError)
+        };
+    }
+    sa.state.sealed.count(packets, octets);
 }
 
 /// Where everything goes, in octets.
@@ -71,6 +137,37 @@ struct Plan {
 }
 
 impl Plan {
+    /// Writes everything around the payload and returns the ESP packet, ready for the cipher. `None` if the frame has
+    /// no room.
+    fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers, sequence: u32) -> Option<&'f mut [u8]> {
+        frame.narrow(0, headers.total);
+        frame.grow(self.front, self.back)?;
+        let packet = frame.packet_mut();
+        match (self.mode, headers.version) {
+            (EspMode::Transport, version) => {
+                packet.copy_within(self.front..self.front + self.esp_at, 0);
+                match version {
+                    IpVersion::V4 => ipv4::rewrite(packet, headers.split, protocol::ESP),
+                    IpVersion::V6 => ipv6::rewrite(packet, headers.split_named_at, protocol::ESP),
+                }
+            }
+            (EspMode::Tunnel, IpVersion::V4) => {
+                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
+                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
+            }
+            (EspMode::Tunnel, IpVersion::V6) => {
+                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
+                ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
+            }
+        }
+        let esp = packet.get_mut(self.esp_at..)?;
+        let trailer_at = sa.layout.body() + self.payload;
+        let icv_at = esp.len().checked_sub(sa.layout.icv)?;
+        write_trailer(esp.get_mut(trailer_at..icv_at)?, self.next_header);
+        EspPacket::new(&mut *esp)?.set_header(sa.spi, sequence);
+        Some(esp)
+    }
+
     fn new(sa: &Sa, headers: &Headers) -> Result<Self, DropReason> {
         let mode = sa.policy.mode;
         let (outer, esp_at, payload, next_header) = match mode {
@@ -96,4 +193,4 @@ impl Plan {
 
 // The room that a frame keeps is enough for every transform.
 const _: () = assert!(crate::frame::HEADROOM >= ipv6::HEADER_LEN + crate::packet::esp::HEADER_LEN + 16);
-const _: () = assert!(crate::frame::TAILROOM >= 15 + TRAILER_LEN + crate::keys::MAX_ICV);
+const _: () = assert!(crate::frame::TAILROOM >= 15 + TRAILER_LEN + crate::transform::MAX_ICV);

@@ -6,14 +6,15 @@ use crate::packet::Headers;
 
 /// Do both sides of a traffic policy match a packet? For multicast they are never swapped (RFC 5374 section 4.1.1).
 pub(crate) fn covers(source: &Selector, destination: &Selector, packet: &Headers) -> bool {
-    let (from, to) = match packet.ports {
-        Some((from, to)) => (Some(from), Some(to)),
-        None => (None, None),
-    };
     (is_any(source) || source.contains(packet.source))
         && destination.contains(packet.destination)
-        && side(source, packet.upper, from)
-        && side(destination, packet.upper, to)
+        && admits(source, destination, packet)
+}
+
+/// Do protocols and ports match, whatever the addresses?
+pub(crate) fn admits(source: &Selector, destination: &Selector, packet: &Headers) -> bool {
+    let (from, to) = packet.ports.unzip();
+    side(source, packet.upper, from) && side(destination, packet.upper, to)
 }
 
 /// An all-zero source with prefix 0 stands for senders of either IP version.

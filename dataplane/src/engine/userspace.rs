@@ -47,7 +47,7 @@ use sockets::Sockets;
 
 /// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4
 /// tunnel adds at most 57.
-pub const MAX_OVERHEAD: usize = ipv6::HEADER_LEN + HEADER_LEN + 16 + 15 + TRAILER_LEN + crate::keys::MAX_ICV;
+pub const MAX_OVERHEAD: usize = ipv6::HEADER_LEN + HEADER_LEN + 16 + 15 + TRAILER_LEN + crate::transform::MAX_ICV;
 
 /// What an engine is started with.
 pub struct EngineConfig {

@@ -1,21 +1,29 @@
 //! What workers read: an immutable picture of policies and SAs, replaced as a whole.
 
 use std::net::IpAddr;
+use std::slice;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+use hashbrown::HashTable;
+use keyferry_model::policy::Selector;
+
+use crate::burst::{BURST, Fate, Members};
+use crate::classify::Classifier;
 use crate::drops::{DropCounters, DropReason};
 use crate::frame::Frame;
 use crate::iv::IvSource;
-use crate::open;
+use crate::open::{self, Inbound};
 use crate::packet::Headers;
 use crate::sa::Sa;
-use crate::seal;
+use crate::seal::{self, Outbound};
 
 /// A picture of the SAD. Cheap to share and never changed; counters and windows live inside of its SAs.
 pub struct Snapshot {
     lines: Box<[Line]>,
-    /// Sorted by SPI.
-    inbound: Box<[Arc<Sa>]>,
+    classifier: Classifier,
+    /// By SPI.
+    inbound: HashTable<Arc<Sa>>,
     drops: Arc<DropCounters>,
 }
 
@@ -35,22 +43,56 @@ pub struct Sealed {
     pub destination: IpAddr,
 }
 
+impl Line {
+    fn selectors(&self) -> Option<(Selector, Selector)> {
+        self.candidates.first().map(|sa| (sa.policy.source, sa.policy.destination))
+    }
+}
+
 impl Snapshot {
-    pub(super) fn new(lines: Vec<Line>, mut inbound: Vec<Arc<Sa>>, drops: Arc<DropCounters>) -> Self {
-        inbound.sort_by_key(|sa| sa.spi);
-        Self { lines: lines.into(), inbound: inbound.into(), drops }
+    /// Lines without candidates are left out.
+    pub(super) fn new(lines: Vec<Line>, sas: Vec<Arc<Sa>>, drops: Arc<DropCounters>) -> Self {
+        let lines: Box<[Line]> = lines.into_iter().filter(|line| !line.candidates.is_empty()).collect();
+        let classifier = Classifier::new(lines.iter().filter_map(Line::selectors));
+        let mut inbound = HashTable::with_capacity(sas.len());
+        for sa in sas {
+            inbound.insert_unique(hash(sa.spi), sa, |sa| hash(sa.spi));
+        }
+        Self { lines, classifier, inbound, drops }
     }
 
-    /// Turns the plain IP packet in `frame` into an ESP packet, in place. Whatever is not protected is dropped and
-    /// counted; the frame's content is then unspecified and must not be sent.
-    pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Result<Sealed, DropReason> {
-        self.try_seal(frame, ivs).inspect_err(|reason| self.drops.count(*reason))
+    /// Turns plain IP packets into ESP packets, in place, and says in `fates` what became of each. Whatever is not
+    /// protected is dropped and counted; such a frame's content is then unspecified and must not be sent.
+    pub fn seal_burst(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
+        fates.clear();
+        fates.resize(frames.len(), Err(DropReason::OutNoPols));
+        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
+            self.seal_some(frames, ivs, fates);
+        }
     }
 
-    /// Turns the ESP packet in `frame` (IP header first) into the plain packet, in place, and says under which SPI it
-    /// came. Whatever is not authentic and fitting is dropped and counted; the frame's content is then unspecified.
-    pub fn open(&self, frame: &mut Frame) -> Result<u32, DropReason> {
-        self.try_open(frame).inspect_err(|reason| self.drops.count(*reason))
+    /// Turns ESP packets (IP header first) into plain packets, in place, and says in `fates` under which SPI each came.
+    /// Whatever is not authentic and fitting is dropped and counted; such a frame's content is then unspecified.
+    pub fn open_burst(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>) {
+        fates.clear();
+        fates.resize(frames.len(), Err(DropReason::InNoStates));
+        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
+            self.open_some(frames, fates);
+        }
+    }
+
+    /// [`Self::seal_burst`] for one packet.
+    pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
+        let mut fate = [Err(DropReason::OutNoPols)];
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate);
+        fate[0]
+    }
+
+    /// [`Self::open_burst`] for one packet.
+    pub fn open(&self, frame: &mut Frame) -> Fate<u32> {
+        let mut fate = [Err(DropReason::InNoStates)];
+        self.open_some(slice::from_mut(frame), &mut fate);
+        fate[0]
     }
 
     /// Counts a packet that was lost before it came here or after it went.
@@ -63,36 +105,74 @@ impl Snapshot {
         self.lines.iter().filter_map(|line| line.candidates.first()).map(AsRef::as_ref)
     }
 
-    fn try_seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Result<Sealed, DropReason> {
-        let headers = Headers::parse(frame.packet()).map_err(|_| DropReason::OutHdrError)?;
-        let covers = |line: &&Line| line.candidates.first().is_some_and(|sa| sa.covers(&headers));
-        let line = self.lines.iter().find(covers).ok_or(DropReason::OutNoPols)?;
-        let mut refused = DropReason::OutStateExpired;
-        for sa in &line.candidates {
-            // Only an SA that has run out of numbers gives way to its successor, which receivers have by now.
-            match seal::seal(sa, frame, &headers, ivs) {
-                Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => refused = reason,
-                Err(reason) => return Err(reason),
-                Ok(sequence) => {
-                    return Ok(Sealed {
-                        spi: sa.spi,
-                        sequence,
-                        destination: sa.outer().destination.unwrap_or(headers.destination),
-                    });
+    /// At most [`BURST`] packets.
+    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>]) {
+        let mut headers: ArrayVec<Option<Headers>, BURST> = ArrayVec::new();
+        let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
+        for (frame, fate) in frames.iter().zip(&mut *fates) {
+            let read = Headers::parse(frame.packet()).ok();
+            if read.is_none() {
+                *fate = Err(DropReason::OutHdrError);
+            }
+            lines.push(read.as_ref().and_then(|headers| self.classifier.find(headers)));
+            headers.push(read);
+        }
+        let mut left = Members::which(lines.len(), |at| lines[at].is_some());
+        let mut burst = Outbound { frames, headers: &headers, fates, ivs };
+        while let Some(first) = left.first() {
+            let members = Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]);
+            left = left.without(members);
+            if let Some(line) = lines[first].and_then(|line| self.lines.get(line)) {
+                seal::seal(&line.candidates, members, &mut burst);
+            }
+        }
+        self.count(fates);
+    }
+
+    /// At most [`BURST`] packets.
+    fn open_some(&self, frames: &mut [Frame], fates: &mut [Fate<u32>]) {
+        let mut outer: ArrayVec<Option<Headers>, BURST> = ArrayVec::new();
+        let mut sas: ArrayVec<Option<&Sa>, BURST> = ArrayVec::new();
+        for (frame, fate) in frames.iter_mut().zip(&mut *fates) {
+            match open::find_esp(frame) {
+                Ok((headers, spi)) => {
+                    sas.push(self.find(spi, &headers));
+                    outer.push(Some(headers));
+                }
+                Err(reason) => {
+                    *fate = Err(reason);
+                    sas.push(None);
+                    outer.push(None);
                 }
             }
         }
-        Err(refused)
+        let mut left = Members::which(sas.len(), |at| sas[at].is_some());
+        let mut burst = Inbound { frames, outer: &outer, fates };
+        while let Some((first, sa)) = left.first().and_then(|first| Some((first, sas[first]?))) {
+            let same = |other: Option<&Sa>| other.is_some_and(|other| std::ptr::eq(other, sa));
+            let members = Members::which(sas.len(), |at| at >= first && left.contains(at) && same(sas[at]));
+            left = left.without(members);
+            open::open(sa, members, &mut burst);
+        }
+        self.count(fates);
     }
 
-    fn try_open(&self, frame: &mut Frame) -> Result<u32, DropReason> {
-        let (headers, spi) = open::find_esp(frame)?;
-        let at = self.inbound.binary_search_by_key(&spi, |sa| sa.spi).map_err(|_| DropReason::InNoStates)?;
-        let sa = self.inbound.get(at).ok_or(DropReason::InNoStates)?;
-        if sa.is_revoked() || !sa.receives_at(headers.destination) {
-            return Err(DropReason::InNoStates);
-        }
-        open::open(sa, frame, &headers)?;
-        Ok(spi)
+    /// The SA of a packet that came: by SPI and destination, and by source where the SA is one sender's alone (RFC 4301
+    /// section 4.1).
+    fn find(&self, spi: u32, outer: &Headers) -> Option<&Sa> {
+        let is_it = |sa: &Arc<Sa>| {
+            sa.spi == spi && sa.receives_at(outer.destination) && sa.takes_from(outer.source) && !sa.is_revoked()
+        };
+        self.inbound.find(hash(spi), is_it).map(AsRef::as_ref)
     }
+
+    fn count<T>(&self, fates: &[Fate<T>]) {
+        fates.iter().filter_map(|fate| fate.as_ref().err()).for_each(|reason| self.drops.count(*reason));
+    }
+}
+
+/// SPIs are the key server's choice, not an attacker's, so a plain mixture does.
+fn hash(spi: u32) -> u64 {
+    let mixed = u64::from(spi).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
 }

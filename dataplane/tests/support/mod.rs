@@ -128,6 +128,22 @@ impl Member {
         Ok(frame.packet().to_vec())
     }
 
+    /// Seals several packets at once.
+    pub fn seal_all(&mut self, packets: &[Vec<u8>]) -> Vec<Result<Vec<u8>, DropReason>> {
+        let mut frames: Vec<Frame> = packets.iter().map(|packet| Frame::holding(packet)).collect();
+        let mut fates = Vec::new();
+        self.sad.snapshot().seal_burst(&mut frames, &mut self.ivs, &mut fates);
+        frames.iter().zip(fates).map(|(frame, fate)| fate.map(|_| frame.packet().to_vec())).collect()
+    }
+
+    /// Opens several packets at once.
+    pub fn open_all(&self, packets: &[Vec<u8>]) -> Vec<Result<Vec<u8>, DropReason>> {
+        let mut frames: Vec<Frame> = packets.iter().map(|packet| Frame::holding(packet)).collect();
+        let mut fates = Vec::new();
+        self.sad.snapshot().open_burst(&mut frames, &mut fates);
+        frames.iter().zip(fates).map(|(frame, fate)| fate.map(|_| frame.packet().to_vec())).collect()
+    }
+
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.sad.status().drops[reason.name()]
     }
