@@ -46,7 +46,7 @@ fn ip_overhead(to: SocketAddr) -> usize {
 /// Cuts a message up so that no IP packet is longer than `size`; one that fits stays whole, and so does what has no phase 1
 /// SA. The same message always becomes the same fragments.
 pub(crate) fn split(transmit: Transmit, size: usize) -> Vec<Transmit> {
-    let marker = if transmit.marker { NON_ESP_MARKER.len() } else { 0 };
+    let marker = if transmit.via.is_marked_udp() { NON_ESP_MARKER.len() } else { 0 };
     let room = size.max(MIN_SIZE) - ip_overhead(transmit.to) - marker;
     let header = Header::decode(&transmit.bytes).map(|(header, _)| header);
     let Some(header) = header.ok().filter(|h| transmit.bytes.len() > room && has_fragments(h.exchange)) else {

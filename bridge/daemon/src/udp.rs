@@ -120,7 +120,7 @@ impl Udp {
     }
 
     fn send_now(&self, transmit: &Transmit) -> io::Result<()> {
-        let marker: &[u8] = if transmit.marker { &NON_ESP_MARKER } else { &[] };
+        let marker: &[u8] = if transmit.via.is_marked_udp() { &NON_ESP_MARKER } else { &[] };
         let parts = [IoSlice::new(marker), IoSlice::new(&transmit.bytes)];
         let to = SockaddrStorage::from(transmit.to);
         let multicast = transmit.to.ip().is_multicast();
@@ -239,17 +239,19 @@ pub(crate) fn pump(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use keyferry_model::drive::Via;
+
     use super::*;
 
     async fn echo(listen: &str, asked: &str) {
         let server = Udp::bind(listen.parse().unwrap(), MulticastOut::default()).unwrap();
         let client = Udp::bind(SocketAddr::new(asked.parse().unwrap(), 0), MulticastOut::default()).unwrap();
         let to = SocketAddr::new(asked.parse().unwrap(), server.local().port());
-        client.send(&Transmit { from: None, to, marker: true, bytes: b"ping".to_vec() }).await.unwrap();
+        client.send(&Transmit { from: None, to, via: Via::MarkedUdp, bytes: b"ping".to_vec() }).await.unwrap();
         let mut buffer = [0; 100];
         let got = server.receive(&mut buffer).await.unwrap();
         assert_eq!((got.from, got.to, &got.bytes[..]), (client.local(), to, &b"\0\0\0\0ping"[..]));
-        let reply = Transmit { from: Some(got.to), to: got.from, marker: false, bytes: b"pong".to_vec() };
+        let reply = Transmit { from: Some(got.to), to: got.from, via: Via::Udp, bytes: b"pong".to_vec() };
         assert!(server.can_send(&reply));
         server.send(&reply).await.unwrap();
         let got = client.receive(&mut buffer).await.unwrap();
@@ -279,7 +281,7 @@ mod tests {
         let task = pump(Arc::new(server), queue, Arc::default());
         for len in [9000, 65_507] {
             let bytes: Vec<u8> = (0..len).map(|i: u32| i.to_le_bytes()[0]).collect();
-            client.send(&Transmit { from: None, to, marker: false, bytes: bytes.clone() }).await.unwrap();
+            client.send(&Transmit { from: None, to, via: Via::Udp, bytes: bytes.clone() }).await.unwrap();
             assert_eq!(arrived.recv().await.unwrap().bytes, bytes);
         }
         task.abort();
@@ -291,7 +293,7 @@ mod tests {
         let group = Udp::join("239.192.77.1:0".parse().unwrap(), lo).unwrap();
         let out = MulticastOut { interface: lo, source: vec!["127.0.0.3".parse().unwrap()], ttl: 1 };
         let sender = Udp::bind("0.0.0.0:0".parse().unwrap(), out).unwrap();
-        let transmit = Transmit { from: None, to: group.local(), marker: false, bytes: b"rekey".to_vec() };
+        let transmit = Transmit { from: None, to: group.local(), via: Via::Udp, bytes: b"rekey".to_vec() };
         sender.send(&transmit).await.unwrap();
         let mut buffer = [0; 100];
         let got = group.receive(&mut buffer).await.unwrap();

@@ -10,7 +10,7 @@ use gikev2::IkeOptions;
 use keyferry_crypto::{JobDone, Random, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Via};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{GroupPolicy, RekeyTransport};
@@ -178,7 +178,7 @@ impl Gateway {
     /// A datagram, as it was on the wire.
     pub fn receive(&mut self, now: Now, rng: &mut dyn Random, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let (marker, bytes, route) = classify(bytes);
-        let datagram = Datagram { from, to, marker, bytes };
+        let datagram = Datagram { from, to, via: Via::udp(marker), bytes };
         // What has no marker at the port of NAT traversal is ESP (RFC 3948 section 2.2).
         let route = if to.port() == NAT_PORT && !marker && route != Route::Keepalive { Route::Nowhere } else { route };
         match route {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
-use keyferry_model::drive::{Outbox, Transmit};
+use keyferry_model::drive::{Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
@@ -60,7 +60,7 @@ impl Batch {
         let marker = self.marked.contains(&to);
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let from = marker.then_some(SocketAddr::new(any, gdoi::NAT_PORT));
-        Transmit { from, to, marker, bytes: message.bytes.clone() }
+        Transmit { from, to, via: Via::udp(marker), bytes: message.bytes.clone() }
     }
 
     fn send(&self, out: &mut Outbox) {

@@ -12,36 +12,80 @@ use crate::Model;
 use crate::store::StoreOp;
 use crate::time::Now;
 
-/// A datagram as it arrived, marker already taken off.
+/// Names a TCP connection; never two in the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What carries a message between two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A UDP datagram.
+    Udp,
+    /// A UDP datagram with a non-ESP marker (RFC 3948 section 2.2) in front.
+    MarkedUdp,
+    /// A TCP connection, in a frame of RFC 9329.
+    Tcp(ConnectionId),
+}
+
+impl Via {
+    /// UDP, with a marker or without.
+    #[must_use]
+    pub fn udp(marker: bool) -> Self {
+        if marker { Self::MarkedUdp } else { Self::Udp }
+    }
+
+    /// A UDP datagram with a marker?
+    #[must_use]
+    pub fn is_marked_udp(self) -> bool {
+        self == Self::MarkedUdp
+    }
+
+    /// The TCP connection, if it is one.
+    #[must_use]
+    pub fn connection(self) -> Option<ConnectionId> {
+        match self {
+            Self::Tcp(id) => Some(id),
+            Self::Udp | Self::MarkedUdp => None,
+        }
+    }
+
+    /// TCP?
+    #[must_use]
+    pub fn is_tcp(self) -> bool {
+        self.connection().is_some()
+    }
+}
+
+/// A datagram as it arrived, or a message out of a TCP stream; marker already taken off.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
     /// Sender.
     pub from: SocketAddr,
     /// Local address it was sent to (a multicast address for rekeys).
     pub to: SocketAddr,
-    /// Did a non-ESP marker (RFC 3948 section 2.2) stand in front?
-    pub marker: bool,
+    /// What carried it.
+    pub via: Via,
     /// IKE message, starting with its header.
     pub bytes: &'a [u8],
 }
 
 impl Datagram<'_> {
-    /// An answer to this datagram: addresses exchanged, marker echoed.
+    /// An answer to this datagram: addresses exchanged, the same way back.
     #[must_use]
     pub fn reply(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: Some(self.to), to: self.from, marker: self.marker, bytes }
+        Transmit { from: Some(self.to), to: self.from, via: self.via, bytes }
     }
 }
 
-/// A datagram to send.
+/// A datagram to send, or a message to put into a TCP stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Local address to send from, where it matters.
     pub from: Option<SocketAddr>,
     /// Receiver, possibly multicast.
     pub to: SocketAddr,
-    /// Put a non-ESP marker in front.
-    pub marker: bool,
+    /// What is to carry it.
+    pub via: Via,
     /// IKE message, starting with its header.
     pub bytes: Vec<u8>,
 }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use keyferry_model::drive::Via;
+
 use super::*;
 use crate::message;
 
@@ -13,7 +15,7 @@ fn message(len: usize) -> Vec<u8> {
 
 fn transmit(bytes: Vec<u8>, v6: bool, marker: bool) -> Transmit {
     let to = if v6 { "[2001:db8::1]:848" } else { "10.0.0.1:848" };
-    Transmit { from: None, to: to.parse().unwrap(), marker, bytes }
+    Transmit { from: None, to: to.parse().unwrap(), via: Via::udp(marker), bytes }
 }
 
 fn fragments(bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -44,7 +46,7 @@ fn packets_are_no_longer_than_asked_for_and_the_same_each_time() {
             let longest = cut.iter().map(|t| t.bytes.len() + overhead).max().unwrap();
             assert_eq!(longest, size);
             assert_eq!(split(whole.clone(), size), cut);
-            assert!(cut.iter().all(|t| (t.to, t.marker, t.from) == (whole.to, whole.marker, whole.from)));
+            assert!(cut.iter().all(|t| (t.to, t.via, t.from) == (whole.to, whole.via, whole.from)));
             let fits = transmit(message(size - overhead - 28), v6, marker);
             assert_eq!(split(fits.clone(), size), [fits]);
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_model::drive::Transmit;
+use keyferry_model::drive::{Transmit, Via};
 use keyferry_model::time::Deadline;
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::Header;
@@ -66,7 +66,7 @@ impl Member {
     pub(super) fn transmit(&self, bytes: Vec<u8>) -> Transmit {
         let (floats, marker) = (self.floats(&bytes), self.settings.marker);
         let (from, to) = if floats { self.floated() } else { (self.settings.local, self.settings.gateway()) };
-        Transmit { from: Some(from), to, marker: floats || marker, bytes }
+        Transmit { from: Some(from), to, via: Via::udp(floats || marker), bytes }
     }
 
     /// An answer to a push takes the mapping of a translator in front of us: by it the key server knows who we are.
@@ -75,7 +75,7 @@ impl Member {
         match mapping.filter(|((to, _), _)| to.ip() == reply.to.ip()) {
             Some(((to, _), port)) => {
                 let from = Some(SocketAddr::new(self.own, port));
-                Transmit { from, to, marker: true, ..reply }
+                Transmit { from, to, via: Via::MarkedUdp, ..reply }
             }
             None => reply,
         }
@@ -102,7 +102,7 @@ impl Member {
         } else if *due <= ctx.now.mono {
             *due = ctx.now.mono + self.options.nat_keepalive;
             let from = self.options.nat_port.map(|port| SocketAddr::new(self.settings.local.ip(), port));
-            ctx.send(Transmit { from, to: *to, marker: false, bytes: vec![KEEPALIVE] });
+            ctx.send(Transmit { from, to: *to, via: Via::Udp, bytes: vec![KEEPALIVE] });
         }
     }
 

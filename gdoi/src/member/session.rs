@@ -487,8 +487,8 @@ impl Member {
             (Phase::Connecting(initiator, _), _) | (_, Some((initiator, _))) => initiator,
             (Phase::Idle | Phase::Registering(_) | Phase::Resting(_), None) => return,
         };
-        for Postponed { from, to, marker, bytes, .. } in initiator.resume(ctx.now.mono) {
-            self.receive(ctx, Datagram { from, to, marker, bytes: &bytes });
+        for Postponed { from, to, via, bytes, .. } in initiator.resume(ctx.now.mono) {
+            self.receive(ctx, Datagram { from, to, via, bytes: &bytes });
         }
     }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{Job, JobDone, Random, Secret, SignatureForm};
 use keyferry_model::credentials::{Credentials, OwnCertificate};
-use keyferry_model::drive::{Datagram, JobId, Outbox, Transmit};
+use keyferry_model::drive::{Datagram, JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
 use keyferry_wire::{Decode, Header, RawPayload, chain};
@@ -64,11 +64,11 @@ pub(crate) struct Path {
 
 impl Path {
     pub(crate) fn of(dgram: &Datagram<'_>) -> Self {
-        Self { from: dgram.from, to: dgram.to, marker: dgram.marker }
+        Self { from: dgram.from, to: dgram.to, marker: dgram.via.is_marked_udp() }
     }
 
     pub(crate) fn reply(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: Some(self.to), to: self.from, marker: self.marker, bytes }
+        Transmit { from: Some(self.to), to: self.from, via: Via::udp(self.marker), bytes }
     }
 }
 

@@ -407,7 +407,7 @@ impl Server {
 
 /// Has it come through a translator, to the port for that (RFC 3947 section 4)?
 pub(super) fn is_encapsulated(dgram: &Datagram<'_>) -> bool {
-    dgram.marker && dgram.to.port() == NAT_PORT
+    dgram.via.is_marked_udp() && dgram.to.port() == NAT_PORT
 }
 
 fn expected(exchange: &Exchange) -> Option<&ExpectConfirm> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyferry_crypto::{BlockCipher, Hash, KeGroup, Secret, SeededRandom};
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
+use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::AckType;
 use keyferry_model::reading::Readings;
@@ -83,7 +83,7 @@ impl Bench {
     fn send(&mut self, from: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut out = Outbox::default();
         let mut ctx = Ctx { now: NOW, model: &mut self.model, rng: &mut self.rng, out: &mut out };
-        self.server.receive(&mut ctx, Datagram { from, to: server_at(), marker: false, bytes });
+        self.server.receive(&mut ctx, Datagram { from, to: server_at(), via: Via::Udp, bytes });
         let mut answers = Vec::new();
         while let Some(output) = out.poll() {
             match output {

@@ -14,7 +14,7 @@ use keyferry_crypto::{
 };
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
@@ -283,7 +283,7 @@ impl Bench {
             match output {
                 MemberOutput::Send(t) => {
                     let from = t.from.unwrap();
-                    let packet = Packet { from, to: t.to, bytes: on_wire(t.marker, t.bytes) };
+                    let packet = Packet { from, to: t.to, bytes: on_wire(t.via.is_marked_udp(), t.bytes) };
                     self.log.push(packet.clone());
                     self.wire.push_back(packet);
                 }
@@ -309,7 +309,8 @@ impl Bench {
             match output {
                 Output::Persist(ops) => self.persisted += ops.len(),
                 Output::Send(t) => {
-                    let packet = Packet { from: t.from.unwrap(), to: t.to, bytes: on_wire(t.marker, t.bytes) };
+                    let packet =
+                        Packet { from: t.from.unwrap(), to: t.to, bytes: on_wire(t.via.is_marked_udp(), t.bytes) };
                     self.log.push(packet.clone());
                     self.wire.push_back(packet);
                 }
@@ -327,7 +328,7 @@ impl Bench {
 
     pub fn deliver(&mut self, packet: &Packet) {
         let (marker, bytes) = split_marker(&packet.bytes);
-        let datagram = Datagram { from: packet.from, to: packet.to, marker, bytes };
+        let datagram = Datagram { from: packet.from, to: packet.to, via: Via::udp(marker), bytes };
         if packet.to.ip() == host(self.setup.v6, 1).ip() {
             self.serve(|server, ctx| server.receive(ctx, datagram));
             return;

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_model::drive::Transmit;
+use keyferry_model::drive::{Transmit, Via};
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::Header;
 
@@ -45,13 +45,13 @@ impl Member {
     pub(super) fn transmit(&self, bytes: Vec<u8>) -> Transmit {
         match self.ike.nat_port.filter(|_| self.moves(&bytes)) {
             Some(port) => self.through_nat(port, true, bytes),
-            None => Transmit { from: None, to: self.settings.gateway(), marker: self.settings.marker, bytes },
+            None => Transmit { from: None, to: self.settings.gateway(), via: Via::udp(self.settings.marker), bytes },
         }
     }
 
     fn through_nat(&self, port: u16, marker: bool, bytes: Vec<u8>) -> Transmit {
         let from = Some(SocketAddr::new(self.settings.local.ip(), port));
-        Transmit { from, to: SocketAddr::new(self.settings.gateway().ip(), NAT_PORT), marker, bytes }
+        Transmit { from, to: SocketAddr::new(self.settings.gateway().ip(), NAT_PORT), via: Via::udp(marker), bytes }
     }
 
     fn moves(&self, bytes: &[u8]) -> bool {

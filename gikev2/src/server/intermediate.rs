@@ -154,7 +154,7 @@ impl Server {
             Err(error) => {
                 self.counters.key_exchange_failed += 1;
                 tracing::debug!(peer = %path.peer, %error, "additional key exchange failed");
-                let dgram = Datagram { from: path.peer, to: path.local, marker: path.marker, bytes: request };
+                let dgram = Datagram { from: path.peer, to: path.local, via: path.via, bytes: request };
                 let reject = Reject::Malformed("an unacceptable public value");
                 return self.refuse_intermediate(ctx, &dgram, spi, &reject);
             }

@@ -54,7 +54,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::JobDone;
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::RekeyPlan;
 use keyferry_model::time::Deadline;
@@ -112,21 +112,21 @@ struct Entry {
 struct Path {
     peer: SocketAddr,
     local: SocketAddr,
-    marker: bool,
+    via: Via,
 }
 
 impl Path {
     fn of(dgram: &Datagram<'_>) -> Self {
-        Self { peer: dgram.from, local: dgram.to, marker: dgram.marker }
+        Self { peer: dgram.from, local: dgram.to, via: dgram.via }
     }
 
     /// Does it lead through a NAT, by our port for that, or might it?
     fn is_encapsulated(&self) -> bool {
-        self.marker && self.local.port() == NAT_PORT
+        self.via.is_marked_udp() && self.local.port() == NAT_PORT
     }
 
     fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        Transmit { from: Some(self.local), to: self.peer, marker: self.marker, bytes }
+        Transmit { from: Some(self.local), to: self.peer, via: self.via, bytes }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Prf, Secret};
+use keyferry_model::drive::Via;
 use keyferry_model::id::Identity;
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::RekeyReason;
@@ -309,7 +310,7 @@ fn unknown_spis_and_versions_are_answered_within_a_budget() {
             message_id: 4,
         };
         let bytes = header.encode(&[0, 0, 0, 4]);
-        world.deliver(Packet { from, to: world.gateway, marker: n == 1, bytes, tainted: false });
+        world.deliver(Packet { from, to: world.gateway, via: Via::udp(n == 1), bytes, tainted: false });
     }
     assert_eq!(world.seen.len(), 3);
     assert_eq!(world.server.counters().answers_withheld, 7);
@@ -319,14 +320,14 @@ fn unknown_spis_and_versions_are_answered_within_a_budget() {
     let (header, body) = Header::decode(&world.seen[1].bytes).unwrap();
     assert_eq!((header.spi_i, header.spi_r), ([2; 8], [7; 8]));
     assert_eq!(body, [0, 0, 0, 8, 0, 0, 0, 4]);
-    assert!(world.seen[1].marker, "the marker is echoed");
+    assert!(world.seen[1].via.is_marked_udp(), "the marker is echoed");
     // Responses draw nothing, or two ends would shout at each other.
     let mut response = header;
     response.spi_i = [0x55; 8];
     world.pass(Duration::from_secs(2));
     let before = world.seen.len();
     let bytes = response.encode(&[0, 0, 0, 4]);
-    world.deliver(Packet { from, to: world.gateway, marker: false, bytes, tainted: false });
+    world.deliver(Packet { from, to: world.gateway, via: Via::Udp, bytes, tainted: false });
     assert_eq!(world.seen.len(), before);
 }
 

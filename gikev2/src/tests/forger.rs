@@ -3,6 +3,7 @@
 use keyferry_crypto::x509::Certificate;
 use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
 use keyferry_model::credentials::OwnCertificate;
+use keyferry_model::drive::Via;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::support::*;
@@ -76,7 +77,7 @@ impl Forger {
             },
             None,
         );
-        let sent = Packet { from, to: world.gateway, marker: false, bytes: message.clone(), tainted: false };
+        let sent = Packet { from, to: world.gateway, via: Via::Udp, bytes: message.clone(), tainted: false };
         world.deliver(sent);
         let response = world.wire.pop_front().unwrap().bytes;
         let (header, body) = Header::decode(&response).unwrap();
@@ -136,7 +137,7 @@ impl Forger {
     pub(super) fn ask(&mut self, world: &mut World, chain: ChainWriter) -> Forged {
         let sealed = self.sa.seal(ExchangeType::IKE_AUTH, Direction::Request, 1, chain, &mut world.rng).unwrap();
         let from = FROM.parse().unwrap();
-        world.deliver(Packet { from, to: world.gateway, marker: false, bytes: sealed, tainted: false });
+        world.deliver(Packet { from, to: world.gateway, via: Via::Udp, bytes: sealed, tainted: false });
         let answer = world.wire.pop_front().unwrap();
         let opened = self.sa.open(&answer.bytes).unwrap();
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).unwrap();

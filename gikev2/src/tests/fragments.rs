@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyferry_crypto::{KeGroup, Random, SeededRandom};
+use keyferry_model::drive::Via;
 use keyferry_model::settings::AdditionalKe;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Header};
@@ -201,7 +202,7 @@ fn hostile_fragments_are_dropped() {
     }
     let seen = world.seen.len();
     let send =
-        |world: &mut World, bytes: Vec<u8>| world.deliver(Packet { from, to, marker: false, bytes, tainted: false });
+        |world: &mut World, bytes: Vec<u8>| world.deliver(Packet { from, to, via: Via::Udp, bytes, tainted: false });
     // All but the last of each: none becomes whole, and the larger sets are more than a message may have.
     for set in &messages {
         for bytes in &set[..set.len() - 1] {
@@ -238,7 +239,7 @@ fn strangers_send_no_fragments() {
         let forged = Header { next: PayloadKind::SKF.0, exchange: 39, flags: 8, message_id: 1, ..header };
         let body = [&[35, 0, 0, 108][..], &number.to_be_bytes(), &[0, 50], &[9; 100]].concat();
         let bytes = forged.encode(&body);
-        world.deliver(Packet { from: response.to, to: response.from, marker: false, bytes, tainted: false });
+        world.deliver(Packet { from: response.to, to: response.from, via: Via::Udp, bytes, tainted: false });
     }
     assert_eq!(world.server.counters().unauthenticated, 50);
     world.wire.push_back(response);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::KeGroup;
+use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::RekeyAuthentication;
 use keyferry_model::update::MemberEvent;
@@ -183,7 +184,7 @@ proptest! {
             spi_i: [1; 8], spi_r: [0; 8], next, major: 2, minor: 0, exchange, flags: bits, message_id: 0,
         };
         let from = "10.0.0.5:848".parse().unwrap();
-        world.deliver(Packet { from, to: world.gateway, marker: false, bytes: header.encode(&bytes), tainted: false });
+        world.deliver(Packet { from, to: world.gateway, via: Via::Udp, bytes: header.encode(&bytes), tainted: false });
         prop_assert_eq!(world.server.deadline(), None);
         prop_assert!(world.seen.iter().all(|p| p.bytes.len() < 64));
     }

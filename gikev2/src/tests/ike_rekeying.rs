@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::{KeGroup, Random, SeededRandom};
+use keyferry_model::drive::Via;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode};
 
@@ -226,7 +227,7 @@ fn asked(
     let bytes = sa.seal(ExchangeType::CREATE_CHILD_SA, Direction::Request, message_id, chain, &mut rng).unwrap();
     let (from, to) = if of_server { (member, world.gateway) } else { (world.gateway, member) };
     world.fate = Box::new(|_| 0);
-    world.deliver(Packet { from, to, marker: false, bytes, tainted: false });
+    world.deliver(Packet { from, to, via: Via::Udp, bytes, tainted: false });
     world.fate = Box::new(|_| 1);
     let answer = world.seen.last().unwrap().bytes.clone();
     let sa = match of_server {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
-use keyferry_model::drive::Datagram;
+use keyferry_model::drive::{Datagram, Via};
 use keyferry_model::id::Identity;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
@@ -237,7 +237,7 @@ fn asked(world: &mut World, at: usize, id: u32, payloads: &[(PayloadKind, Vec<u8
     let sa = world.server.sa_for_test().unwrap();
     let bytes = sa.seal(ExchangeType::GSA_INBAND_REKEY, Direction::Request, id, chain, &mut world.rng).unwrap();
     let (from, to) = (world.gateway, world.hosts[at].address);
-    world.on_member(at, false, |m, ctx| m.receive(ctx, Datagram { from, to, marker: false, bytes: &bytes }));
+    world.on_member(at, false, |m, ctx| m.receive(ctx, Datagram { from, to, via: Via::Udp, bytes: &bytes }));
     let answer = world.wire.pop_back().unwrap();
     let opened = world.server.sa_for_test().unwrap().open(&answer.bytes).unwrap();
     crate::wire::message::Payloads::parse(opened.first, opened.inner.expose(), &[]).unwrap().error()
@@ -411,7 +411,7 @@ fn who_refuses_its_eviction_is_evicted() {
     let sa = world.hosts[at].member.sa_for_test().unwrap();
     let mut rng = keyferry_crypto::SeededRandom::new(7);
     let bytes = sa.seal(ExchangeType::GSA_INBAND_REKEY, Direction::Response, id, chain, &mut rng).unwrap();
-    world.deliver(Packet { from: told.to, to: told.from, marker: false, bytes, tainted: false });
+    world.deliver(Packet { from: told.to, to: told.from, via: Via::Udp, bytes, tainted: false });
     world.jump(world.now.mono + config().idle);
     world.on_server(false, |s, ctx| s.expire(ctx));
     assert_eq!(world.seen.last().unwrap().exchange(), ExchangeType::INFORMATIONAL.0);

@@ -44,7 +44,7 @@ fn an_sa_moves_to_4500_where_there_is_a_nat() {
         let first = p.exchange() == ExchangeType::IKE_SA_INIT.0;
         let port = |a: std::net::SocketAddr| if first { 848 } else { NAT_PORT } == a.port();
         let own = if p.is_response() { p.from } else { p.to };
-        assert!(port(own) && p.marker != first, "{p:?}");
+        assert!(port(own) && p.via.is_marked_udp() != first, "{p:?}");
         assert!(p.is_response() || port(p.from), "{p:?}");
     }
 }
@@ -55,7 +55,7 @@ fn without_a_nat_nothing_moves() {
     world.start(at);
     world.pass(Duration::from_secs(100));
     assert_eq!(world.hosts[at].events, REGISTERED);
-    assert!(world.seen.iter().all(|p| p.to.port() == 848 && !p.marker && !is_keepalive(p)));
+    assert!(world.seen.iter().all(|p| p.to.port() == 848 && !p.via.is_marked_udp() && !is_keepalive(p)));
 }
 
 /// By configuration a member stays where it is, and the key server answers there.
@@ -77,7 +77,7 @@ fn a_mapping_is_kept_alive() {
     world.pass(Duration::from_secs(101));
     let kept: Vec<&Packet> = world.seen.iter().filter(|p| is_keepalive(p)).collect();
     assert_eq!(kept.len(), 5);
-    assert!(kept.iter().all(|p| p.from.port() == NAT_PORT && p.to.port() == NAT_PORT && !p.marker));
+    assert!(kept.iter().all(|p| p.from.port() == NAT_PORT && p.to.port() == NAT_PORT && !p.via.is_marked_udp()));
     world.leave(at);
     world.pass(Duration::from_secs(1));
     world.seen.clear();
@@ -97,7 +97,7 @@ fn an_sa_with_new_keys_stays_at_4500() {
     world.seen.clear();
     world.start(at);
     world.run();
-    assert!(!world.seen.is_empty() && world.seen.iter().all(|p| p.marker));
+    assert!(!world.seen.is_empty() && world.seen.iter().all(|p| p.via.is_marked_udp()));
     assert!(world.has_newest(at));
 }
 

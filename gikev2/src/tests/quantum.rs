@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{KeGroup, KeyPair, Random, Secret, SeededRandom};
+use keyferry_model::drive::Via;
 use keyferry_model::settings::AdditionalKe;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode, Header};
@@ -273,7 +274,7 @@ impl Peer {
             certificates: None,
         };
         let bytes = request(&parts, None);
-        world.deliver(Packet { from: address, to: world.gateway, marker: false, bytes, tainted: false });
+        world.deliver(Packet { from: address, to: world.gateway, via: Via::Udp, bytes, tainted: false });
         let answer = world.wire.pop_front().unwrap();
         let (header, body) = Header::decode(&answer.bytes).unwrap();
         let init = Init::of(Payloads::parse(header.next, body, rules::INIT_RESPONSE).unwrap()).unwrap();
@@ -288,7 +289,7 @@ impl Peer {
     fn ask(&mut self, exchange: ExchangeType, message_id: u32, chain: ChainWriter) -> Option<NotifyType> {
         let bytes = self.sa.seal(exchange, Direction::Request, message_id, chain, &mut self.rng).unwrap();
         let to = self.world.gateway;
-        self.world.deliver(Packet { from: self.address, to, marker: false, bytes, tainted: false });
+        self.world.deliver(Packet { from: self.address, to, via: Via::Udp, bytes, tainted: false });
         let answer = self.world.wire.pop_front()?;
         let opened = self.sa.open(&answer.bytes).unwrap();
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::INTERMEDIATE).unwrap();

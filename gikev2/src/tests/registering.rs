@@ -301,7 +301,7 @@ fn a_marker_is_echoed() {
     world.start(at);
     world.pass(Duration::from_secs(40));
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Disconnected));
-    assert!(world.seen.iter().all(|p| p.marker));
+    assert!(world.seen.iter().all(|p| p.via.is_marked_udp()));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Hash, Integrity, SignatureAlgorithm, SigningKey};
+use keyferry_model::drive::Via;
 use keyferry_model::epoch::Epoch;
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::{Deletion, RekeyReason, RekeyStep};
@@ -393,7 +394,7 @@ fn the_server_ignores_rekeys_that_reach_it() {
     let mut world = world(false, false, false);
     world.join(1);
     let message = world.plan(RekeyReason::Operator, &[]).remove(0);
-    let packet = Packet { from: world.gateway, to: world.gateway, marker: false, bytes: message, tainted: false };
+    let packet = Packet { from: world.gateway, to: world.gateway, via: Via::Udp, bytes: message, tainted: false };
     let before = world.seen.len();
     world.deliver(packet);
     assert_eq!((world.seen.len(), world.server.counters().not_for_us), (before, 1));

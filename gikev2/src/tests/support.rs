@@ -10,7 +10,7 @@ use keyferry_crypto::{
 };
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit};
+use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
@@ -120,7 +120,7 @@ pub(super) fn policy(v6: bool) -> GroupPolicy {
 pub(super) struct Packet {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
-    pub(super) marker: bool,
+    pub(super) via: Via,
     pub(super) bytes: Vec<u8>,
     /// It follows from a message that was tampered with.
     pub(super) tainted: bool,
@@ -430,7 +430,7 @@ impl World {
             },
             None => p,
         };
-        let dgram = Datagram { from: p.from, to: p.to, marker: p.marker, bytes: &p.bytes };
+        let dgram = Datagram { from: p.from, to: p.to, via: p.via, bytes: &p.bytes };
         if p.to.ip() == self.gateway.ip() {
             // A keepalive is the gateway's business.
             if p.bytes == [0xff] {
@@ -511,7 +511,7 @@ impl World {
     /// Sends a rekey message to all.
     pub(super) fn multicast(&mut self, bytes: &[u8]) {
         let Some(RekeyTransport::Multicast(to)) = self.policy.gikev2.as_ref().map(|g| g.transport) else { return };
-        let t = Transmit { from: None, to, marker: false, bytes: bytes.to_vec() };
+        let t = Transmit { from: None, to, via: Via::Udp, bytes: bytes.to_vec() };
         push(&mut self.wire, &mut self.seen, &mut self.fate, self.gateway, t, false);
         self.run();
     }
@@ -553,7 +553,7 @@ fn push(
     t: Transmit,
     tainted: bool,
 ) {
-    let packet = Packet { from, to: t.to, marker: t.marker, bytes: t.bytes, tainted };
+    let packet = Packet { from, to: t.to, via: t.via, bytes: t.bytes, tainted };
     seen.push(packet.clone());
     for _ in 0..fate(&packet) {
         wire.push_back(packet.clone());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, Job, JobDone};
+use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{GroupPolicy, InBand};
 use keyferry_model::update::MemberEvent;
@@ -127,7 +128,7 @@ fn a_public_value_that_cannot_be_ends_the_sa() {
     world.seen.clear();
     world.fate = Box::new(|_| 0);
     for n in 1..=2 {
-        world.deliver(Packet { from, to, marker: false, bytes: bytes.clone(), tainted: false });
+        world.deliver(Packet { from, to, via: Via::Udp, bytes: bytes.clone(), tainted: false });
         assert_eq!(world.seen.len(), n, "a repeat draws the answer again");
         let sa = world.hosts[at].member.sa_for_test().unwrap();
         let opened = sa.open(&world.seen[n - 1].bytes).unwrap();
@@ -150,7 +151,7 @@ fn a_group_in_band_goes_with_an_sa_that_nothing_can_be_sealed_over() {
     assert_eq!(Header::decode(&bytes).unwrap().0.message_id, 0);
     world.hosts[at].member.sa_for_test().unwrap().fail_for_test();
     world.seen.clear();
-    world.deliver(Packet { from, to, marker: false, bytes, tainted: false });
+    world.deliver(Packet { from, to, via: Via::Udp, bytes, tainted: false });
     assert!(world.hosts[at].sas.is_empty(), "its keys are deleted");
     let events = &world.hosts[at].events;
     assert_eq!(events[events.len() - 2..], [MemberEvent::Excluded, MemberEvent::Disconnected]);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use keyferry_crypto::{KeGroup, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit};
+use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Transmit, Via};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
@@ -108,7 +108,7 @@ impl KeyServer {
             let mut answers = Vec::new();
             for (from, bytes) in datagrams {
                 let mut ctx = Ctx { now, model: &mut self.model, rng: &mut OsRandom, out: &mut self.out };
-                self.server.receive(&mut ctx, Datagram { from: *from, to, marker: false, bytes });
+                self.server.receive(&mut ctx, Datagram { from: *from, to, via: Via::Udp, bytes });
                 while let Some(output) = self.out.poll() {
                     match output {
                         Output::Persist(ops) => drop(ops),
@@ -198,7 +198,7 @@ impl Members {
             for answer in answers {
                 let Some((member, registered)) = self.members.get_mut(&answer.to) else { continue };
                 let datagram =
-                    Datagram { from: policy::Family::V4.gateway(), to: answer.to, marker: false, bytes: &answer.bytes };
+                    Datagram { from: policy::Family::V4.gateway(), to: answer.to, via: Via::Udp, bytes: &answer.bytes };
                 datagrams.extend(step(answer.to, member, registered, now, |m, ctx| m.receive(ctx, datagram)));
             }
         }
@@ -209,7 +209,7 @@ impl Members {
     /// All take a push; their acknowledgements.
     pub(crate) fn acknowledge(&mut self, push: &[u8], now: Now) -> Vec<(SocketAddr, Vec<u8>)> {
         let to = policy::Family::V4.rekey(0);
-        let datagram = Datagram { from: policy::Family::V4.gateway(), to, marker: false, bytes: push };
+        let datagram = Datagram { from: policy::Family::V4.gateway(), to, via: Via::Udp, bytes: push };
         let mut acks = self.all(now, |m, ctx| m.receive(ctx, datagram));
         acks.extend(self.all(now, |m, ctx| m.expire(ctx)));
         acks

@@ -11,7 +11,7 @@ use gdoi::fuzzing::Tables;
 use gdoi::{Member, Server, ServerConfig};
 use keyferry_crypto::SeededRandom;
 use keyferry_model::Model;
-use keyferry_model::drive::{Ctx, Datagram, Outbox, Output};
+use keyferry_model::drive::{Ctx, Datagram, Outbox, Output, Via};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{GroupPolicy, RekeyTransport};
@@ -160,13 +160,13 @@ impl World {
 
     /// Gives the key server a datagram; how many it sent.
     pub(crate) fn serve(&mut self, from: SocketAddr, bytes: &[u8]) -> usize {
-        let datagram = Datagram { from, to: Family::V4.gateway(), marker: false, bytes };
+        let datagram = Datagram { from, to: Family::V4.gateway(), via: Via::Udp, bytes };
         self.step(|server, ctx| server.receive(ctx, datagram))
     }
 
     /// Gives a member a datagram; how many it sent.
     pub(crate) fn deliver(&mut self, n: u8, to: SocketAddr, bytes: &[u8]) -> usize {
-        let datagram = Datagram { from: Family::V4.gateway(), to, marker: false, bytes };
+        let datagram = Datagram { from: Family::V4.gateway(), to, via: Via::Udp, bytes };
         self.drive(n, |member, ctx| member.receive(ctx, datagram))
     }
 

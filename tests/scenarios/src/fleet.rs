@@ -7,7 +7,7 @@ use std::time::Duration;
 use dataplane::{Frame, IvSource, Sad};
 use keyferry_crypto::{Random, Secret, SeededRandom};
 use keyferry_gateway::{Gateway, GatewaySettings, IkeOptions, Reloaded};
-use keyferry_model::drive::{Datagram, Output, Transmit};
+use keyferry_model::drive::{Datagram, Output, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::settings::MemberSettings;
@@ -361,7 +361,7 @@ impl Fleet {
         let Some(n) = self.receiver(to) else { return };
         let real = if to.ip().is_multicast() { SocketAddr::new(to.ip(), 848) } else { to };
         let (marker, bytes) = split_marker(bytes);
-        self.drive(n, Input::Datagram(Datagram { from, to: real, marker, bytes }));
+        self.drive(n, Input::Datagram(Datagram { from, to: real, via: Via::udp(marker), bytes }));
     }
 
     fn receiver(&self, to: SocketAddr) -> Option<u8> {
@@ -457,7 +457,7 @@ impl Fleet {
 
 /// A datagram with its marker, if it has one.
 fn on_wire(t: &Transmit) -> Vec<u8> {
-    let marker: &[u8] = if t.marker { &NON_ESP_MARKER } else { &[] };
+    let marker: &[u8] = if t.via.is_marked_udp() { &NON_ESP_MARKER } else { &[] };
     [marker, &t.bytes].concat()
 }
 

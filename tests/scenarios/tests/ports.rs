@@ -61,7 +61,7 @@ fn at_port_4500_only_what_has_a_marker_is_ike() {
         let mut answers = Vec::new();
         while let Some(output) = gateway.poll() {
             if let Output::Send(t) = output {
-                assert_eq!((t.from, t.to, t.marker), (Some(SocketAddr::new(server, port)), from, marker));
+                assert_eq!((t.from, t.to, t.via.is_marked_udp()), (Some(SocketAddr::new(server, port)), from, marker));
                 answers.push(t);
             }
         }
@@ -90,7 +90,7 @@ fn unicast_rekeys_take_the_way_of_the_member() {
             registered |= matches!(output, MemberOutput::Update(_));
             continue;
         };
-        let marker: &[u8] = if t.marker { &[0; 4] } else { &[] };
+        let marker: &[u8] = if t.via.is_marked_udp() { &[0; 4] } else { &[] };
         let from = SocketAddr::new(inside, t.from.unwrap().port() + shift);
         gateway.receive(NOW, &mut rng, from, t.to, &[marker, &t.bytes].concat());
         while let Some(output) = gateway.poll() {
@@ -98,7 +98,7 @@ fn unicast_rekeys_take_the_way_of_the_member() {
                 Output::Job(id, job) => gateway.complete(NOW, &mut rng, id, job.run()),
                 Output::Send(t) => {
                     let to = SocketAddr::new(inside, t.to.port() - shift);
-                    let dgram = Datagram { from: t.from.unwrap(), to, marker: t.marker, bytes: &t.bytes };
+                    let dgram = Datagram { from: t.from.unwrap(), to, via: t.via, bytes: &t.bytes };
                     member.receive(&mut MemberCtx { now: NOW, rng: &mut rng, out: &mut outputs }, dgram);
                 }
                 Output::Persist(_) | Output::Cancel(_) => {}
@@ -111,7 +111,7 @@ fn unicast_rekeys_take_the_way_of_the_member() {
     let mut sent = Vec::new();
     while let Some(output) = gateway.poll() {
         if let Output::Send(t) = output {
-            sent.push((t.from.map(|f| f.port()), t.to, t.marker));
+            sent.push((t.from.map(|f| f.port()), t.to, t.via.is_marked_udp()));
         }
     }
     assert_eq!(sent, [(Some(4500), SocketAddr::new(inside, 4500 + shift), true)]);

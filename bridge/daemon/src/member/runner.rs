@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Hash;
 use keyferry_model::credentials::Trust;
-use keyferry_model::drive::Datagram;
+use keyferry_model::drive::{Datagram, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
@@ -114,7 +114,7 @@ impl Runner {
             Some(2) => Protocol::Gikev2,
             Some(_) | None => return,
         };
-        let datagram = Datagram { from: received.from, to: received.to, marker, bytes };
+        let datagram = Datagram { from: received.from, to: received.to, via: Via::udp(marker), bytes };
         let now = self.parts.clock.now();
         if self.present.protocol() == protocol {
             let outputs = self.present.receive(now, &mut OsRandom, datagram);

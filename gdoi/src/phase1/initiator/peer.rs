@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, ct_eq};
-use keyferry_model::drive::Datagram;
+use keyferry_model::drive::{Datagram, Via};
 use keyferry_model::id::Identity;
 use keyferry_model::reading::Readings;
 use keyferry_model::time::Now;
@@ -62,7 +62,7 @@ pub(crate) struct Postponed {
     continuation: usize,
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
-    pub(crate) marker: bool,
+    pub(crate) via: Via,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -108,8 +108,8 @@ impl Initiator {
                 if self.postponed.len() == MAX_RIVALS {
                     self.postponed.remove(0);
                 }
-                let Datagram { from, to, marker, bytes } = *dgram;
-                self.postponed.push(Postponed { continuation, from, to, marker, bytes: bytes.to_vec() });
+                let Datagram { from, to, via, bytes } = *dgram;
+                self.postponed.push(Postponed { continuation, from, to, via, bytes: bytes.to_vec() });
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use keyferry_crypto::x509::{Certificate, Revocation, TrustStore};
 use keyferry_crypto::{BlockCipher, Hash, Job, JobDone, KeyKind, SeededRandom, SigningKey};
 use keyferry_model::credentials::{Credentials, OwnCertificate, Peer, Proof, Trust};
-use keyferry_model::drive::{Datagram, JobId, Outbox, Output};
+use keyferry_model::drive::{Datagram, JobId, Outbox, Output, Via};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::settings::CertificateAuth;
 
@@ -200,7 +200,7 @@ impl Run {
 
 fn datagram(bytes: &[u8]) -> Datagram<'_> {
     let address = |n: u8| SocketAddr::from(([10, 84, 0, n], 848));
-    Datagram { from: address(10), to: address(1), marker: false, bytes }
+    Datagram { from: address(10), to: address(1), via: Via::Udp, bytes }
 }
 
 const KINDS: [(&str, KeyKind, Hash); 4] = [

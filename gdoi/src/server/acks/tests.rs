@@ -4,7 +4,7 @@ use std::time::Duration;
 use keyferry_crypto::{Aead, Hash, Secret, SeededRandom, SignatureScheme, SigningKey};
 use keyferry_model::admission::JoinRequest;
 use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::Outbox;
+use keyferry_model::drive::{Outbox, Via};
 use keyferry_model::id::GroupId;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::{
@@ -110,7 +110,7 @@ impl Bench {
     fn take(&mut self, from: SocketAddr, bytes: &[u8]) {
         let mut out = Outbox::default();
         let mut ctx = Ctx { now: NOW, model: &mut self.model, rng: &mut self.rng, out: &mut out };
-        let dgram = Datagram { from, to: SocketAddr::from(([10, 0, 0, 9], 848)), marker: false, bytes };
+        let dgram = Datagram { from, to: SocketAddr::from(([10, 0, 0, 9], 848)), via: Via::Udp, bytes };
         self.server.receive(&mut ctx, dgram);
         while let Some(output) = out.poll() {
             assert!(matches!(output, keyferry_model::drive::Output::Persist(_)), "an acknowledgement is not answered");
