@@ -8,8 +8,10 @@ mod attribute;
 mod chain;
 mod codec;
 mod header;
+mod stream;
 
 pub use attribute::{Attribute, AttributeValue, attributes, put_long, put_short};
 pub use chain::{ChainTooLong, ChainWriter, MAX_PAYLOADS, RawPayload, chain, chain_until, chain_with_tail};
 pub use codec::{Decode, DecodeError, Encode, Parsed};
 pub use header::{Header, NON_ESP_MARKER, major_version, split_marker};
+pub use stream::{Deframer, Frame, MAX_FRAMED, STREAM_PREFIX, StreamError, frame};

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use keyferry_wire::{
-    Attribute, AttributeValue, ChainWriter, Decode, DecodeError, Encode, Header, Parsed, RawPayload, attributes, chain,
-    chain_until, chain_with_tail, put_long, put_short, split_marker,
+    Attribute, AttributeValue, ChainWriter, Decode, DecodeError, Deframer, Encode, Frame, Header, Parsed, RawPayload,
+    STREAM_PREFIX, StreamError, attributes, chain, chain_until, chain_with_tail, frame, put_long, put_short,
+    split_marker,
 };
 use nom::Parser;
 use nom::combinator::{map, verify};
@@ -50,8 +51,47 @@ fn header() -> impl Strategy<Value = Header> {
         })
 }
 
+/// What a stream tells when its octets come in pieces that end at these places.
+fn deframed(octets: &[u8], mut cuts: Vec<usize>) -> (Vec<Frame>, Option<StreamError>) {
+    let (mut deframer, mut frames, mut from) = (Deframer::responder(), Vec::new(), 0);
+    cuts.retain(|cut| *cut < octets.len());
+    cuts.sort_unstable();
+    cuts.push(octets.len());
+    for cut in cuts {
+        deframer.push(&octets[from..cut]);
+        from = cut;
+        loop {
+            match deframer.take() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn frames_are_the_same_however_a_stream_is_cut(
+        pieces in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0..4u8), 0..8),
+        cuts in prop::collection::vec(0..400usize, 0..12),
+    ) {
+        let (mut octets, mut messages) = (STREAM_PREFIX.to_vec(), Vec::new());
+        for (content, kind) in pieces {
+            if kind == 0 {
+                // Whatever this is: an ESP packet, a keepalive, nothing, a broken length.
+                octets.extend(content);
+                prop_assert_eq!(deframed(&octets, cuts.clone()), deframed(&octets, Vec::new()));
+                return Ok(());
+            }
+            octets.extend(frame(&content).unwrap());
+            messages.push(Frame::Ike(content));
+        }
+        prop_assert_eq!(deframed(&octets, cuts), (messages, None));
+    }
 
     #[test]
     fn a_walked_chain_is_the_octets_again(first: u8, bytes in almost_a_chain(), last in prop::collection::vec(any::<u8>(), 0..3)) {
