@@ -420,7 +420,9 @@ fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Mes
     for step in plan.steps.iter().filter(|s| s.protocol == protocol) {
         let message = match protocol {
             Protocol::Gdoi => gdoi::push::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
-            Protocol::Gikev2 => gikev2::rekey::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
+            Protocol::Gikev2 => {
+                gikev2::rekey::render(&plan.policy, step, plan.fragment_size, rng).map_err(|e| e.to_string())
+            }
         };
         match message {
             Ok(bytes) => {

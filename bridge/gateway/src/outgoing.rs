@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use gikev2::rekey::datagrams;
 use keyferry_crypto::Secret;
 use keyferry_model::drive::{Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// What all keys of these records begin with.
 pub(crate) const PREFIX: &str = "outgoing/";
 
-/// A message, encrypted.
+/// A message, encrypted. One in fragments is their datagrams one after the other.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) bytes: Vec<u8>,
@@ -56,18 +57,21 @@ struct Batch {
 }
 
 impl Batch {
-    fn transmit(&self, message: &Message, to: SocketAddr) -> Transmit {
+    /// Sends a message, in as many datagrams as it has.
+    fn transmit(&self, message: &Message, to: SocketAddr, out: &mut Outbox) {
         let marker = self.marked.contains(&to);
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let from = marker.then_some(SocketAddr::new(any, gdoi::NAT_PORT));
-        Transmit { from, to, via: Via::udp(marker), bytes: message.bytes.clone() }
+        for datagram in datagrams(&message.bytes) {
+            out.send(Transmit { from, to, via: Via::udp(marker), bytes: datagram.to_vec() });
+        }
     }
 
     fn send(&self, out: &mut Outbox) {
         for message in &self.messages {
             match message.multicast {
-                Some(to) => out.send(self.transmit(message, to)),
-                None => self.members.iter().for_each(|to| out.send(self.transmit(message, *to))),
+                Some(to) => self.transmit(message, to, out),
+                None => self.members.iter().for_each(|to| self.transmit(message, *to, out)),
             }
         }
     }
@@ -144,7 +148,7 @@ impl Outgoing {
     pub(crate) fn resend(&mut self, group: &str, rekey: u64, protocol: Protocol, to: &[SocketAddr], out: &mut Outbox) {
         let Some(batch) = self.batches.get(&key(group, rekey, protocol)) else { return };
         for to in to {
-            batch.messages.iter().for_each(|m| out.send(batch.transmit(m, *to)));
+            batch.messages.iter().for_each(|m| batch.transmit(m, *to, out));
         }
     }
 

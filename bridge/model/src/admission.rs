@@ -77,6 +77,8 @@ pub struct Gikev2Join {
     pub acks: bool,
     /// The IKE SA carries other groups.
     pub shared: bool,
+    /// Fragments were agreed on when the IKE SA was made (RFC 7383).
+    pub fragments: bool,
 }
 
 /// What a member got. The model has recorded it; flush the store before sending.

@@ -55,6 +55,9 @@ pub(crate) struct Member {
     /// Does it acknowledge GSA_REKEY?
     #[serde(default)]
     pub(crate) acks: bool,
+    /// Does it take fragments of GSA_REKEY?
+    #[serde(default)]
+    pub(crate) fragments: bool,
     /// What it said that it can do (G-IKEv2).
     #[serde(default)]
     pub(crate) capabilities: Option<Capabilities>,
@@ -80,6 +83,11 @@ impl Member {
             Protocol::Gikev2 => self.acks,
         };
         !self.in_band && self.leaf.is_some() && acks
+    }
+
+    /// Does it follow messages that it takes whole alone?
+    pub(crate) fn needs_whole(&self) -> bool {
+        self.is_active(Protocol::Gikev2) && !self.in_band && !self.fragments
     }
 
     /// Registrations lately, see [`too_often`].
@@ -108,6 +116,7 @@ impl Member {
             registrations: self.registrations,
             sender_ids: self.sender_ids.clone(),
             in_band: self.in_band,
+            fragments: self.fragments,
             capabilities: self.capabilities.clone(),
             acknowledged: self.acknowledged,
             missed: self.missed,

@@ -17,6 +17,8 @@ pub(crate) struct Members {
     active: BTreeMap<Protocol, usize>,
     /// Of those, how many can prove that they got a rekey message.
     proving: BTreeMap<Protocol, usize>,
+    /// How many follow GSA_REKEY and take no fragments of it.
+    whole: usize,
     /// Active members that are rekeyed in band.
     in_band: BTreeSet<Identity>,
     /// The last rekey that ended a membership.
@@ -55,6 +57,11 @@ impl Members {
     /// How many of those can prove by a key of their own that they got one.
     pub(crate) fn proving(&self, protocol: Protocol) -> usize {
         self.proving.get(&protocol).copied().unwrap_or(0)
+    }
+
+    /// Do all who follow GSA_REKEY take it in fragments?
+    pub(crate) fn take_fragments(&self) -> bool {
+        self.whole == 0
     }
 
     /// Active members that are rekeyed in band.
@@ -101,6 +108,7 @@ impl Members {
                 self.in_band.insert(member.identity.clone());
             }
         }
+        self.whole += usize::from(member.needs_whole());
         self.last_until = self.last_until.max(member.until);
         for mark in member.holder.iter().flat_map(Holder::marks) {
             self.marked.entry(mark).or_default().insert(member.identity.clone());
@@ -151,6 +159,7 @@ impl Members {
             proving.into_iter().for_each(|count| *count -= usize::from(member.can_prove()));
             self.in_band.remove(identity);
         }
+        self.whole -= usize::from(member.needs_whole());
     }
 }
 

@@ -47,6 +47,8 @@ pub struct RekeyPlan {
     pub policy: Arc<GroupPolicy>,
     /// Messages, in the order in which they are sent.
     pub steps: Vec<Arc<RekeyStep>>,
+    /// GSA_REKEY goes in fragments where an IP packet would be longer; `None` sends it whole.
+    pub fragment_size: Option<usize>,
     /// What members are told over their IKE SAs, if there are any that are rekeyed so.
     pub in_band: Option<Arc<InBandStep>>,
 }

@@ -260,6 +260,9 @@ pub struct Gikev2Options {
     pub ack: bool,
     /// Tell the SPIs of the SAs that come next (GSA_NEXT_SPI), so that members notice when they have missed a rekey.
     pub next_spis: bool,
+    /// GSA_REKEY goes in fragments where an IP packet would be longer, if all who are to read it take fragments (RFC 9838
+    /// section 2.4.1.2); `None` never cuts it up.
+    pub fragment_size: Option<usize>,
 }
 
 /// Which members are rekeyed by GSA_INBAND_REKEY. They have no Rekey SA; the others follow GSA_REKEY.

@@ -104,6 +104,9 @@ pub struct MemberView {
     /// Is it rekeyed in band (G-IKEv2)?
     #[serde(default)]
     pub in_band: bool,
+    /// Does it take rekeys in fragments (G-IKEv2)?
+    #[serde(default)]
+    pub fragments: bool,
     /// What it said that it can do, if it did (G-IKEv2).
     #[serde(default)]
     pub capabilities: Option<Capabilities>,

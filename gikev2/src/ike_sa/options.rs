@@ -26,8 +26,13 @@ const HEADERS: usize = 40 + 8 + 4;
 impl IkeOptions {
     /// The most octets of a datagram that need not be cut up.
     pub(crate) fn limit(&self) -> usize {
-        self.fragment_size.saturating_sub(HEADERS)
+        datagram_limit(self.fragment_size)
     }
+}
+
+/// The most octets of a datagram in an IP packet of this size.
+pub(crate) fn datagram_limit(packet: usize) -> usize {
+    packet.saturating_sub(HEADERS)
 }
 
 impl Default for IkeOptions {

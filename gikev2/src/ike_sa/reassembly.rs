@@ -7,9 +7,9 @@ use crate::reject::Reject;
 use crate::wire::sk::Fragment;
 
 /// The most octets of a message in fragments.
-const MAX_OCTETS: usize = 65_536;
+pub(crate) const MAX_OCTETS: usize = 65_536;
 /// The most fragments of a message.
-const MAX_FRAGMENTS: u16 = 192;
+pub(crate) const MAX_FRAGMENTS: u16 = 192;
 /// Fragments are kept for this time at most.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -197,9 +197,10 @@ impl Member {
         let log = self.key_log.as_deref_mut().map(|l| l as _);
         let f = &mut self.further[at];
         let Some(group) = &mut f.group else { return false };
-        match group.verify(header, dgram.bytes, sender, now, log) {
-            Ok(Rekey::Copy) => self.status.copies += 1,
-            Ok(Rekey::Excluded) => {
+        match group.take(header, dgram.bytes, sender, now, log) {
+            Ok(None) => return true,
+            Ok(Some(Rekey::Copy)) => self.status.copies += 1,
+            Ok(Some(Rekey::Excluded)) => {
                 f.outdated.extend(group.rekey_sas.iter().map(|sa| sa.spi));
                 f.group = None;
                 f.wake = Some(later);
@@ -207,7 +208,7 @@ impl Member {
                 about(ctx, at, MemberOutput::Event(MemberEvent::Excluded));
                 return true;
             }
-            Ok(Rekey::New(change)) => {
+            Ok(Some(Rekey::New(change))) => {
                 let (counter, listen, anew) = (change.counter, change.listen, change.needs_sender_ids);
                 f.outdated.extend(group.outdated_by(&change));
                 let update = group.apply(*change, now);

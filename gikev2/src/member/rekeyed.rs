@@ -27,7 +27,7 @@ impl Member {
 
     pub(super) fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let now = ctx.now.mono;
-        let Some(group) = self.group.as_ref().filter(|g| g.listens_to(header)) else {
+        let Some(group) = self.group.as_mut().filter(|g| g.listens_to(header)) else {
             if self.rekey_further(ctx, dgram, header) {
                 return;
             }
@@ -36,13 +36,14 @@ impl Member {
             return self.perhaps_missed(ctx, header);
         };
         let log = self.key_log.as_deref_mut().map(|l| l as _);
-        match group.verify(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
-            Ok(Rekey::Copy) => {
+        match group.take(header, dgram.bytes, self.settings.sender_ids > 0, now, log) {
+            Ok(None) => {}
+            Ok(Some(Rekey::Copy)) => {
                 self.status.copies += 1;
                 self.acknowledge(ctx, header);
             }
-            Ok(Rekey::Excluded) => self.excluded(ctx),
-            Ok(Rekey::New(change)) => {
+            Ok(Some(Rekey::Excluded)) => self.excluded(ctx),
+            Ok(Some(Rekey::New(change))) => {
                 self.take_change(ctx, *change);
                 self.acknowledge(ctx, header);
                 self.pursue(ctx);

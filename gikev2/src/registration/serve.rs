@@ -54,6 +54,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) default: Option<&'a Secret>,
     /// The IKE SA is to get new keys first.
     pub(crate) early: bool,
+    /// Fragments were agreed on.
+    pub(crate) fragments: bool,
     /// What the IKE SA carries so far.
     pub(crate) groups: &'a Groups,
 }
@@ -140,6 +142,7 @@ fn admit<'a>(
         capabilities: request.transforms.as_ref().map(sag::understood),
         acks: request.acks,
         shared: asking.groups.has_others(&offer.policy.name),
+        fragments: asking.fragments,
     };
     let join = JoinRequest {
         identity: asking.identity,

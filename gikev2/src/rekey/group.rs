@@ -11,6 +11,7 @@ use keyferry_wire::Header;
 use crate::policy::from_wire::RekeyPolicy;
 use crate::registration::working_path::WorkingPath;
 use crate::reject::Reject;
+use crate::rekey::fragments::Fragments;
 use crate::wire::rekey_ack;
 use crate::wire::sk::SkKeys;
 
@@ -46,6 +47,8 @@ pub(crate) struct RekeySa {
     pub(crate) acks: u8,
     /// SPIs that its successor may have.
     next_spis: Vec<[u8; 16]>,
+    /// Messages that are not whole yet.
+    pub(crate) fragments: Fragments,
 }
 
 impl RekeySa {
@@ -68,6 +71,7 @@ impl RekeySa {
             lifetime: policy.lifetime,
             acks: 0,
             next_spis: policy.next_spis.clone(),
+            fragments: Fragments::default(),
         })
     }
 }
@@ -185,12 +189,14 @@ impl Group {
     /// Forgets what has run its time.
     pub(crate) fn expire(&mut self, now: Duration) {
         self.rekey_sas.retain(|sa| sa.until.is_none_or(|until| until > now) && sa.expires > now);
+        self.rekey_sas.iter_mut().for_each(|sa| sa.fragments.expire(now));
         self.data.retain(|sa| sa.expires > now);
     }
 
-    /// When a Rekey SA goes.
+    /// When a Rekey SA goes, or fragments of its messages.
     pub(crate) fn next_expiry(&self) -> Option<Duration> {
-        self.rekey_sas.iter().map(|sa| sa.until.map_or(sa.expires, |until| until.min(sa.expires))).min()
+        let end = |sa: &RekeySa| sa.until.map_or(sa.expires, |until| until.min(sa.expires));
+        self.rekey_sas.iter().flat_map(|sa| [Some(end(sa)), sa.fragments.next_expiry()]).flatten().min()
     }
 
     /// When to register anew if nothing replaces what there is: somewhat before the newest Rekey SA or the newest SA of a

@@ -18,7 +18,7 @@ use crate::reject::Reject;
 use crate::wire::message::{GroupKeys, Payloads};
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 use crate::wire::rules;
-use crate::wire::sk::Opened;
+use crate::wire::sk::{Fragment, Opened};
 
 /// What a message under a Rekey SA of ours turned out to be.
 pub(crate) enum Rekey {
@@ -29,6 +29,20 @@ pub(crate) enum Rekey {
     /// Verified: we are no member any more.
     Excluded,
 }
+
+/// What a fragment brings.
+enum Gathered {
+    /// Nothing: it begins a copy of the newest message under its SA.
+    Copy,
+    /// The messages that it may complete; none if there are others to come, or it belongs to a copy.
+    Messages(Vec<Vec<u8>>),
+}
+
+/// What others send again.
+const REPLAYED: Reject = Reject::Unauthenticated("replayed");
+
+/// Whoever was excluded still knows the replaced SA's keys, and without signatures could speak as the GCKS.
+const REPLACED: Reject = Reject::Unauthenticated("a replaced Rekey SA brings nothing new");
 
 /// What a verified message changes. Only [`Group::verify`] makes one.
 pub(crate) struct Change {
@@ -70,6 +84,61 @@ impl Group {
         self.rekey_sas.iter().any(|sa| sa.spi == spi)
     }
 
+    /// Takes a datagram of a message: `None` is a fragment of one that is not whole yet. Of those that its fragments may make the
+    /// first that verifies is it. Changes nothing but which fragments there are.
+    pub(crate) fn take(
+        &mut self,
+        header: &Header,
+        datagram: &[u8],
+        sender: bool,
+        now: Duration,
+        mut log: Option<&mut (dyn KeyLog + Send)>,
+    ) -> Result<Option<Rekey>, Reject> {
+        if header.next != PayloadKind::SKF.0 {
+            return self.verify(header, datagram, sender, now, log).map(Some);
+        }
+        let messages = match self.gather(header, datagram, now)? {
+            Gathered::Copy => return Ok(Some(Rekey::Copy)),
+            Gathered::Messages(messages) => messages,
+        };
+        let mut verdict = Ok(None);
+        for message in &messages {
+            verdict = self.verify(header, message, sender, now, log.as_deref_mut().map(|l| l as _)).map(Some);
+            if verdict.is_ok() {
+                break;
+            }
+        }
+        verdict
+    }
+
+    /// Keeps a fragment of a message that is not known.
+    fn gather(&mut self, header: &Header, datagram: &[u8], now: Duration) -> Result<Gathered, Reject> {
+        let fragment = Fragment::of(datagram).ok_or(Reject::Malformed("not a fragment"))?;
+        is_rekey(header)?;
+        let signed = self.is_signed();
+        let spi = header.spi_pair();
+        let over = self.rekey_sas.iter_mut().find(|sa| sa.spi == spi);
+        let over = over.ok_or(Reject::Unauthenticated("no such Rekey SA"))?;
+        let RekeySa { keys, fragments, expected, until, .. } = over;
+        if header.message_id < *expected {
+            return match (is_newest(header.message_id, *expected), fragment.number) {
+                // The first fragment stands for the message (RFC 7383 section 2.6.1).
+                (true, 1) => keys.open_part(datagram).map(|_| Gathered::Copy),
+                (true, _) => Ok(Gathered::Messages(Vec::new())),
+                (false, _) => Err(REPLAYED),
+            };
+        }
+        if until.is_some() && !signed {
+            return Err(REPLACED);
+        }
+        let verify = || keys.open_part(datagram).map(|_| ());
+        fragments.take((header.message_id, fragment), datagram, now, verify).map(Gathered::Messages)
+    }
+
+    fn is_signed(&self) -> bool {
+        matches!(self.authentication, Authentication::Signature { .. })
+    }
+
     /// Verifies a message and works out what it changes; changes nothing itself.
     pub(crate) fn verify(
         &self,
@@ -82,20 +151,15 @@ impl Group {
         let spi = header.spi_pair();
         let over = self.rekey_sas.iter().find(|sa| sa.spi == spi);
         let over = over.ok_or(Reject::Unauthenticated("no such Rekey SA"))?;
-        if header.exchange != ExchangeType::GSA_REKEY.0 || header.flags & flags::RESPONSE != 0 {
-            return Err(Reject::Malformed("not a GSA_REKEY"));
-        }
+        is_rekey(header)?;
         let opened = over.keys.open(datagram)?;
         let counter = opened.header.message_id;
         if counter < over.expected {
-            // A replay of the newest message is what the key server does itself; of an older one, what others do.
-            let newest = counter.checked_add(1) == Some(over.expected);
-            return if newest { Ok(Rekey::Copy) } else { Err(Reject::Unauthenticated("replayed")) };
+            return if is_newest(counter, over.expected) { Ok(Rekey::Copy) } else { Err(REPLAYED) };
         }
-        let signed = matches!(self.authentication, Authentication::Signature { .. });
+        let signed = self.is_signed();
         if over.until.is_some() && !signed {
-            // Whoever was excluded still knows the replaced SA's keys, and without signatures could speak as the GCKS.
-            return Err(Reject::Unauthenticated("a replaced Rekey SA brings nothing new"));
+            return Err(REPLACED);
         }
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::REKEY)?;
         self.check_origin(&opened, signed)?;
@@ -214,6 +278,7 @@ impl Group {
         if let Some(over) = self.rekey_sas.iter_mut().find(|sa| Some(sa.spi) == change.over) {
             // The counter of the last message is never reached: a Rekey SA expires long before.
             (over.expected, over.acks) = (change.counter.saturating_add(1), 0);
+            over.fragments.forget_before(over.expected);
         }
         if let Some((sa, path)) = change.new_sa {
             for old in &mut self.rekey_sas {
@@ -242,6 +307,16 @@ impl Group {
             deactivation_delay: change.deactivation_delay,
         })
     }
+}
+
+fn is_rekey(header: &Header) -> Result<(), Reject> {
+    let sound = header.exchange == ExchangeType::GSA_REKEY.0 && header.flags & flags::RESPONSE == 0;
+    sound.then_some(()).ok_or(Reject::Malformed("not a GSA_REKEY"))
+}
+
+/// A replay of the newest message is what the key server does itself; of an older one, what others do.
+fn is_newest(message_id: u32, expected: u32) -> bool {
+    message_id.checked_add(1) == Some(expected)
 }
 
 /// `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).

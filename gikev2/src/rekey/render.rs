@@ -11,6 +11,7 @@ use keyferry_wire::{ChainWriter, Encode};
 
 use super::signature::{chunk_a, value, value_len};
 use crate::ike_sa::init::header;
+use crate::ike_sa::options::datagram_limit;
 use crate::policy::to_wire;
 use crate::wire::auth::{Auth, SignatureData};
 use crate::wire::delete::Delete;
@@ -37,12 +38,23 @@ pub enum RenderError {
     TooLong,
 }
 
+/// A message with more octets of payloads goes whole: in fragments it would be more than members put together.
+const MOST_IN_FRAGMENTS: usize = 48 * 1024;
+
 /// Renders one step of a plan into one message, encrypted and authenticated, without marker. Repeats must be copies of
 /// this one (RFC 9838 section 2.4.1.3): rendering again gives other octets.
 ///
+/// Where an IP packet would be longer than `fragment_size` the message is in fragments, and what is returned their datagrams
+/// one after the other, see [`datagrams`](super::datagrams).
+///
 /// # Errors
 /// The group serves no G-IKEv2, or the message cannot be made.
-pub fn render(policy: &GroupPolicy, step: &RekeyStep, rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
+pub fn render(
+    policy: &GroupPolicy,
+    step: &RekeyStep,
+    fragment_size: Option<usize>,
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, RenderError> {
     let rekey = step.policy.gikev2.as_ref().ok_or(RenderError::NotServed)?;
     let (spi_i, spi_r) = halves(&step.over.spi);
     let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, 0, step.counter);
@@ -83,9 +95,11 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, rng: &mut dyn Random) -> R
         return Err(CryptoError::Length("keying material").into());
     };
     let keys = SkKeys::new(rekey.protection, encryption, integrity)?;
-    // The message ID makes the IV unique under these keys; random octets before it are for the day it would not.
-    let unique = u64::from(rng.u32()) << 32 | u64::from(step.counter);
-    Ok(keys.seal(&header, first, inner.expose(), unique, rng)?)
+    // Message ID and number of the fragment make the IV unique under these keys; random octets before them are for the day
+    // they would not.
+    let unique = rng.u64() << 48 | u64::from(step.counter) << 16;
+    let limit = fragment_size.filter(|_| inner.len() <= MOST_IN_FRAGMENTS).map_or(usize::MAX, datagram_limit);
+    Ok(keys.seal_within(limit, &header, first, inner.expose(), unique, rng)?.0)
 }
 
 fn halves(spi: &[u8; 16]) -> ([u8; 8], [u8; 8]) {

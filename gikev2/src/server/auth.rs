@@ -306,6 +306,7 @@ impl ExpectAuth {
                     marked: claim.path.is_encapsulated(),
                     default,
                     early: self.sa.is_early(),
+                    fragments: self.sa.limit().is_some(),
                     groups: &Groups::default(),
                 };
                 Some(answer(ctx, asking, registration, &mut chain))

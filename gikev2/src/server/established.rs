@@ -261,6 +261,7 @@ impl Server {
                     marked: Path::of(dgram).is_encapsulated(),
                     default,
                     early: state.sa.is_early(),
+                    fragments: state.sa.limit().is_some(),
                     groups: self.lines.groups(state.line),
                 };
                 outcome = Some((state.line, answer(ctx, asking, &registration, &mut chain)));

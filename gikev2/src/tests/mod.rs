@@ -17,6 +17,7 @@ mod ppk;
 mod quantum;
 mod readings;
 mod registering;
+mod rekey_fragments;
 mod rekeying;
 mod restarts;
 mod several;

@@ -281,7 +281,7 @@ fn a_replaced_rekey_sa_brings_nothing_new_without_signatures() {
         let (old, renewal) = (Arc::clone(&plan.steps[0].over), world.render(&plan, 0));
         world.multicast(&renewal);
         let step = RekeyStep { over: old, counter: 7, ..traffic_keys(&mut world, &plan.policy) };
-        let forged = rekey::render(&plan.policy, &step, &mut world.rng).unwrap();
+        let forged = rekey::render(&plan.policy, &step, None, &mut world.rng).unwrap();
         let (header, _) = Header::decode(&forged).unwrap();
         let group = world.hosts[at].member.group_for_test();
         assert!(group.listens_to(&header));
@@ -326,7 +326,7 @@ fn a_sender_without_ids_registers_for_some() {
     let step = traffic_keys(&mut world, &group);
     // The model counts the message, too.
     let _ = world.plan(RekeyReason::Operator, &[]);
-    let message = rekey::render(&group, &step, &mut world.rng).unwrap();
+    let message = rekey::render(&group, &step, None, &mut world.rng).unwrap();
     world.multicast(&message);
     let spi = step.new_epoch.unwrap().sas[0].spi;
     assert!(!world.hosts[at].sas.contains_key(&spi));

@@ -15,6 +15,7 @@ use keyferry_model::view::MemberState;
 use super::support::*;
 use crate::rekey;
 use crate::wire::registry::ExchangeType;
+use crate::wire::sk::Fragment;
 
 fn other() -> GroupPolicy {
     let mut other = policy(false);
@@ -60,7 +61,7 @@ fn rekey_other(world: &mut World, reason: RekeyReason) {
     let plan = world.model.rekey("h", reason, &[], world.now, &mut world.rng).unwrap();
     let _ = world.model.take_store_ops();
     for step in plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2) {
-        let message = rekey::render(&plan.policy, step, &mut world.rng).unwrap();
+        let message = rekey::render(&plan.policy, step, plan.fragment_size, &mut world.rng).unwrap();
         let present = std::mem::replace(&mut world.policy, other());
         world.multicast(&message);
         world.policy = present;
@@ -89,6 +90,31 @@ fn groups_are_joined_over_one_ike_sa_and_rekeyed_apart() {
     assert!(world.has_newest(at) && spis(&world, at).len() == 2);
     let status = world.hosts[at].member.status();
     assert_eq!((status.further[0].registered, status.further[0].rekeys, status.rejected), (true, 1, 0));
+}
+
+/// Fragments are of the group whose Rekey SA they come under.
+#[test]
+fn rekeys_of_a_further_group_come_in_fragments() {
+    let mut second = other();
+    second.gikev2.as_mut().unwrap().options.fragment_size = Some(300);
+    let (mut world, at) = world(policy(false), second, &[2]);
+    let sent = world.seen.len();
+    for _ in 0..2 {
+        rekey_other(&mut world, RekeyReason::Operator);
+    }
+    let fragments = world.seen[sent..].iter().filter(|p| Fragment::of(&p.bytes).is_some()).count();
+    assert!(fragments >= 6, "{fragments}");
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.further[0].rekeys, status.rekeys, status.rejected), (2, 0, 0));
+    // A copy, and nonsense.
+    let first =
+        world.seen[sent..].iter().rfind(|p| Fragment::of(&p.bytes).is_some_and(|f| f.number == 1)).unwrap().clone();
+    world.deliver(first.clone());
+    for bytes in variants(&first.bytes) {
+        world.deliver(Packet { bytes, ..first.clone() });
+    }
+    let status = world.hosts[at].member.status();
+    assert_eq!((status.further[0].rekeys, status.copies), (2, 1));
 }
 
 /// Excluded from one group, it stays in the other, and registers anew over another IKE SA: there is none any more.

@@ -242,6 +242,7 @@ impl World {
             marked: false,
             default: Some(&default),
             early: false,
+            fragments: true,
             groups: &Groups::default(),
         };
         let mut chain = ChainWriter::new();
@@ -479,7 +480,7 @@ impl World {
     pub(super) fn plan(&mut self, reason: RekeyReason, evict: &[Identity]) -> Vec<Vec<u8>> {
         let plan = self.plan_steps(reason, evict);
         let steps = plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2);
-        steps.map(|s| rekey::render(&plan.policy, s, &mut self.rng).unwrap()).collect()
+        steps.map(|s| rekey::render(&plan.policy, s, plan.fragment_size, &mut self.rng).unwrap()).collect()
     }
 
     pub(super) fn plan_steps(&mut self, reason: RekeyReason, evict: &[Identity]) -> Arc<RekeyPlan> {
@@ -489,7 +490,7 @@ impl World {
     }
 
     pub(super) fn render(&mut self, plan: &RekeyPlan, step: usize) -> Vec<u8> {
-        rekey::render(&plan.policy, &plan.steps[step], &mut self.rng).unwrap()
+        rekey::render(&plan.policy, &plan.steps[step], plan.fragment_size, &mut self.rng).unwrap()
     }
 
     /// The present Rekey SA.
@@ -508,10 +509,17 @@ impl World {
         }
     }
 
-    /// Sends a rekey message to all.
+    /// Sends a rekey message to all, in as many datagrams as it has.
     pub(super) fn multicast(&mut self, bytes: &[u8]) {
+        for datagram in rekey::datagrams(bytes) {
+            self.send_to_all(datagram);
+        }
+    }
+
+    /// Sends one datagram to all.
+    pub(super) fn send_to_all(&mut self, datagram: &[u8]) {
         let Some(RekeyTransport::Multicast(to)) = self.policy.gikev2.as_ref().map(|g| g.transport) else { return };
-        let t = Transmit { from: None, to, via: Via::Udp, bytes: bytes.to_vec() };
+        let t = Transmit { from: None, to, via: Via::Udp, bytes: datagram.to_vec() };
         push(&mut self.wire, &mut self.seen, &mut self.fate, self.gateway, t, false);
         self.run();
     }
@@ -519,7 +527,7 @@ impl World {
     pub(super) fn rekey(&mut self, reason: RekeyReason, evict: &[Identity]) {
         let plan = self.plan_steps(reason, evict);
         for step in plan.steps.iter().filter(|s| s.protocol == Protocol::Gikev2) {
-            let message = rekey::render(&plan.policy, step, &mut self.rng).unwrap();
+            let message = rekey::render(&plan.policy, step, plan.fragment_size, &mut self.rng).unwrap();
             self.multicast(&message);
         }
         self.on_server(false, |s, ctx| s.rekey_in_band(ctx, &plan));

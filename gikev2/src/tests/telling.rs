@@ -82,6 +82,7 @@ fn registration(world: &mut World, sender: bool) -> (u8, Vec<u8>) {
         marked: false,
         default: Some(&default),
         early: false,
+        fragments: true,
         groups: &groups,
     };
     let mut chain = ChainWriter::new();

@@ -56,7 +56,8 @@ impl Fragment {
 }
 
 /// The datagrams of a message.
-pub(crate) fn datagrams(mut message: &[u8]) -> Vec<&[u8]> {
+#[must_use]
+pub fn datagrams(mut message: &[u8]) -> Vec<&[u8]> {
     let mut all = Vec::with_capacity(1);
     while !message.is_empty() {
         let said = message.get(24..28).map(|l| l.iter().fold(0, |n, b| n << 8 | usize::from(*b)));
@@ -531,6 +532,29 @@ mod tests {
                     assert!(keys.open(&mixed).is_err());
                 }
             }
+        }
+    }
+
+    /// RESERVED of a message is that of its first fragment (RFC 9838 section 2.4.1.2), and under the ICV as all of it.
+    #[test]
+    fn reserved_is_that_of_the_first_fragment() {
+        let keys = &suites()[0];
+        let Keys::Aead { key, salt } = &keys.0 else { unreachable!("the first suite is AES-GCM") };
+        let part = |number: u16, reserved: u8| {
+            let mut icv = vec![0; key.algorithm().icv_len()];
+            let mut plain = padded(&[9; 20], 21);
+            let total = Header::LEN + PAYLOAD_HEADER + FRAGMENT_FIELDS + AEAD_IV + 21 + icv.len();
+            let mut message = start(&header(), 41, Some(Fragment { number, total: 2 }), total).unwrap();
+            message[29] = reserved;
+            key.seal(&[salt.expose(), &number.to_be_bytes(), &[1; 6]].concat(), &message, &mut plain, &mut icv)
+                .unwrap();
+            message.extend(number.to_be_bytes());
+            message.extend([1; 6]);
+            [message, plain, icv].concat()
+        };
+        for (first, second) in [(0x15, 0), (0, 0x15), (0x7f, 0x01)] {
+            let opened = keys.open(&[part(1, first), part(2, second)].concat()).unwrap();
+            assert_eq!((opened.flags, opened.inner.len()), (first, 40));
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use keyferry_crypto::{Hash, KeyKind, SignatureAlgorithm, SignatureScheme, SigningKey};
 use keyferry_model::admission::JoinRequest;
 use keyferry_model::id::{GroupId, Protocol};
-use keyferry_model::plan::{RekeyReason, RekeyStep};
+use keyferry_model::plan::{RekeyPlan, RekeyReason, RekeyStep};
 use keyferry_model::policy::{GdoiRekey, Gikev2Rekey, GroupPolicy, RekeyAuthentication, TrafficPolicy};
 use keyferry_scenarios::policy::{self, Variant};
 use serde::Serialize;
@@ -109,7 +109,7 @@ fn rekey(case: Case, (_, signer, scheme): &Signer) -> Result<Rekey> {
         planning.add(time, 1);
         let plan = plan?;
         let steps: Vec<_> = plan.steps.iter().filter(|s| s.protocol == case.protocol).collect();
-        let (time, messages) = cpu::of(|| steps.iter().map(|s| render(&plan.policy, s)).collect::<Result<Vec<_>>>());
+        let (time, messages) = cpu::of(|| steps.iter().map(|s| render(&plan, s)).collect::<Result<Vec<_>>>());
         let messages = messages?;
         octets = messages.iter().map(Vec::len).sum();
         let (bare, signed) = cpu::of(|| messages.iter().try_for_each(|m| signer.sign(*scheme, &[m]).map(drop)));
@@ -164,9 +164,9 @@ fn group(case: &Case, signer: Arc<SigningKey>, scheme: SignatureScheme) -> Resul
     Ok(GroupPolicy { traffic: traffic.collect(), capacity: case.members.next_power_of_two(), gdoi, gikev2, ..base })
 }
 
-fn render(policy: &GroupPolicy, step: &RekeyStep) -> Result<Vec<u8>> {
+fn render(plan: &RekeyPlan, step: &RekeyStep) -> Result<Vec<u8>> {
     Ok(match step.protocol {
-        Protocol::Gdoi => gdoi::push::render(policy, step, &mut OsRandom)?,
-        Protocol::Gikev2 => gikev2::rekey::render(policy, step, &mut OsRandom)?,
+        Protocol::Gdoi => gdoi::push::render(&plan.policy, step, &mut OsRandom)?,
+        Protocol::Gikev2 => gikev2::rekey::render(&plan.policy, step, plan.fragment_size, &mut OsRandom)?,
     })
 }

@@ -300,6 +300,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         gdoi: GdoiSettings::default(),
         traffic: TrafficSettings::default(),
         ike2: Ike2Settings::default(),
-        gikev2: Gikev2Settings::default(),
+        gikev2: Gikev2Settings { ack: true },
     }
 }

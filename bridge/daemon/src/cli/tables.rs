@@ -277,6 +277,7 @@ mod tests {
             registrations: 2,
             sender_ids: vec![17],
             in_band: false,
+            fragments: false,
             capabilities: None,
             acknowledged: 12,
             missed: 0,

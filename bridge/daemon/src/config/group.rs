@@ -16,6 +16,7 @@ use keyferry_model::policy::{
 use keyferry_model::reading::{Reading, Readings};
 
 use super::checks;
+use super::life;
 use super::phase1;
 use super::section::Section;
 use super::streams;
@@ -376,6 +377,7 @@ fn gikev2(mut section: Section<'_>) -> Gikev2Plan {
             keep_ike_sa: section.flag("keep_ike_sa", false),
             ack: section.flag("ack", false),
             next_spis: section.flag("next_spis", true),
+            fragment_size: Some(life::fragment_size(&mut section)),
         },
         signature: signed.then_some(signature),
         signing_key: section.number("signing_key", 1..=1_000_000, 1),

@@ -79,6 +79,6 @@ fn dpd(section: &mut Section<'_>, default: Duration) -> Option<Dpd> {
     (!interval.is_zero()).then_some(Dpd { interval, retry, tries })
 }
 
-fn fragment_size(section: &mut Section<'_>) -> usize {
+pub(super) fn fragment_size(section: &mut Section<'_>) -> usize {
     usize::try_from(section.number("fragment_size", 576..=65_535, 1280)).unwrap_or(1280)
 }

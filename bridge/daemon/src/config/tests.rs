@@ -564,12 +564,20 @@ fn rekeys_of_gikev2_are_signed_as_configured() {
 fn what_gikev2_does_beyond_multicast_is_configured() {
     let with = |lines: &str| gateway_of(&GATEWAY.replace("[group.gikev2]\n", &format!("[group.gikev2]\n{lines}\n")));
     let options = |lines: &str| with(lines).unwrap().config.groups[0].gikev2.as_ref().unwrap().options;
-    assert_eq!(options(""), Gikev2Options { next_spis: true, ..Gikev2Options::default() });
-    let all = "in_band = \"senders\"\nkeep_ike_sa = true\nack = true\nnext_spis = false";
-    let expected = Gikev2Options { in_band: InBand::Senders, keep_ike_sa: true, ack: true, next_spis: false };
+    let usual = Gikev2Options { next_spis: true, fragment_size: Some(1280), ..Gikev2Options::default() };
+    assert_eq!(options(""), usual);
+    let all = "in_band = \"senders\"\nkeep_ike_sa = true\nack = true\nnext_spis = false\nfragment_size = 576";
+    let expected = Gikev2Options {
+        in_band: InBand::Senders,
+        keep_ike_sa: true,
+        ack: true,
+        next_spis: false,
+        fragment_size: Some(576),
+    };
     assert_eq!(options(all), expected);
     assert_eq!(options("in_band = \"everybody\"").in_band, InBand::Everybody);
     assert!(with("in_band = \"some\"").unwrap_err().to_string().contains("in_band"));
+    assert!(with("fragment_size = 575").unwrap_err().to_string().contains("from 576 to 65535"));
 }
 
 #[test]

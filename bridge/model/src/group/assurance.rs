@@ -70,6 +70,7 @@ impl Group {
                 streams: StreamStep { delete: Vec::new(), report: Some(DeliveryReport { epoch, delivered }) },
             }));
         }
-        RekeyPlan { id: self.take_rekey_id(), reason: RekeyReason::Assurance, policy, steps, in_band: None }
+        let (id, reason) = (self.take_rekey_id(), RekeyReason::Assurance);
+        RekeyPlan { id, reason, policy, steps, fragment_size: None, in_band: None }
     }
 }

@@ -219,6 +219,7 @@ impl Group {
             sender_ids: Vec::new(),
             in_band,
             acks: false,
+            fragments: false,
             capabilities: None,
             acknowledged: 0,
             missed: 0,
@@ -248,6 +249,7 @@ impl Group {
         member.leaf = leaf;
         member.in_band = in_band;
         member.acks = request.gikev2.is_some_and(|g| g.acks);
+        member.fragments = request.gikev2.is_some_and(|g| g.fragments);
         member.capabilities = request.gikev2.and_then(|g| g.capabilities.clone());
         member.registered_at(now.wall);
         member.missed = 0;

@@ -72,6 +72,8 @@ impl Group {
         }
         self.newcomers_due = None;
         self.generation += 1;
+        // Whoever is deleted is told so, and is a member until then.
+        let fragment_size = self.fragment_size();
         let urgent = Urgent { exclude, keks: std::mem::take(&mut self.keks_overdue) };
         let asked = self.asked_acks();
         let first_new = self.next_epoch;
@@ -90,7 +92,8 @@ impl Group {
         });
         let in_band = self.in_band_step(before, reason);
         self.prepare_sas(rng);
-        let plan = RekeyPlan { id: self.take_rekey_id(), reason, policy: Arc::clone(&self.policy), steps, in_band };
+        let (id, policy) = (self.take_rekey_id(), Arc::clone(&self.policy));
+        let plan = RekeyPlan { id, reason, policy, steps, fragment_size, in_band };
         self.told_epoch = self.told_epoch.max(plan.told_epoch().unwrap_or(0));
         let epoch = self.epochs.last().map_or(0, |e| e.number);
         tracing::info!(group = %self.policy.name, rekey = plan.id, ?reason, epoch, messages = plan.steps.len(),
@@ -102,6 +105,12 @@ impl Group {
         }
         self.store_state();
         Arc::new(plan)
+    }
+
+    /// How long an IP packet of GSA_REKEY may be, if all who are to read it take fragments (RFC 9838 section 2.4.1.2).
+    fn fragment_size(&self) -> Option<usize> {
+        let wanted = self.policy.gikev2.as_ref().and_then(|g| g.options.fragment_size);
+        wanted.filter(|_| self.members.take_fragments())
     }
 
     /// Evicts a member, and with it whoever has the same key under another name.

@@ -20,6 +20,7 @@ use crate::view::MemberState;
 
 mod absence;
 mod change;
+mod fragments;
 mod holders;
 mod in_band;
 mod newcomers;

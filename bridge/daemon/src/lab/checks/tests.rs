@@ -22,6 +22,7 @@ fn member(n: u16, protocol: Protocol) -> MemberView {
         registrations: 1,
         sender_ids: vec![u32::from(n)],
         in_band: false,
+        fragments: false,
         capabilities: None,
         acknowledged: 0,
         missed: 0,
