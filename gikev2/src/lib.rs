@@ -23,8 +23,8 @@
 //! - [`Server`] and [`Member`]: the two roles as machines that are driven by `receive`, `complete`, `expire` and
 //!   `deadline`. Time and randomness are passed in; outputs are values.
 //!
-//! Also used: RFC 5282 and RFC 7634 (combined modes in the Encrypted payload), RFC 9242 and RFC 9370 (IKE_INTERMEDIATE, more key
-//! exchanges), RFC 8784 (postquantum preshared keys), RFC 5649 (key wrap), RFC 5903 and RFC 8031 (groups), RFC 6023
+//! Also used: RFC 5282 and RFC 7634 (combined modes in the Encrypted payload), RFC 9242 and RFC 9370 (IKE_INTERMEDIATE,
+//! IKE_FOLLOWUP_KE, more key exchanges), RFC 8784 (postquantum preshared keys), RFC 5649 (key wrap), RFC 5903 and RFC 8031 (groups), RFC 6023
 //! (IKE SAs without a Child SA), RFC 7427 (signatures), RFC 6054 (sender IDs).
 
 pub mod algorithms;

@@ -5,6 +5,7 @@
 //!  Ni, Nr, g^ir -> SKEYSEED -> SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr
 //!                              SK_d -> GSK_w
 //!  SK_d, Ni, Nr, g^ir -> SKEYSEED of the SA that replaces this one (section 2.18)
+//!  SK_d, SK(0), Ni, Nr, SK(1), ..., SK(n) -> the same after additional key exchanges (RFC 9370 section 2.2.4)
 //!  SK_d(n-1), Ni, Nr, SK(n) -> SKEYSEED(n), by the same formula
 //!  PPK, SK_d', SK_pi', SK_pr' -> SK_d, SK_pi, SK_pr
 //! ```
@@ -48,8 +49,22 @@ impl Skeyseed {
     /// prf(SK_d (old), g^ir | Ni | Nr), by the PRF `old` of the SA that is replaced (RFC 7296 section 2.18).
     #[must_use]
     pub fn rekey(old: Prf, derive: &Secret, suite: Suite, nonce_i: &[u8], nonce_r: &[u8], shared: &Secret) -> Self {
-        let nonces = [nonce_i, nonce_r].concat();
-        Self { seed: old.compute(derive.expose(), &[shared.expose(), &nonces]), suite, nonces }
+        Self::replace(old, derive, suite, (nonce_i, nonce_r), (shared, &[]))
+    }
+
+    /// The same where more key exchanges followed: prf(SK_d (old), SK(0) | Ni | Nr | SK(1) | ... | SK(n)) (RFC 9370 section 2.2.4).
+    #[must_use]
+    pub fn replace(
+        old: Prf,
+        derive: &Secret,
+        suite: Suite,
+        nonces: (&[u8], &[u8]),
+        (first, more): (&Secret, &[Secret]),
+    ) -> Self {
+        let nonces = [nonces.0, nonces.1].concat();
+        let mut parts = vec![first.expose(), &nonces];
+        parts.extend(more.iter().map(Secret::expose));
+        Self { seed: old.compute(derive.expose(), &parts), suite, nonces }
     }
 
     /// prf+(SKEYSEED, Ni | Nr | SPIi | SPIr), cut into keys.

@@ -8,6 +8,8 @@ use keyferry_crypto::Random;
 const PAUSE: Duration = Duration::from_secs(10);
 /// A peer that says for so long that it can do nothing now is out of step (RFC 7296 section 2.25).
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Attempts in whose midst the peer loses track, before it is given up (RFC 9370 section 2.2.4).
+const FORGOTTEN: u8 = 4;
 
 /// When an IKE SA is to be replaced, and when it must not be used any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub(crate) struct Life {
     ends_at: Duration,
     /// Since when the peer puts us off.
     put_off: Option<Duration>,
+    /// How often the peer lost track of an attempt.
+    forgotten: u8,
 }
 
 impl Life {
@@ -24,7 +28,7 @@ impl Life {
     pub(crate) fn new(lifetime: Duration, now: Duration, rng: &mut dyn Random) -> Self {
         let tenth = lifetime / 10;
         let rekey_at = now.saturating_add(8 * tenth).saturating_add(random(tenth, rng));
-        Self { rekey_at: Some(rekey_at), ends_at: now.saturating_add(lifetime), put_off: None }
+        Self { rekey_at: Some(rekey_at), ends_at: now.saturating_add(lifetime), put_off: None, forgotten: 0 }
     }
 
     pub(crate) fn due_at(&self) -> Duration {
@@ -50,6 +54,22 @@ impl Life {
         match now < since.saturating_add(PATIENCE) {
             true => self.rekey_at = Some(now + PAUSE + random(PAUSE / 2, rng)),
             false => self.ends_at = now,
+        }
+    }
+
+    /// The peer has lost track in the midst of an attempt: another one, but not for ever.
+    pub(crate) fn forgotten(&mut self, now: Duration, rng: &mut dyn Random) {
+        self.forgotten += 1;
+        match self.forgotten < FORGOTTEN {
+            true => self.try_later(now, rng),
+            false => self.ends_at = now,
+        }
+    }
+
+    /// An attempt of the peer's, which ours gave way to, came to nothing.
+    pub(crate) fn resume(&mut self, now: Duration, rng: &mut dyn Random) {
+        if self.rekey_at.is_none() && !self.has_ended(now) {
+            self.try_later(now, rng);
         }
     }
 }
@@ -96,5 +116,32 @@ mod tests {
         }
         assert!((20..=31).contains(&tries), "{tries}");
         assert!(now >= s(90_300) && now < s(90_330));
+    }
+
+    #[test]
+    fn a_peer_that_loses_track_again_and_again_is_given_up() {
+        let (mut rng, s) = (SeededRandom::new(1), Duration::from_secs);
+        let mut life = Life::new(s(100_000), s(0), &mut rng);
+        for n in 1..=4 {
+            life.rest();
+            life.forgotten(s(90_000), &mut rng);
+            assert_eq!((life.has_ended(s(90_000)), life.wants_rekey(s(90_015))), (n == 4, n < 4));
+            life.rest();
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_gave_way_is_made_again() {
+        let (mut rng, s) = (SeededRandom::new(1), Duration::from_secs);
+        let mut life = Life::new(s(1000), s(0), &mut rng);
+        let planned = life.due_at();
+        life.resume(s(100), &mut rng);
+        assert_eq!(life.due_at(), planned, "it was not our time");
+        life.rest();
+        life.resume(s(900), &mut rng);
+        assert!(life.due_at() < s(916) && life.wants_rekey(s(915)));
+        life.rest();
+        life.resume(s(1000), &mut rng);
+        assert!(life.has_ended(s(1000)) && !life.wants_rekey(s(2000)));
     }
 }

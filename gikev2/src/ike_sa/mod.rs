@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 pub(crate) mod certificates;
 pub(crate) mod cookie;
+pub(crate) mod followup;
 pub(crate) mod init;
 pub(crate) mod int_auth;
 pub(crate) mod keymat;

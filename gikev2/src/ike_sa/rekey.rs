@@ -10,7 +10,8 @@
 //!
 //! The key wrap algorithm is negotiated again, and so are all others. Who asked is the new SA's initiator, and its SPIs
 //! stand in the proposals. If both ask at once two SAs are made; the one with the lowest of the four nonces is deleted
-//! by who asked for it, the replaced one by the other.
+//! by who asked for it, the replaced one by the other. Where more key exchanges follow (`followup`) none is made by then, and who
+//! asked with the lowest nonce goes no further (RFC 9370 section 2.2.4).
 
 use std::borrow::Cow;
 
@@ -53,6 +54,8 @@ pub(crate) struct Accepted {
     spi: [u8; SPI_LEN],
     nonce: Vec<u8>,
     pub(crate) public: Vec<u8>,
+    /// What it calls the exchange that is to follow.
+    pub(super) link: Option<Vec<u8>>,
 }
 
 /// Why there is no new SA.
@@ -82,7 +85,7 @@ impl Proposed {
         let ours = &preferences.groups;
         let known = group.into_iter().chain([old.group]).find(|g| ours.contains(g));
         let group = known.or(ours.first().copied()).unwrap_or(old.group);
-        let offer = as_strong(preferences, old).proposals(old.key_wrap.is_some());
+        let offer = as_strong(preferences, old).initial_proposals(old.key_wrap.is_some());
         Self { spi, group, nonce, offer, demanded }
     }
 
@@ -103,7 +106,11 @@ impl Proposed {
         if suite.group != self.group || init.ke.method != ke_number(suite.group) {
             return Err(Declined::Never("another key exchange group than ours".to_owned()));
         }
-        Ok(Accepted { suite, spi, nonce: init.nonce.0.to_vec(), public: init.ke.data.to_vec() })
+        let link = init.payloads.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map(|n| n.data.to_vec());
+        if suite.further().next().is_some() && link.is_none() {
+            return Err(Declined::Never("no link to the key exchange that is to follow".to_owned()));
+        }
+        Ok(Accepted { suite, spi, nonce: init.nonce.0.to_vec(), public: init.ke.data.to_vec(), link })
     }
 
     fn declined(&self, preferences: &Preferences, error: NotifyType, payloads: &Payloads<'_>) -> Declined {
@@ -124,18 +131,29 @@ impl Proposed {
         }
     }
 
-    /// The SA that replaces `old`.
-    pub(crate) fn finish(
+    /// The SA that replaces `old`, with the secrets of all key exchanges.
+    pub(super) fn finish(
         &self,
         old: &IkeSa,
         accepted: &Accepted,
-        shared: &Secret,
+        shared: &[Secret],
         rng: &mut dyn Random,
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<(IkeSa, Made), CryptoError> {
         let sides = Sides { spis: (self.spi, accepted.spi), nonces: (&self.nonce, &accepted.nonce) };
         let sa = sides.replace(old, Role::Initiator, accepted.suite, shared, rng, log)?;
-        Ok((sa, Made { spi: self.spi, lowest: sides.lowest() }))
+        Ok((sa, Made { spi: self.spi, lowest: sides.lowest().to_vec() }))
+    }
+
+    /// The lower of both nonces.
+    pub(super) fn lowest<'a>(&'a self, accepted: &'a Accepted) -> &'a [u8] {
+        self.nonce.as_slice().min(&accepted.nonce)
+    }
+}
+
+impl Accepted {
+    pub(super) fn suite(&self) -> &Suite {
+        &self.suite
     }
 }
 
@@ -146,12 +164,19 @@ pub(crate) struct Request {
     /// The peer's, of the new SA.
     spi: [u8; SPI_LEN],
     nonce: Vec<u8>,
+    /// Ours.
+    answered: Vec<u8>,
     pub(crate) public: Vec<u8>,
 }
 
 impl Request {
     /// Chooses what is to take the place of `old`; or says why not.
-    pub(crate) fn of(init: &Init<'_>, preferences: &Preferences, old: &Suite) -> Result<Self, Notify<'static>> {
+    pub(crate) fn of(
+        init: &Init<'_>,
+        preferences: &Preferences,
+        old: &Suite,
+        rng: &mut dyn Random,
+    ) -> Result<Self, Notify<'static>> {
         let no = || Notify::bare(NotifyType::NO_PROPOSAL_CHOSEN);
         let spis: Vec<_> = init.sa.proposals.iter().map(|p| spi_of(&p.spi)).collect();
         let offer = Sa {
@@ -160,45 +185,57 @@ impl Request {
                 .map(|(p, _)| Proposal { spi: Cow::Borrowed(&[]), ..p.clone() })
                 .collect(),
         };
-        let choice = as_strong(preferences, old).choose(&offer).ok_or_else(no)?;
+        let choice = as_strong(preferences, old).choose_initial(&offer, true).ok_or_else(no)?;
         let chosen = init.sa.proposals.iter().zip(&spis).find(|(p, _)| p.number == choice.proposal.number);
         let spi = chosen.and_then(|(_, spi)| *spi).ok_or_else(no)?;
         let wanted = ke_number(choice.suite.group);
         if init.ke.method != wanted {
             return Err(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted.to_be_bytes().to_vec()));
         }
-        Ok(Self { choice, spi, nonce: init.nonce.0.to_vec(), public: init.ke.data.to_vec() })
+        let mut answered = vec![0; NONCE_LEN];
+        rng.fill(&mut answered);
+        Ok(Self { choice, spi, nonce: init.nonce.0.to_vec(), answered, public: init.ke.data.to_vec() })
     }
 
-    pub(crate) fn group(&self) -> KeGroup {
-        self.choice.suite.group
+    pub(super) fn suite(&self) -> &Suite {
+        &self.choice.suite
     }
 
-    /// SA, Nr, KEr; and the SA that replaces `old`, with `spi` as ours.
-    pub(crate) fn answer(
+    /// SA, Nr, KEr, with `spi` as ours.
+    pub(super) fn chain(&self, spi: [u8; SPI_LEN], public: &[u8]) -> ChainWriter {
+        let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
+        chain(with_spi(&answer, spi), &self.answered, self.suite().group, public)
+    }
+
+    /// The SA that replaces `old`, with the secrets of all key exchanges.
+    pub(super) fn finish(
         &self,
         old: &IkeSa,
         spi: [u8; SPI_LEN],
-        (public, shared): (&[u8], &Secret),
+        shared: &[Secret],
         rng: &mut dyn Random,
         log: Option<&mut (dyn KeyLog + Send)>,
-    ) -> Result<(ChainWriter, IkeSa, Made), CryptoError> {
-        let mut nonce = vec![0; NONCE_LEN];
-        rng.fill(&mut nonce);
-        let sides = Sides { spis: (self.spi, spi), nonces: (&self.nonce, &nonce) };
+    ) -> Result<(IkeSa, Made), CryptoError> {
+        let sides = Sides { spis: (self.spi, spi), nonces: (&self.nonce, &self.answered) };
         let sa = sides.replace(old, Role::Responder, self.choice.suite, shared, rng, log)?;
-        let answer = Sa { proposals: vec![self.choice.proposal.clone()] };
-        let chain = chain(with_spi(&answer, spi), &nonce, self.group(), public);
-        Ok((chain, sa, Made { spi, lowest: sides.lowest() }))
+        Ok((sa, Made { spi, lowest: sides.lowest().to_vec() }))
+    }
+
+    /// The lower of both nonces.
+    pub(super) fn lowest(&self) -> &[u8] {
+        self.nonce.as_slice().min(&self.answered)
     }
 }
 
 /// What we take instead of an SA: keys that were good enough to wrap others are not given up for weaker ones
-/// (RFC 9838 section 3.1).
+/// (RFC 9838 section 3.1), and where a key exchange followed the first one of its place does again.
 fn as_strong(preferences: &Preferences, old: &Suite) -> Preferences {
     let mut preferences = preferences.clone();
     let before = old.key_wrap.map_or(0, KeyWrap::key_len);
     preferences.key_wraps.retain(|k| k.key_len() >= before);
+    for (exchange, had) in preferences.additional.iter_mut().zip(old.additional) {
+        exchange.required |= had.is_some();
+    }
     preferences
 }
 
@@ -219,19 +256,20 @@ impl Sides<'_> {
         old: &IkeSa,
         role: Role,
         suite: Suite,
-        shared: &Secret,
+        shared: &[Secret],
         rng: &mut dyn Random,
         log: Option<&mut (dyn KeyLog + Send)>,
     ) -> Result<IkeSa, CryptoError> {
-        let seed = Skeyseed::rekey(old.suite.prf, old.derive(), suite, self.nonces.0, self.nonces.1, shared);
+        let (first, more) = shared.split_first().ok_or(CryptoError::Length("shared secrets"))?;
+        let seed = Skeyseed::replace(old.suite.prf, old.derive(), suite, self.nonces, (first, more));
         let keys = seed.expand(&self.spis.0, &self.spis.1);
         let (mut sa, _) = IkeSa::new(role, suite, self.spis.0, self.spis.1, keys, rng, log)?;
         sa.set_limit(old.limit());
         Ok(sa)
     }
 
-    fn lowest(&self) -> Vec<u8> {
-        self.nonces.0.min(self.nonces.1).to_vec()
+    fn lowest(&self) -> &[u8] {
+        self.nonces.0.min(self.nonces.1)
     }
 }
 
@@ -277,7 +315,7 @@ pub(crate) struct Made {
     /// Our SPI.
     pub(crate) spi: [u8; SPI_LEN],
     /// The lower of the exchange's nonces.
-    lowest: Vec<u8>,
+    pub(crate) lowest: Vec<u8>,
 }
 
 /// What became of an IKE SA that was replaced.

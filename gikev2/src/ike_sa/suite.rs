@@ -102,7 +102,7 @@ impl Preferences {
         preferences
     }
 
-    /// Proposals of IKE_SA_INIT: those with additional key exchanges, if there are any, and unless one of these is required the
+    /// Proposals of IKE_SA_INIT, and for new keys of an IKE SA: those with additional key exchanges, if there are any, and unless one of these is required the
     /// same without, for peers that know no such thing (RFC 9370 section 2.2.1).
     #[must_use]
     pub fn initial_proposals(&self, with_key_wrap: bool) -> Sa<'static> {
@@ -167,8 +167,8 @@ impl Preferences {
         offer.proposals.iter().find_map(|p| self.choose_from(p, &[]))
     }
 
-    /// The same in IKE_SA_INIT, where additional key exchanges may follow: if the peer can do IKE_INTERMEDIATE, and if so
-    /// preferably with them. Where we require one there is no choice without it.
+    /// The same where additional key exchanges may follow: in IKE_SA_INIT if the peer can do IKE_INTERMEDIATE, and for new keys of
+    /// an IKE SA always. If they may, preferably with them. Where we require one there is no choice without it.
     #[must_use]
     pub fn choose_initial(&self, offer: &Sa<'_>, intermediate: bool) -> Option<Choice> {
         if !intermediate {
@@ -306,6 +306,11 @@ fn accept_additional(
 }
 
 impl Suite {
+    /// Key exchanges that follow the first, in their order (RFC 9370 section 2.2.1).
+    pub(crate) fn further(&self) -> impl Iterator<Item = KeGroup> {
+        self.additional.into_iter().flatten()
+    }
+
     fn transforms(&self) -> Vec<Transform<'static>> {
         let mut all = protection_transforms(self.protection);
         all.push(prf_transform(self.prf));
@@ -431,7 +436,7 @@ mod tests {
         // The second of two has no partner: NONE.
         let optional = hybrid(&[&[kem], &[KeGroup::Brainpool384]], false);
         assert_eq!(agreed(&one, &optional, true).unwrap(), [kem]);
-        // A rekey of the IKE SA is without.
+        // Where none can follow, those that insist get nothing.
         assert!(plain.choose(&two.initial_proposals(true)).is_none());
         assert_eq!(two.choose(&plain.proposals(true)).unwrap().suite.additional, [None; MAX_ADDITIONAL_KE]);
     }

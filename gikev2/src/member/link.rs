@@ -6,6 +6,7 @@ use keyferry_crypto::KeyPair;
 use keyferry_wire::{ChainWriter, Header};
 
 use super::Step;
+use crate::ike_sa::followup::{Answering, Following};
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::{Proposed, Succession};
 use crate::ike_sa::sa::{Direction, IkeSa};
@@ -37,6 +38,8 @@ pub(super) enum Purpose {
     Liveness,
     /// New keys for the IKE SA.
     Rekey,
+    /// Another key exchange for these.
+    FollowUp,
 }
 
 impl Purpose {
@@ -50,6 +53,7 @@ impl Purpose {
             | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
             Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
+            Purpose::FollowUp => ExchangeType::IKE_FOLLOWUP_KE,
         }
     }
 }
@@ -65,6 +69,20 @@ pub(super) enum Renewal {
     Asked,
 }
 
+/// What we have asked for new keys, and is not answered yet.
+pub(super) enum Attempt {
+    /// CREATE_CHILD_SA.
+    Asked(Proposed, KeyPair),
+    /// IKE_FOLLOWUP_KE.
+    Following(Following, KeyPair),
+}
+
+/// New keys that the key server wants, whose next key exchange is awaited.
+pub(super) struct Awaited {
+    pub(super) answering: Answering,
+    pub(super) until: Duration,
+}
+
 /// An IKE SA with the key server.
 pub(super) struct Up {
     pub(super) sa: IkeSa,
@@ -76,8 +94,8 @@ pub(super) struct Up {
     /// When somebody last said that the key server does not know this IKE SA.
     pub(super) doubted: Option<Duration>,
     pub(super) life: Life,
-    /// What our pending request for new keys proposes.
-    pub(super) proposed: Option<(Proposed, KeyPair)>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) awaited: Option<Awaited>,
     /// The SAs that were made in its place.
     pub(super) made: Succession,
     /// Another SA has taken its place: it is deleted then.
@@ -102,7 +120,8 @@ impl Up {
             heard: now,
             doubted: None,
             life,
-            proposed: None,
+            attempt: None,
+            awaited: None,
             made: Succession::default(),
             doomed: None,
             renewal: Renewal::None,
@@ -110,14 +129,20 @@ impl Up {
     }
 
     fn due_at(&self, liveness: Option<Duration>) -> Duration {
+        let patience = self.awaited.as_ref().map_or(Duration::MAX, |awaited| awaited.until);
         if let Some((_, message)) = &self.requests.pending {
-            return message.due_at();
+            return message.due_at().min(patience);
         }
         if let Some(doomed) = self.doomed {
             return doomed;
         }
-        let life = self.life.due_at();
+        let life = self.life.due_at().min(patience);
         liveness.map_or(life, |after| life.min(self.heard + after))
+    }
+
+    /// Is nothing under way by which it would get new keys?
+    pub(super) fn is_settled(&self) -> bool {
+        self.attempt.is_none() && self.awaited.is_none()
     }
 
     /// Is our pending request the one that deletes it?

@@ -12,7 +12,11 @@
 //!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
 //!  Up            time for new keys                 Up            CREATE_CHILD_SA request
 //!  Up            CREATE_CHILD_SA response          Up            a second SA; Delete of the replaced one
+//!  Up            the same, with more to follow     Up            IKE_FOLLOWUP_KE request
+//!  Up            IKE_FOLLOWUP_KE response          Up            IKE_FOLLOWUP_KE request | as after CREATE_CHILD_SA
 //!  Up            CREATE_CHILD_SA request           Up            a second SA; SA, Nr, KEr
+//!  Up            the same, with more to follow     Up            SA, Nr, KEr, N(ADDITIONAL_KEY_EXCHANGE)
+//!  Up            IKE_FOLLOWUP_KE request           Up            KEr(n), a second SA if it was the last | N(STATE_NOT_FOUND)
 //!  Up            INFORMATIONAL with Delete         Up | Down     empty response, [Disconnected]
 //!  Up            N(INVALID_IKE_SPI), unprotected   Up            the pending request again, soon, or a question
 //!  Up            no answer                         Down          [Disconnected]

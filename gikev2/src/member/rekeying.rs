@@ -1,4 +1,4 @@
-//! New keys for the IKE SA, asked for by either end (RFC 7296 sections 2.8.2, 2.18 and 2.25.2).
+//! New keys for the IKE SA, asked for by either end (RFC 7296 sections 2.8.2, 2.18 and 2.25.2; RFC 9370 section 2.2.4).
 //!
 //! What the member wants of its key server waits while the SA is being replaced, and then goes over the new one.
 
@@ -9,8 +9,9 @@ use keyferry_model::drive::Datagram;
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::ChainWriter;
 
-use super::link::{Purpose, Spi, Up};
+use super::link::{Attempt, Awaited, Purpose, Spi, Up};
 use super::{Link, Member, send};
+use crate::ike_sa::followup::{self, Answering, Failure, Following};
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::{Declined, Heir, Proposed, Request};
 use crate::wire::message::{Init, Payloads};
@@ -43,7 +44,7 @@ impl Member {
         let Link::Up(sas) = &mut self.link else { return };
         let Some(up) = sas.get_mut(spi) else { return };
         up.life.rest();
-        if up.made.heir().is_some() || up.proposed.is_some() {
+        if up.made.heir().is_some() || !up.is_settled() {
             return;
         }
         if !up.requests.is_idle() {
@@ -53,7 +54,7 @@ impl Member {
         match KeyPair::generate(proposed.group, ctx.rng) {
             Ok(pair) => {
                 let chain = proposed.chain(pair.public());
-                up.proposed = Some((proposed, pair));
+                up.attempt = Some(Attempt::Asked(proposed, pair));
                 self.ask_over(ctx, spi, Purpose::Rekey, chain);
             }
             Err(error) => {
@@ -65,33 +66,84 @@ impl Member {
 
     /// The key server's answer to that.
     pub(super) fn rekey_answered(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi, opened: &Opened) {
-        let (now, lifetime) = (ctx.now.mono, self.ike.lifetime);
+        let now = ctx.now.mono;
         let Link::Up(sas) = &mut self.link else { return };
         let Some(up) = sas.get_mut(spi) else { return };
-        let Some((proposed, pair)) = up.proposed.take() else { return };
+        let asked = up.attempt.take_if(|attempt| matches!(attempt, Attempt::Asked(..)));
+        let Some(Attempt::Asked(proposed, pair)) = asked else { return };
         let accepted = Payloads::parse(opened.first, opened.inner.expose(), rules::CHILD_RESPONSE)
             .map_err(|reject| Declined::Never(reject.to_string()))
             .and_then(|payloads| proposed.accept(&self.preferences, payloads));
-        let log = self.key_log.as_deref_mut().map(|l| l as _);
-        let made = match &accepted {
-            Ok(accepted) => pair
-                .agree(&accepted.public)
-                .and_then(|shared| proposed.finish(&up.sa, accepted, &shared, ctx.rng, log))
-                .map_err(|error| Declined::Never(error.to_string())),
-            Err(Declined::Group(group)) if up.made.theirs.is_none() => {
-                let group = *group;
+        match accepted {
+            Ok(accepted) => {
+                let following = Following::new(proposed, accepted);
+                let made = up.made.theirs.as_ref().map(|made| made.lowest.as_slice());
+                let theirs = up.awaited.as_ref().map(|awaited| awaited.answering.lowest()).or(made);
+                match theirs.map(|theirs| following.lowest() < theirs) {
+                    // Where no SA has been made there is none to delete, either (RFC 9370 section 2.2.4).
+                    Some(true) if following.is_series() => return self.settle(ctx, spi),
+                    Some(false) => up.awaited = None,
+                    Some(true) | None => {}
+                }
+                let peer = following.first_public().to_vec();
+                self.agree(ctx, spi, following, &pair, &peer);
+            }
+            Err(Declined::Group(group)) if up.made.theirs.is_none() && up.awaited.is_none() => {
                 return self.begin_rekey(ctx, spi, Some(group));
             }
             Err(declined) => {
+                tracing::debug!(?declined, "no new keys for the IKE SA");
                 if matches!(declined, Declined::Later | Declined::Group(_)) {
                     up.life.try_later(now, ctx.rng);
                 }
-                Err(Declined::Later)
             }
-        };
-        if let Err(declined) = &accepted {
-            tracing::debug!(?declined, "no new keys for the IKE SA");
         }
+        self.settle(ctx, spi);
+    }
+
+    /// The key server's answer to another key exchange.
+    pub(super) fn follow_up_answered(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi, opened: &Opened) {
+        let now = ctx.now.mono;
+        let Some(up) = self.up(spi) else { return };
+        let asked = up.attempt.take_if(|attempt| matches!(attempt, Attempt::Following(..)));
+        let Some(Attempt::Following(mut following, pair)) = asked else { return };
+        match following.accept(opened) {
+            Ok(peer) => self.agree(ctx, spi, following, &pair, &peer),
+            Err(failure) => {
+                tracing::debug!(%failure, "no new keys for the IKE SA");
+                match failure {
+                    Failure::Forgotten => up.life.forgotten(now, ctx.rng),
+                    Failure::Later => up.life.try_later(now, ctx.rng),
+                    // It goes when its time is up.
+                    Failure::Refused(_) => {}
+                    Failure::Ended | Failure::Broken(_) => return self.lost(ctx),
+                }
+            }
+        }
+        self.settle(ctx, spi);
+    }
+
+    /// A key exchange of ours is done: goes on with the next one, or takes a new SA into use.
+    fn agree(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi, mut following: Following, pair: &KeyPair, peer: &[u8]) {
+        let (now, lifetime) = (ctx.now.mono, self.ike.lifetime);
+        let Link::Up(sas) = &mut self.link else { return };
+        let Some(up) = sas.get_mut(spi) else { return };
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        let made = match pair.agree(peer).map(|shared| following.agreed(shared)) {
+            Ok(Some(method)) => match KeyPair::generate(method, ctx.rng) {
+                Ok(pair) => {
+                    let chain = following.chain(method, pair.public());
+                    up.attempt = Some(Attempt::Following(following, pair));
+                    return self.ask_over(ctx, spi, Purpose::FollowUp, chain);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no key pair");
+                    return up.life.try_later(now, ctx.rng);
+                }
+            },
+            Ok(None) => following.finish(&up.sa, ctx.rng, log),
+            Err(error) => Err(error),
+        };
         match made {
             Ok((sa, made)) => {
                 up.made.ours = Some(made);
@@ -99,14 +151,12 @@ impl Member {
                 self.status.ike_rekeys += 1;
                 tracing::info!("IKE SA has new keys");
             }
-            // The key server has an SA now that we have no keys for; it goes with this one.
-            Err(Declined::Never(why)) => {
-                tracing::debug!(why, "new keys of the IKE SA could not be made");
-                return self.lost(ctx);
+            // The key server may have an SA now that we have no keys for; it goes with this one.
+            Err(error) => {
+                tracing::debug!(%error, "new keys of the IKE SA could not be made");
+                self.lost(ctx);
             }
-            Err(Declined::Later | Declined::Group(_)) => {}
         }
-        self.settle(ctx, spi);
     }
 
     /// The key server asks for new keys: what to answer.
@@ -116,29 +166,66 @@ impl Member {
         spi: Spi,
         init: &Init<'_>,
     ) -> Result<ChainWriter, Notify<'static>> {
-        let (now, lifetime) = (ctx.now.mono, self.ike.lifetime);
-        let later = || Notify::bare(NotifyType::TEMPORARY_FAILURE);
         let Link::Up(sas) = &mut self.link else { return Err(later()) };
         let full = sas.len() >= MOST;
         let up = sas.get_mut(spi).ok_or_else(later)?;
-        if full || up.is_closing() || up.made.heir().is_some() {
+        let followed_up = matches!(up.attempt, Some(Attempt::Following(..)));
+        if full || up.is_closing() || up.made.heir().is_some() || followed_up {
             return Err(later());
         }
-        let request = Request::of(init, &self.preferences, &up.sa.suite)?;
+        let request = Request::of(init, &self.preferences, &up.sa.suite, ctx.rng)?;
         let mut fresh = [0; 8];
         while fresh[..4] == [0; 4] {
             ctx.rng.fill(&mut fresh);
         }
-        let log = self.key_log.as_deref_mut().map(|l| l as _);
-        let seed = Secret::random(request.group().seed_len(), ctx.rng);
-        let made = request
-            .group()
-            .answer(seed.expose(), &request.public)
-            .and_then(|(public, shared)| request.answer(&up.sa, fresh, (&public, &shared), ctx.rng, log));
-        let (chain, sa, made) = made.map_err(|error| {
+        let answering = Answering::new(request, fresh);
+        let (method, peer) = answering.first();
+        self.answer(ctx, spi, answering, method, &peer)
+    }
+
+    /// The key server goes on with another key exchange: what to answer.
+    pub(super) fn peer_follows_up(
+        &mut self,
+        ctx: &mut MemberCtx<'_>,
+        spi: Spi,
+        payloads: &Payloads<'_>,
+    ) -> Result<ChainWriter, Notify<'static>> {
+        let up = self.up(spi).ok_or_else(later)?;
+        let awaited = up.awaited.as_ref().ok_or_else(followup::not_found)?;
+        let (method, peer) = awaited.answering.next(payloads)?;
+        let Some(Awaited { answering, .. }) = up.awaited.take().filter(|_| !up.is_closing()) else {
+            return Err(later());
+        };
+        self.answer(ctx, spi, answering, method, &peer)
+    }
+
+    /// Computes a key exchange of the key server's; after the last one there is a new SA.
+    fn answer(
+        &mut self,
+        ctx: &mut MemberCtx<'_>,
+        spi: Spi,
+        mut answering: Answering,
+        method: KeGroup,
+        peer: &[u8],
+    ) -> Result<ChainWriter, Notify<'static>> {
+        let (now, lifetime) = (ctx.now.mono, self.ike.lifetime);
+        let Link::Up(sas) = &mut self.link else { return Err(later()) };
+        let up = sas.get_mut(spi).ok_or_else(later)?;
+        let seed = Secret::random(method.seed_len(), ctx.rng);
+        let (public, shared) = method.answer(seed.expose(), peer).map_err(|error| {
+            up.life.resume(now, ctx.rng);
             let theirs = matches!(error, CryptoError::BadPublicValue);
             if theirs { Notify::bare(NotifyType::INVALID_SYNTAX) } else { later() }
         })?;
+        let chain = answering.answer(method, (&public, shared), ctx.rng);
+        if !answering.is_done() {
+            // Who knows already that it loses awaits nothing more.
+            let loses = up.made.ours.as_ref().is_some_and(|ours| answering.lowest() < ours.lowest.as_slice());
+            up.awaited = (!loses).then_some(Awaited { answering, until: now + followup::PATIENCE });
+            return Ok(chain);
+        }
+        let log = self.key_log.as_deref_mut().map(|l| l as _);
+        let (sa, made) = answering.finish(&up.sa, ctx.rng, log).map_err(|_| later())?;
         up.made.theirs = Some(made);
         sas.push(Up::fresh(sa, Life::new(lifetime, now, ctx.rng), now));
         self.status.ike_rekeys += 1;
@@ -146,10 +233,22 @@ impl Member {
         Ok(chain)
     }
 
+    /// A key server that has begun a series and does not go on: what there is of it is forgotten.
+    pub(super) fn forget_awaited(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
+        let now = ctx.now.mono;
+        let Some(up) = self.up(spi) else { return };
+        if up.awaited.take_if(|awaited| awaited.until <= now).is_some() {
+            tracing::debug!("new keys of the IKE SA are not followed up");
+            up.life.resume(now, ctx.rng);
+            self.settle(ctx, spi);
+            self.pursue(ctx);
+        }
+    }
+
     /// Once no exchange is under way: one of the SAs stays, and we delete those that are ours to delete.
     pub(super) fn settle(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
         let now = ctx.now.mono;
-        let Some(up) = self.up(spi).filter(|up| up.proposed.is_none()) else { return };
+        let Some(up) = self.up(spi).filter(|up| up.is_settled()) else { return };
         let (deleted, other) = match up.made.heir() {
             None => return,
             Some(Heir::Ours { kept, other }) => {
@@ -198,7 +297,7 @@ impl Member {
         }
         let Link::Up(sas) = &self.link else { return };
         // While our own wish is unanswered nobody knows which one that will be.
-        if sas.current.proposed.is_none() && self.heir(sas.current.sa.own_spi()) == Some(spi) {
+        if sas.current.is_settled() && self.heir(sas.current.sa.own_spi()) == Some(spi) {
             self.move_to(ctx, spi);
         }
     }
@@ -227,4 +326,8 @@ impl Member {
             Some(_) | None => false,
         }
     }
+}
+
+fn later() -> Notify<'static> {
+    Notify::bare(NotifyType::TEMPORARY_FAILURE)
 }

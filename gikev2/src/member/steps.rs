@@ -48,7 +48,10 @@ impl Member {
             (Goal::Connect | Goal::Register | Goal::Leave, Link::Up(sas))
                 if !sas.current.requests.is_idle() || sas.current.made.heir().is_some() => {}
             (Goal::Connect | Goal::Register, Link::Up(sas)) if sas.current.renewal != Renewal::None => {
-                self.renew_first(ctx);
+                // The key server may be at it.
+                if sas.current.awaited.is_none() {
+                    self.renew_first(ctx);
+                }
             }
             (Goal::Connect, Link::Up(_)) => {
                 self.goal = Goal::Rest;
@@ -200,6 +203,7 @@ impl Member {
 
     fn sa_due(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
         let (now, liveness) = (ctx.now.mono, self.liveness());
+        self.forget_awaited(ctx, spi);
         let Some(up) = self.up(spi) else { return };
         if !up.requests.is_idle() {
             let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
@@ -429,7 +433,9 @@ impl Member {
             }
             Purpose::Delete => return self.deleted(ctx, spi),
             Purpose::Rekey if !syntax => self.rekey_answered(ctx, spi, &opened),
+            Purpose::FollowUp if !syntax => self.follow_up_answered(ctx, spi, &opened),
             Purpose::Rekey
+            | Purpose::FollowUp
             | Purpose::Decline
             | Purpose::DeclineFurther(_)
             | Purpose::Liveness
@@ -510,6 +516,10 @@ impl Member {
                     (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX)
                 }
             },
+            Ok(Asked::FollowUp(payloads)) => match self.peer_follows_up(ctx, spi, &payloads) {
+                Ok(chain) => (chain, false),
+                Err(notify) => (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX),
+            },
             Ok(Asked::Rekey(init)) => match self.peer_rekeys(ctx, spi, &init) {
                 Ok(chain) => (chain, false),
                 Err(notify) => (told(&notify), notify.kind == NotifyType::INVALID_SYNTAX),
@@ -552,6 +562,8 @@ enum Asked<'m> {
     Delete,
     /// New keys for it.
     Rekey(Init<'m>),
+    /// Another key exchange for these.
+    FollowUp(Payloads<'m>),
     /// Something that is not to be had here, and this says so.
     Refused(Notify<'m>),
     /// New keys of the group.
@@ -588,6 +600,7 @@ fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m
             ChildRequest::Rekey(init) => Asked::Rekey(init),
             ChildRequest::Child(replaced) => Asked::Refused(no_child(replaced)),
         }),
+        ExchangeType::IKE_FOLLOWUP_KE => Payloads::parse(first, inner, rules::FOLLOWUP_KE).map(Asked::FollowUp),
         ExchangeType::GSA_INBAND_REKEY => Payloads::parse(first, inner, rules::INBAND_REKEY).map(Asked::Group),
         _ => Err(Reject::Misbehaved("an exchange that has no place here")),
     }

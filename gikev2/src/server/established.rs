@@ -99,6 +99,8 @@ pub(super) enum Purpose {
     Delete,
     /// New keys for the SA.
     Rekey,
+    /// Another key exchange for these.
+    FollowUp,
     /// A rekey of a group.
     InBand,
 }
@@ -111,6 +113,8 @@ enum Asked<'m> {
     Delete,
     /// New keys for the IKE SA.
     Rekey(Init<'m>),
+    /// Another key exchange for these.
+    FollowUp(Payloads<'m>),
     /// Something that is not to be had here, and this says so.
     Refused(Notify<'m>),
     /// A group.
@@ -142,14 +146,20 @@ impl Established {
 
     /// When something is due: a repeat of our request, a liveness check, new keys, or the end of patience.
     pub(super) fn due(&self, config: &ServerConfig) -> Duration {
+        let patience = self.rekeying.patience();
         if let Some((_, message)) = &self.requests.pending {
-            return message.due_at();
+            return message.due_at().min(patience);
         }
         if let Some(doomed) = self.rekeying.doomed {
             return doomed;
         }
-        let over = self.over(config).min(self.rekeying.due_at());
+        let over = self.over(config).min(self.rekeying.due_at()).min(patience);
         self.liveness(config).map_or(over, |after| over.min(self.heard + after))
+    }
+
+    /// Is it about to be deleted?
+    pub(super) fn is_closing(&self) -> bool {
+        self.rekeying.doomed.is_some() || self.purpose == Purpose::Delete && !self.requests.is_idle()
     }
 
     /// When the peer is to begin anew: it asks for nothing any more, or is not known to be who it was.
@@ -176,6 +186,7 @@ impl Established {
                 ChildRequest::Rekey(init) => Asked::Rekey(init),
                 ChildRequest::Child(replaced) => Asked::Refused(no_child(replaced)),
             }),
+            ExchangeType::IKE_FOLLOWUP_KE => Payloads::parse(first, inner, rules::FOLLOWUP_KE).map(Asked::FollowUp),
             ExchangeType::GSA_REGISTRATION => Registration::request(first, inner).map(Asked::Group),
             _ => Err(Reject::Misbehaved("an exchange that has no place here")),
         }
@@ -248,6 +259,13 @@ impl Server {
             Asked::Rekey(init) => match self.peer_rekeys(ctx, dgram, spi, message_id, &init) {
                 Some(refusal) => chain.push(PayloadKind::NOTIFY.0, &refusal.to_vec()),
                 // The answer comes when the key exchange is done.
+                None => return,
+            },
+            Asked::FollowUp(payloads) => match self.peer_follows_up(ctx, dgram, spi, message_id, &payloads) {
+                Some(refusal) => {
+                    ends = refusal.kind == NotifyType::INVALID_SYNTAX;
+                    chain.push(PayloadKind::NOTIFY.0, &refusal.to_vec());
+                }
                 None => return,
             },
             Asked::Refused(notify) => chain.push(PayloadKind::NOTIFY.0, &notify.to_vec()),
@@ -357,9 +375,11 @@ impl Server {
                 return self.remove(ctx.out, spi);
             }
             Purpose::Rekey => self.rekey_answered(ctx, spi, &opened),
+            Purpose::FollowUp => self.follow_up_answered(ctx, spi, &opened),
             Purpose::InBand => self.in_band_answered(ctx, line, &opened),
             Purpose::Liveness => {}
         }
+        self.follow_up(ctx, spi);
         self.feed(ctx, line);
         self.rearm(spi);
     }
@@ -368,6 +388,7 @@ impl Server {
     /// run its time.
     pub(super) fn established_due(&mut self, ctx: &mut Ctx<'_>, spi: Spi) {
         let now = ctx.now.mono;
+        self.forget_awaited(ctx, spi);
         let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
         let path = *path;
         if let Some((_, message)) = &mut state.requests.pending {
@@ -448,6 +469,7 @@ impl Purpose {
         match self {
             Purpose::Liveness | Purpose::Delete => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
+            Purpose::FollowUp => ExchangeType::IKE_FOLLOWUP_KE,
             Purpose::InBand => ExchangeType::GSA_INBAND_REKEY,
         }
     }

@@ -25,8 +25,12 @@
 //!  Established   GSA_REGISTRATION               Established   GSA, KD or N
 //!  Established   INFORMATIONAL with Delete      Closed        empty response
 //!  Established   CREATE_CHILD_SA, new keys      Established   Job, then a second SA and SA, Nr, KEr
+//!  Established   the same, with more to follow  Established   Job, then SA, Nr, KEr, N(ADDITIONAL_KEY_EXCHANGE)
+//!  Established   IKE_FOLLOWUP_KE, awaited       Established   Job, then KEr(n), and a second SA if it was the last
+//!  Established   IKE_FOLLOWUP_KE, not awaited   Established   N(STATE_NOT_FOUND)
 //!  Established   CREATE_CHILD_SA, a Child SA    Established   N(NO_ADDITIONAL_SAS)
 //!  Established   time for new keys              Established   Job, then CREATE_CHILD_SA request
+//!  Established   answer, with more to follow    Established   Jobs, then IKE_FOLLOWUP_KE request
 //!  Established   a rekey, member in band        Established   GSA_INBAND_REKEY
 //!  Established   idle and not kept, or replaced Established   INFORMATIONAL with Delete
 //!  Established   answer to that Delete, or none -

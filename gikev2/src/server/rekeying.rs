@@ -1,4 +1,4 @@
-//! New keys for an IKE SA in use, asked for by either end (RFC 7296 sections 2.8.2, 2.18 and 2.25.2).
+//! New keys for an IKE SA in use, asked for by either end (RFC 7296 sections 2.8.2, 2.18 and 2.25.2; RFC 9370 section 2.2.4).
 //!
 //! ```text
 //!  our attempt   event                             next        output
@@ -6,15 +6,26 @@
 //!  KeyPair       job done                          Asked       CREATE_CHILD_SA request
 //!  KeyPair       the peer asks                     -
 //!  Asked         response                          Agreeing    Job
+//!  Asked         response, its nonce loses         -           (no more, if another key exchange would follow)
 //!  Asked         TEMPORARY_FAILURE                 -           later again
 //!  Asked         INVALID_KE_PAYLOAD                KeyPair     Job
-//!  Agreeing      job done                          -           a new SA; Delete of the one that goes
+//!  Agreeing      job done, another one follows     NextPair    Job
+//!  NextPair      job done                          Ready
+//!  Ready         no other request is unanswered    Following   IKE_FOLLOWUP_KE request
+//!  Following     response                          Agreeing    Job
+//!  Following     STATE_NOT_FOUND, TEMPORARY_FAILURE -          later again
+//!  Agreeing      job done, that was the last one   -           a new SA; Delete of the one that goes
 //!
 //!  the peer's    event                             next        output
-//!  -             request                           being done  Job
-//!  -             request, while the SA is closed   -           N(TEMPORARY_FAILURE)
-//!  being done    job done                          -           a new SA, response
-//!  being done    an unacceptable public value      Closed      N(INVALID_SYNTAX)
+//!  -, Awaited    CREATE_CHILD_SA request           Computing   Job
+//!  -             the same, while the SA is closed, or ours is followed up
+//!                                                  -           N(TEMPORARY_FAILURE)
+//!  Computing     job done, another one follows     Awaited     response
+//!  Awaited       IKE_FOLLOWUP_KE request           Computing   Job
+//!  Awaited       no request in time, its nonce loses -
+//!  -             IKE_FOLLOWUP_KE request           -           N(STATE_NOT_FOUND)
+//!  Computing     job done, that was the last one   -           a new SA, response
+//!  Computing     an unacceptable public value      Closed      N(INVALID_SYNTAX)
 //! ```
 //!
 //! Both may go on at once; when neither does any more, nonces decide which of the new SAs stays.
@@ -27,8 +38,9 @@ use keyferry_wire::{ChainWriter, Encode};
 
 use super::established::{Established, Purpose};
 use super::{Entry, Path, Server, Spi, State};
+use crate::ike_sa::followup::{self, Answering, Failure, Following};
 use crate::ike_sa::life::Life;
-use crate::ike_sa::rekey::{Accepted, Declined, Heir, Proposed, Request, Succession};
+use crate::ike_sa::rekey::{Declined, Heir, Proposed, Request, Succession};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::wire::message::{Init, Payloads};
 use crate::wire::notify::Notify;
@@ -43,9 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Where an IKE SA stands in getting new keys.
 pub(super) struct Rekeying {
     pub(super) life: Life,
-    ours: Attempt,
-    /// The peer's request that is being worked on.
-    theirs: Option<Theirs>,
+    pub(super) ours: Attempt,
+    pub(super) theirs: Option<Theirs>,
     made: Succession,
     /// Another SA has taken its place: it is deleted then.
     pub(super) doomed: Option<Duration>,
@@ -53,22 +64,33 @@ pub(super) struct Rekeying {
     predecessor: Option<Spi>,
 }
 
-/// A request of the peer.
-struct Theirs {
-    message_id: u32,
-    /// Its octets.
-    message: Vec<u8>,
-    request: Request,
-}
-
 /// An attempt of ours.
 #[derive(Default)]
-enum Attempt {
+pub(super) enum Attempt {
     #[default]
     None,
     KeyPair(JobId, Proposed),
     Asked(Proposed, Box<KeyPair>),
-    Agreeing(Proposed, Accepted),
+    Agreeing(Box<Following>),
+    NextPair(Box<Following>),
+    Ready(Box<Following>, Box<KeyPair>),
+    Following(Box<Following>, Box<KeyPair>),
+}
+
+/// An attempt of the peer's.
+pub(super) enum Theirs {
+    Computing(Computing),
+    /// Its next request is awaited until then.
+    Awaited(Box<Answering>, Duration),
+}
+
+/// A request of the peer whose key exchange is being computed.
+pub(super) struct Computing {
+    exchange: ExchangeType,
+    message_id: u32,
+    request: Vec<u8>,
+    method: KeGroup,
+    answering: Box<Answering>,
 }
 
 impl Rekeying {
@@ -85,6 +107,37 @@ impl Rekeying {
 
     pub(super) fn due_at(&self) -> Duration {
         self.life.due_at()
+    }
+
+    /// When the peer has had its time to go on.
+    pub(super) fn patience(&self) -> Duration {
+        match &self.theirs {
+            Some(Theirs::Awaited(_, until)) => *until,
+            Some(Theirs::Computing(_)) | None => Duration::MAX,
+        }
+    }
+
+    /// Our attempt, once CREATE_CHILD_SA has been answered.
+    fn following(&self) -> Option<&Following> {
+        match &self.ours {
+            Attempt::Agreeing(f) | Attempt::NextPair(f) | Attempt::Ready(f, _) | Attempt::Following(f, _) => Some(f),
+            Attempt::None | Attempt::KeyPair(..) | Attempt::Asked(..) => None,
+        }
+    }
+
+    /// The lower nonce of the peer's attempt.
+    fn lowest_of_theirs(&self) -> Option<&[u8]> {
+        match &self.theirs {
+            Some(Theirs::Awaited(answering, _)) => Some(answering.lowest()),
+            Some(Theirs::Computing(computing)) => Some(computing.answering.lowest()),
+            None => self.made.theirs.as_ref().map(|made| made.lowest.as_slice()),
+        }
+    }
+
+    /// The lower nonce of our attempt, once CREATE_CHILD_SA has been answered.
+    fn lowest_of_ours(&self) -> Option<&[u8]> {
+        let made = self.made.ours.as_ref().map(|made| made.lowest.as_slice());
+        self.following().map(Following::lowest).or(made)
     }
 
     /// Is an exchange under way, or has one been done?
@@ -108,33 +161,82 @@ impl Server {
         // One that is being closed, or stands beside its predecessor still: nobody gets more than a few SAs.
         let old = state.rekeying.predecessor.and_then(|old| self.sas.get(&old));
         let beside = old.is_some_and(|e| matches!(e.state, State::Established(_)));
-        let closing = state.rekeying.doomed.is_some() || state.purpose == Purpose::Delete && !state.requests.is_idle();
-        if closing || beside {
+        let followed_up = state.rekeying.following().is_some_and(Following::is_series);
+        if state.is_closing() || beside || followed_up || state.rekeying.made.theirs.is_some() {
             return Some(Notify::bare(NotifyType::TEMPORARY_FAILURE));
         }
         if full {
             return Some(Notify::bare(NotifyType::NO_ADDITIONAL_SAS));
         }
-        let request = match Request::of(init, &self.config.preferences, &state.sa.suite) {
+        let request = match Request::of(init, &self.config.preferences, &state.sa.suite, ctx.rng) {
             Ok(request) => request,
             Err(refusal) => return Some(refusal),
         };
-        let group = request.group();
-        let private = Secret::random(group.seed_len(), ctx.rng);
-        let job = ctx.out.job(Job::KeyExchange { group, private, peer: request.public.clone() });
-        self.jobs.insert(job, spi);
-        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return None };
-        *path = Path::of(dgram);
-        // New keys alone are no reason to keep an SA that is of no use.
-        state.heard = ctx.now.mono;
-        state.answers.take_up(dgram.bytes);
-        state.rekeying.theirs = Some(Theirs { message_id, message: dgram.bytes.to_vec(), request });
+        let answering = Box::new(Answering::new(request, self.fresh_spi(ctx)));
+        let (method, peer) = answering.first();
+        let exchange = ExchangeType::CREATE_CHILD_SA;
+        let computing = Computing { exchange, message_id, request: dgram.bytes.to_vec(), method, answering };
+        self.compute(ctx, dgram, spi, computing, peer);
+        let state = self.in_use(&spi)?;
         if let Attempt::KeyPair(job, _) = state.rekeying.ours {
             state.rekeying.ours = Attempt::None;
             self.jobs.remove(&job);
             ctx.out.cancel(job);
         }
         None
+    }
+
+    /// The peer goes on with another key exchange. Returns a refusal; an answer comes when it has been computed.
+    pub(super) fn peer_follows_up(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        spi: Spi,
+        message_id: u32,
+        payloads: &Payloads<'_>,
+    ) -> Option<Notify<'static>> {
+        let full = self.sas.len() >= self.config.sas;
+        let state = self.in_use(&spi)?;
+        let closing = state.is_closing();
+        let Some(Theirs::Awaited(answering, _)) = &state.rekeying.theirs else { return Some(followup::not_found()) };
+        let (method, peer) = match answering.next(payloads) {
+            Ok(both) => both,
+            Err(refusal) => return Some(refusal),
+        };
+        let Some(Theirs::Awaited(answering, _)) = state.rekeying.theirs.take() else { return None };
+        if closing || full {
+            let kind = if full { NotifyType::NO_ADDITIONAL_SAS } else { NotifyType::TEMPORARY_FAILURE };
+            return Some(Notify::bare(kind));
+        }
+        let exchange = ExchangeType::IKE_FOLLOWUP_KE;
+        let computing = Computing { exchange, message_id, request: dgram.bytes.to_vec(), method, answering };
+        self.compute(ctx, dgram, spi, computing, peer);
+        None
+    }
+
+    /// Has a key exchange of the peer's computed.
+    fn compute(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi, computing: Computing, peer: Vec<u8>) {
+        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
+        let group = computing.method;
+        let private = Secret::random(group.seed_len(), ctx.rng);
+        self.jobs.insert(ctx.out.job(Job::KeyExchange { group, private, peer }), spi);
+        *path = Path::of(dgram);
+        // New keys alone are no reason to keep an SA that is of no use.
+        state.heard = ctx.now.mono;
+        state.answers.take_up(dgram.bytes);
+        state.rekeying.theirs = Some(Theirs::Computing(computing));
+    }
+
+    /// A peer that has begun a series and does not go on: what there is of it is forgotten.
+    pub(super) fn forget_awaited(&mut self, ctx: &mut Ctx<'_>, spi: Spi) {
+        let now = ctx.now.mono;
+        let Some(state) = self.in_use(&spi) else { return };
+        if state.rekeying.patience() <= now {
+            tracing::debug!(member = %state.who.identity, "new keys of an IKE SA are not followed up");
+            state.rekeying.theirs = None;
+            state.rekeying.life.resume(now, ctx.rng);
+            self.settle(ctx, spi);
+        }
     }
 
     /// Asks for new keys, if nothing is under way.
@@ -161,7 +263,7 @@ impl Server {
         match done {
             JobDone::KeyPair(made) => self.key_pair_made(ctx, spi, made),
             JobDone::Agree(shared) => self.agreed(ctx, spi, shared),
-            JobDone::KeyExchange(both) => self.peer_rekeyed(ctx, spi, both),
+            JobDone::KeyExchange(both) => self.computed(ctx, spi, both),
             JobDone::CheckPeer(_) | JobDone::Sign(_) => {}
         }
         self.rearm(spi);
@@ -169,15 +271,35 @@ impl Server {
 
     fn key_pair_made(&mut self, ctx: &mut Ctx<'_>, spi: Spi, made: Result<Box<KeyPair>, CryptoError>) {
         let Some(state) = self.in_use(&spi) else { return };
-        let Attempt::KeyPair(_, proposed) = std::mem::take(&mut state.rekeying.ours) else { return };
-        match made {
-            Ok(pair) if state.requests.is_idle() && state.rekeying.doomed.is_none() => {
+        let idle = state.requests.is_idle() && state.rekeying.doomed.is_none();
+        match (std::mem::take(&mut state.rekeying.ours), made) {
+            (Attempt::KeyPair(_, proposed), Ok(pair)) if idle => {
                 let chain = proposed.chain(pair.public());
                 state.rekeying.ours = Attempt::Asked(proposed, pair);
                 self.ask(ctx, spi, Purpose::Rekey, chain);
             }
-            Ok(_) | Err(_) => state.rekeying.life.try_later(ctx.now.mono, ctx.rng),
+            (Attempt::NextPair(following), Ok(pair)) => {
+                state.rekeying.ours = Attempt::Ready(following, pair);
+                self.follow_up(ctx, spi);
+            }
+            (Attempt::KeyPair(..) | Attempt::NextPair(_), _) => {
+                state.rekeying.life.try_later(ctx.now.mono, ctx.rng);
+                self.settle(ctx, spi);
+            }
+            (other, _) => state.rekeying.ours = other,
         }
+    }
+
+    /// Goes on with another key exchange, unless another request of ours is to be answered first.
+    pub(super) fn follow_up(&mut self, ctx: &mut Ctx<'_>, spi: Spi) {
+        let Some(state) = self.in_use(&spi).filter(|state| state.requests.is_idle()) else { return };
+        if !matches!(state.rekeying.ours, Attempt::Ready(..)) {
+            return;
+        }
+        let Attempt::Ready(following, pair) = std::mem::take(&mut state.rekeying.ours) else { return };
+        let chain = following.chain(pair.group(), pair.public());
+        state.rekeying.ours = Attempt::Following(following, pair);
+        self.ask(ctx, spi, Purpose::FollowUp, chain);
     }
 
     /// The peer's answer to our wish.
@@ -190,9 +312,17 @@ impl Server {
             .and_then(|payloads| proposed.accept(preferences, payloads));
         match accepted {
             Ok(accepted) => {
-                let job = ctx.out.job(Job::Agree { pair, peer: accepted.public.clone() });
-                state.rekeying.ours = Attempt::Agreeing(proposed, accepted);
-                self.jobs.insert(job, spi);
+                let following = Box::new(Following::new(proposed, accepted));
+                let rekeying = &mut state.rekeying;
+                match rekeying.lowest_of_theirs().map(|theirs| following.lowest() < theirs) {
+                    // Where no SA has been made there is none to delete, either (RFC 9370 section 2.2.4).
+                    Some(true) if following.is_series() => return self.settle(ctx, spi),
+                    Some(false) => drop(rekeying.theirs.take_if(|theirs| matches!(theirs, Theirs::Awaited(..)))),
+                    Some(true) | None => {}
+                }
+                let peer = following.first_public().to_vec();
+                rekeying.ours = Attempt::Agreeing(following);
+                self.jobs.insert(ctx.out.job(Job::Agree { pair, peer }), spi);
             }
             Err(Declined::Group(group)) if state.rekeying.theirs.is_none() => self.attempt(ctx, spi, Some(group)),
             Err(declined) => {
@@ -200,6 +330,31 @@ impl Server {
                 self.settle(ctx, spi);
             }
         }
+    }
+
+    /// The peer's answer to another key exchange.
+    pub(super) fn follow_up_answered(&mut self, ctx: &mut Ctx<'_>, spi: Spi, opened: &Opened) {
+        let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let Attempt::Following(mut following, pair) = std::mem::take(&mut state.rekeying.ours) else { return };
+        let failure = match following.accept(opened) {
+            Ok(peer) => {
+                state.rekeying.ours = Attempt::Agreeing(following);
+                self.jobs.insert(ctx.out.job(Job::Agree { pair, peer }), spi);
+                return;
+            }
+            Err(failure) => failure,
+        };
+        tracing::debug!(member = %state.who.identity, %failure, "no new keys for the IKE SA");
+        let (now, life) = (ctx.now.mono, &mut state.rekeying.life);
+        match failure {
+            Failure::Forgotten => life.forgotten(now, ctx.rng),
+            Failure::Later => life.try_later(now, ctx.rng),
+            // It goes when its time is up.
+            Failure::Refused(_) => {}
+            Failure::Ended => return self.remove(ctx.out, spi),
+            Failure::Broken(_) => self.inform(ctx, spi, true),
+        }
+        self.settle(ctx, spi);
     }
 
     fn declined(&mut self, ctx: &mut Ctx<'_>, spi: Spi, declined: &Declined) {
@@ -214,15 +369,27 @@ impl Server {
 
     fn agreed(&mut self, ctx: &mut Ctx<'_>, spi: Spi, shared: Result<Secret, CryptoError>) {
         let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
-        let Attempt::Agreeing(proposed, accepted) = std::mem::take(&mut state.rekeying.ours) else { return };
+        let Attempt::Agreeing(mut following) = std::mem::take(&mut state.rekeying.ours) else { return };
         let log = self.key_log.as_deref_mut().map(|l| l as _);
-        let made = shared.and_then(|shared| proposed.finish(&state.sa, &accepted, &shared, ctx.rng, log));
+        let goes_on = following.goes_on();
+        let made = match shared.map(|shared| following.agreed(shared)) {
+            Ok(Some(group)) => {
+                let private = Secret::random(group.seed_len(), ctx.rng);
+                state.rekeying.ours = Attempt::NextPair(following);
+                self.jobs.insert(ctx.out.job(Job::KeyPair { group, private }), spi);
+                return;
+            }
+            Ok(None) => following.finish(&state.sa, ctx.rng, log),
+            Err(error) => Err(error),
+        };
         match made {
             Ok((sa, made)) => {
                 let active = state.active;
                 state.rekeying.made.ours = Some(made);
                 self.install(ctx, spi, sa, active);
             }
+            // Nothing has come of it at the peer yet.
+            Err(CryptoError::NotDone) if goes_on => state.rekeying.life.try_later(ctx.now.mono, ctx.rng),
             // The peer has an SA now that we have no keys for; it goes with this one, once what is under way is answered.
             Err(error) => {
                 tracing::debug!(%error, "new keys of an IKE SA could not be made");
@@ -233,36 +400,51 @@ impl Server {
         self.settle(ctx, spi);
     }
 
-    fn peer_rekeyed(&mut self, ctx: &mut Ctx<'_>, spi: Spi, both: Result<(Vec<u8>, Secret), CryptoError>) {
-        let fresh = self.fresh_spi(ctx);
+    /// The key exchange of a request of the peer's has been computed: the answer, and what comes of it.
+    fn computed(&mut self, ctx: &mut Ctx<'_>, spi: Spi, both: Result<(Vec<u8>, Secret), CryptoError>) {
         let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
         let (path, active) = (*path, state.active);
-        let Some(Theirs { message_id, message, request }) = state.rekeying.theirs.take() else { return };
+        let theirs = state.rekeying.theirs.take_if(|theirs| matches!(theirs, Theirs::Computing(_)));
+        let Some(Theirs::Computing(computing)) = theirs else { return };
+        let Computing { exchange, message_id, request, method, mut answering } = computing;
         let log = self.key_log.as_deref_mut().map(|l| l as _);
-        let made = both.and_then(|(public, shared)| request.answer(&state.sa, fresh, (&public, &shared), ctx.rng, log));
-        let (chain, successor, ends) = match made {
-            Ok((chain, sa, made)) => (chain, Some((sa, made)), false),
+        let answered = both.and_then(|(public, shared)| {
+            let chain = answering.answer(method, (&public, shared), ctx.rng);
+            let made = answering.is_done().then(|| answering.finish(&state.sa, ctx.rng, log)).transpose()?;
+            Ok((chain, made))
+        });
+        let (chain, made, failed) = match answered {
+            Ok((chain, made)) => (chain, made, None),
             Err(error) => {
                 tracing::debug!(member = %state.who.identity, %error, "new keys of an IKE SA could not be made");
                 let theirs = matches!(error, CryptoError::BadPublicValue);
                 let kind = if theirs { NotifyType::INVALID_SYNTAX } else { NotifyType::TEMPORARY_FAILURE };
                 let mut chain = ChainWriter::new();
                 chain.push(PayloadKind::NOTIFY.0, &Notify::bare(kind).to_vec());
-                (chain, None, theirs)
+                (chain, None, Some(kind))
             }
         };
-        let sealed = state.sa.seal(ExchangeType::CREATE_CHILD_SA, Direction::Response, message_id, chain, ctx.rng);
+        let sealed = state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng);
         let Ok(response) = sealed else { return self.remove(ctx.out, spi) };
-        if ends {
+        if failed == Some(NotifyType::INVALID_SYNTAX) {
             // Whoever says INVALID_SYNTAX has given the SA up (RFC 7296 section 2.21.3).
             self.counters.malformed += 1;
-            return self.end(ctx, spi, path, message, response);
+            return self.end(ctx, spi, path, request, response);
         }
         state.answers.answered_later(response.clone());
-        // It takes messages over the new SA from now on (RFC 7296 section 2.8).
-        if let Some((sa, made)) = successor {
-            state.rekeying.made.theirs = Some(made);
-            self.install(ctx, spi, sa, active);
+        match made {
+            // It takes messages over the new SA from now on (RFC 7296 section 2.8).
+            Some((sa, made)) => {
+                state.rekeying.made.theirs = Some(made);
+                self.install(ctx, spi, sa, active);
+            }
+            // Who knows already that it loses awaits nothing more.
+            None if failed.is_none() => {
+                let loses = state.rekeying.lowest_of_ours().is_some_and(|ours| answering.lowest() < ours);
+                let until = ctx.now.mono + followup::PATIENCE;
+                state.rekeying.theirs = (!loses).then_some(Theirs::Awaited(answering, until));
+            }
+            None => state.rekeying.life.resume(ctx.now.mono, ctx.rng),
         }
         ctx.out.send(path.transmit(response));
         self.settle(ctx, spi);

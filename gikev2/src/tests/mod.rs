@@ -6,6 +6,8 @@ mod attacks;
 mod certificates;
 mod establishing;
 mod following;
+mod followup;
+mod followup_hostile;
 mod forger;
 mod fragments;
 mod hostile;

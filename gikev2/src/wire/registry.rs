@@ -44,6 +44,8 @@ numbers! {
         GSA_INBAND_REKEY = 42,
         /// IKE_INTERMEDIATE (RFC 9242).
         IKE_INTERMEDIATE = 43,
+        /// IKE_FOLLOWUP_KE (RFC 9370).
+        IKE_FOLLOWUP_KE = 44,
         /// Acknowledgement of a GSA_REKEY: our own, of the range for private use.
         REKEY_ACK = 240,
     }
@@ -365,6 +367,8 @@ numbers! {
         INVALID_GROUP_ID = 45,
         /// The member may not join.
         AUTHORIZATION_FAILED = 46,
+        /// Nothing is known of what the request goes on with (RFC 9370).
+        STATE_NOT_FOUND = 47,
         /// The group cannot take the member, or the member leaves.
         REGISTRATION_FAILED = 49,
         /// The only IKE SA of this identity.
@@ -395,6 +399,8 @@ numbers! {
         NO_PPK_AUTH = 16437,
         /// IKE_INTERMEDIATE is understood (RFC 9242).
         INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
+        /// A key exchange follows, and this links it to those before (RFC 9370).
+        ADDITIONAL_KEY_EXCHANGE = 16441,
         /// GSA_REKEY is acknowledged: our own, of the range for private use, beside our Vendor ID.
         REKEY_ACK = 40960,
     }

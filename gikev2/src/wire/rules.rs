@@ -108,6 +108,9 @@ pub const CHILD_RESPONSE: &[Rule] = &[
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
+/// IKE_FOLLOWUP_KE, both ways; one without KE must bear a notify (RFC 9370 section 2.2.4).
+pub const FOLLOWUP_KE: &[Rule] = &[rule(PayloadKind::KE, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
 /// INFORMATIONAL, both ways (RFC 7296 section 1.4).
 pub const INFORMATIONAL: &[Rule] = &[rule(PayloadKind::DELETE, 0, 8), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
 

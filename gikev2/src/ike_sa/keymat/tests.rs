@@ -101,6 +101,29 @@ fn keys_of_a_rekey_are_those_computed_elsewhere() {
     assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
 }
 
+/// The same with two more key exchanges, whose secrets are 32 octets of 77 and 48 of 88 (RFC 9370 section 2.2.4).
+#[test]
+fn keys_of_a_rekey_with_more_key_exchanges_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let [old, new, _] = known().map(|k| k.suite);
+    let (spi_i, spi_r) = ([1, 2, 3, 4, 5, 6, 7, 8], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    let first = Skeyseed::derive(old, &nonce_i, &nonce_r, &Secret::new(vec![0x55; 32])).expand(&spi_i, &spi_r);
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((200..232).collect(), (50..82).collect());
+    let (shared, more) = (Secret::new(vec![0x66; 32]), [Secret::new(vec![0x77; 32]), Secret::new(vec![0x88; 48])]);
+    let seed = Skeyseed::replace(old.prf, &first.derive, new, (&nonce_i, &nonce_r), (&shared, &more));
+    let k = seed.expand(&[0x21; 8], &[0x31; 8]);
+    let wrap = k.wrap.unwrap();
+    let keys = [
+        "dd00570663ac707d89135f2034e5e581a06480a44869ac3918c7fdf1f7f2ce32",
+        "d710f27bb295c7ecf7da32ce1bb5677d286c5e5f6ef8f8dd8dac105f3c59581d",
+        "b245fc5790a3b2a14311dbb29546baa699e25c4a9c33b7bff76e27d867471594",
+        "9d6bc46e25319569ea8807de5bdbc23dbd6eac2a829d333e62d7aaf04c7b53ed",
+        "8ca3dada4b638676a3034ef3ff11192ace1b2666e6e6dfb09d9833f5629082c7",
+    ];
+    let all = [&k.initiator.1, &k.responder.1, &k.initiator.0, &k.responder.0, &wrap];
+    assert_eq!(all.map(|s| hex::encode(s.expose())), keys);
+}
+
 /// After an additional key exchange whose secret is 32 octets of 66 (RFC 9370 section 2.2.2).
 #[test]
 fn keys_after_an_additional_key_exchange_are_those_computed_elsewhere() {
