@@ -79,6 +79,16 @@ impl IpVersion {
     }
 }
 
+/// Where a packet goes, if it has an IP header.
+#[must_use]
+pub fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => address4(packet, ipv4::DESTINATION).ok(),
+        6 => address6(packet, ipv6::DESTINATION).ok(),
+        _ => None,
+    }
+}
+
 /// What ESP and the selectors need to know of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
@@ -111,6 +121,7 @@ pub struct Headers {
 
 impl Headers {
     /// Reads the headers of a packet. Octets behind the length that the header gives are ignored.
+    #[inline]
     pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
         match packet.first().map(|b| b >> 4) {
             None => Err(HeaderError::Truncated),
@@ -121,7 +132,16 @@ impl Headers {
     }
 }
 
+impl Headers {
+    /// Do selectors see both packets alike?
+    pub(crate) fn is_same_flow(&self, other: &Self) -> bool {
+        let flow = |headers: &Self| (headers.ports, headers.upper);
+        flow(self) == flow(other) && self.source == other.source && self.destination == other.destination
+    }
+}
+
 /// Ports, if the protocol has them and both are there.
+#[inline]
 fn ports(upper: u8, payload: &[u8]) -> Option<(u16, u16)> {
     match upper {
         protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDP_LITE => {
@@ -131,10 +151,12 @@ fn ports(upper: u8, payload: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
+#[inline]
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk::<2>().map(|b| u16::from_be_bytes(*b))
 }
 
+#[inline]
 fn address4(bytes: &[u8], at: usize) -> Result<IpAddr, HeaderError> {
     let octets = bytes.get(at..).and_then(|b| b.first_chunk::<4>()).ok_or(HeaderError::Truncated)?;
     Ok(IpAddr::V4(Ipv4Addr::from(*octets)))

@@ -17,7 +17,8 @@ const SHARDS: usize = 16;
 
 /// One sender's window: the highest number seen, and which of those behind it were seen.
 ///
-/// The bits are a ring of words with one word more than the window, so that moving on clears whole words.
+/// The bits are a ring of words with at least one word more than the window, so that moving on clears whole words. Their
+/// number is a power of two.
 #[derive(Debug)]
 pub struct Window {
     top: u32,
@@ -30,7 +31,7 @@ impl Window {
     #[must_use]
     pub fn new(width: u32) -> Self {
         let width = width.clamp(MIN_WINDOW, MAX_WINDOW).next_multiple_of(BITS);
-        let words = vec![0; width as usize / BITS as usize + 1].into_boxed_slice();
+        let words = vec![0; (width as usize / BITS as usize + 1).next_power_of_two()].into_boxed_slice();
         Self { top: 0, width, words }
     }
 
@@ -56,7 +57,7 @@ impl Window {
             let words = u32::try_from(self.words.len()).unwrap_or(u32::MAX);
             let (old, new) = (self.top / BITS, sequence / BITS);
             for entered in 1..=(new - old).min(words) {
-                self.words[((old + entered) % words) as usize] = 0;
+                self.words[((old + entered) & (words - 1)) as usize] = 0;
             }
             self.top = sequence;
         }
@@ -66,7 +67,7 @@ impl Window {
     }
 
     fn place(&self, sequence: u32) -> (usize, u64) {
-        let word = (sequence / BITS) as usize % self.words.len();
+        let word = (sequence / BITS) as usize & (self.words.len() - 1);
         (word, 1 << (sequence % BITS))
     }
 }

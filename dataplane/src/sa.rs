@@ -85,6 +85,8 @@ pub(crate) struct Sa {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) state: Arc<SaState>,
     tunnel: Tunnel,
+    preserved: AddressPreservation,
+    outer: Outer,
     revoked: AtomicBool,
 }
 
@@ -99,20 +101,22 @@ impl Sa {
         let transform = transform::prepare(policy.transform, keymat.expose())?;
         let layout = transform.layout();
         let fingerprint = Fingerprint::of(keymat);
-        Ok(Self { spi, policy, transform, layout, fingerprint, state, tunnel, revoked: AtomicBool::new(false) })
+        let preserved = match policy.mode {
+            EspMode::Tunnel => policy.preservation,
+            EspMode::Transport => AddressPreservation::Both,
+        };
+        let (outer, revoked) = (Outer::of(preserved, tunnel), AtomicBool::new(false));
+        Ok(Self { spi, policy, transform, layout, fingerprint, state, tunnel, preserved, outer, revoked })
     }
 
     /// What the outer header bears that is not the packet's own.
     pub(crate) fn outer(&self) -> Outer {
-        Outer::of(self.preserved(), self.tunnel)
+        self.outer
     }
 
     /// Which addresses of a packet are to be seen outside; in transport mode both are.
     pub(crate) fn preserved(&self) -> AddressPreservation {
-        match self.policy.mode {
-            EspMode::Tunnel => self.policy.preservation,
-            EspMode::Transport => AddressPreservation::Both,
-        }
+        self.preserved
     }
 
     /// Is a protected packet to this address one of the SA's? Inbound SAs are found by SPI and destination.
@@ -161,7 +165,7 @@ impl Sa {
 }
 
 /// Recognizes keying material without keeping it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {

@@ -11,7 +11,7 @@
 //! A sender takes the first policy line that matches and has an active SA; then one whose SA is being removed; then one
 //! whose SA is not yet active, for then there is no other. Of SAs with the same selectors the newest active one sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
 
 /// SAs that can be installed at a time.
-pub const MAX_SAS: usize = 1_024;
+pub const MAX_SAS: usize = 16_384;
 /// SAs removed before the end of their lifetime whose numbers and windows are kept, for the case that they come back.
 const MAX_MEMORIES: usize = 256;
 
@@ -198,21 +198,26 @@ impl Sad {
         let named: BTreeMap<u32, usize> = install.iter().enumerate().rev().map(|(at, new)| (new.spi, at)).collect();
         let directions: BTreeMap<u32, SaDirection> = install.iter().map(|new| (new.spi, new.direction)).collect();
         let order: Vec<Selectors> = install.iter().map(|new| (new.policy.source, new.policy.destination)).collect();
+        let mut known: BTreeSet<u32> = self.entries.iter().map(|entry| entry.sa.spi).collect();
         let mut fresh: Vec<(NewSa, Sa)> = Vec::new();
         for new in install {
-            let known = self.entries.iter().any(|entry| entry.sa.spi == new.spi);
-            if !known && fresh.iter().all(|(other, _)| other.spi != new.spi) {
+            if known.insert(new.spi) {
                 let sa = self.prepare(&new, width).map_err(|e| ApplyError::Crypto(new.spi, e))?;
                 fresh.push((new, sa));
             }
         }
+
+        let leaving: BTreeSet<u32> = match &remove {
+            Removal::Spis(spis) => spis.iter().copied().collect(),
+            Removal::All => BTreeSet::new(),
+        };
 
         // Nothing fails from here on.
         let (activates, leaves) = (self.clock + activation_delay, self.clock + deactivation_delay);
         for entry in &mut self.entries {
             entry.direction = directions.get(&entry.sa.spi).copied().unwrap_or(entry.direction);
             let removed = match &remove {
-                Removal::Spis(spis) => spis.contains(&entry.sa.spi),
+                Removal::Spis(_) => leaving.contains(&entry.sa.spi),
                 Removal::All => !named.contains_key(&entry.sa.spi),
             };
             if removed {
@@ -226,22 +231,24 @@ impl Sad {
             self.sender_ids = Some(ids);
         }
         self.reorder(order);
+        // The update lists oldest first: one that was there already and is listed behind a new one is the newer. Places of
+        // new ones grow, so where they go grows with them.
+        let mut highest = None;
+        let raise = |entry: &Entry| {
+            highest = highest.max(named.get(&entry.sa.spi));
+            highest
+        };
+        let reached: Vec<Option<&usize>> = self.entries.iter().map(raise).collect();
+        let mut before = std::mem::take(&mut self.entries).into_iter().enumerate().peekable();
         for (new, sa) in fresh {
-            self.memories.retain(|memory| memory.fingerprint != sa.fingerprint);
-            sa.state.numbers.set_sender_ids(self.sender_ids.as_ref());
-            if let (Some(log), Some(line)) = (&mut self.key_log, key_log::esp_sa_line(&new)) {
-                log.log(key_log::TABLE, &line);
+            let goes_to = reached.partition_point(|reached| *reached <= named.get(&new.spi));
+            while let Some((_, entry)) = before.next_if(|(at, _)| *at < goes_to) {
+                self.entries.push(entry);
             }
-            tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");
-            let expires = self.clock.saturating_add(new.lifetime);
-            // The update lists oldest first: one that was there already and is listed behind a new one is the newer.
-            let place = named.get(&new.spi);
-            let newer = |entry: &Entry| named.get(&entry.sa.spi) > place;
-            let at = self.entries.iter().position(newer).unwrap_or(self.entries.len());
-            let (sa, direction) = (Arc::new(sa), new.direction);
-            let entry = Entry { sa, direction, activates, expires, stops_sending: None, leaves: None };
-            self.entries.insert(at, entry);
+            let entry = self.install(new, sa, activates);
+            self.entries.push(entry);
         }
+        self.entries.extend(before.map(|(_, entry)| entry));
         self.sweep();
         Ok(())
     }
@@ -300,7 +307,7 @@ impl Sad {
     /// SAs and counters, for people and monitoring.
     #[must_use]
     pub fn status(&self) -> SadStatus {
-        let sending: Vec<u32> = self.sending().map(|sa| sa.spi).collect();
+        let sending: BTreeSet<u32> = self.sending().map(|sa| sa.spi).collect();
         let of = |entry: &Entry| {
             let remaining = entry.ends().saturating_sub(self.clock);
             let (sends, leaving) = (sending.contains(&entry.sa.spi), entry.leaves.is_some());
@@ -316,6 +323,18 @@ impl Sad {
 
     fn sending(&self) -> impl Iterator<Item = &Sa> {
         self.snapshot.sending()
+    }
+
+    /// Takes an SA into use.
+    fn install(&mut self, new: NewSa, sa: Sa, activates: Duration) -> Entry {
+        self.memories.retain(|memory| memory.fingerprint != sa.fingerprint);
+        sa.state.numbers.set_sender_ids(self.sender_ids.as_ref());
+        if let (Some(log), Some(line)) = (&mut self.key_log, key_log::esp_sa_line(&new)) {
+            log.log(key_log::TABLE, &line);
+        }
+        tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");
+        let expires = self.clock.saturating_add(new.lifetime);
+        Entry { sa: Arc::new(sa), direction: new.direction, activates, expires, stops_sending: None, leaves: None }
     }
 
     /// Makes an SA, with what is remembered of it.
@@ -336,16 +355,12 @@ impl Sad {
 
     /// The order of policy lines is that of the last update that named all of those that stay.
     fn reorder(&mut self, update: Vec<Selectors>) {
-        let staying = self.entries.iter().filter(|entry| entry.leaves.is_none()).map(Entry::selectors);
-        let mut order = Vec::new();
-        let names_all = staying.into_iter().all(|line| update.contains(&line));
+        let named: HashSet<Selectors> = update.iter().copied().collect();
+        let mut staying = self.entries.iter().filter(|entry| entry.leaves.is_none()).map(Entry::selectors);
+        let names_all = staying.all(|line| named.contains(&line));
         let (first, second) = if names_all { (&update, &self.lines) } else { (&self.lines, &update) };
-        for line in first.iter().chain(second) {
-            if !order.contains(line) {
-                order.push(*line);
-            }
-        }
-        self.lines = order;
+        let mut placed = HashSet::new();
+        self.lines = first.iter().chain(second).copied().filter(|line| placed.insert(*line)).collect();
     }
 
     /// Drops what has ended and publishes what is left.
@@ -358,8 +373,8 @@ impl Sad {
             self.forget(entry, why);
         }
         self.memories.retain(|memory| memory.until > clock);
-        let entries = &self.entries;
-        self.lines.retain(|line| entries.iter().any(|entry| entry.selectors() == *line));
+        let used: HashSet<Selectors> = self.entries.iter().map(Entry::selectors).collect();
+        self.lines.retain(|line| used.contains(line));
         self.publish();
     }
 
@@ -385,8 +400,12 @@ impl Sad {
     }
 
     fn publish(&mut self) {
-        let outbound: &[Selectors] = if self.receives_only { &[] } else { &self.lines };
-        let mut lines: Vec<(Tier, Line)> = outbound.iter().filter_map(|line| self.line(line)).collect();
+        let mut sending: HashMap<Selectors, Vec<&Entry>> = HashMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.direction.sends() && !self.receives_only) {
+            sending.entry(entry.selectors()).or_default().push(entry);
+        }
+        let of = |line: &Selectors| sending.get(line).map(|entries| self.line(entries));
+        let mut lines: Vec<(Tier, Line)> = self.lines.iter().filter_map(of).collect();
         // Stable: within a tier the order of the policy stays.
         lines.sort_by_key(|(tier, _)| *tier);
         let inbound = self.inbound().map(|entry| Arc::clone(&entry.sa)).collect();
@@ -394,11 +413,10 @@ impl Sad {
         self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops)));
     }
 
-    /// The SAs of one line in the order in which a sender tries them: the newest active one, then those still to come.
-    fn line(&self, selectors: &Selectors) -> Option<(Tier, Line)> {
+    /// The SAs of one line, oldest first, in the order in which a sender tries them: the newest active one, then those still
+    /// to come.
+    fn line(&self, entries: &[&Entry]) -> (Tier, Line) {
         let clock = self.clock;
-        let sends = |entry: &&Entry| entry.direction.sends() && entry.selectors() == *selectors;
-        let entries: Vec<&Entry> = self.entries.iter().filter(sends).collect();
         let newest = |demoted: bool| {
             entries.iter().rposition(|entry| entry.is_active(clock) && entry.is_demoted(clock) == demoted)
         };
@@ -411,7 +429,7 @@ impl Sad {
         let coming = entries.iter().skip(behind).filter(|entry| !entry.is_active(clock));
         let candidates: Box<[Arc<Sa>]> =
             first.and_then(|at| entries.get(at)).into_iter().chain(coming).map(|entry| Arc::clone(&entry.sa)).collect();
-        (!candidates.is_empty()).then_some((tier, Line { candidates }))
+        (tier, Line { candidates })
     }
 }
 

@@ -43,9 +43,14 @@ impl Outbound<'_> {
 pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outbound<'_>) {
     let mut left = members;
     for sa in candidates {
-        if !left.is_empty() {
-            left = seal_by(sa, left, burst);
+        left = seal_by(sa, left, burst);
+        if left.is_empty() {
+            return;
         }
+    }
+    // Their fates say what the last SA has run out of.
+    if let Some(sa) = candidates.last() {
+        left.iter().filter_map(|at| burst.fates[at].err()).for_each(|reason| sa.state.drops.count(reason));
     }
 }
 
@@ -75,10 +80,13 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
                 run(sa, now, ticket, burst);
                 left = later;
             }
+            Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
+                left.iter().for_each(|(at, _)| burst.fates[*at] = Err(reason));
+                return Members::which(BURST, |at| left.iter().any(|(other, _)| *other == at));
+            }
             Err(reason) => {
                 burst.refuse(left.iter().map(|(at, _)| *at), sa, reason);
-                let exhausted = matches!(reason, DropReason::OutStateSeqError | DropReason::OutIvExhausted);
-                return Members::which(BURST, |at| exhausted && left.iter().any(|(other, _)| *other == at));
+                break;
             }
         }
     }
@@ -88,7 +96,7 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
 /// Seals packets for which numbers were taken.
 fn run(sa: &Sa, plans: &[(usize, Plan)], ticket: Ticket, burst: &mut Outbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    let mut places: ArrayVec<(usize, &Headers, u32), BURST> = ArrayVec::new();
+    let mut places: ArrayVec<(usize, usize, u32), BURST> = ArrayVec::new();
     let mut frames = burst.frames.iter_mut().enumerate();
     for ((at, plan), number) in plans.iter().zip(0u32..) {
         let Some(headers) = &burst.headers[*at] else { continue };
@@ -97,7 +105,7 @@ fn run(sa: &Sa, plans: &[(usize, Plan)], ticket: Ticket, burst: &mut Outbound<'_
         match plan.lay_out(sa, frame, headers, sequence) {
             Some(esp) => {
                 jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
-                places.push((*at, headers, sequence));
+                places.push((*at, headers.total, sequence));
             }
             None => {
                 burst.fates[*at] = Err(DropReason::OutBundleGenError);
@@ -108,12 +116,11 @@ fn run(sa: &Sa, plans: &[(usize, Plan)], ticket: Ticket, burst: &mut Outbound<'_
     sa.transform.seal(&mut jobs, burst.ivs);
 
     let (mut packets, mut octets) = (0, 0);
-    for (job, (at, headers, sequence)) in jobs.iter().zip(&places) {
+    for (job, (at, total, sequence)) in jobs.iter().zip(&places) {
         burst.fates[*at] = if job.outcome.is_ok() {
             packets += 1;
-            octets += headers.total;
-            let destination = sa.outer().destination.unwrap_or(headers.destination);
-            Ok(Sealed { spi: sa.spi, sequence: *sequence, destination })
+            octets += total;
+            Ok(Sealed { spi: sa.spi, sequence: *sequence })
         } else {
             sa.state.drops.count(DropReason::OutStateProtoError);
             Err(DropReason::OutStateProtoError)

@@ -21,7 +21,7 @@ pub(crate) const MAX_ICV: usize = 32;
 pub(crate) struct Layout {
     /// IV, behind SPI and sequence number.
     pub(crate) iv: usize,
-    /// What payload and trailer are padded to.
+    /// What payload and trailer are padded to, a power of two.
     pub(crate) block: usize,
     /// ICV at the end.
     pub(crate) icv: usize,

@@ -54,10 +54,10 @@ impl<T: AsMut<[u8]>> EspPacket<T> {
     }
 }
 
-/// Octets of padding that make payload and trailer a multiple of `block`.
+/// Octets of padding that make payload and trailer a multiple of `block`, which is a power of two.
 #[must_use]
 pub(crate) fn padding_len(payload: usize, block: usize) -> usize {
-    (payload + TRAILER_LEN).next_multiple_of(block) - (payload + TRAILER_LEN)
+    (payload + TRAILER_LEN).wrapping_neg() & (block - 1)
 }
 
 /// Fills `trailer` with padding 1, 2, 3 and so on (RFC 4303 section 2.4), its length and the next header.

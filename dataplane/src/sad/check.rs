@@ -1,11 +1,12 @@
 //! What an update must be before anything of it is applied.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use keyferry_model::policy::EspMode;
 
 use super::{
-    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sad, Secret, Selector, SenderIds, TrafficPolicy,
+    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sa, Sad, Secret, Selector, SenderIds, TrafficPolicy,
 };
 
 /// Sender IDs that one member can have.
@@ -17,7 +18,11 @@ impl Sad {
         if update.sender_ids.as_ref().is_some_and(|ids| !are_possible(ids)) {
             return Err(ApplyError::SenderIds);
         }
-        let mut earlier: Vec<(u32, Fingerprint)> = Vec::new();
+        let mut seen = Seen::default();
+        for entry in &self.entries {
+            seen.add(entry.sa.spi, entry.sa.fingerprint);
+        }
+        let installed: HashMap<u32, &Arc<Sa>> = self.entries.iter().map(|entry| (entry.sa.spi, &entry.sa)).collect();
         let mut added = 0;
         for new in &update.install {
             check_alone(new)?;
@@ -26,47 +31,47 @@ impl Sad {
                 return Err(ApplyError::Tunnel(new.spi));
             }
             let fingerprint = Fingerprint::of(&new.keymat);
-            added += usize::from(!self.check_against_installed(new, fingerprint)?);
-            for (spi, other) in &earlier {
-                same_or_different(new.spi, fingerprint, *spi, *other)?;
+            seen.agree(new.spi, fingerprint)?;
+            match installed.get(&new.spi) {
+                Some(sa) if !works_alike(&sa.policy, &new.policy) => return Err(ApplyError::SpiConflict(new.spi)),
+                Some(_) => {}
+                None => added += 1,
             }
-            earlier.push((new.spi, fingerprint));
+            // An SPI may be given to new keys once the old SA is gone; a key may not get a new SPI.
+            if self.memories.iter().any(|memory| memory.fingerprint == fingerprint && memory.spi != new.spi) {
+                return Err(ApplyError::KeyReused(new.spi));
+            }
+            seen.add(new.spi, fingerprint);
         }
         if self.entries.len() + added > MAX_SAS {
             return Err(ApplyError::TooMany);
         }
         Ok(())
     }
-
-    /// True when the SA is there already.
-    fn check_against_installed(&self, new: &NewSa, fingerprint: Fingerprint) -> Result<bool, ApplyError> {
-        let mut known = false;
-        for entry in &self.entries {
-            let sa = &entry.sa;
-            if same_or_different(new.spi, fingerprint, sa.spi, sa.fingerprint)? {
-                if !works_alike(&sa.policy, &new.policy) {
-                    return Err(ApplyError::SpiConflict(new.spi));
-                }
-                known = true;
-            }
-        }
-        for memory in &self.memories {
-            // An SPI may be given to new keys once the old SA is gone; a key may not get a new SPI.
-            if memory.fingerprint == fingerprint && memory.spi != new.spi {
-                return Err(ApplyError::KeyReused(new.spi));
-            }
-        }
-        Ok(known)
-    }
 }
 
-/// True for the same SA, false for unrelated ones; an error when they share only the SPI or only the keys.
-fn same_or_different(spi: u32, key: Fingerprint, other_spi: u32, other_key: Fingerprint) -> Result<bool, ApplyError> {
-    match (spi == other_spi, key == other_key) {
-        (true, true) => Ok(true),
-        (false, false) => Ok(false),
-        (true, false) => Err(ApplyError::SpiConflict(spi)),
-        (false, true) => Err(ApplyError::KeyReused(spi)),
+/// SPIs and keys, each with the other.
+#[derive(Default)]
+struct Seen {
+    keys: HashMap<u32, Fingerprint>,
+    spis: HashMap<Fingerprint, u32>,
+}
+
+impl Seen {
+    fn add(&mut self, spi: u32, key: Fingerprint) {
+        self.keys.insert(spi, key);
+        self.spis.insert(key, spi);
+    }
+
+    /// Two SAs share both or neither.
+    fn agree(&self, spi: u32, key: Fingerprint) -> Result<(), ApplyError> {
+        if self.keys.get(&spi).is_some_and(|known| *known != key) {
+            return Err(ApplyError::SpiConflict(spi));
+        }
+        if self.spis.get(&key).is_some_and(|known| *known != spi) {
+            return Err(ApplyError::KeyReused(spi));
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! What workers read: an immutable picture of policies and SAs, replaced as a whole.
 
-use std::net::IpAddr;
 use std::slice;
 use std::sync::Arc;
 
@@ -39,8 +38,6 @@ pub struct Sealed {
     pub spi: u32,
     /// Sequence number.
     pub sequence: u32,
-    /// Where the protected packet goes.
-    pub destination: IpAddr,
 }
 
 impl Line {
@@ -110,12 +107,19 @@ impl Snapshot {
         let mut headers: ArrayVec<Option<Headers>, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
-            let read = Headers::parse(frame.packet()).ok();
-            if read.is_none() {
-                *fate = Err(DropReason::OutHdrError);
+            match Headers::parse(frame.packet()) {
+                Ok(read) => headers.push(Some(read)),
+                Err(_) => {
+                    headers.push(None);
+                    *fate = Err(DropReason::OutHdrError);
+                }
             }
-            lines.push(read.as_ref().and_then(|headers| self.classifier.find(headers)));
-            headers.push(read);
+            // Packets come in runs of one flow.
+            lines.push(match (&headers[..], lines.last()) {
+                ([.., Some(before), Some(read)], Some(line)) if read.is_same_flow(before) => *line,
+                ([.., Some(read)], _) => self.classifier.find(read),
+                _ => None,
+            });
         }
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
         let mut burst = Outbound { frames, headers: &headers, fates, ivs };

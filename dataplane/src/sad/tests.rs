@@ -83,6 +83,41 @@ fn sequence_numbers_end_an_sa_and_its_successor_steps_in_early() {
 }
 
 #[test]
+fn a_burst_in_which_numbers_run_out_goes_on_with_the_next_ids_and_then_the_next_sa() {
+    let mut sad = Sad::new();
+    let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+    sad.apply(update(vec![new_sa(1_000, gcm)], Some(&[1, 2]), 0), NOW).unwrap();
+    sad.entries[0].sa.state.numbers.skip_to(u64::from(u32::MAX) - 3, 2);
+    sad.apply(update(vec![new_sa(1_001, gcm)], None, 30), NOW).unwrap();
+    let mut frames = vec![Frame::holding(&PACKET); 9];
+    frames[4] = Frame::holding(b"noise");
+    let mut fates = Vec::new();
+    sad.snapshot().seal_burst(&mut frames, &mut IvSource::new(&mut SeededRandom::new(1)), &mut fates);
+    let fates: Vec<_> = fates.into_iter().map(|fate| fate.map(|sealed| (sealed.spi, sealed.sequence))).collect();
+    let last = u32::MAX;
+    let old = [last - 3, last - 2, last - 1].map(|sequence| Ok((1_000, sequence)));
+    assert_eq!(fates[..3], old);
+    assert_eq!(
+        fates[3..],
+        [
+            Ok((1_000, last)),
+            Err(DropReason::OutHdrError),
+            Ok((1_001, 1)),
+            Ok((1_001, 2)),
+            Ok((1_001, 3)),
+            Ok((1_001, 4))
+        ]
+    );
+    // The IV stands behind outer header, SPI and number: two of the first sender ID, then the second's.
+    let ivs: Vec<&[u8]> = frames.iter().map(|frame| frame.packet().get(28..36).unwrap_or_default()).collect();
+    assert_eq!(ivs[1][..2], [0, 1]);
+    assert_eq!(ivs[2], [0, 2, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(ivs[3], [0, 2, 0, 0, 0, 0, 0, 2]);
+    let counted = |at: usize| sad.entries[at].sa.state.drops.get(DropReason::OutStateSeqError);
+    assert_eq!((counted(0), counted(1)), (0, 0), "nothing was dropped for want of numbers");
+}
+
+#[test]
 fn what_is_remembered_of_removed_sas_is_bounded_and_ends_with_their_lifetime() {
     let mut sad = Sad::new();
     let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
@@ -107,7 +142,7 @@ fn there_is_a_limit_to_sas() {
     let all = (0..count).map(|n| new_sa(1_000 + n, gcm)).collect();
     sad.apply(update(all, None, 0), NOW).unwrap();
     assert!(matches!(sad.apply(update(vec![new_sa(1, gcm)], None, 0), NOW), Err(ApplyError::ReservedSpi(1))));
-    assert!(matches!(sad.apply(update(vec![new_sa(9_999, gcm)], None, 0), NOW), Err(ApplyError::TooMany)));
+    assert!(matches!(sad.apply(update(vec![new_sa(999_999, gcm)], None, 0), NOW), Err(ApplyError::TooMany)));
     sad.apply(update(vec![new_sa(1_000, gcm)], None, 0), NOW).unwrap();
 }
 

@@ -7,79 +7,100 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Shared;
 use super::sockets::{Received, Sockets};
+use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
-use crate::sad::Snapshot;
+use crate::packet;
 
 /// The largest packet.
 const CAPACITY: usize = 40 + 65_535;
-/// Packets between two looks at the stop signal and the snapshot.
-const BATCH: usize = 64;
 /// How long a failing descriptor is left alone, in milliseconds.
 const PAUSE: u16 = 100;
 
 /// Plain packets become protected ones.
 pub(super) fn outbound(shared: &Shared, mut ivs: IvSource) {
-    let mut frame = Frame::new(CAPACITY);
+    let mut frames = vec![Frame::new(CAPACITY); BURST];
+    let mut fates = Vec::with_capacity(BURST);
     while wait(&[shared.tun.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
         let snapshot = shared.snapshot.load();
-        for _ in 0..BATCH {
-            match shared.tun.recv(frame.space()) {
-                Ok(len) => frame.filled(len),
-                Err(error) => {
-                    if !recover(&error, shared.stop.as_fd()) {
-                        return;
-                    }
-                    break;
-                }
-            }
-            let Ok(sealed) = snapshot.seal(&mut frame, &mut ivs) else { continue };
-            if let Err(error) = shared.sockets.send(frame.packet(), sealed.destination) {
+        let (read, end) = gather(&mut frames, |frame| {
+            let len = shared.tun.recv(frame.space())?;
+            frame.filled(len);
+            Ok(Received::Packet)
+        });
+        let frames = &mut frames[..read];
+        snapshot.seal_burst(frames, &mut ivs, &mut fates);
+        for (frame, _) in frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()) {
+            let Some(destination) = packet::destination(frame.packet()) else { continue };
+            if let Err(error) = shared.sockets.send(frame.packet(), destination) {
                 snapshot.count_drop(DropReason::OutError);
-                tracing::debug!(%error, to = %sealed.destination, "not sent");
+                tracing::debug!(%error, to = %destination, "not sent");
             }
+        }
+        if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
+            return;
         }
     }
 }
 
 /// Protected packets become plain ones.
 pub(super) fn inbound(shared: &Shared) {
-    let mut frame = Frame::new(CAPACITY);
+    let mut inbound = Inbound { shared, frames: vec![Frame::new(CAPACITY); BURST], fates: Vec::with_capacity(BURST) };
     let mut control = Sockets::control_buffer();
     let sockets: Vec<BorrowedFd<'_>> = [Some(shared.sockets.v4()), shared.sockets.v6()].into_iter().flatten().collect();
     while wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
-        let snapshot = shared.snapshot.load();
-        let v4 = drain(shared, &snapshot, &mut frame, |frame| shared.sockets.receive_v4(frame));
-        let v6 = shared.sockets.v6().is_none()
-            || drain(shared, &snapshot, &mut frame, |frame| shared.sockets.receive_v6(frame, &mut control));
+        let v4 = inbound.burst(|frame| shared.sockets.receive_v4(frame));
+        let v6 = shared.sockets.v6().is_none() || inbound.burst(|frame| shared.sockets.receive_v6(frame, &mut control));
         if !v4 || !v6 {
             return;
         }
     }
 }
 
-/// Reads until there is nothing more, or a batch is done. False when it is time to stop.
-fn drain(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    frame: &mut Frame,
-    mut receive: impl FnMut(&mut Frame) -> io::Result<Received>,
-) -> bool {
-    for _ in 0..BATCH {
-        match receive(frame) {
-            Ok(Received::Packet) => {}
-            Ok(Received::Unusable) => {
-                snapshot.count_drop(DropReason::InBufferError);
-                continue;
+struct Inbound<'s> {
+    shared: &'s Shared,
+    frames: Vec<Frame>,
+    fates: Vec<Fate<u32>>,
+}
+
+impl Inbound<'_> {
+    /// Reads until there is nothing more, or a burst is there, and opens it. False when it is time to stop.
+    fn burst(&mut self, mut receive: impl FnMut(&mut Frame) -> io::Result<Received>) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        let (read, end) = gather(&mut self.frames, |frame| {
+            receive(frame).inspect(|received| {
+                if matches!(received, Received::Unusable) {
+                    snapshot.count_drop(DropReason::InBufferError);
+                }
+            })
+        });
+        let frames = &mut self.frames[..read];
+        snapshot.open_burst(frames, &mut self.fates);
+        for (frame, _) in frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()) {
+            if self.shared.tun.send(frame.packet()).is_err() {
+                snapshot.count_drop(DropReason::InError);
             }
-            Err(error) => return recover(&error, shared.stop.as_fd()),
         }
-        if snapshot.open(frame).is_ok() && shared.tun.send(frame.packet()).is_err() {
-            snapshot.count_drop(DropReason::InError);
+        end.is_none_or(|error| recover(&error, self.shared.stop.as_fd()))
+    }
+}
+
+/// Fills frames from the front until all are full or there is nothing to read. Says how many are, and what ended it.
+fn gather(
+    frames: &mut [Frame],
+    mut receive: impl FnMut(&mut Frame) -> io::Result<Received>,
+) -> (usize, Option<io::Error>) {
+    let mut filled = 0;
+    // Unusable packets count, too, so that a flood of them does not keep the worker from looking at the stop signal.
+    for _ in 0..frames.len() {
+        match receive(&mut frames[filled]) {
+            Ok(Received::Packet) => filled += 1,
+            Ok(Received::Unusable) => {}
+            Err(error) => return (filled, Some(error)),
         }
     }
-    true
+    (filled, None)
 }
 
 /// Waits until one of `fds` is readable. False when it is time to stop.

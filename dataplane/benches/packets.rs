@@ -1,0 +1,218 @@
+//! What the packet engine costs beside the bare cryptography: `cargo bench -p dataplane`.
+//!
+//! One core, no I/O. Times are nanoseconds per packet, the best of several runs, for packets in a tunnel under one SA;
+//! "bare" is the same library's cipher on the same octets. `--quick` runs shorter, `--only TEXT` takes the transforms
+//! whose names contain it, and nothing else.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::{BURST, Frame, IvSource, Sad};
+use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret, SeededRandom};
+use keyferry_model::policy::{
+    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
+};
+use keyferry_model::time::Now;
+use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
+
+#[path = "packets/bare.rs"]
+mod bare;
+#[path = "packets/clock.rs"]
+mod clock;
+
+use clock::Clock;
+
+const LENGTHS: [usize; 4] = [64, 256, 1_400, 8_900];
+const TRANSFORMS: [(&str, EspTransform); 5] = [
+    ("AES-128-GCM-16", EspTransform::Aead(Aead::Aes128Gcm16)),
+    ("AES-256-GCM-16", EspTransform::Aead(Aead::Aes256Gcm16)),
+    ("ChaCha20-Poly1305", EspTransform::Aead(Aead::ChaCha20Poly1305)),
+    ("AES-128-CBC SHA-256", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
+    ("AES-256-CBC SHA-512", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256)),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let clock = Clock::new(arguments.iter().any(|argument| argument == "--quick"));
+    let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
+    against_bare(&clock, only.map_or("", String::as_str));
+    if only.is_none() {
+        windows(&clock);
+        scale(&clock);
+    }
+}
+
+fn against_bare(clock: &Clock, only: &str) {
+    println!("Packet engine against the bare cipher, ns per packet, {BURST} packets at a time");
+    println!(
+        "{:<20} {:>6} {:>8} {:>8} {:>6} {:>6} {:>8} {:>8} {:>6} {:>6}",
+        "transform", "octets", "seal", "bare", "ratio", "more", "open", "bare", "ratio", "more"
+    );
+    for (name, transform) in TRANSFORMS.into_iter().filter(|(name, _)| name.contains(only)) {
+        for len in LENGTHS {
+            let mut group = Group::new(&[policy(transform, 1, false)], 1);
+            let packets = vec![packet(1, 1, len); BURST];
+            let (seal, open) = (group.seal(clock, &packets), group.open(clock, &packets));
+            let bare = bare::Cipher::new(transform);
+            let (bare_seal, bare_open) = (bare.seal(clock, len), bare.open(clock, len));
+            println!(
+                "{name:<20} {len:>6} {seal:>8.1} {bare_seal:>8.1} {:>6.2} {:>6.1} {open:>8.1} {bare_open:>8.1} {:>6.2} {:>6.1}",
+                seal / bare_seal,
+                seal - bare_seal,
+                open / bare_open,
+                open - bare_open
+            );
+        }
+    }
+}
+
+fn windows(clock: &Clock) {
+    println!("\nReplay windows of many senders, AES-128-GCM-16, 1,400 octets, ns per packet to open");
+    for senders in [1u8, 8, 64] {
+        let packets: Vec<Vec<u8>> = (0..BURST).map(|at| packet(at as u8 % senders, 1, 1_400)).collect();
+        let times = [false, true].map(|replay| {
+            let transform = EspTransform::Aead(Aead::Aes128Gcm16);
+            Group::new(&[policy(transform, 1, replay)], 1).open(clock, &packets)
+        });
+        println!("{senders:>3} senders: {:.1} without, {:.1} with windows", times[0], times[1]);
+    }
+}
+
+fn scale(clock: &Clock) {
+    println!("\nMany SAs and policy lines, AES-128-GCM-16, 1,400 octets, ten flows, ns per packet");
+    let transform = EspTransform::Aead(Aead::Aes128Gcm16);
+    let packets: Vec<Vec<u8>> = (0..BURST).map(|at| packet(1, 1 + at % 10, 1_400)).collect();
+    let mut ten = None;
+    for (lines, epochs) in [(10, 1), (1_000, 1), (1_000, 10)] {
+        let policies: Vec<TrafficPolicy> = (1..=lines).map(|line| policy(transform, line, false)).collect();
+        let mut group = Group::new(&policies, epochs);
+        let (seal, open) = (group.seal(clock, &packets), group.open(clock, &packets));
+        let (seal10, open10) = *ten.get_or_insert((seal, open));
+        println!(
+            "{lines:>5} lines, {:>6} SAs: seal {seal:.1} ({:.2}), open {open:.1} ({:.2})",
+            lines * epochs,
+            seal / seal10,
+            open / open10
+        );
+    }
+}
+
+/// A member, and packets of its own group to open.
+struct Group {
+    sad: Sad,
+    ivs: IvSource,
+    frames: Vec<Frame>,
+}
+
+impl Group {
+    /// SAs for each policy line, `epochs` of them; the newest sends.
+    fn new(policies: &[TrafficPolicy], epochs: usize) -> Self {
+        let mut install = Vec::new();
+        for epoch in 0..epochs {
+            for (line, policy) in policies.iter().enumerate() {
+                let number = epoch * policies.len() + line;
+                install.push(NewSa {
+                    spi: 0x1000 + u32::try_from(number).unwrap(),
+                    policy: Arc::new(policy.clone()),
+                    keymat: Secret::random(policy.transform.keymat_len(), &mut SeededRandom::new(number as u64)),
+                    lifetime: Duration::from_secs(3_600),
+                    direction: SaDirection::Symmetric,
+                });
+            }
+        }
+        let update = GroupUpdate {
+            install,
+            remove: Removal::All,
+            sender_ids: Some(SenderIds { bits: 16, ids: vec![1] }),
+            activation_delay: Duration::ZERO,
+            deactivation_delay: Duration::ZERO,
+        };
+        let mut sad = Sad::new();
+        sad.apply(update, Now { mono: Duration::ZERO, wall: Duration::ZERO }).unwrap();
+        let frames = vec![Frame::new(10_000); BURST];
+        Self { sad, ivs: IvSource::new(&mut SeededRandom::new(1)), frames }
+    }
+
+    fn seal(&mut self, clock: &Clock, packets: &[Vec<u8>]) -> f64 {
+        let snapshot = self.sad.snapshot();
+        let mut fates = Vec::new();
+        let (frames, ivs) = (&mut self.frames, &mut self.ivs);
+        // The payload may be anything, so only the headers are written anew.
+        let refill = |frames: &mut [Frame]| {
+            for (frame, packet) in frames.iter_mut().zip(packets) {
+                frame.space()[..28].copy_from_slice(&packet[..28]);
+                frame.filled(packet.len());
+            }
+        };
+        let both = clock.per_call(|| {
+            refill(frames);
+            snapshot.seal_burst(frames, ivs, &mut fates);
+        });
+        assert!(fates.iter().all(Result::is_ok));
+        let filling = clock.per_call(|| refill(frames));
+        (both - filling) / packets.len() as f64
+    }
+
+    /// Packets are sealed before each round and opened in it; what copying them takes is measured and taken off.
+    fn open(&mut self, clock: &Clock, packets: &[Vec<u8>]) -> f64 {
+        let snapshot = self.sad.snapshot();
+        let mut rounds: Vec<Vec<Frame>> = Vec::new();
+        let mut best = f64::MAX;
+        let mut fates = Vec::new();
+        for _ in 0..clock.rounds() {
+            rounds.clear();
+            for _ in 0..ROUNDS {
+                let mut frames: Vec<Frame> = packets.iter().map(|packet| Frame::holding(packet)).collect();
+                let mut sealed = Vec::new();
+                snapshot.seal_burst(&mut frames, &mut self.ivs, &mut sealed);
+                assert!(sealed.iter().all(Result::is_ok));
+                rounds.push(frames);
+            }
+            best = best.min(clock.once(|| {
+                for frames in &mut rounds {
+                    snapshot.open_burst(frames, &mut fates);
+                }
+            }));
+            assert!(fates.iter().all(Result::is_ok));
+        }
+        best / (ROUNDS * packets.len()) as f64
+    }
+}
+
+/// Bursts that are opened between two looks at the clock.
+const ROUNDS: usize = 2;
+
+fn policy(transform: EspTransform, line: usize, replay: bool) -> TrafficPolicy {
+    let any = Selector { address: Ipv4Addr::UNSPECIFIED.into(), prefix: 0, protocol: 0, port: 0 };
+    TrafficPolicy {
+        source: any,
+        destination: Selector { address: group(line), prefix: 32, ..any },
+        mode: EspMode::Tunnel,
+        transform,
+        sequence: if replay { SequenceNumbers::Sequential } else { SequenceNumbers::Unspecified },
+        replay_window: if replay { 1_024 } else { 0 },
+        preservation: AddressPreservation::Both,
+        only_sender: None,
+    }
+}
+
+fn group(line: usize) -> IpAddr {
+    let [.., high, low] = u32::try_from(line).unwrap().to_be_bytes();
+    Ipv4Addr::new(239, 192, high, low).into()
+}
+
+/// A UDP packet of `len` octets from 10.0.0.`host` to a line's group.
+fn packet(host: u8, line: usize, len: usize) -> Vec<u8> {
+    let IpAddr::V4(destination) = group(line) else { unreachable!("groups are IPv4") };
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 17, 17, 0, 0, 10, 0, 0, host];
+    packet.extend(destination.octets());
+    packet.extend([0x13, 0x88, 0x13, 0x89]);
+    packet.extend(u16::try_from(len - 20).unwrap().to_be_bytes());
+    packet.resize(len, 0x5a);
+    packet[2..4].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+    let sum = dataplane::packet::ipv4::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
