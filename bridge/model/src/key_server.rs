@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyferry_crypto::Random;
 
 use crate::id::Identity;
+use crate::redirect::GatewayName;
 
 /// A key server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,10 @@ const MAX_DOUBLINGS: u32 = 3;
 /// one at once, and when all have failed it waits, longer each time, before it begins with the first again.
 #[derive(Clone, Debug)]
 pub struct KeyServers {
+    /// Those that are tried in turn; behind them those that are turned to only when one of them says so.
     list: Vec<KeyServer>,
+    /// How many are tried in turn.
+    turns: usize,
     present: usize,
     /// Failures since something worked.
     failures: u32,
@@ -37,7 +41,14 @@ impl KeyServers {
     #[must_use]
     pub fn new(list: Vec<KeyServer>) -> Self {
         assert!(!list.is_empty(), "a member has a key server");
-        Self { list, present: 0, failures: 0 }
+        Self { turns: list.len(), list, present: 0, failures: 0 }
+    }
+
+    /// Knows further ones, to which it goes only if another one sends it there.
+    #[must_use]
+    pub fn with_reserve(mut self, reserve: Vec<KeyServer>) -> Self {
+        self.list.extend(reserve);
+        self
     }
 
     /// Only this one.
@@ -65,16 +76,23 @@ impl KeyServers {
         }
     }
 
-    /// Are there others?
+    /// The place of another one than the present, if it is known.
+    #[must_use]
+    pub fn named(&self, name: &GatewayName) -> Option<usize> {
+        let other = |server: &KeyServer| server.address.ip() != self.present().address.ip();
+        self.list.iter().position(|s| other(s) && name.names(s.address.ip(), s.identity.as_ref()))
+    }
+
+    /// Are there others to turn to?
     #[must_use]
     pub fn has_others(&self) -> bool {
-        self.list.len() > 1
+        self.turns > 1 || self.present >= self.turns
     }
 
     /// Has each of them failed since something worked?
     #[must_use]
     pub fn all_failed(&self) -> bool {
-        usize::try_from(self.failures).is_ok_and(|failures| failures >= self.list.len())
+        usize::try_from(self.failures).is_ok_and(|failures| failures >= self.turns)
     }
 
     /// The present one does what it is for.
@@ -85,8 +103,8 @@ impl KeyServers {
     /// The present one does not: turns to the next, and says how long to wait before that. `retry` is the least pause after a
     /// whole round of failures.
     pub fn failed(&mut self, retry: Duration, rng: &mut dyn Random) -> Duration {
-        let count = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        self.present = (self.present + 1) % self.list.len();
+        let count = u32::try_from(self.turns).unwrap_or(u32::MAX);
+        self.present = if self.present < self.turns { (self.present + 1) % self.turns } else { 0 };
         self.failures = self.failures.saturating_add(1);
         if !self.failures.is_multiple_of(count) {
             // Not all members of a dead key server in one moment.
@@ -144,6 +162,23 @@ mod tests {
         assert!(servers.failed(retry, &mut rng) < retry / 4, "the other one may work at once");
         assert_eq!(servers.place(), 0);
         assert!(servers.failed(retry, &mut rng) >= retry);
+    }
+
+    #[test]
+    fn a_reserve_is_turned_to_by_name_alone() {
+        let (retry, mut rng) = (Duration::from_secs(10), SeededRandom::new(1));
+        let name = |n| GatewayName::Address([10, 0, 0, n].into());
+        let spare = KeyServer { address: SocketAddr::from(([10, 0, 0, 7], 848)), identity: None };
+        let mut servers = servers(1).with_reserve(vec![spare]);
+        assert!(!servers.has_others());
+        assert_eq!((servers.named(&name(7)), servers.named(&name(1)), servers.named(&name(8))), (Some(1), None, None));
+        servers.failed(retry, &mut rng);
+        assert_eq!(servers.place(), 0, "not in its turn");
+        assert!(servers.all_failed());
+        servers.turn_to(1);
+        assert!(servers.has_others());
+        servers.failed(retry, &mut rng);
+        assert_eq!(servers.place(), 0, "back to those of the configuration");
     }
 
     #[test]

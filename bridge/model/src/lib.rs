@@ -31,6 +31,7 @@ pub mod oid;
 pub mod plan;
 pub mod policy;
 pub mod reading;
+pub mod redirect;
 pub mod rekey_sa;
 pub mod sender_id;
 pub mod settings;

@@ -13,6 +13,7 @@ use crate::id::{GroupId, Identity};
 use crate::key_server::KeyServers;
 use crate::policy::RekeyProtection;
 use crate::reading::Readings;
+use crate::redirect::{Following, Redirect};
 use crate::tunnel::Tunnel;
 
 /// Settings of a group member.
@@ -84,6 +85,10 @@ pub struct Ike2Settings {
     pub ppks: Vec<Ppk>,
     /// Sign with SHA-1, and take such signatures, where a peer knows nothing of RFC 7427.
     pub danger_sha1_signatures: bool,
+    /// Where a gateway sends members, if it does.
+    pub redirect: Option<Redirect>,
+    /// How a member follows when it is sent elsewhere; `None` does not.
+    pub follows: Option<Following>,
 }
 
 /// A postquantum preshared key (RFC 8784).

@@ -42,6 +42,8 @@ pub(crate) struct Parts<'a> {
     /// About authentication by certificate: SIGNATURE_HASH_ALGORITHMS of ours, and in a response the body of CERTREQ.
     pub(crate) announcement: Option<Notify<'a>>,
     pub(crate) certificates: Option<Vec<u8>>,
+    /// In a request: the gateway that sent its sender here (RFC 5685 section 9.3).
+    pub(crate) redirected_from: Option<Notify<'a>>,
 }
 
 /// An IKE_SA_INIT request: `[N(COOKIE)], SA, KE, Ni, N(NAT_DETECTION_*), N(SIGNATURE_HASH_ALGORITHMS)`, abilities.
@@ -81,6 +83,9 @@ fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
     }
     if let Some(announcement) = &parts.announcement {
         chain.push(PayloadKind::NOTIFY.0, &announcement.to_vec());
+    }
+    if let Some(from) = &parts.redirected_from {
+        chain.push(PayloadKind::NOTIFY.0, &from.to_vec());
     }
     for ability in parts.abilities {
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(*ability).to_vec());

@@ -1,9 +1,11 @@
 //! From nothing to an IKE SA, initiator's side (RFC 7296 sections 1.2, 2.4, 2.6, 2.7 and 2.15).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
+use keyferry_model::redirect::GatewayName;
 use keyferry_model::settings::{MemberSettings, OneSide};
 use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
@@ -21,6 +23,7 @@ use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
 use crate::ike_sa::{Preferences, Role, Skeyseed};
 use crate::keylog::KeyLog;
+use crate::policy::gateway::redirected_from;
 use crate::policy::identity::identity_to_wire;
 use crate::registration::request::join;
 use crate::reject::Reject;
@@ -71,6 +74,8 @@ pub(super) struct Connecting {
 pub(super) enum Next {
     /// Send this.
     Send(Vec<u8>),
+    /// Turn to another key server.
+    Elsewhere(GatewayName),
     /// Nothing.
     Wait,
 }
@@ -103,6 +108,10 @@ pub(super) struct Wish<'a> {
     pub(super) backoff: Backoff,
     /// The most octets of a datagram, where the key server takes fragments.
     pub(super) limit: usize,
+    /// May we be sent to another key server?
+    pub(super) follows: bool,
+    /// The one that sent us here.
+    pub(super) redirected_from: Option<IpAddr>,
 }
 
 impl Wish<'_> {
@@ -165,8 +174,9 @@ impl Connecting {
         let intermediate =
             Some(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).filter(|_| !self.preferences.additional.is_empty());
         let ppk = Some(NotifyType::USE_PPK).filter(|_| !wish.settings.ike2.ppks.is_empty());
+        let redirect = Some(NotifyType::REDIRECT_SUPPORTED).filter(|_| wish.follows);
         let fragments = Some(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
-        let abilities: Vec<NotifyType> = fragments.into_iter().chain(intermediate).chain(ppk).collect();
+        let abilities: Vec<NotifyType> = fragments.into_iter().chain(intermediate).chain(ppk).chain(redirect).collect();
         let parts = Parts {
             spi_i: self.spi_i,
             spi_r: [0; 8],
@@ -178,6 +188,7 @@ impl Connecting {
             abilities: &abilities,
             announcement: Some(announcement()),
             certificates: None,
+            redirected_from: wish.redirected_from.map(redirected_from),
         };
         self.request.bytes = request(&parts, self.cookie.as_deref());
     }
@@ -266,6 +277,8 @@ impl Connecting {
                 return Ok(Next::Wait);
             }
             self.change_group(group, step)?;
+        } else if let Some(to) = self.redirect(payloads)? {
+            return Ok(Next::Elsewhere(to));
         } else {
             if let Some(error) = payloads.error() {
                 self.refuse(format!("{error:?}"));
@@ -277,7 +290,7 @@ impl Connecting {
     }
 
     /// Somebody says no: wait until the next repeat would be due, and no longer.
-    fn refuse(&mut self, why: String) {
+    pub(super) fn refuse(&mut self, why: String) {
         self.refused = Some(why);
         self.request.last_chance();
     }

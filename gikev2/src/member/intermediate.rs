@@ -85,7 +85,7 @@ impl Connecting {
         for candidate in moving {
             match self.ask(wish, candidate, step, log.as_mut().map(|l| &mut **l as _)) {
                 Ok(Next::Send(bytes)) => requests.push(bytes),
-                Ok(Next::Wait) => {}
+                Ok(Next::Wait | Next::Elsewhere(_)) => {}
                 Err(reject) => failed = Some(reject.to_string()),
             }
         }

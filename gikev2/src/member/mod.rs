@@ -4,9 +4,11 @@
 //!  link          input                             next          output
 //!  Down          wish to connect or register       Connecting    IKE_SA_INIT request
 //!  Connecting    N(COOKIE), N(INVALID_KE_PAYLOAD)  Connecting    IKE_SA_INIT request, amended
+//!  Connecting    N(REDIRECT)                       Connecting    IKE_SA_INIT request, to the key server it names
 //!  Connecting    IKE_SA_INIT response              Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
 //!  Connecting    IKE_INTERMEDIATE response         Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
 //!  Connecting    IKE_AUTH or GSA_AUTH response     Up            Connected, [Update, Listen, Registered | Refused]
+//!  Connecting    the same with N(REDIRECT)         Connecting    Delete; IKE_SA_INIT request, to the one it names
 //!  Connecting    refused, or no answer             Down          Refused | Unanswered; again after a delay
 //!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
 //!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
@@ -17,6 +19,7 @@
 //!  Up            CREATE_CHILD_SA request           Up            a second SA; SA, Nr, KEr
 //!  Up            the same, with more to follow     Up            SA, Nr, KEr, N(ADDITIONAL_KEY_EXCHANGE)
 //!  Up            IKE_FOLLOWUP_KE request           Up            KEr(n), a second SA if it was the last | N(STATE_NOT_FOUND)
+//!  Up            INFORMATIONAL with N(REDIRECT)    Down          empty response, Delete, Disconnected; soon to the one it names
 //!  Up            INFORMATIONAL with Delete         Up | Down     empty response, [Disconnected]
 //!  Up            N(INVALID_IKE_SPI), unprotected   Up            the pending request again, soon, or a question
 //!  Up            no answer                         Down          [Disconnected]
@@ -38,6 +41,7 @@ mod further;
 mod intermediate;
 mod link;
 mod nat;
+mod redirect;
 mod rekeyed;
 mod rekeying;
 mod steps;
@@ -65,6 +69,7 @@ use further::Further;
 pub use further::FurtherStatus;
 use link::Sas;
 use nat::Traversal;
+use redirect::Redirects;
 use steps::is_doubt;
 
 /// A G-IKEv2 group member's endpoint.
@@ -81,6 +86,7 @@ pub struct Member {
     renew_at: Option<Duration>,
     ike: IkeOptions,
     nat: Traversal,
+    redirects: Redirects,
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
@@ -141,6 +147,8 @@ pub struct MemberStatus {
     pub further: Vec<FurtherStatus>,
     /// Times that the IKE SA got new keys.
     pub ike_rekeys: u64,
+    /// Times that it was sent to another key server and went there.
+    pub redirects: u64,
     /// Messages that did not verify or made no sense.
     pub rejected: u64,
     /// A NAT stands between member and key server.
@@ -169,6 +177,7 @@ impl Member {
             renew_at: None,
             ike: IkeOptions::default(),
             nat: Traversal::default(),
+            redirects: Redirects::default(),
             outdated: Vec::new(),
             overtaken: false,
             stale: false,

@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use keyferry_model::drive::Datagram;
+use keyferry_model::redirect::GatewayName;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::connecting::{Connecting, Next, Outcome, Wish};
 use super::link::{Purpose, Renewal, Sas, Spi, Up};
+use super::redirect::Redirects;
 use super::{Goal, Link, Member, Step, send};
 use crate::ike_sa::IkeOptions;
 use crate::ike_sa::life::Life;
 use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::Direction;
 use crate::ike_sa::window::{Backoff, Incoming};
+use crate::policy::gateway::redirected;
 use crate::policy::identity::group_to_wire;
 use crate::registration::grant::{Grant, evaluate};
 use crate::registration::request::{join, leave};
@@ -92,7 +95,8 @@ impl Member {
             return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
         }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match Connecting::begin(&wish(&self.settings, &self.ike, self.goal), &self.preferences, &mut step) {
+        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
+        match Connecting::begin(&wish, &self.preferences, &mut step) {
             Ok(connecting) => {
                 send(ctx, self.transmit(connecting.init_request()));
                 self.link = Link::Connecting(Box::new(connecting));
@@ -133,7 +137,7 @@ impl Member {
     }
 
     /// The way to the goal is blocked: say so, and try again later.
-    fn fail(&mut self, ctx: &mut MemberCtx<'_>, refused: Option<String>) {
+    pub(super) fn fail(&mut self, ctx: &mut MemberCtx<'_>, refused: Option<String>) {
         ctx.event(match refused {
             Some(why) => MemberEvent::Refused(why),
             None => MemberEvent::Unanswered,
@@ -151,12 +155,13 @@ impl Member {
             self.close(ctx);
             self.down(ctx);
         }
+        self.redirects.from = None;
         let wait = self.settings.key_servers.failed(self.settings.retry, ctx.rng);
         self.retry_at = Some(ctx.now.mono + wait);
     }
 
     /// Closes the IKE SA without waiting for an answer.
-    fn close(&mut self, ctx: &mut MemberCtx<'_>) {
+    pub(super) fn close(&mut self, ctx: &mut MemberCtx<'_>) {
         if let Link::Up(sas) = &self.link
             && sas.current.requests.is_idle()
         {
@@ -185,7 +190,8 @@ impl Member {
     pub(super) fn connecting_due(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Connecting(connecting) = &mut self.link else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match connecting.expire(&wish(&self.settings, &self.ike, self.goal), &mut step) {
+        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
+        match connecting.expire(&wish, &mut step) {
             Ok(repeats) => repeats.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes))),
             Err(refused) => {
                 self.link = Link::Down;
@@ -250,14 +256,19 @@ impl Member {
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
-        let wish = wish(&self.settings, &self.ike, self.goal);
+        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
+        let mut elsewhere = None;
         let result = match ExchangeType(header.exchange) {
             ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway().ip() => {
                 let log = self.key_log.as_deref_mut().map(|l| l as _);
                 connecting.init_response(&wish, header, dgram.bytes, &mut step, log).map(|next| match next {
                     Next::Send(bytes) => {
                         send(ctx, self.transmit(bytes));
+                        Outcome::Wait
+                    }
+                    Next::Elsewhere(to) => {
+                        elsewhere = Some(to);
                         Outcome::Wait
                     }
                     Next::Wait => Outcome::Wait,
@@ -284,6 +295,7 @@ impl Member {
             }
             Ok(Outcome::Up { sa, next_id, renew, nat, opened, exchange }) => {
                 self.note_nat(ctx.now.mono, nat);
+                self.redirects.from = None;
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
                 let spi = sa.own_spi();
                 let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);
@@ -293,12 +305,18 @@ impl Member {
                     self.settings.key_servers.worked();
                 }
                 ctx.event(MemberEvent::Connected);
+                if self.redirected_after_auth(ctx, &opened) {
+                    return;
+                }
                 if exchange == ExchangeType::GSA_AUTH {
                     self.registration_response(ctx, spi, &opened, rules::AUTH_RESPONSE);
                 }
                 self.pursue(ctx);
             }
             Err(reject) => self.reject(dgram, &reject),
+        }
+        if let Some(to) = elsewhere {
+            self.redirected_at_once(ctx, &to);
         }
     }
 
@@ -481,7 +499,7 @@ impl Member {
     }
 
     /// There is no IKE SA any more. A group that was rekeyed over it is lost with it (RFC 9838 section 2.3.3).
-    fn down(&mut self, ctx: &mut MemberCtx<'_>) {
+    pub(super) fn down(&mut self, ctx: &mut MemberCtx<'_>) {
         self.link = Link::Down;
         if self.group.as_ref().is_some_and(|g| g.in_band) && self.goal != Goal::Leave {
             tracing::info!("the group went with the IKE SA");
@@ -503,10 +521,15 @@ impl Member {
         };
         self.heard_over(ctx, spi);
         let exchange = ExchangeType(header.exchange);
+        let mut elsewhere = None;
         let (chain, ends) = match understand(exchange, &opened) {
             Ok(Asked::Nothing) => (ChainWriter::new(), false),
             Ok(Asked::Delete) => (ChainWriter::new(), true),
             Ok(Asked::Refused(notify)) => (told(&notify), false),
+            Ok(Asked::Elsewhere(to)) => {
+                elsewhere = Some(to);
+                (ChainWriter::new(), false)
+            }
             Ok(Asked::Group(payloads)) => match self.rekey_in_band(ctx, spi, header.message_id, &payloads) {
                 Ok(()) => (ChainWriter::new(), false),
                 Err(reject) => {
@@ -544,6 +567,9 @@ impl Member {
         } else {
             self.settle(ctx, spi);
         }
+        if let Some(to) = elsewhere {
+            self.redirected_later(ctx, spi, &to);
+        }
     }
 }
 
@@ -564,6 +590,8 @@ enum Asked<'m> {
     Rekey(Init<'m>),
     /// Another key exchange for these.
     FollowUp(Payloads<'m>),
+    /// Another key server is to serve us.
+    Elsewhere(GatewayName),
     /// Something that is not to be had here, and this says so.
     Refused(Notify<'m>),
     /// New keys of the group.
@@ -582,9 +610,21 @@ pub(super) fn deletion() -> ChainWriter {
     chain
 }
 
-fn wish<'a>(settings: &'a MemberSettings, ike: &IkeOptions, goal: Goal) -> Wish<'a> {
-    let backoff = Backoff { first: settings.retransmit, tries: settings.tries };
-    Wish { settings, register: goal == Goal::Register, backoff, limit: ike.limit() }
+fn wish<'a>(
+    settings: &'a MemberSettings,
+    ike: &IkeOptions,
+    goal: Goal,
+    redirects: &Redirects,
+    now: Duration,
+) -> Wish<'a> {
+    Wish {
+        settings,
+        register: goal == Goal::Register,
+        backoff: Backoff { first: settings.retransmit, tries: settings.tries },
+        limit: ike.limit(),
+        follows: redirects.may_follow(settings.ike2.follows, now),
+        redirected_from: redirects.from,
+    }
 }
 
 fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
@@ -594,7 +634,11 @@ fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m
             let payloads = Payloads::parse(first, inner, rules::INFORMATIONAL)?;
             let deletes: Vec<Delete<'_>> = payloads.all(PayloadKind::DELETE)?;
             let ends = deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
-            Ok(if ends { Asked::Delete } else { Asked::Nothing })
+            Ok(match redirected(&payloads, &[])? {
+                _ if ends => Asked::Delete,
+                Some(to) => Asked::Elsewhere(to),
+                None => Asked::Nothing,
+            })
         }
         ExchangeType::CREATE_CHILD_SA => Ok(match ChildRequest::of(first, inner)? {
             ChildRequest::Rekey(init) => Asked::Rekey(init),

@@ -1,6 +1,7 @@
 //! Where wire types end: group policy, identities and keys, to and from the model.
 
 pub(crate) mod from_wire;
+pub(crate) mod gateway;
 pub(crate) mod identity;
 pub(crate) mod sag;
 pub(crate) mod to_wire;

@@ -11,6 +11,7 @@ use keyferry_crypto::{KeyKind, PeerCheck, Secret};
 use keyferry_model::credentials::{Ours, OwnCertificate};
 use keyferry_model::drive::{Ctx, Datagram, Outbox};
 use keyferry_model::id::Identity;
+use keyferry_model::redirect::GatewayName;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::established::{By, Established, Who};
@@ -18,12 +19,14 @@ use super::in_band::LineId;
 use super::intermediate::Intermediate;
 use super::limits::source;
 use super::ppk::PpkUse;
+use super::redirect::Willing;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::signature::{Announced, Padding, Signed, Way};
+use crate::policy::gateway::redirect;
 use crate::policy::identity::{identity_from_wire, identity_to_wire};
 use crate::registration::carried::Groups;
 use crate::registration::serve::{Asking, Outcome, answer};
@@ -51,6 +54,8 @@ pub(super) struct ExpectAuth {
     pub(super) ppk: PpkUse,
     /// What the peer said of the signatures it takes.
     pub(super) announced: Announced,
+    /// It may be sent to another gateway.
+    pub(super) willing: Option<Willing>,
 }
 
 /// An IKE_AUTH or GSA_AUTH request that the keys have opened: it is of the peer that sent IKE_SA_INIT, whoever that is.
@@ -146,15 +151,17 @@ impl Server {
     pub(super) fn establish(&mut self, ctx: &mut Ctx<'_>, spi: Spi, claim: Claim, peer: Peer, evidence: &Evidence) {
         let Some(Entry { path, digest, state: State::ExpectAuth(state) }) = self.sas.remove(&spi) else { return };
         self.half_open.leave(path.peer.ip());
-        let behind_nat = state.behind_nat;
+        let (behind_nat, willing) = (state.behind_nat, state.willing);
         let identity = peer.who.identity.clone();
+        let elsewhere = self.elsewhere(willing, &identity);
         let id_r = own_id(&self.config, &claim, evidence);
         let answered = claim.read().map_err(Answered::Unreadable).and_then(|request| {
             if request.payloads.notify(NotifyType::INITIAL_CONTACT).is_some() {
                 self.forget_others(ctx.out, &identity);
             }
             let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
-            state.advance(ctx, (&claim, &request), &id_r, peer, evidence, rekeying).map_err(Answered::TooLong)
+            let asked = (&claim, &request, elsewhere.as_ref());
+            state.advance(ctx, asked, &id_r, peer, evidence, rekeying).map_err(Answered::TooLong)
         });
         let (mut established, response, outcome) = match answered {
             Ok(answered) => answered,
@@ -171,7 +178,13 @@ impl Server {
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
         let line = self.lines.begin(spi);
         established.line = line;
+        established.leaving.willing = willing;
         self.sas.insert(spi, Entry { path: claim.path, digest, state: State::Established(Box::new(established)) });
+        if let Some(to) = elsewhere {
+            tracing::info!(member = %identity, %to, "member sent elsewhere");
+            self.counters.redirected += 1;
+            self.sent_elsewhere(spi, ctx.now.mono);
+        }
         self.rearm(spi);
         if let Some(outcome) = outcome {
             self.count(line, outcome);
@@ -269,11 +282,12 @@ impl ExpectAuth {
         SignedOctets { message: &self.init_response, nonce: &self.nonces.0, id: id_r, int_auth }
     }
 
-    /// Answers with our own identity and AUTH, and with policy and keys if a group was asked for.
+    /// Answers with our own identity and AUTH, and with policy and keys if a group was asked for; or with another gateway in their
+    /// place (RFC 5685 section 6).
     fn advance(
         mut self: Box<Self>,
         ctx: &mut Ctx<'_>,
-        (claim, request): (&Claim, &AuthRequest<'_>),
+        (claim, request, elsewhere): (&Claim, &AuthRequest<'_>, Option<&GatewayName>),
         id_r: &[u8],
         peer: Peer,
         evidence: &Evidence,
@@ -296,8 +310,12 @@ impl ExpectAuth {
         if self.ppk == PpkUse::Stirred {
             chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::PPK_IDENTITY).to_vec());
         }
-        let outcome = match &request.registration {
-            Some(registration) => {
+        let outcome = match (elsewhere, &request.registration) {
+            (Some(to), _) => {
+                chain.push(PayloadKind::NOTIFY.0, &redirect(to, &[]).to_vec());
+                None
+            }
+            (None, Some(registration)) => {
                 let default = self.sa.key_wrap().map(|(_, key)| key);
                 let asking = Asking {
                     identity: &peer.who.identity,
@@ -311,7 +329,7 @@ impl ExpectAuth {
                 };
                 Some(answer(ctx, asking, registration, &mut chain))
             }
-            None => {
+            (None, None) => {
                 if request.child {
                     // The IKE SA stands; there is no Child SA to be had here (RFC 7296 section 1.3.1).
                     chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::NO_ADDITIONAL_SAS).to_vec());

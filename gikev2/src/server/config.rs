@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
+use keyferry_model::redirect::Redirect;
 use keyferry_model::settings::Ppk;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub struct ServerConfig {
     pub preferences: Preferences,
     /// Postquantum preshared keys (RFC 8784).
     pub ppks: Vec<Ppk>,
+    /// Where members are sent, and when.
+    pub redirect: Option<Redirect>,
     /// Above so many half-open SAs initiators must return a cookie first (RFC 7296 section 2.6).
     pub cookie_threshold: usize,
     /// Half-open SAs at one time.
@@ -56,6 +59,7 @@ impl ServerConfig {
             identity: None,
             preferences: Preferences::default(),
             ppks: Vec::new(),
+            redirect: None,
             cookie_threshold: 100,
             half_open: 10_000,
             half_open_per_address: 50,
@@ -96,6 +100,8 @@ pub struct Counters {
     pub groups_demanded: u64,
     /// IKE_SA_INIT requests without an acceptable proposal.
     pub no_proposal: u64,
+    /// Members sent to other gateways.
+    pub redirected: u64,
     /// IKE_SA_INIT requests refused because too many SAs are half-open, or there are too many SAs.
     pub half_open_refused: u64,
     /// Half-open SAs that came to nothing.

@@ -13,6 +13,7 @@ use keyferry_model::id::{Identity, Protocol};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::in_band::LineId;
+use super::redirect::Leaving;
 use super::rekeying::Rekeying;
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::rekey::no_child;
@@ -85,6 +86,8 @@ pub(super) struct Established {
     pub(super) line: LineId,
     /// It is not closed for being idle.
     pub(super) kept: bool,
+    /// Whether the peer goes to another gateway.
+    pub(super) leaving: Leaving,
 }
 
 /// An SA that is kept is of use as long as the peer lives: one that is silent for so long is asked.
@@ -103,6 +106,8 @@ pub(super) enum Purpose {
     FollowUp,
     /// A rekey of a group.
     InBand,
+    /// Another gateway is to serve the peer.
+    Redirect,
 }
 
 /// What a request asks for, once it is understood.
@@ -141,6 +146,7 @@ impl Established {
             rekeying,
             line: 0,
             kept: false,
+            leaving: Leaving::default(),
         }
     }
 
@@ -154,6 +160,7 @@ impl Established {
             return doomed;
         }
         let over = self.over(config).min(self.rekeying.due_at()).min(patience);
+        let over = self.leaving.tell_at.map_or(over, |at| over.min(at));
         self.liveness(config).map_or(over, |after| over.min(self.heard + after))
     }
 
@@ -165,7 +172,7 @@ impl Established {
     /// When the peer is to begin anew: it asks for nothing any more, or is not known to be who it was.
     fn over(&self, config: &ServerConfig) -> Duration {
         let idle = if self.kept { Duration::MAX } else { self.active + config.idle };
-        self.who.ends.map_or(idle, |ends| idle.min(ends))
+        [self.who.ends, self.leaving.until].into_iter().flatten().fold(idle, Duration::min)
     }
 
     /// After which silence the peer is asked whether it lives.
@@ -377,6 +384,7 @@ impl Server {
             Purpose::Rekey => self.rekey_answered(ctx, spi, &opened),
             Purpose::FollowUp => self.follow_up_answered(ctx, spi, &opened),
             Purpose::InBand => self.in_band_answered(ctx, line, &opened),
+            Purpose::Redirect => self.sent_elsewhere(spi, ctx.now.mono),
             Purpose::Liveness => {}
         }
         self.follow_up(ctx, spi);
@@ -410,10 +418,13 @@ impl Server {
             Some(at) => now >= at,
             None => now >= state.over(&self.config) || rekeying.life.has_ended(now),
         };
+        let goes = state.leaving.tell_at.is_some_and(|at| at <= now);
         let silent = state.liveness(&self.config).is_some_and(|after| now >= state.heard + after);
         let line = state.line;
         if ends {
             self.inform(ctx, spi, true);
+        } else if rekeying.doomed.is_none() && goes {
+            self.send_elsewhere(ctx, spi);
         } else if rekeying.doomed.is_none() && rekeying.life.wants_rekey(now) {
             self.begin_rekey(ctx, spi);
         } else if rekeying.doomed.is_none() && silent {
@@ -467,7 +478,7 @@ impl Server {
 impl Purpose {
     fn exchange(self) -> ExchangeType {
         match self {
-            Purpose::Liveness | Purpose::Delete => ExchangeType::INFORMATIONAL,
+            Purpose::Liveness | Purpose::Delete | Purpose::Redirect => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
             Purpose::FollowUp => ExchangeType::IKE_FOLLOWUP_KE,
             Purpose::InBand => ExchangeType::GSA_INBAND_REKEY,

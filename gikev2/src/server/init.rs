@@ -11,6 +11,7 @@ use keyferry_wire::Header;
 use super::auth::ExpectAuth;
 use super::intermediate::Intermediate;
 use super::ppk::PpkUse;
+use super::redirect::Willing;
 use super::{Entry, Path, Server, Spi, State};
 use crate::algorithms::ke_number;
 use crate::ike_sa::certificates;
@@ -37,6 +38,7 @@ pub(super) struct AwaitKe {
     limit: Option<usize>,
     announced: Announced,
     ppk: PpkUse,
+    willing: Option<Willing>,
 }
 
 /// Names a request by its sender and its octets. Another request with the same SPI is another SA: nobody can keep an
@@ -72,7 +74,7 @@ impl Server {
             // Whoever sends garbage hears nothing (reading 28).
             Err(reject) => return Err(reject),
         };
-        if !self.has_room(ctx, dgram, header, &init) {
+        if self.redirect_init(ctx, dgram, header, &init) || !self.has_room(ctx, dgram, header, &init) {
             return Ok(());
         }
         let intermediate = init.payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
@@ -145,6 +147,7 @@ impl Server {
             behind_nat,
             limit: fragments.map(|_| self.config.ike.limit()),
             announced,
+            willing: Willing::read(&init.payloads),
             ppk: PpkUse::of(init.payloads.notify(NotifyType::USE_PPK).is_some(), &self.config.ppks),
         };
         let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
@@ -245,10 +248,20 @@ impl AwaitKe {
             abilities: &abilities,
             announcement: self.announced.knows_digital_signatures().then(announcement),
             certificates,
+            redirected_from: None,
         });
         let nonces = (self.nonce_i.clone(), nonce_r);
-        let init_request = self.request.clone();
-        let (behind_nat, announced, ppk) = (self.behind_nat, self.announced.clone(), self.ppk);
-        Ok(ExpectAuth { sa, proof, nonces, init_request, init_response, behind_nat, intermediate, ppk, announced })
+        Ok(ExpectAuth {
+            sa,
+            proof,
+            nonces,
+            init_request: self.request.clone(),
+            init_response,
+            behind_nat: self.behind_nat,
+            intermediate,
+            ppk: self.ppk,
+            announced: self.announced.clone(),
+            willing: self.willing,
+        })
     }
 }

@@ -6,6 +6,7 @@
 //!  -             IKE_SA_INIT under load         -             N(COOKIE)
 //!  -             IKE_SA_INIT, wrong KE group    -             N(INVALID_KE_PAYLOAD)
 //!  -             IKE_SA_INIT, no proposal       -             N(NO_PROPOSAL_CHOSEN)
+//!  -             IKE_SA_INIT, sent elsewhere    -             N(REDIRECT)
 //!  AwaitKe       job done                       ExpectAuth    IKE_SA_INIT response
 //!  AwaitKe       job failed                     -             (silence)
 //!  ExpectAuth    IKE_SA_INIT repeated           ExpectAuth    the same response
@@ -32,6 +33,7 @@
 //!  Established   time for new keys              Established   Job, then CREATE_CHILD_SA request
 //!  Established   answer, with more to follow    Established   Jobs, then IKE_FOLLOWUP_KE request
 //!  Established   a rekey, member in band        Established   GSA_INBAND_REKEY
+//!  Established   the gateway is drained         Established   INFORMATIONAL with N(REDIRECT)
 //!  Established   idle and not kept, or replaced Established   INFORMATIONAL with Delete
 //!  Established   answer to that Delete, or none -
 //!  Established   any request repeated           Established   the same response
@@ -51,6 +53,7 @@ mod intermediate;
 mod limits;
 mod ppk;
 mod proof;
+mod redirect;
 mod rekeying;
 
 use std::collections::BTreeMap;
@@ -99,6 +102,8 @@ pub struct Server {
     jobs: BTreeMap<JobId, Spi>,
     timers: Timers,
     lines: Lines,
+    /// Members are sent elsewhere.
+    drained: bool,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -165,6 +170,7 @@ impl Server {
             jobs: BTreeMap::new(),
             timers: Timers::default(),
             lines: Lines::default(),
+            drained: false,
             key_log: None,
         }
     }

@@ -458,6 +458,7 @@ impl Server {
         let spi = sa.own_spi();
         let mut fresh = Established::fresh(sa, state.who.clone(), rekeying, ctx.now.mono);
         (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
+        fresh.leaving = state.leaving;
         self.lines.enter(state.line, spi);
         tracing::info!(member = %fresh.who.identity, "IKE SA has new keys");
         self.counters.rekeyed += 1;

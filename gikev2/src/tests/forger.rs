@@ -74,6 +74,7 @@ impl Forger {
                 abilities: &[],
                 announcement: announces.then(announcement),
                 certificates: None,
+                redirected_from: None,
             },
             None,
         );

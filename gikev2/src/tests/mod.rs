@@ -18,6 +18,7 @@ mod pki;
 mod ppk;
 mod quantum;
 mod readings;
+mod redirecting;
 mod registering;
 mod rekey_fragments;
 mod rekeying;

@@ -272,6 +272,7 @@ impl Peer {
             abilities: &[NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED],
             announcement: None,
             certificates: None,
+            redirected_from: None,
         };
         let bytes = request(&parts, None);
         world.deliver(Packet { from: address, to: world.gateway, via: Via::Udp, bytes, tainted: false });

@@ -194,6 +194,8 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) hosts: Vec<Host>,
     pub(super) gateway: SocketAddr,
+    /// Another key server of the same groups.
+    pub(super) other: Option<(SocketAddr, Server)>,
     pub(super) wire: VecDeque<Packet>,
     /// Everything that was put on the wire.
     pub(super) seen: Vec<Packet>,
@@ -268,6 +270,7 @@ impl World {
             server: Server::new(config),
             hosts: Vec::new(),
             gateway: SocketAddr::new(address(v6, 254), 848),
+            other: None,
             wire: VecDeque::new(),
             seen: Vec::new(),
             fate: Box::new(|_| 1),
@@ -379,6 +382,18 @@ impl World {
         self.drain(tainted);
     }
 
+    /// Does something with the other key server in the place of the first.
+    pub(super) fn on_other(&mut self, f: impl FnOnce(&mut Self)) {
+        let swap = |w: &mut Self| {
+            let Some((address, server)) = &mut w.other else { return };
+            std::mem::swap(address, &mut w.gateway);
+            std::mem::swap(server, &mut w.server);
+        };
+        swap(self);
+        f(self);
+        swap(self);
+    }
+
     fn drain(&mut self, tainted: bool) {
         while let Some(output) = self.out.poll() {
             match output {
@@ -432,6 +447,9 @@ impl World {
             None => p,
         };
         let dgram = Datagram { from: p.from, to: p.to, via: p.via, bytes: &p.bytes };
+        if self.other.as_ref().is_some_and(|(address, _)| address.ip() == p.to.ip()) {
+            return self.on_other(|w| w.on_server(p.tainted, |s, ctx| s.receive(ctx, dgram)));
+        }
         if p.to.ip() == self.gateway.ip() {
             // A keepalive is the gateway's business.
             if p.bytes == [0xff] {
@@ -455,10 +473,12 @@ impl World {
         loop {
             self.run();
             let members = self.hosts.iter().filter_map(|h| h.member.deadline());
-            let next = members.chain(self.server.deadline()).map(|d| d.at).min();
+            let other = self.other.as_ref().and_then(|(_, server)| server.deadline());
+            let next = members.chain(self.server.deadline()).chain(other).map(|d| d.at).min();
             let Some(at) = next.filter(|at| *at <= end) else { break };
             self.jump(at.max(self.now.mono));
             self.on_server(false, |s, ctx| s.expire(ctx));
+            self.on_other(|w| w.on_server(false, |s, ctx| s.expire(ctx)));
             for at in 0..self.hosts.len() {
                 self.on_member(at, false, |m, ctx| m.expire(ctx));
             }

@@ -13,6 +13,7 @@ pub mod ke;
 pub mod message;
 pub mod nonce;
 pub mod notify;
+pub mod redirect;
 pub mod registry;
 pub mod rekey_ack;
 pub mod rules;
@@ -84,9 +85,9 @@ pub(crate) mod testing {
 
     use super::{
         auth::Auth, cert::Cert, cert::CertRequest, delete::Delete, gsa::Gsa, id::Id, kd::Kd, ke::Ke, nonce::Nonce,
-        notify::Notify, sa::Sa, vendor::VendorId,
+        notify::Notify, redirect::GatewayId, redirect::Redirect, sa::Sa, vendor::VendorId,
     };
-    rebind!(Auth, Cert, CertRequest, Delete, Gsa, Id, Kd, Ke, Nonce, Notify, Sa, VendorId);
+    rebind!(Auth, Cert, CertRequest, Delete, Gsa, Id, Kd, Ke, Nonce, Notify, GatewayId, Redirect, Sa, VendorId);
     impl Rebind for super::ts::TrafficSelector {
         type Of<'b> = super::ts::TrafficSelector;
     }

@@ -383,6 +383,12 @@ numbers! {
         USE_TRANSPORT_MODE = 16391,
         /// The Child SA that is to be replaced.
         REKEY_SA = 16393,
+        /// The initiator may be sent to another gateway (RFC 5685).
+        REDIRECT_SUPPORTED = 16406,
+        /// To this one.
+        REDIRECT = 16407,
+        /// This one sent us.
+        REDIRECTED_FROM = 16408,
         /// IKE SAs without a Child SA are possible (RFC 6023).
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// The member will send, and wants so many sender IDs.
@@ -411,6 +417,18 @@ impl NotifyType {
     #[must_use]
     pub fn is_error(self) -> bool {
         self.0 < 16384
+    }
+}
+
+numbers! {
+    /// How a gateway is named in a redirect (RFC 5685 section 12).
+    GatewayIdType: u8 {
+        /// IPv4 address.
+        IPV4 = 1,
+        /// IPv6 address.
+        IPV6 = 2,
+        /// FQDN.
+        FQDN = 3,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Each payload of G-IKEv2: what is taken means the same after encoding.
 
 use gikev2::wire::rekey_ack::RekeyAck;
-use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, sa, ts, vendor};
+use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, redirect, sa, ts, vendor};
 use keyferry_crypto::Secret;
 use keyferry_wire::{Decode, Encode, Header};
 
@@ -25,7 +25,7 @@ fn acknowledgement(datagram: &[u8]) {
 }
 
 /// Number of payloads.
-pub const KINDS: u8 = 16;
+pub const KINDS: u8 = 18;
 
 /// The first octet says which payload, the others are its body.
 pub fn target(data: &[u8]) {
@@ -46,6 +46,8 @@ pub fn target(data: &[u8]) {
         12 => survives!(vendor::VendorId<'_>, body),
         13 => survives!(cert::Cert<'_>, body),
         14 => survives!(cert::CertRequest<'_>, body),
-        _ => acknowledgement(body),
+        15 => acknowledgement(body),
+        16 => survives!(redirect::GatewayId<'_>, body),
+        _ => survives!(redirect::Redirect<'_>, body),
     }
 }

@@ -44,7 +44,8 @@ fn read(root: &mut Section<'_>, usual: Vec<AdditionalKe>) -> Ike2Settings {
         Some(texts) => texts.iter().filter_map(|text| exchange(&section, text, required)).collect(),
     };
     let danger_sha1_signatures = section.flag("danger_sha1_signatures", false);
-    let settings = Ike2Settings { protections, prfs, groups, additional, ppks: Vec::new(), danger_sha1_signatures };
+    let settings =
+        Ike2Settings { protections, prfs, groups, additional, danger_sha1_signatures, ..Ike2Settings::default() };
     if settings.additional.len() > MAX_ADDITIONAL_KE {
         let what = format!("there are more than {MAX_ADDITIONAL_KE}");
         section.error("additional_key_exchange", what, "remove some");
