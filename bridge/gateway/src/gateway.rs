@@ -71,6 +71,9 @@ pub enum CommandError {
     /// The group has no such member, present or past.
     #[error("group {0:?} has never seen a member {1}")]
     UnknownMember(String, Identity),
+    /// There is nowhere to send members.
+    #[error("[gateway.redirect] names no other gateway")]
+    NowhereElse,
     /// Only evicted members can be readmitted.
     #[error("{1} is not an evicted member of group {0:?}")]
     NotEvicted(String, Identity),
@@ -145,6 +148,7 @@ impl Gateway {
         gikev2.ike = settings.ike;
         gikev2.preferences = gikev2::ike_sa::Preferences::configured(&settings.ike2);
         gikev2.ppks = settings.ike2.ppks;
+        gikev2.redirect = settings.ike2.redirect;
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },
@@ -316,6 +320,23 @@ impl Gateway {
         }
         self.flush();
         Ok(())
+    }
+
+    /// Sends the members of G-IKEv2 that can be sent to other gateways there from now on, or no more; how many of those with an
+    /// IKE SA are told.
+    ///
+    /// # Errors
+    /// No other gateway is configured.
+    pub fn drain(&mut self, now: Now, rng: &mut dyn Random, begin: bool) -> Result<usize, CommandError> {
+        let mut told = None;
+        self.drive(Protocol::Gikev2, now, rng, |this, ctx| told = this.gikev2.drain(ctx, begin));
+        told.ok_or(CommandError::NowhereElse)
+    }
+
+    /// Are members sent to other gateways, whoever they are?
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.endpoints.gikev2.is_drained()
     }
 
     /// The groups at a glance.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::tables;
 use super::{GatewayArgs, MemberArgs};
-use crate::control::{Client, RekeyStarted};
+use crate::control::{Client, Drained, RekeyStarted};
 
 /// A value as indented JSON with its line end.
 pub(super) fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
@@ -53,6 +53,15 @@ pub(super) fn evict(args: &GatewayArgs, group: &str, member: &Identity) -> anyho
 pub(super) fn readmit(args: &GatewayArgs, group: &str, member: &Identity) -> anyhow::Result<String> {
     Client::connect(&args.socket)?.readmit(group, member)?;
     shown(args.json, &serde_json::json!({ "readmitted": member }), |_| format!("{member} may join {group} again\n"))
+}
+
+pub(super) fn drain(args: &GatewayArgs, begin: bool) -> anyhow::Result<String> {
+    let drained = Drained { told: Client::connect(&args.socket)?.drain(begin)? };
+    let text = |d: &Drained| match begin {
+        true => format!("members are sent to other gateways; {} with an IKE SA are told\n", d.told),
+        false => "members are served again\n".to_owned(),
+    };
+    shown(args.json, &drained, text)
 }
 
 pub(super) fn member_status(args: &MemberArgs) -> anyhow::Result<String> {

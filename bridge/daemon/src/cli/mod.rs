@@ -111,6 +111,16 @@ enum Command {
         #[command(flatten)]
         gateway: GatewayArgs,
     },
+    /// Send G-IKEv2 members to the gateways of [gateway.redirect], to empty this one before maintenance.
+    #[command(after_help = "Examples:\n  keyferry drain\n  keyferry drain --stop\n\n\
+        Members that cannot be redirected stay, as do those of GDOI. It ends with the process, too.")]
+    Drain {
+        /// Serve everybody again.
+        #[arg(long)]
+        stop: bool,
+        #[command(flatten)]
+        gateway: GatewayArgs,
+    },
     /// Show a running member: its keys, and what they carried.
     MemberStatus(MemberArgs),
     /// Change a running member to the other protocol, without losing a packet.
@@ -231,6 +241,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Reload(a) => print(&client::reload(&a)?),
         Command::Evict { group, member, gateway } => print(&client::evict(&gateway, &group, &member)?),
         Command::Readmit { group, member, gateway } => print(&client::readmit(&gateway, &group, &member)?),
+        Command::Drain { stop, gateway } => print(&client::drain(&gateway, !stop)?),
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
         Command::Move { to, member } => print(&client::move_to(&member, to)?),
         Command::Leave(a) => print(&client::leave(&a)?),
@@ -304,6 +315,8 @@ mod tests {
         let rekey = Cli::try_parse_from(["keyferry", "rekey", "g", "--delete-kek"]).unwrap();
         let Command::Rekey { delete, .. } = rekey.command else { panic!("another command") };
         assert_eq!(delete.what(), Some(Delete::Kek));
+        let drain = Cli::try_parse_from(["keyferry", "drain", "--stop"]).unwrap();
+        assert!(matches!(drain.command, Command::Drain { stop: true, .. }));
         let moved = Cli::try_parse_from(["keyferry", "move", "--to", "gdoi"]).unwrap();
         assert!(matches!(moved.command, Command::Move { to: Protocol::Gdoi, .. }));
     }

@@ -67,6 +67,9 @@ fn list<T: ToString>(items: &[T]) -> String {
 pub(super) fn gateway(status: &GatewayStatus) -> String {
     let mut out =
         format!("gateway {}, up {}, listening at {}\n\n", status.version, time(status.uptime), list(&status.listen));
+    if status.drained {
+        out += "members are sent to other gateways\n\n";
+    }
     let mut groups = table(["GROUP", "ID", "GDOI", "G-IKEV2", "REKEYS", "NEXT IN", "SENDER IDS LEFT"]);
     for g in &status.groups {
         groups.add_row([

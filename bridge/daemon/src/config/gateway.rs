@@ -15,6 +15,7 @@ use super::ike2;
 use super::life::{self, GatewayLife};
 use super::peers;
 use super::phase1::{self, GatewayPhase1};
+use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Endpoint, PORT};
@@ -102,7 +103,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         },
         signing_bits: section.number("signing_bits", 2048..=4096, 3072),
         phase1: phase1::gateway(&mut section, &dangers),
-        ike2,
+        ike2: Ike2Settings { redirect: redirect::gateway(&mut section), ..ike2 },
         key_log: section.path("key_log"),
         store,
         listen,

@@ -18,6 +18,7 @@ use keyferry_model::settings::{
 use super::certificates::{self, Certificates};
 use super::ike2;
 use super::phase1;
+use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Accepted, Endpoint, Network, PORT, Subject};
@@ -29,6 +30,8 @@ pub struct MemberConfig {
     /// The key servers, in the order in which they are tried. Each must be who the configuration says; its address unless
     /// said otherwise, so that another holder of the key is not taken for it.
     pub gateways: Vec<KeyServer>,
+    /// Further ones, which are turned to only when one of them says so.
+    pub reserve: Vec<KeyServer>,
     /// The groups to join, the first of them first, over one phase 1 SA or IKE SA.
     pub groups: Vec<MemberGroup>,
     /// The protocol to start with.
@@ -123,7 +126,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         root.error("member", "the [member] table is missing", remedy);
         return None;
     };
-    let gateways = gateways(&mut section);
+    if !section.has("gateway") {
+        // Says that it is missing.
+        let _: Option<Endpoint> = section.required("gateway", "192.0.2.1");
+    }
+    let gateways = key_servers(&mut section, "gateway", "gateway_identity");
+    let reserve = key_servers(&mut section, "redirect_gateway", "redirect_gateway_identity");
     let protocol =
         section.choice("protocol", &[("gikev2", Protocol::Gikev2), ("gdoi", Protocol::Gdoi)], Protocol::Gikev2);
     let groups = groups(&mut section, protocol);
@@ -134,8 +142,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
     let phase1 = phase1::member(&mut section, &dangers);
     let life = life::member(&mut section);
+    let follows = redirect::member(&mut section, protocol, (&gateways, &reserve));
     let config = MemberConfig {
         gateways,
+        reserve,
         groups,
         protocol,
         fallback: section.choice("fallback", &[("none", false), ("gdoi", true)], false),
@@ -171,7 +181,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         },
         ike: life::member_ike(&mut section, &life),
         life,
-        ike2,
+        ike2: Ike2Settings { follows, ..ike2 },
         socket,
         key_log: section.path("key_log"),
     };
@@ -368,17 +378,18 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
         section.error("tun", "is the interface itself", "choose a name that no interface has, as \"kf0\"");
     }
     let v4 = |g: &KeyServer| g.address.is_ipv4();
-    if config.address.is_some_and(|a| config.gateways.iter().any(|g| a.is_ipv4() != v4(g))) {
+    let gateways: Vec<&KeyServer> = config.gateways.iter().chain(&config.reserve).collect();
+    if config.address.is_some_and(|a| gateways.iter().any(|g| a.is_ipv4() != v4(g))) {
         section.error("address", "is not of the gateway's family", "use IPv4 or IPv6 for both");
     }
-    if config.gateways.iter().any(|g| config.gateways.first().map(v4) != Some(v4(g))) {
+    if gateways.iter().any(|g| config.gateways.first().map(v4) != Some(v4(g))) {
         section.error("gateway", "mixes IPv4 and IPv6", "the member has one address: use one family");
     }
-    if config.gateways.iter().any(|g| g.address.ip().is_multicast() || g.address.port() == 0) {
+    if gateways.iter().any(|g| g.address.ip().is_multicast() || g.address.port() == 0) {
         section.error("gateway", "is no address that can be reached", "write the gateway's own address");
     }
-    let twice = |(i, g): (usize, &KeyServer)| config.gateways[..i].iter().any(|b| b.address == g.address);
-    if config.gateways.iter().enumerate().any(twice) {
+    let twice = |(i, g): (usize, &&KeyServer)| gateways[..i].iter().any(|b| b.address == g.address);
+    if gateways.iter().enumerate().any(twice) {
         section.error("gateway", "names an address twice", "name each key server once");
     }
     if config.traffic.tunnel_destination.is_some_and(|ip| config.gateways.iter().any(|g| ip.is_ipv4() != v4(g))) {
@@ -390,25 +401,21 @@ fn check(section: &Section<'_>, config: &MemberConfig) {
 }
 
 /// Key servers and who they must be: one identity for all, or one for each.
-fn gateways(section: &mut Section<'_>) -> Vec<KeyServer> {
-    if !section.has("gateway") {
-        // Says that it is missing.
-        let _: Option<Endpoint> = section.required("gateway", "192.0.2.1");
-    }
-    let addresses: Option<Vec<Endpoint>> = section.parsed_list("gateway", "192.0.2.1");
+fn key_servers(section: &mut Section<'_>, key: &'static str, identity: &'static str) -> Vec<KeyServer> {
+    let addresses: Option<Vec<Endpoint>> = section.parsed_list(key, "192.0.2.1");
     if addresses.as_ref().is_some_and(Vec::is_empty) {
-        section.error("gateway", "is empty", "name at least one key server");
+        section.error(key, "is empty", "name at least one key server");
     }
     let addresses = addresses.unwrap_or_default();
-    let identities: Vec<Identity> = section.parsed_list("gateway_identity", "gateway.example.org").unwrap_or_default();
+    let identities: Vec<Identity> = section.parsed_list(identity, "gateway.example.org").unwrap_or_default();
     if identities.len() > 1 && identities.len() != addresses.len() {
         let what = format!("has {} identities for {} gateways", identities.len(), addresses.len());
-        section.error("gateway_identity", what, "give one for all, or one for each in their order");
+        section.error(identity, what, "give one for all, or one for each in their order");
     }
-    let identity = |i: usize, address: &SocketAddr| {
+    let identity_of = |i: usize, address: &SocketAddr| {
         let said = if identities.len() == 1 { identities.first() } else { identities.get(i) };
         said.cloned().unwrap_or_else(|| Identity::from_ip(address.ip()))
     };
-    let server = |(i, e): (usize, &Endpoint)| KeyServer { address: e.0, identity: Some(identity(i, &e.0)) };
+    let server = |(i, e): (usize, &Endpoint)| KeyServer { address: e.0, identity: Some(identity_of(i, &e.0)) };
     addresses.iter().enumerate().map(server).collect()
 }

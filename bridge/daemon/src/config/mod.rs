@@ -19,6 +19,7 @@ mod member;
 mod peers;
 mod phase1;
 mod problem;
+mod redirect;
 mod secrets;
 mod section;
 mod streams;

@@ -1,6 +1,7 @@
 mod further;
 mod ike2;
 mod phase1;
+mod redirect;
 mod streams;
 mod traffic;
 
@@ -449,7 +450,11 @@ fn the_reference_names_every_key() {
         problem.remedy.trim_start_matches("the keys here are ").split(", ").map(str::to_owned).collect()
     };
     let none = Variables::new();
-    assert_eq!(told("[gateway]"), known(&GATEWAY.replace("store =", "zzz = 1\nstore ="), &none));
+    let mut gateway = known(&GATEWAY.replace("store =", "zzz = 1\nstore ="), &none);
+    assert!(gateway.remove("redirect"));
+    assert_eq!(told("[gateway]"), gateway);
+    let redirect = format!("{GATEWAY}\n[gateway.redirect]\nto = \"192.0.2.2\"\nzzz = 1\n");
+    assert_eq!(told("[gateway.redirect]"), known(&redirect, &none));
     assert_eq!(told("[control]"), known(&format!("{GATEWAY}\n[control]\nzzz = 1\n"), &none));
     assert_eq!(told("[[peer]]"), known(&format!("{GATEWAY}zzz = 1\n"), &none));
     let mut group = known(&GATEWAY.replace("id = 1234", "id = 1234\nzzz = 1"), &none);

@@ -11,7 +11,7 @@ use keyferry_model::view::RekeyView;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::protocol::{GatewayStatus, GroupMember, MemberStatus, RekeyStarted, Reply, Request};
+use super::protocol::{Drained, GatewayStatus, GroupMember, MemberStatus, RekeyStarted, Reply, Request};
 
 /// Longest reply, in octets: the members of a large fleet.
 const MAX_REPLY: u64 = 256 << 20;
@@ -169,6 +169,14 @@ impl Client {
     /// As [`call`](Self::call).
     pub fn readmit(&mut self, group: &str, member: &Identity) -> Result<(), ClientError> {
         self.call(&Request::Readmit { group: group.to_owned(), member: member.clone() }).map(|_| ())
+    }
+
+    /// Has a gateway send members to other gateways, or no more; returns how many are told over their IKE SAs.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn drain(&mut self, begin: bool) -> Result<usize, ClientError> {
+        self.get::<Drained>(&Request::Drain { begin }).map(|d| d.told)
     }
 
     /// Status of a member.

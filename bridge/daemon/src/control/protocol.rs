@@ -52,6 +52,11 @@ pub enum Request {
         /// The member.
         member: Identity,
     },
+    /// Gateway: send members to other gateways, or no more; answered by [`Drained`].
+    Drain {
+        /// Begin, or end?
+        begin: bool,
+    },
     /// Member: change to the other protocol without losing a packet. Answered when it is done or has failed.
     Move {
         /// The protocol to change to.
@@ -91,6 +96,13 @@ impl<T: Serialize, E: std::fmt::Display> From<Result<T, E>> for Reply {
     }
 }
 
+/// What became of a wish to send members elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Members with an IKE SA that are told.
+    pub told: usize,
+}
+
 /// A gateway at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GatewayStatus {
@@ -102,6 +114,8 @@ pub struct GatewayStatus {
     pub uptime: u64,
     /// Addresses it receives at.
     pub listen: Vec<SocketAddr>,
+    /// Are members sent to other gateways?
+    pub drained: bool,
     /// Its groups.
     pub groups: Vec<GroupView>,
     /// What it received and what became of it.

@@ -183,6 +183,7 @@ impl Runner {
             | Request::Rekey { .. }
             | Request::Reload
             | Request::Evict { .. }
+            | Request::Drain { .. }
             | Request::Readmit { .. } => {
                 let why = "this is a member; gateways do that (--socket names a gateway's socket)";
                 drop(call.reply.send(Reply::Error(why.to_owned())));
@@ -441,7 +442,7 @@ impl Runner {
 /// A machine for one of the protocols, as configured, that begins with the key server at this place.
 fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
     let config = &parts.config;
-    let mut key_servers = KeyServers::new(config.gateways.clone());
+    let mut key_servers = KeyServers::new(config.gateways.clone()).with_reserve(config.reserve.clone());
     key_servers.turn_to(key_server);
     // What is weak is for IKEv1 alone.
     let strong = protocol == Protocol::Gikev2;

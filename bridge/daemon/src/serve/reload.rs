@@ -26,7 +26,10 @@ pub(super) struct Reloading {
 
 /// The part of a configuration that a running gateway cannot change.
 fn fixed(c: &GatewayConfig) -> String {
-    format!("{:?}", (&c.listen, &c.identity, &c.store, &c.master_key, &c.socket, c.idle, &c.rekey, &c.key_log))
+    format!(
+        "{:?}",
+        (&c.listen, &c.identity, &c.store, &c.master_key, &c.socket, c.idle, &c.rekey, &c.key_log, &c.ike2.redirect)
+    )
 }
 
 impl Reloading {

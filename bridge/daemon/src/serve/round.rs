@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::jobs::{Finished, Jobs};
 use super::reload::Reloading;
-use crate::control::{Call, DatagramCounters, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
+use crate::control::{Call, DatagramCounters, Drained, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
 use crate::random::{Clock, OsRandom};
 use crate::store::{Store, StoreError};
 use crate::udp::{Received, Udp};
@@ -120,6 +120,7 @@ impl Round {
             }
             Request::Reload => self.reload().into(),
             Request::Evict { group, member } => self.gateway.evict(now, rng, &group, &member).map(started).into(),
+            Request::Drain { begin } => self.gateway.drain(now, rng, begin).map(|told| Drained { told }).into(),
             Request::Readmit { group, member } => self.gateway.readmit(&group, &member).into(),
             Request::Move { .. } | Request::Leave => {
                 Reply::Error("this is a gateway; members do that (--socket names a member's socket)".to_owned())
@@ -153,6 +154,7 @@ impl Round {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: now.mono.as_secs(),
             listen: self.listen(),
+            drained: self.gateway.is_drained(),
             groups: self.gateway.groups(now),
             datagrams: DatagramCounters {
                 gdoi: serde_json::to_value(gdoi).unwrap_or_default(),
