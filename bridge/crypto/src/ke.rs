@@ -6,7 +6,10 @@ mod mlkem;
 mod modp;
 mod xdh;
 
+use std::sync::LazyLock;
+
 use openssl::bn::{BigNum, BigNumContext, BigNumRef};
+use openssl::error::ErrorStack;
 use openssl::pkey::{Id, PKey, Private};
 
 use crate::error::CryptoError;
@@ -111,11 +114,11 @@ impl KeGroup {
     /// Octets of the responder's public value on the wire.
     #[must_use]
     pub fn answer_len(self) -> usize {
-        match mlkem::set(self) {
-            None => self.public_len(),
-            Some(mlkem::Set::MlKem512) => 768,
-            Some(mlkem::Set::MlKem768) => 1088,
-            Some(mlkem::Set::MlKem1024) => 1568,
+        match self.family() {
+            Family::Kem(mlkem::Set::MlKem512) => 768,
+            Family::Kem(mlkem::Set::MlKem768) => 1088,
+            Family::Kem(mlkem::Set::MlKem1024) => 1568,
+            Family::Modp(_) | Family::Ecp(_) | Family::Xdh(_) => self.public_len(),
         }
     }
 
@@ -153,7 +156,7 @@ impl KeGroup {
     /// Does it withstand quantum computers?
     #[must_use]
     pub fn is_quantum_safe(self) -> bool {
-        mlkem::set(self).is_some()
+        matches!(self.family(), Family::Kem(_))
     }
 
     /// A responder's part of a key exchange, of [`seed_len`](Self::seed_len) random octets: its public value and the shared
@@ -165,7 +168,7 @@ impl KeGroup {
         if peer.len() != self.public_len() {
             return Err(CryptoError::BadPublicValue);
         }
-        if let Some(set) = mlkem::set(self) {
+        if let Family::Kem(set) = self.family() {
             return mlkem::encapsulate(set, seed, peer);
         }
         let pair = KeyPair::from_seed(self, seed)?;
@@ -173,26 +176,45 @@ impl KeGroup {
         Ok((pair.public, shared))
     }
 
-    fn kind(self) -> Result<Kind, CryptoError> {
-        if let Some(group) = modp::group(self)? {
-            return Ok(Kind::Modp(group));
+    fn family(self) -> Family {
+        match self {
+            KeGroup::Modp1024 => Family::Modp(&modp::MODP_1024),
+            KeGroup::Modp1536 => Family::Modp(&modp::MODP_1536),
+            KeGroup::Modp2048 => Family::Modp(&modp::MODP_2048),
+            KeGroup::Modp3072 => Family::Modp(&modp::MODP_3072),
+            KeGroup::Modp4096 => Family::Modp(&modp::MODP_4096),
+            KeGroup::Modp6144 => Family::Modp(&modp::MODP_6144),
+            KeGroup::Modp8192 => Family::Modp(&modp::MODP_8192),
+            KeGroup::Modp2048s256 => Family::Modp(&modp::MODP_2048_256),
+            KeGroup::Ecp256 => Family::Ecp(&ecp::P256),
+            KeGroup::Ecp384 => Family::Ecp(&ecp::P384),
+            KeGroup::Ecp521 => Family::Ecp(&ecp::P521),
+            KeGroup::Brainpool224 => Family::Ecp(&ecp::BRAINPOOL_P224R1),
+            KeGroup::Brainpool256 => Family::Ecp(&ecp::BRAINPOOL_P256R1),
+            KeGroup::Brainpool384 => Family::Ecp(&ecp::BRAINPOOL_P384R1),
+            KeGroup::Brainpool512 => Family::Ecp(&ecp::BRAINPOOL_P512R1),
+            KeGroup::X25519 => Family::Xdh(Id::X25519),
+            KeGroup::X448 => Family::Xdh(Id::X448),
+            KeGroup::MlKem512 => Family::Kem(mlkem::Set::MlKem512),
+            KeGroup::MlKem768 => Family::Kem(mlkem::Set::MlKem768),
+            KeGroup::MlKem1024 => Family::Kem(mlkem::Set::MlKem1024),
         }
-        if let Some(curve) = ecp::curve(self)? {
-            return Ok(Kind::Ecp(curve));
-        }
-        if let Some(set) = mlkem::set(self) {
-            return Ok(Kind::Kem(set));
-        }
-        xdh::function(self).map(Kind::Xdh).ok_or(CryptoError::BadKey("a group without a function"))
     }
 }
 
 /// What a group computes with.
-enum Kind {
-    Modp(&'static modp::Group),
-    Ecp(&'static ecp::Curve),
+enum Family {
+    Modp(&'static Made<modp::Group>),
+    Ecp(&'static Made<ecp::Curve>),
     Xdh(Id),
     Kem(mlkem::Set),
+}
+
+/// Numbers of a group, made when they are first needed.
+pub(crate) type Made<T> = LazyLock<Result<T, ErrorStack>>;
+
+pub(crate) fn made<T>(numbers: &'static Made<T>) -> Result<&'static T, CryptoError> {
+    numbers.as_ref().map_err(|e| e.clone().into())
 }
 
 /// An ephemeral key pair.
@@ -231,10 +253,10 @@ impl KeyPair {
         if seed.len() != group.seed_len() {
             return Err(CryptoError::Length("seed"));
         }
-        let largest = match group.kind()? {
-            Kind::Modp(modp) => modp.largest_private(),
-            Kind::Ecp(curve) => Some(curve.largest_private()),
-            Kind::Xdh(_) | Kind::Kem(_) => None,
+        let largest = match group.family() {
+            Family::Modp(modp) => made(modp)?.largest_private(),
+            Family::Ecp(curve) => Some(made(curve)?.largest_private()),
+            Family::Xdh(_) | Family::Kem(_) => None,
         };
         let Some(largest) = largest else { return Self::from_private(group, seed) };
         // From 1 to the order less one: the seed is so much longer than the order that the bias is below 2^-128.
@@ -252,28 +274,29 @@ impl KeyPair {
     /// # Errors
     /// A value that is none.
     pub fn from_private(group: KeGroup, value: &[u8]) -> Result<Self, CryptoError> {
-        match group.kind()? {
-            Kind::Xdh(id) => {
+        match group.family() {
+            Family::Modp(_) | Family::Ecp(_) => {
+                let mut number = BigNum::new_secure()?;
+                number.copy_from_slice(value)?;
+                Self::from_number(group, number)
+            }
+            Family::Xdh(id) => {
                 let key = PKey::private_key_from_raw_bytes(value, id)?;
-                return Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::Xdh(key) });
+                Ok(Self { group, public: key.raw_public_key()?, private: PrivateValue::Xdh(key) })
             }
-            Kind::Kem(set) => {
+            Family::Kem(set) => {
                 let (public, key) = mlkem::key_pair(set, value)?;
-                return Ok(Self { group, public, private: PrivateValue::Kem(key) });
+                Ok(Self { group, public, private: PrivateValue::Kem(key) })
             }
-            Kind::Modp(_) | Kind::Ecp(_) => {}
         }
-        let mut number = BigNum::new_secure()?;
-        number.copy_from_slice(value)?;
-        Self::from_number(group, number)
     }
 
     fn from_number(group: KeGroup, mut value: BigNum) -> Result<Self, CryptoError> {
         value.set_const_time();
-        let (public, private) = match group.kind()? {
-            Kind::Modp(modp) => (modp.public(&value)?, PrivateValue::Modp(modp, value)),
-            Kind::Ecp(curve) => (curve.public(&value)?, PrivateValue::Ecp(curve, value)),
-            Kind::Xdh(_) | Kind::Kem(_) => return Err(CryptoError::BadKey("no number")),
+        let (public, private) = match group.family() {
+            Family::Modp(modp) => (made(modp)?.public(&value)?, PrivateValue::Modp(made(modp)?, value)),
+            Family::Ecp(curve) => (made(curve)?.public(&value)?, PrivateValue::Ecp(made(curve)?, value)),
+            Family::Xdh(_) | Family::Kem(_) => return Err(CryptoError::BadKey("no number")),
         };
         Ok(Self { group, public, private })
     }

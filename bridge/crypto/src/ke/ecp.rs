@@ -10,7 +10,7 @@ use openssl::ec::{EcGroup, EcGroupRef, EcPoint, PointConversionForm};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 
-use super::{KeGroup, padded};
+use super::{Made, padded};
 use crate::error::CryptoError;
 use crate::secret::Secret;
 
@@ -22,38 +22,13 @@ pub(crate) struct Curve {
     half: usize,
 }
 
-/// The curve of this name; `None` if it is none.
-pub(crate) fn curve(group: KeGroup) -> Result<Option<&'static Curve>, CryptoError> {
-    macro_rules! curve {
-        ($half:expr, $nid:expr) => {{
-            static CURVE: LazyLock<Result<Curve, ErrorStack>> = LazyLock::new(|| Curve::new($half, $nid));
-            &*CURVE
-        }};
-    }
-    let made = match group {
-        KeGroup::Ecp256 => curve!(32, Nid::X9_62_PRIME256V1),
-        KeGroup::Ecp384 => curve!(48, Nid::SECP384R1),
-        KeGroup::Ecp521 => curve!(66, Nid::SECP521R1),
-        KeGroup::Brainpool224 => curve!(28, Nid::BRAINPOOL_P224R1),
-        KeGroup::Brainpool256 => curve!(32, Nid::BRAINPOOL_P256R1),
-        KeGroup::Brainpool384 => curve!(48, Nid::BRAINPOOL_P384R1),
-        KeGroup::Brainpool512 => curve!(64, Nid::BRAINPOOL_P512R1),
-        KeGroup::Modp1024
-        | KeGroup::Modp1536
-        | KeGroup::Modp2048
-        | KeGroup::Modp3072
-        | KeGroup::Modp4096
-        | KeGroup::Modp6144
-        | KeGroup::Modp8192
-        | KeGroup::Modp2048s256
-        | KeGroup::X25519
-        | KeGroup::X448
-        | KeGroup::MlKem512
-        | KeGroup::MlKem768
-        | KeGroup::MlKem1024 => return Ok(None),
-    };
-    made.as_ref().map(Some).map_err(|e| e.clone().into())
-}
+pub(crate) static P256: Made<Curve> = LazyLock::new(|| Curve::new(32, Nid::X9_62_PRIME256V1));
+pub(crate) static P384: Made<Curve> = LazyLock::new(|| Curve::new(48, Nid::SECP384R1));
+pub(crate) static P521: Made<Curve> = LazyLock::new(|| Curve::new(66, Nid::SECP521R1));
+pub(super) static BRAINPOOL_P224R1: Made<Curve> = LazyLock::new(|| Curve::new(28, Nid::BRAINPOOL_P224R1));
+pub(super) static BRAINPOOL_P256R1: Made<Curve> = LazyLock::new(|| Curve::new(32, Nid::BRAINPOOL_P256R1));
+pub(super) static BRAINPOOL_P384R1: Made<Curve> = LazyLock::new(|| Curve::new(48, Nid::BRAINPOOL_P384R1));
+pub(super) static BRAINPOOL_P512R1: Made<Curve> = LazyLock::new(|| Curve::new(64, Nid::BRAINPOOL_P512R1));
 
 impl Curve {
     fn new(half: usize, nid: Nid) -> Result<Self, ErrorStack> {

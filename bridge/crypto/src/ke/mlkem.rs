@@ -5,7 +5,6 @@ use ml_kem::kem::{Decapsulate, KeyExport};
 use ml_kem::{B32, DecapsulationKey, EncapsulationKey, Key, MlKem512, MlKem768, MlKem1024, Seed};
 use zeroize::Zeroize;
 
-use super::KeGroup;
 use crate::error::CryptoError;
 use crate::secret::Secret;
 
@@ -15,32 +14,6 @@ pub(super) enum Set {
     MlKem512,
     MlKem768,
     MlKem1024,
-}
-
-/// The parameter set of this name; `None` if it is none.
-pub(super) fn set(group: KeGroup) -> Option<Set> {
-    match group {
-        KeGroup::MlKem512 => Some(Set::MlKem512),
-        KeGroup::MlKem768 => Some(Set::MlKem768),
-        KeGroup::MlKem1024 => Some(Set::MlKem1024),
-        KeGroup::Modp1024
-        | KeGroup::Modp1536
-        | KeGroup::Modp2048
-        | KeGroup::Modp3072
-        | KeGroup::Modp4096
-        | KeGroup::Modp6144
-        | KeGroup::Modp8192
-        | KeGroup::Modp2048s256
-        | KeGroup::Ecp256
-        | KeGroup::Ecp384
-        | KeGroup::Ecp521
-        | KeGroup::Brainpool224
-        | KeGroup::Brainpool256
-        | KeGroup::Brainpool384
-        | KeGroup::Brainpool512
-        | KeGroup::X25519
-        | KeGroup::X448 => None,
-    }
 }
 
 /// Octets of a seed: d and z (FIPS 203 section 7.1).

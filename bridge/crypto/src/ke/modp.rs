@@ -6,7 +6,7 @@ use openssl::bn::{BigNum, BigNumContext, BigNumRef};
 use openssl::dh::Dh;
 use openssl::error::ErrorStack;
 
-use super::{KeGroup, padded};
+use super::{Made, padded};
 use crate::error::CryptoError;
 use crate::secret::Secret;
 
@@ -26,42 +26,16 @@ struct Subgroup {
     largest_private: BigNum,
 }
 
-/// The MODP group of this name; `None` if it is none.
-pub(super) fn group(group: KeGroup) -> Result<Option<&'static Group>, CryptoError> {
-    /// Primes that are safe: (p - 1) / 2 is prime too.
-    macro_rules! safe {
-        ($len:expr, $prime:path) => {{
-            static GROUP: LazyLock<Result<Group, ErrorStack>> = LazyLock::new(|| Group::safe($len, $prime()?));
-            &*GROUP
-        }};
-    }
-    let made = match group {
-        KeGroup::Modp1024 => safe!(128, BigNum::get_rfc2409_prime_1024),
-        KeGroup::Modp1536 => safe!(192, BigNum::get_rfc3526_prime_1536),
-        KeGroup::Modp2048 => safe!(256, BigNum::get_rfc3526_prime_2048),
-        KeGroup::Modp3072 => safe!(384, BigNum::get_rfc3526_prime_3072),
-        KeGroup::Modp4096 => safe!(512, BigNum::get_rfc3526_prime_4096),
-        KeGroup::Modp6144 => safe!(768, BigNum::get_rfc3526_prime_6144),
-        KeGroup::Modp8192 => safe!(1024, BigNum::get_rfc3526_prime_8192),
-        KeGroup::Modp2048s256 => {
-            static GROUP: LazyLock<Result<Group, ErrorStack>> = LazyLock::new(Group::rfc_5114_section_2_3);
-            &*GROUP
-        }
-        KeGroup::Ecp256
-        | KeGroup::Ecp384
-        | KeGroup::Ecp521
-        | KeGroup::Brainpool224
-        | KeGroup::Brainpool256
-        | KeGroup::Brainpool384
-        | KeGroup::Brainpool512
-        | KeGroup::X25519
-        | KeGroup::X448
-        | KeGroup::MlKem512
-        | KeGroup::MlKem768
-        | KeGroup::MlKem1024 => return Ok(None),
-    };
-    made.as_ref().map(Some).map_err(|e| e.clone().into())
-}
+// Primes that are safe: (p - 1) / 2 is prime too.
+pub(super) static MODP_1024: Made<Group> = LazyLock::new(|| Group::safe(128, BigNum::get_rfc2409_prime_1024()?));
+pub(super) static MODP_1536: Made<Group> = LazyLock::new(|| Group::safe(192, BigNum::get_rfc3526_prime_1536()?));
+pub(super) static MODP_2048: Made<Group> = LazyLock::new(|| Group::safe(256, BigNum::get_rfc3526_prime_2048()?));
+pub(super) static MODP_3072: Made<Group> = LazyLock::new(|| Group::safe(384, BigNum::get_rfc3526_prime_3072()?));
+pub(super) static MODP_4096: Made<Group> = LazyLock::new(|| Group::safe(512, BigNum::get_rfc3526_prime_4096()?));
+pub(super) static MODP_6144: Made<Group> = LazyLock::new(|| Group::safe(768, BigNum::get_rfc3526_prime_6144()?));
+pub(super) static MODP_8192: Made<Group> = LazyLock::new(|| Group::safe(1024, BigNum::get_rfc3526_prime_8192()?));
+
+pub(super) static MODP_2048_256: Made<Group> = LazyLock::new(Group::rfc_5114_section_2_3);
 
 impl Group {
     fn safe(len: usize, prime: BigNum) -> Result<Self, ErrorStack> {

@@ -8,7 +8,7 @@ use openssl::pkey::{HasPrivate, HasPublic, Public};
 
 use super::KeyKind;
 use crate::CryptoError;
-use crate::ke::{KeGroup, ecp::curve};
+use crate::ke::{ecp, made};
 
 const NOT_EC: CryptoError = CryptoError::SignatureKey("no ECDSA key");
 
@@ -63,13 +63,13 @@ pub(super) fn kind<T: HasPublic>(key: &EcKeyRef<T>) -> Result<KeyKind, CryptoErr
 
 /// The group of a kind of key, made once.
 pub(super) fn group(kind: KeyKind) -> Result<&'static EcGroup, CryptoError> {
-    let name = match kind {
+    let curve = match kind {
         KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => return Err(NOT_EC),
-        KeyKind::EcP256 => KeGroup::Ecp256,
-        KeyKind::EcP384 => KeGroup::Ecp384,
-        KeyKind::EcP521 => KeGroup::Ecp521,
+        KeyKind::EcP256 => &ecp::P256,
+        KeyKind::EcP384 => &ecp::P384,
+        KeyKind::EcP521 => &ecp::P521,
     };
-    Ok(curve(name)?.ok_or(NOT_EC)?.group())
+    Ok(made(curve)?.group())
 }
 
 /// The SubjectPublicKeyInfo of a key.
