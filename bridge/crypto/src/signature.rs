@@ -4,6 +4,7 @@ mod algorithm;
 mod ecdsa;
 mod edwards;
 mod key;
+mod rsa;
 mod signing;
 mod spki;
 mod verifying;
@@ -14,8 +15,6 @@ use key::Key;
 pub use signing::SigningKey;
 pub use verifying::VerifyingKey;
 
-use openssl::hash::MessageDigest;
-use openssl::md::{Md, MdRef};
 use openssl::pkey::{Id, PKey, Private};
 use serde::{Deserialize, Serialize};
 
@@ -157,34 +156,7 @@ fn ecdsa_digest(how: DigestSignature, octets: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The hash an RSA key puts into a DigestInfo; none for a signature over the octets themselves.
-fn rsa_digest_info(how: DigestSignature) -> Option<Option<Hash>> {
-    match how {
-        DigestSignature::RsaRaw => Some(None),
-        DigestSignature::RsaDigestInfo(hash) => Some(Some(hash)),
-        DigestSignature::EcdsaDigest | DigestSignature::EcdsaHashed(_) => None,
-    }
-}
-
 const OTHER_KIND: CryptoError = CryptoError::SignatureKey("the scheme is for another kind of key");
-
-fn message_digest(hash: Hash) -> MessageDigest {
-    match hash {
-        Hash::Sha1 => MessageDigest::sha1(),
-        Hash::Sha256 => MessageDigest::sha256(),
-        Hash::Sha384 => MessageDigest::sha384(),
-        Hash::Sha512 => MessageDigest::sha512(),
-    }
-}
-
-fn md(hash: Hash) -> &'static MdRef {
-    match hash {
-        Hash::Sha1 => Md::sha1(),
-        Hash::Sha256 => Md::sha256(),
-        Hash::Sha384 => Md::sha384(),
-        Hash::Sha512 => Md::sha512(),
-    }
-}
 
 fn check_rsa(key: &PKey<Private>) -> Result<(), CryptoError> {
     if key.id() != Id::RSA {

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use keyferry_crypto::{CryptoError, Hash, KeyKind, SignatureAlgorithm, SignatureForm, SigningKey, VerifyingKey};
+use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
+use openssl::rsa::{Padding, Rsa};
+use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
 
 const HASHES: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
 
@@ -159,6 +162,68 @@ fn signatures_of_another_implementation_verify() {
         seen += 1;
     }
     assert_eq!(seen, 17);
+}
+
+/// The encodings are ours, the other side OpenSSL's; the bits of the modulus decide where an encoding for PSS begins.
+#[test]
+fn openssl_and_we_verify_each_other() {
+    let digests = [
+        (Hash::Sha256, MessageDigest::sha256()),
+        (Hash::Sha384, MessageDigest::sha384()),
+        (Hash::Sha512, MessageDigest::sha512()),
+    ];
+    for bits in [2048, 2049, 2050, 2055] {
+        let key = PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
+        let ours = SigningKey::from_pem(&key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        let verifying = VerifyingKey::from_spki(&ours.public_spki()).unwrap();
+        for (hash, digest) in digests {
+            for algorithm in [SignatureAlgorithm::RsaPkcs1(hash), SignatureAlgorithm::RsaPss(hash)] {
+                let pss = matches!(algorithm, SignatureAlgorithm::RsaPss(_));
+                let mut verifier = Verifier::new(digest, &key).unwrap();
+                let mut signer = Signer::new(digest, &key).unwrap();
+                if pss {
+                    verifier.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+                    verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH).unwrap();
+                    signer.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+                    signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH).unwrap();
+                }
+                let value = ours.sign_named(algorithm, b"octets").unwrap();
+                assert!(verifier.verify_oneshot(&value, b"octets").unwrap(), "{bits} {algorithm:?}");
+                assert_eq!(pss, value != ours.sign_named(algorithm, b"octets").unwrap(), "PSS has a salt");
+                let theirs = signer.sign_oneshot_to_vec(b"octets").unwrap();
+                assert!(verifying.verify_named(algorithm, b"octets", &theirs), "{bits} {algorithm:?}");
+            }
+        }
+    }
+}
+
+/// Each part of an encoding for PSS counts, and so does each of the octets that PKCS #1 pads with.
+#[test]
+fn encodings_with_anything_wrong_are_refused() {
+    let key = Rsa::generate(2049).unwrap();
+    let pem = PKey::from_rsa(key.clone()).unwrap().private_key_to_pem_pkcs8().unwrap();
+    let ours = SigningKey::from_pem(&pem).unwrap();
+    let verifying = VerifyingKey::from_spki(&ours.public_spki()).unwrap();
+    for algorithm in [SignatureAlgorithm::RsaPss(Hash::Sha256), SignatureAlgorithm::RsaPkcs1(Hash::Sha256)] {
+        let value = ours.sign_named(algorithm, b"octets").unwrap();
+        let mut encoded = vec![0; value.len()];
+        key.public_decrypt(&value, &mut encoded, Padding::NONE).unwrap();
+        let signed = |encoded: &[u8]| {
+            let mut value = vec![0; encoded.len()];
+            // Not every number is below the modulus.
+            key.private_encrypt(encoded, &mut value, Padding::NONE).ok().map(|_| value)
+        };
+        assert!(verifying.verify_named(algorithm, b"octets", &signed(&encoded).unwrap()));
+        let mut tried = 0;
+        for at in 0..encoded.len() {
+            let mut bad = encoded.clone();
+            bad[at] ^= 1;
+            let Some(value) = signed(&bad) else { continue };
+            tried += 1;
+            assert!(!verifying.verify_named(algorithm, b"octets", &value), "{algorithm:?}: octet {at}");
+        }
+        assert!(tried > 250);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use openssl::pkey::{HasPrivate, HasPublic, Public};
 
 use super::KeyKind;
 use crate::CryptoError;
+use crate::der::{self, Malformed};
 use crate::ke::{ecp, made};
 
 const NOT_EC: CryptoError = CryptoError::SignatureKey("no ECDSA key");
@@ -107,6 +108,16 @@ pub(super) fn verify<T: HasPublic>(kind: KeyKind, key: &EcKeyRef<T>, digest: &[u
     parse(kind, value).is_ok_and(|value| value.verify(digest, key).unwrap_or(false))
 }
 
+/// The same as DER.
+pub(super) fn sign_der<T: HasPrivate>(key: &EcKeyRef<T>, digest: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    Ok(EcdsaSig::sign(digest, key)?.to_der()?)
+}
+
+/// Is this a signature, in DER? Whatever goes wrong means no.
+pub(super) fn verify_der<T: HasPublic>(kind: KeyKind, key: &EcKeyRef<T>, digest: &[u8], der: &[u8]) -> bool {
+    parse_der(kind, der).is_ok_and(|value| value.verify(digest, key).unwrap_or(false))
+}
+
 /// An ECDSA value of r and s as the DER that RFC 7427 and certificates carry: SEQUENCE { r INTEGER, s INTEGER }.
 ///
 /// # Errors
@@ -120,11 +131,22 @@ pub fn ecdsa_to_der(kind: KeyKind, value: &[u8]) -> Result<Vec<u8>, CryptoError>
 /// # Errors
 /// [`CryptoError::Length`] if the numbers are too long for the curve, negative, or not in plain DER.
 pub fn ecdsa_from_der(kind: KeyKind, der: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    let value = EcdsaSig::from_der(der).map_err(|_| CryptoError::Length("ECDSA value"))?;
-    if value.r().is_negative() || value.s().is_negative() || value.to_der()? != der {
-        return Err(CryptoError::Length("ECDSA value"));
+    fixed(kind, &*parse_der(kind, der)?)
+}
+
+fn parse_der(kind: KeyKind, octets: &[u8]) -> Result<EcdsaSig, CryptoError> {
+    const NO_VALUE: CryptoError = CryptoError::Length("ECDSA value");
+    let numbers = |octets| -> Result<_, Malformed> {
+        let mut fields = der::only_sequence(octets)?;
+        let (r, s) = (fields.unsigned()?, fields.unsigned()?);
+        fields.end()?;
+        Ok((r, s))
+    };
+    let (r, s) = numbers(octets).map_err(|_| NO_VALUE)?;
+    if r.len().max(s.len()) > kind.half() {
+        return Err(NO_VALUE);
     }
-    fixed(kind, &value)
+    Ok(EcdsaSig::from_private_components(BigNum::from_slice(r)?, BigNum::from_slice(s)?)?)
 }
 
 fn parse(kind: KeyKind, value: &[u8]) -> Result<EcdsaSig, CryptoError> {

@@ -4,13 +4,11 @@ use std::fmt;
 
 use openssl::ec::EcKey;
 use openssl::pkey::{Id, PKey, Private};
-use openssl::pkey_ctx::PkeyCtx;
-use openssl::rsa::{Padding, Rsa};
-use openssl::sign::{RsaPssSaltlen, Signer};
+use openssl::rsa::Rsa;
 
 use super::{
     DigestSignature, Key, KeyKind, OTHER_KIND, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, check_rsa,
-    ecdsa, ecdsa_digest, ecdsa_to_der, edwards, md, message_digest, rsa_digest_info,
+    ecdsa, ecdsa_digest, edwards, rsa,
 };
 use crate::{CryptoError, Secret};
 
@@ -18,7 +16,7 @@ use crate::{CryptoError, Secret};
 pub struct SigningKey {
     key: Key<Private>,
     pem: Secret,
-    spki: Vec<u8>,
+    pub(super) spki: Vec<u8>,
 }
 
 impl SigningKey {
@@ -83,7 +81,7 @@ impl SigningKey {
         }
         if key.id() != Id::EC {
             let spki = key.public_key_to_der()?;
-            return Ok(Self { key: Key::Rsa(key), pem, spki });
+            return Ok(Self { key: Key::Rsa(key.rsa()?), pem, spki });
         }
         let key = key.ec_key()?;
         let kind = ecdsa::kind(&key)?;
@@ -123,11 +121,8 @@ impl SigningKey {
         }
         match &self.key {
             Key::Rsa(key) => {
-                let mut signer = Signer::new(message_digest(scheme.hash()), key)?;
-                for part in parts {
-                    signer.update(part)?;
-                }
-                Ok(signer.sign_to_vec()?)
+                let hash = scheme.hash();
+                rsa::sign(key, rsa::Encoding::Pkcs1(hash), &hash.digest(parts))
             }
             Key::Ec(kind, key) => ecdsa::sign(*kind, key, &scheme.hash().digest(parts)),
             // No scheme is of its kind.
@@ -142,19 +137,11 @@ impl SigningKey {
     /// [`CryptoError::SignatureKey`] if the algorithm is for another kind of key; [`CryptoError::OpenSsl`].
     pub fn sign_named(&self, algorithm: SignatureAlgorithm, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
         match (&self.key, algorithm) {
-            (Key::Rsa(key), SignatureAlgorithm::RsaPkcs1(hash)) => {
-                Ok(Signer::new(message_digest(hash), key)?.sign_oneshot_to_vec(octets)?)
+            (Key::Rsa(key), algorithm) => {
+                let (encoding, hash) = rsa::Encoding::of_named(algorithm).ok_or(OTHER_KIND)?;
+                rsa::sign(key, encoding, &hash.digest(&[octets]))
             }
-            (Key::Rsa(key), SignatureAlgorithm::RsaPss(hash)) => {
-                let mut signer = Signer::new(message_digest(hash), key)?;
-                signer.set_rsa_padding(Padding::PKCS1_PSS)?;
-                signer.set_rsa_mgf1_md(message_digest(hash))?;
-                signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
-                Ok(signer.sign_oneshot_to_vec(octets)?)
-            }
-            (Key::Ec(kind, key), SignatureAlgorithm::Ecdsa(hash)) => {
-                ecdsa_to_der(*kind, &ecdsa::sign(*kind, key, &hash.digest(&[octets]))?)
-            }
+            (Key::Ec(_, key), SignatureAlgorithm::Ecdsa(hash)) => ecdsa::sign_der(key, &hash.digest(&[octets])),
             (Key::Edwards(kind, key), algorithm) if algorithm.is_for(*kind) => edwards::sign(key, octets),
             _ => Err(OTHER_KIND),
         }
@@ -177,22 +164,11 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::SignatureKey`] if the way is for another kind of key; [`CryptoError::OpenSsl`], also if the octets
-    /// have not the length of the hash that they are called.
+    /// [`CryptoError::SignatureKey`] if the way is for another kind of key, or the octets have not the length of the hash that
+    /// they are called; [`CryptoError::OpenSsl`].
     pub fn sign_digest(&self, how: DigestSignature, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
         match &self.key {
-            Key::Rsa(key) => {
-                let info = rsa_digest_info(how).ok_or(OTHER_KIND)?;
-                let mut ctx = PkeyCtx::new(key)?;
-                ctx.sign_init()?;
-                ctx.set_rsa_padding(Padding::PKCS1)?;
-                if let Some(hash) = info {
-                    ctx.set_signature_md(md(hash))?;
-                }
-                let mut value = Vec::new();
-                ctx.sign_to_vec(octets, &mut value)?;
-                Ok(value)
-            }
+            Key::Rsa(key) => rsa::sign(key, rsa::Encoding::of_digest(how).ok_or(OTHER_KIND)?, octets),
             Key::Ec(kind, key) => ecdsa::sign(*kind, key, &ecdsa_digest(how, octets).ok_or(OTHER_KIND)?),
             Key::Edwards(..) => Err(OTHER_KIND),
         }
@@ -202,7 +178,7 @@ impl SigningKey {
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
-            Key::Rsa(key) => write!(f, "SigningKey(RSA, {} bits)", key.bits()),
+            Key::Rsa(key) => write!(f, "SigningKey(RSA, {} bits)", key.n().num_bits()),
             Key::Ec(kind, _) | Key::Edwards(kind, _) => write!(f, "SigningKey({kind:?})"),
         }
     }

@@ -3,14 +3,12 @@
 use std::fmt;
 
 use openssl::bn::BigNum;
-use openssl::pkey::{PKey, Public};
-use openssl::pkey_ctx::PkeyCtx;
-use openssl::rsa::{Padding, Rsa};
-use openssl::sign::{RsaPssSaltlen, Verifier};
+use openssl::pkey::Public;
+use openssl::rsa::Rsa;
 
 use super::{
     DigestSignature, EXPONENT_BITS, Key, KeyKind, RSA_BITS, SignatureAlgorithm, SignatureForm, SignatureScheme, ecdsa,
-    ecdsa_digest, ecdsa_from_der, edwards, md, message_digest, rsa_digest_info,
+    ecdsa_digest, edwards, rsa,
 };
 use crate::CryptoError;
 use crate::der::{self, tag};
@@ -41,7 +39,7 @@ impl VerifyingKey {
         if fields.whole_sequence()? != RSA_ENCRYPTION {
             return Err(CryptoError::SignatureKey("neither RSA, ECDSA on P-256, P-384 or P-521, Ed25519 nor Ed448"));
         }
-        let key = rsa(fields.octet_bits()?)?;
+        let key = rsa_public(fields.octet_bits()?)?;
         fields.end()?;
         Ok(Self { key: Key::Rsa(key), spki: spki.to_vec() })
     }
@@ -52,7 +50,7 @@ impl VerifyingKey {
     ///
     /// [`CryptoError::SignatureKey`] unless it is exactly one, with the bounds of [`from_spki`](Self::from_spki).
     pub fn from_pkcs1_der(octets: &[u8]) -> Result<Self, CryptoError> {
-        let key = Key::Rsa(rsa(octets)?);
+        let key = Key::Rsa(rsa_public(octets)?);
         let bits = der::encode(tag::BIT_STRING, &[&[0], octets]);
         Ok(Self { key, spki: der::encode(tag::SEQUENCE, &[RSA_ENCRYPTION, &bits]) })
     }
@@ -94,14 +92,8 @@ impl VerifyingKey {
         }
         match &self.key {
             Key::Rsa(key) => {
-                let check = || {
-                    let mut verifier = Verifier::new(message_digest(scheme.hash()), key)?;
-                    for part in parts {
-                        verifier.update(part)?;
-                    }
-                    verifier.verify(sig)
-                };
-                check().unwrap_or(false)
+                let hash = scheme.hash();
+                rsa::verify(key, rsa::Encoding::Pkcs1(hash), &hash.digest(parts), sig)
             }
             Key::Ec(kind, key) => ecdsa::verify(*kind, key, &scheme.hash().digest(parts), sig),
             // No scheme is of its kind.
@@ -113,20 +105,11 @@ impl VerifyingKey {
     /// goes with any hash. Whatever goes wrong means no.
     pub fn verify_named(&self, algorithm: SignatureAlgorithm, content: &[u8], sig: &[u8]) -> bool {
         match (&self.key, algorithm) {
-            (Key::Rsa(key), SignatureAlgorithm::RsaPkcs1(hash) | SignatureAlgorithm::RsaPss(hash)) => {
-                let check = || {
-                    let mut verifier = Verifier::new(message_digest(hash), key)?;
-                    if matches!(algorithm, SignatureAlgorithm::RsaPss(_)) {
-                        verifier.set_rsa_padding(Padding::PKCS1_PSS)?;
-                        verifier.set_rsa_mgf1_md(message_digest(hash))?;
-                        verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
-                    }
-                    verifier.verify_oneshot(sig, content)
-                };
-                sig.len() == key.size() && check().unwrap_or(false)
+            (Key::Rsa(key), algorithm) => rsa::Encoding::of_named(algorithm)
+                .is_some_and(|(encoding, hash)| rsa::verify(key, encoding, &hash.digest(&[content]), sig)),
+            (Key::Ec(kind, key), SignatureAlgorithm::Ecdsa(hash)) => {
+                ecdsa::verify_der(*kind, key, &hash.digest(&[content]), sig)
             }
-            (Key::Ec(kind, key), SignatureAlgorithm::Ecdsa(hash)) => ecdsa_from_der(*kind, sig)
-                .is_ok_and(|value| ecdsa::verify(*kind, key, &hash.digest(&[content]), &value)),
             (Key::Edwards(kind, key), algorithm) => {
                 algorithm.is_for(*kind) && sig.len() == self.signature_len() && edwards::verify(key, content, sig)
             }
@@ -149,18 +132,7 @@ impl VerifyingKey {
             return false;
         }
         match &self.key {
-            Key::Rsa(key) => rsa_digest_info(how).is_some_and(|info| {
-                let check = || {
-                    let mut ctx = PkeyCtx::new(key)?;
-                    ctx.verify_init()?;
-                    ctx.set_rsa_padding(Padding::PKCS1)?;
-                    if let Some(hash) = info {
-                        ctx.set_signature_md(md(hash))?;
-                    }
-                    ctx.verify(octets, sig)
-                };
-                check().unwrap_or(false)
-            }),
+            Key::Rsa(key) => rsa::Encoding::of_digest(how).is_some_and(|e| rsa::verify(key, e, octets, sig)),
             Key::Ec(kind, key) => {
                 ecdsa_digest(how, octets).is_some_and(|digest| ecdsa::verify(*kind, key, &digest, sig))
             }
@@ -173,7 +145,7 @@ impl VerifyingKey {
 const RSA_ENCRYPTION: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
 
 /// RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }
-fn rsa(octets: &[u8]) -> Result<PKey<Public>, CryptoError> {
+fn rsa_public(octets: &[u8]) -> Result<Rsa<Public>, CryptoError> {
     let mut fields = der::only_sequence(octets)?;
     let (n, e) = (BigNum::from_slice(fields.unsigned()?)?, BigNum::from_slice(fields.unsigned()?)?);
     fields.end()?;
@@ -186,13 +158,13 @@ fn rsa(octets: &[u8]) -> Result<PKey<Public>, CryptoError> {
     if !n.is_odd() {
         return Err(CryptoError::SignatureKey("the RSA modulus is even"));
     }
-    Ok(PKey::from_rsa(Rsa::from_public_components(n, e)?)?)
+    Ok(Rsa::from_public_components(n, e)?)
 }
 
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
-            Key::Rsa(key) => write!(f, "VerifyingKey(RSA, {} bits)", key.bits()),
+            Key::Rsa(key) => write!(f, "VerifyingKey(RSA, {} bits)", key.n().num_bits()),
             Key::Ec(kind, _) | Key::Edwards(kind, _) => write!(f, "VerifyingKey({kind:?})"),
         }
     }
