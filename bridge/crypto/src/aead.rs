@@ -196,12 +196,13 @@ impl Aead {
 
 /// An AEAD with its key, prepared once for many messages.
 ///
-/// Contexts with the expanded key are kept for one user at a time; a second one at the same moment expands it anew.
+/// Contexts with the expanded key are made when they are first needed, for many keys are for one direction alone, and kept for
+/// one user at a time; a second one at the same moment expands it anew.
 pub struct AeadKey {
     algorithm: Aead,
     key: Secret,
-    sealer: Mutex<CipherCtx>,
-    opener: Mutex<CipherCtx>,
+    sealer: Mutex<Option<CipherCtx>>,
+    opener: Mutex<Option<CipherCtx>>,
 }
 
 impl AeadKey {
@@ -213,9 +214,7 @@ impl AeadKey {
         if key.len() != algorithm.key_len() {
             return Err(CryptoError::Length("key"));
         }
-        let sealer = Mutex::new(sealer(algorithm, key)?);
-        let opener = Mutex::new(opener(algorithm, key)?);
-        Ok(Self { algorithm, key: Secret::copy_from(key), sealer, opener })
+        Ok(Self { algorithm, key: Secret::copy_from(key), sealer: Mutex::default(), opener: Mutex::default() })
     }
 
     /// The algorithm.
@@ -326,12 +325,15 @@ fn lengths(algorithm: Aead, ctx: &mut CipherCtx) -> Result<(), CryptoError> {
 
 /// Runs with the kept context if it is free (and no panic left it half done), otherwise with a fresh one.
 fn with(
-    kept: &Mutex<CipherCtx>,
+    kept: &Mutex<Option<CipherCtx>>,
     fresh: impl FnOnce() -> Result<CipherCtx, CryptoError>,
     run: impl FnOnce(&mut CipherCtx) -> Result<(), CryptoError>,
 ) -> Result<(), CryptoError> {
     match kept.try_lock() {
-        Ok(mut ctx) => run(&mut ctx),
+        Ok(mut kept) => match &mut *kept {
+            Some(ctx) => run(ctx),
+            none => run(none.insert(fresh()?)),
+        },
         Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => run(&mut fresh()?),
     }
 }

@@ -117,13 +117,15 @@ impl Hmac {
         } else {
             block[..key.len()].copy_from_slice(key);
         }
-        let keyed = |pad: u8| {
+        let block = &mut block[..hash.block_len()];
+        let mut keyed = |pad: u8| {
             let mut state = HashState::new(hash);
-            let padded = zeroize::Zeroizing::new(block.map(|b| b ^ pad));
-            state.update(&padded[..hash.block_len()]);
+            block.iter_mut().for_each(|b| *b ^= pad);
+            state.update(block);
             state
         };
-        Self { inner: keyed(0x36), outer: keyed(0x5c) }
+        // The second pad goes over the first, which is taken off with it.
+        Self { inner: keyed(0x36), outer: keyed(0x36 ^ 0x5c) }
     }
 
     /// Writes the MAC of the parts to the front of `out` and returns its length.
