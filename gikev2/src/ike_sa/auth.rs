@@ -28,7 +28,8 @@ impl SignedOctets<'_> {
 /// prf(prf(shared key, "Key Pad for IKEv2"), message | nonce | prf(SK_p, id) | IntAuth).
 pub(crate) fn shared_key_mac(prf: Prf, psk: &Secret, proof: &Secret, signed: SignedOctets<'_>) -> Secret {
     let key = prf.compute(psk.expose(), &[KEY_PAD]);
-    prf.compute(key.expose(), &[signed.octets(prf, proof).expose()])
+    let SignedOctets { message, nonce, id, int_auth } = signed;
+    prf.compute(key.expose(), &[message, nonce, prf.compute(proof.expose(), &[id]).expose(), int_auth])
 }
 
 #[cfg(test)]

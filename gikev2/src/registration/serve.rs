@@ -254,9 +254,7 @@ fn member_bag(admission: &Admission, default: &Secret) -> Result<MemberBag<'stat
     }
     let signed = admission.offer.policy.gikev2.as_ref().filter(|_| !admission.in_band);
     let auth_key = match signed.map(|g| &g.authentication) {
-        Some(RekeyAuthentication::Signature(key, algorithm)) => {
-            Some(Cow::Owned(algorithm.spki_to_der(&key.public_spki())?))
-        }
+        Some(RekeyAuthentication::Signature(key, algorithm)) => Some(Cow::Owned(algorithm.spki_to_der(key)?)),
         Some(RekeyAuthentication::Implicit) | None => None,
     };
     let sender_ids = admission.sender_ids.iter().map(|id| Cow::Owned(id.to_be_bytes().to_vec())).collect();

@@ -170,7 +170,7 @@ fn rekey_bag<'a>(sa: &'a RekeySa, tree: Option<&TreeUpdate>, default: &Secret) -
 /// The key that signs from the new Rekey SA on, if it is another than before (RFC 9838 section 2.4.1, reading 25).
 fn fresh_auth_key(made_under: &GroupPolicy, present: &GroupPolicy) -> Result<Option<Vec<u8>>, CryptoError> {
     let key = |p: &GroupPolicy| match p.gikev2.as_ref().map(|g| &g.authentication) {
-        Some(RekeyAuthentication::Signature(key, algorithm)) => algorithm.spki_to_der(&key.public_spki()).map(Some),
+        Some(RekeyAuthentication::Signature(key, algorithm)) => algorithm.spki_to_der(key).map(Some),
         Some(RekeyAuthentication::Implicit) | None => Ok(None),
     };
     let (fresh, present) = (key(made_under)?, key(present)?);

@@ -113,8 +113,11 @@ impl Server {
         };
         let claim = Claim { path: Path::of(dgram), exchange, opened, request: dgram.bytes.to_vec() };
         let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
-        let taken = state.take_ppk(&self.config.ppks, &claim);
-        match taken.and_then(|()| state.examine(&self.config, &claim, ctx.now.wall)) {
+        let examined = claim.read().and_then(|request| {
+            state.take_ppk(&self.config.ppks, &request)?;
+            state.examine(&self.config, (&claim, &request), ctx.now.wall)
+        });
+        match examined {
             Ok(Examined::Proven(peer)) => self.prove(ctx, spi, claim, peer),
             // Whoever gets here has received at its address, and proved nothing else.
             Ok(Examined::Signed(..)) if !self.may_check(dgram.from.ip(), ctx.now.mono) => {
@@ -176,7 +179,7 @@ impl Server {
         self.counters.established += 1;
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
-        let line = self.lines.begin(spi);
+        let line = self.lines.begin(identity, spi);
         established.line = line;
         established.leaving.willing = willing;
         self.sas.insert(spi, Entry { path: claim.path, digest, state: State::Established(Box::new(established)) });
@@ -193,17 +196,16 @@ impl Server {
 
     /// The peer says that it has no other IKE SA with us: those there are have no peer any more (RFC 7296 section 2.4).
     fn forget_others(&mut self, out: &mut Outbox, identity: &Identity) {
-        let same = |e: &Entry| matches!(&e.state, State::Established(s) if s.who.identity == *identity);
-        let others: Vec<Spi> = self.sas.iter().filter(|(_, e)| same(e)).map(|(spi, _)| *spi).collect();
-        others.into_iter().for_each(|spi| self.remove(out, spi));
+        self.lines.spis_of(identity).into_iter().for_each(|spi| self.remove(out, spi));
     }
 
     pub(super) fn count(&mut self, line: LineId, outcome: Outcome) {
         match outcome {
             Outcome::Registered { policy, rekey, carried } => {
                 self.counters.registered += 1;
-                let logged = rekey.and_then(|sa| rekey_sa_line(&policy, &sa));
-                if let (Some(log), Some(line)) = (&mut self.key_log, logged) {
+                if let (Some(log), Some(sa)) = (&mut self.key_log, rekey)
+                    && let Some(line) = rekey_sa_line(&policy, &sa)
+                {
                     log.log(crate::keylog::TABLE, &line);
                 }
                 self.note_carried(line, &policy.name, carried);
@@ -250,13 +252,17 @@ impl Claim {
 
 impl ExpectAuth {
     /// Who is it, and is its AUTH right?
-    fn examine(&self, config: &ServerConfig, claim: &Claim, wall: Duration) -> Result<Examined, Reject> {
-        let request = claim.read()?;
+    fn examine(
+        &self,
+        config: &ServerConfig,
+        (claim, request): (&Claim, &AuthRequest<'_>),
+        wall: Duration,
+    ) -> Result<Examined, Reject> {
         let identity = identity_from_wire(&request.id_i).ok_or(FAILED)?;
         let int_auth = &self.intermediate.octets();
         let (message, nonce) = (&self.init_request, &self.nonces.1);
         let signed = SignedOctets { message, nonce, id: request.id_i_body, int_auth };
-        let (prf, auth) = (self.sa.suite.prf, self.auth_of(&request));
+        let (prf, auth) = (self.sa.suite.prf, self.auth_of(request));
         if auth.method == AuthMethod::SHARED_KEY {
             let (psk, ours) = config.credentials.ikev2_psk(&identity).ok_or(FAILED)?;
             if !shared_key_mac(prf, psk, &self.proof.0, signed).ct_eq(&auth.data) {

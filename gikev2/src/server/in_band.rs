@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use keyferry_model::drive::Ctx;
+use keyferry_model::id::Identity;
 use keyferry_model::plan::{InBandTo, RekeyPlan};
 
 use super::established::Purpose;
@@ -35,8 +36,9 @@ struct Told {
 }
 
 /// One line of IKE SAs.
-#[derive(Default)]
 struct Line {
+    /// Whose.
+    identity: Identity,
     groups: Groups,
     spis: BTreeSet<Spi>,
     waiting: VecDeque<Told>,
@@ -49,6 +51,8 @@ struct Line {
 pub(super) struct Lines {
     last: LineId,
     lines: BTreeMap<LineId, Line>,
+    /// By whose they are.
+    of: BTreeMap<Identity, BTreeSet<LineId>>,
     /// Who has lost its last IKE SA, with the group.
     lost: Vec<(String, InBandTo)>,
     /// Lines that go on though an SA of theirs is gone that a request was out over.
@@ -58,15 +62,25 @@ pub(super) struct Lines {
 
 impl Lines {
     /// A line begins with an IKE SA.
-    pub(super) fn begin(&mut self, spi: Spi) -> LineId {
+    pub(super) fn begin(&mut self, identity: Identity, spi: Spi) -> LineId {
         self.last += 1;
-        self.enter(self.last, spi);
+        self.of.entry(identity.clone()).or_default().insert(self.last);
+        let (groups, spis, waiting) = (Groups::default(), BTreeSet::from([spi]), VecDeque::new());
+        self.lines.insert(self.last, Line { identity, groups, spis, waiting, out: None });
         self.last
     }
 
     /// It goes on with another SA.
     pub(super) fn enter(&mut self, line: LineId, spi: Spi) {
-        self.lines.entry(line).or_default().spis.insert(spi);
+        if let Some(line) = self.lines.get_mut(&line) {
+            line.spis.insert(spi);
+        }
+    }
+
+    /// The SAs in use with a peer.
+    pub(super) fn spis_of(&self, identity: &Identity) -> Vec<Spi> {
+        let lines = self.of.get(identity).into_iter().flatten().filter_map(|id| self.lines.get(id));
+        lines.flat_map(|line| line.spis.iter().copied()).collect()
     }
 
     /// An SA goes.
@@ -80,6 +94,12 @@ impl Lines {
         if line.spis.is_empty()
             && let Some(line) = self.lines.remove(&id)
         {
+            if let Some(of) = self.of.get_mut(&line.identity) {
+                of.remove(&id);
+                if of.is_empty() {
+                    self.of.remove(&line.identity);
+                }
+            }
             self.lost.extend(line.groups.lost());
         }
     }

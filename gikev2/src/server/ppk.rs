@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use keyferry_model::settings::Ppk;
 
-use super::auth::{Claim, ExpectAuth, FAILED};
+use super::auth::{ExpectAuth, FAILED};
 use crate::ike_sa::keymat::stir;
 use crate::policy::identity::identity_from_wire;
 use crate::reject::Reject;
@@ -35,8 +35,7 @@ impl PpkUse {
 impl ExpectAuth {
     /// Takes the PPK that a request for authentication names, once. The request is of the peer that sent IKE_SA_INIT: it is under
     /// keys that no PPK is in.
-    pub(super) fn take_ppk(&mut self, ours: &[Ppk], claim: &Claim) -> Result<(), Reject> {
-        let request = claim.read()?;
+    pub(super) fn take_ppk(&mut self, ours: &[Ppk], request: &AuthRequest<'_>) -> Result<(), Reject> {
         let identity = identity_from_wire(&request.id_i).ok_or(FAILED)?;
         let required = ours.iter().any(|ppk| ppk.required && ppk.is_for(&identity));
         match self.ppk {

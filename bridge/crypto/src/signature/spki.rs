@@ -1,30 +1,30 @@
 //! Keys that are for one algorithm alone, as SubjectPublicKeyInfo says it (RFC 4055, section 1.2; RFC 9838, section 4.5.3.2).
 
-use super::{SignatureAlgorithm, VerifyingKey};
+use super::{SignatureAlgorithm, SigningKey, VerifyingKey};
 use crate::CryptoError;
 use crate::der::{self, tag};
 
 const OTHER: CryptoError = CryptoError::SignatureKey("the key is for another algorithm");
 
 impl SignatureAlgorithm {
-    /// Makes of a key's SubjectPublicKeyInfo one whose algorithm is this: id-RSASSA-PSS with its parameters, in place of
-    /// rsaEncryption. All others are what they were.
+    /// The SubjectPublicKeyInfo of a key of ours for this algorithm: with PSS it has id-RSASSA-PSS with its parameters in place
+    /// of rsaEncryption.
     ///
     /// # Errors
     ///
     /// [`CryptoError::SignatureKey`] if it is no key for this algorithm.
-    pub fn spki_to_der(self, spki: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        if !VerifyingKey::from_spki(spki).is_ok_and(|key| self.is_for(key.kind())) {
+    pub fn spki_to_der(self, key: &SigningKey) -> Result<Vec<u8>, CryptoError> {
+        if !self.is_for(key.kind()) {
             return Err(OTHER);
         }
         match self {
             Self::RsaPss(_) => {
-                let mut fields = der::only_sequence(spki)?;
+                let mut fields = der::only_sequence(&key.spki)?;
                 fields.whole_sequence()?;
                 let bits = der::encode(tag::BIT_STRING, &[&[0], fields.octet_bits()?]);
                 Ok(der::encode(tag::SEQUENCE, &[&self.to_der(), &bits]))
             }
-            Self::RsaPkcs1(_) | Self::Ecdsa(_) | Self::Ed25519 | Self::Ed448 => Ok(spki.to_vec()),
+            Self::RsaPkcs1(_) | Self::Ecdsa(_) | Self::Ed25519 | Self::Ed448 => Ok(key.spki.clone()),
         }
     }
 
@@ -50,14 +50,15 @@ impl SignatureAlgorithm {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{Hash, KeyKind, SigningKey};
+    use crate::{Hash, KeyKind};
 
     #[test]
     fn keys_name_their_algorithm_and_are_taken_for_no_other() {
-        let rsa = SigningKey::generate_rsa(2048).unwrap().public_spki();
-        let ec = SigningKey::generate_ec(KeyKind::EcP256).unwrap().public_spki();
+        let rsa_key = SigningKey::generate_rsa(2048).unwrap();
+        let ec_key = SigningKey::generate_ec(KeyKind::EcP256).unwrap();
+        let (rsa, ec) = (rsa_key.public_spki(), ec_key.public_spki());
         let pss = SignatureAlgorithm::RsaPss(Hash::Sha256);
-        let told = pss.spki_to_der(&rsa).unwrap();
+        let told = pss.spki_to_der(&rsa_key).unwrap();
         assert_ne!(told, rsa);
         // OpenSSL reads it as a key for RSASSA-PSS.
         let read = openssl::pkey::PKey::public_key_from_der(&told).unwrap();
@@ -68,10 +69,10 @@ mod tests {
             assert!(other.spki_from_der(&told).is_err());
         }
         let pkcs1 = SignatureAlgorithm::RsaPkcs1(Hash::Sha256);
-        assert_eq!(pkcs1.spki_to_der(&rsa).unwrap(), rsa);
-        assert!(pkcs1.spki_to_der(&ec).is_err() && pkcs1.spki_from_der(&ec).is_err());
+        assert_eq!(pkcs1.spki_to_der(&rsa_key).unwrap(), rsa);
+        assert!(pkcs1.spki_to_der(&ec_key).is_err() && pkcs1.spki_from_der(&ec).is_err());
         let ecdsa = SignatureAlgorithm::Ecdsa(Hash::Sha256);
-        assert_eq!(ecdsa.spki_from_der(&ecdsa.spki_to_der(&ec).unwrap()).unwrap().spki(), ec);
+        assert_eq!(ecdsa.spki_from_der(&ecdsa.spki_to_der(&ec_key).unwrap()).unwrap().spki(), ec);
         for n in 0..told.len() {
             assert!(pss.spki_from_der(&told[..n]).is_err());
         }
