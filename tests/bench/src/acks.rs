@@ -42,7 +42,7 @@ fn kind(name: &'static str, ack: AckType, size: Size) -> Result<Acks> {
     let variant = Variant { sender_id_bits: 16, ack, ..Variant::default() };
     let policy = GroupPolicy { capacity: 4096, gikev2: None, ..policy::group(variant) };
     let mut server = KeyServer::new(Protocol::Gdoi, policy, members)?;
-    let mut fleet = Members::new(Protocol::Gdoi, 0..members, KeGroup::Ecp256, variant);
+    let mut fleet = Members::new(Protocol::Gdoi, 0..members, &[KeGroup::Ecp256], variant);
     fleet.register(&mut server)?;
     let mut samples = Samples::default();
     for _ in 0..size.pick(2, 9) {

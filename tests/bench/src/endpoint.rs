@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use keyferry_crypto::JobDone;
+use keyferry_crypto::{JobDone, KeGroup};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, JobId};
 use keyferry_model::id::Protocol;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{AdditionalKe, MemberSettings};
 use keyferry_model::update::MemberCtx;
 
-/// The key server's.
+/// The key server's, which does ML-KEM-768 after the first key exchange for those that want it.
 pub(crate) enum Responder {
     Gdoi(Box<gdoi::Server>),
     Gikev2(Box<gikev2::Server>),
@@ -19,7 +19,12 @@ impl Responder {
     pub(crate) fn new(protocol: Protocol, credentials: Arc<Credentials>) -> Self {
         match protocol {
             Protocol::Gdoi => Self::Gdoi(Box::new(gdoi::Server::new(gdoi::ServerConfig::new(credentials)))),
-            Protocol::Gikev2 => Self::Gikev2(Box::new(gikev2::Server::new(gikev2::ServerConfig::new(credentials)))),
+            Protocol::Gikev2 => {
+                let mut config = gikev2::ServerConfig::new(credentials);
+                let kem = AdditionalKe { methods: vec![KeGroup::MlKem768], required: false };
+                config.preferences.additional = vec![kem];
+                Self::Gikev2(Box::new(gikev2::Server::new(config)))
+            }
         }
     }
 

@@ -1,5 +1,8 @@
-//! The bare operations that a key server cannot avoid, as OpenSSL does them best: what depends on no peer is prepared.
+//! The bare operations that a key server cannot avoid, as OpenSSL (and the crate `ml-kem`) does them best: what depends on no peer
+//! is prepared.
 
+use ml_kem::kem::KeyExport;
+use ml_kem::{B32, DecapsulationKey, EncapsulationKey, Key, MlKem768, Seed};
 use openssl::bn::{BigNum, BigNumContext};
 use openssl::derive::Deriver;
 use openssl::dh::Dh;
@@ -8,13 +11,16 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Params};
 
-use keyferry_crypto::KeGroup;
+use keyferry_crypto::{KeGroup, Random};
+
+use crate::random::OsRandom;
 
 /// A key exchange: a key pair of our own, its public value, and agreement with a public value that came as octets.
 pub(crate) enum KeyExchange {
     Modp { params: Dh<Params>, peer: BigNum },
     Ec { group: EcGroup, order: BigNum, peer: Vec<u8> },
     X25519 { peer: Vec<u8> },
+    MlKem768 { peer: Vec<u8> },
 }
 
 impl KeyExchange {
@@ -25,6 +31,12 @@ impl KeyExchange {
         }
         if group == KeGroup::X25519 {
             return Ok(Some(KeyExchange::X25519 { peer: PKey::generate_x25519()?.raw_public_key()? }));
+        }
+        if group == KeGroup::MlKem768 {
+            let mut seed = Seed::default();
+            OsRandom.fill(&mut seed);
+            let key = DecapsulationKey::<MlKem768>::from_seed(seed);
+            return Ok(Some(KeyExchange::MlKem768 { peer: key.encapsulation_key().to_bytes().to_vec() }));
         }
         let curves = [(KeGroup::Ecp256, Nid::X9_62_PRIME256V1), (KeGroup::Ecp384, Nid::SECP384R1)];
         let Some((_, curve)) = curves.into_iter().find(|(of, _)| *of == group) else { return Ok(None) };
@@ -49,6 +61,14 @@ impl KeyExchange {
                 let mut deriver = Deriver::new(&own)?;
                 deriver.set_peer(&peer)?;
                 Ok((own.raw_public_key()?, deriver.derive_to_vec()?))
+            }
+            KeyExchange::MlKem768 { peer } => {
+                let mut message = B32::default();
+                OsRandom.fill(&mut message);
+                let peer = Key::<EncapsulationKey<MlKem768>>::try_from(&peer[..]).map_err(|_| ErrorStack::get())?;
+                let peer = EncapsulationKey::<MlKem768>::new(&peer).map_err(|_| ErrorStack::get())?;
+                let (ciphertext, shared) = peer.encapsulate_deterministic(&message);
+                Ok((ciphertext.to_vec(), shared.to_vec()))
             }
             KeyExchange::Ec { group, order, peer } => {
                 let mut context = BigNumContext::new_secure()?;
@@ -92,6 +112,7 @@ mod tests {
             (KeGroup::Ecp256, 65, 32),
             (KeGroup::Ecp384, 97, 48),
             (KeGroup::X25519, 32, 32),
+            (KeGroup::MlKem768, 1088, 32),
         ] {
             let (octets, secret) = KeyExchange::new(group).unwrap().unwrap().run().unwrap();
             // A leading zero of a MODP value is not written.

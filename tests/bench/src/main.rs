@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn everything_that_is_measured_runs() {
         let report = measure(None, false, Size::Smoke).unwrap();
-        assert_eq!(report.registrations.len(), 10);
+        assert_eq!(report.registrations.len(), 11);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 4);
         assert!(report.rekeys.iter().all(|r| r.octets > 500 && r.plan > 0.0 && r.signing > 0.0));

@@ -44,41 +44,42 @@ const BATCH: u32 = 16;
 /// Peers with pre-shared keys that the key server knows.
 const PEERS: u32 = 4000;
 
-/// What a member proves itself with, and which group keys are exchanged in.
+/// What a member proves itself with, and which groups keys are exchanged in, one after the other.
 #[derive(Clone, Copy)]
 struct Suite {
     protocol: Protocol,
     name: &'static str,
     kind: Option<Kind>,
-    ke: KeGroup,
+    ke: &'static [KeGroup],
     group: &'static str,
 }
 
 impl Suite {
-    const fn psk(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+    const fn psk(protocol: Protocol, ke: &'static [KeGroup], group: &'static str) -> Self {
         Self { protocol, name: "pre-shared key", kind: None, ke, group }
     }
 
-    const fn rsa(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+    const fn rsa(protocol: Protocol, ke: &'static [KeGroup], group: &'static str) -> Self {
         Self { protocol, name: "RSA-2048 signature", kind: Some(Kind::Rsa2048), ke, group }
     }
 
-    const fn ecdsa(protocol: Protocol, ke: KeGroup, group: &'static str) -> Self {
+    const fn ecdsa(protocol: Protocol, ke: &'static [KeGroup], group: &'static str) -> Self {
         Self { protocol, name: "ECDSA P-256 signature", kind: Some(Kind::EcdsaP256), ke, group }
     }
 }
 
-const SUITES: [Suite; 10] = [
-    Suite::psk(Protocol::Gdoi, KeGroup::Modp2048, "14"),
-    Suite::psk(Protocol::Gdoi, KeGroup::Ecp256, "19"),
-    Suite::psk(Protocol::Gdoi, KeGroup::Ecp384, "20"),
-    Suite::rsa(Protocol::Gdoi, KeGroup::Ecp256, "19"),
-    Suite::ecdsa(Protocol::Gdoi, KeGroup::Ecp256, "19"),
-    Suite::psk(Protocol::Gikev2, KeGroup::X25519, "x25519"),
-    Suite::psk(Protocol::Gikev2, KeGroup::Ecp256, "ecp256"),
-    Suite::psk(Protocol::Gikev2, KeGroup::Modp2048, "modp2048"),
-    Suite::ecdsa(Protocol::Gikev2, KeGroup::X25519, "x25519"),
-    Suite::rsa(Protocol::Gikev2, KeGroup::X25519, "x25519"),
+const SUITES: [Suite; 11] = [
+    Suite::psk(Protocol::Gdoi, &[KeGroup::Modp2048], "14"),
+    Suite::psk(Protocol::Gdoi, &[KeGroup::Ecp256], "19"),
+    Suite::psk(Protocol::Gdoi, &[KeGroup::Ecp384], "20"),
+    Suite::rsa(Protocol::Gdoi, &[KeGroup::Ecp256], "19"),
+    Suite::ecdsa(Protocol::Gdoi, &[KeGroup::Ecp256], "19"),
+    Suite::psk(Protocol::Gikev2, &[KeGroup::X25519], "x25519"),
+    Suite::psk(Protocol::Gikev2, &[KeGroup::Ecp256], "ecp256"),
+    Suite::psk(Protocol::Gikev2, &[KeGroup::Modp2048], "modp2048"),
+    Suite::psk(Protocol::Gikev2, &[KeGroup::X25519, KeGroup::MlKem768], "x25519, ML-KEM-768"),
+    Suite::ecdsa(Protocol::Gikev2, &[KeGroup::X25519], "x25519"),
+    Suite::rsa(Protocol::Gikev2, &[KeGroup::X25519], "x25519"),
 ];
 
 pub(crate) fn measure(size: Size) -> Result<Vec<Registration>> {
@@ -98,13 +99,16 @@ fn suite(suite: &Suite, size: Size) -> Result<Registration> {
         Some(pki) => KeyServer::certified(protocol, policy, PEERS, pki)?,
         None => KeyServer::new(protocol, policy, PEERS)?,
     };
-    let exchange = KeyExchange::new(ke)?.context("no floor for this group")?;
+    let exchanges = ke
+        .iter()
+        .map(|group| KeyExchange::new(*group)?.context("no floor for this group"))
+        .collect::<Result<Vec<_>>>()?;
     let signatures = pki.as_ref().map(Pki::floor).transpose()?;
     let (mut cost, mut floor) = (Samples::default(), Samples::default());
     for batch in 0..batches {
         let (time, right) = cpu::of(|| {
             (0..BATCH).try_fold(true, |right, _| {
-                exchange.run()?;
+                exchanges.iter().try_for_each(|exchange| exchange.run().map(drop))?;
                 Ok::<_, ErrorStack>(right && signatures.as_ref().map_or(Ok(true), Signatures::run)?)
             })
         });

@@ -27,14 +27,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.registrations.is_empty() {
             writeln!(f, "REGISTRATION, us of CPU; OVER is the cost less 1.3 floors, at most 40")?;
-            writeln!(f, "PROTOCOL  PROOF                  KE GROUP     COST    FLOOR  RATIO    OVER  GOAL MET")?;
+            writeln!(
+                f,
+                "PROTOCOL  PROOF                            KE GROUP     COST    FLOOR  RATIO    OVER  GOAL MET"
+            )?;
         }
         for r in &self.registrations {
             let Registration { protocol, authentication, group, cost, floor, ratio, over, meets_goal } = r;
             let (protocol, verdict) = (protocol.as_str(), verdict(*meets_goal));
             writeln!(
                 f,
-                "{protocol:<8}  {authentication:<21}  {group:>8}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:6.1}  {verdict}"
+                "{protocol:<8}  {authentication:<21}  {group:>18}  {cost:7.1}  {floor:7.1}  {ratio:5.2}  {over:6.1}  {verdict}"
             )?;
         }
         match &self.charon {

@@ -15,7 +15,7 @@ use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{CertificateAuth, MemberAuth, MemberSettings};
+use keyferry_model::settings::{AdditionalKe, CertificateAuth, Ike2Settings, MemberAuth, MemberSettings};
 use keyferry_model::time::Now;
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_scenarios::policy::{self, Variant};
@@ -36,6 +36,11 @@ pub(crate) fn address(n: u32) -> SocketAddr {
 /// Identity of member `n`.
 pub(crate) fn identity(n: u32) -> Identity {
     Identity::from_ip(address(n).ip())
+}
+
+/// Key exchanges that must follow the first, one method each.
+fn additional(methods: &[KeGroup]) -> Vec<AdditionalKe> {
+    methods.iter().map(|method| AdditionalKe { methods: vec![*method], required: true }).collect()
 }
 
 fn psk() -> Arc<Secret> {
@@ -147,7 +152,7 @@ pub(crate) struct Members {
 
 impl Members {
     /// With pre-shared keys.
-    pub(crate) fn new(protocol: Protocol, numbers: Range<u32>, ke: KeGroup, variant: Variant) -> Self {
+    pub(crate) fn new(protocol: Protocol, numbers: Range<u32>, ke: &[KeGroup], variant: Variant) -> Self {
         Self::with_auth(protocol, numbers.map(|n| (n, MemberAuth::Psk(psk()))), ke, variant)
     }
 
@@ -155,7 +160,7 @@ impl Members {
     pub(crate) fn certified(
         protocol: Protocol,
         numbers: Range<u32>,
-        ke: KeGroup,
+        ke: &[KeGroup],
         variant: Variant,
         pki: &Pki,
     ) -> Result<Self> {
@@ -169,15 +174,17 @@ impl Members {
     fn with_auth(
         protocol: Protocol,
         auths: impl IntoIterator<Item = (u32, MemberAuth)>,
-        ke: KeGroup,
+        ke: &[KeGroup],
         variant: Variant,
     ) -> Self {
+        let (first, more) = ke.split_at(ke.len().min(1));
         let members = auths.into_iter().map(|(n, auth)| {
             let settings = MemberSettings {
                 local: address(n),
                 identity: identity(n),
                 auth,
-                ke_groups: vec![ke],
+                ke_groups: first.to_vec(),
+                ike2: Ike2Settings { additional: additional(more), ..Ike2Settings::default() },
                 ack_jitter: Duration::ZERO,
                 ..policy::member(variant, 2)
             };
