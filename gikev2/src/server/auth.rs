@@ -179,7 +179,7 @@ impl Server {
         self.counters.established += 1;
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
-        let line = self.lines.begin(identity, spi);
+        let line = self.lines.begin(identity.clone(), spi);
         established.line = line;
         established.leaving.willing = willing;
         self.sas.insert(spi, Entry { path: claim.path, digest, state: State::Established(Box::new(established)) });
