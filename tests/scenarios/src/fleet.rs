@@ -16,7 +16,7 @@ use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
 use keyferry_wire::{NON_ESP_MARKER, split_marker};
 
-use crate::net::Net;
+use crate::net::{Nat, Net};
 use crate::policy::{self, Variant};
 
 /// A member's endpoint, of either protocol.
@@ -92,6 +92,10 @@ pub struct Fleet {
     pub store: BTreeMap<String, Secret>,
     /// The members, by number.
     pub nodes: BTreeMap<u8, Node>,
+    /// NATs in front of members, by number. Multicasts pass them.
+    pub nats: BTreeMap<u8, Nat>,
+    /// How members that join keep their IKE SAs.
+    pub member_ike: IkeOptions,
     /// In front of each message of an exchange, deliver every truncation of it, and it with each octet changed by each of
     /// these masks; of several copies in front of the first.
     pub tamper: Vec<u8>,
@@ -123,6 +127,8 @@ impl Fleet {
             gateway: None,
             store: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            nats: BTreeMap::new(),
+            member_ike: IkeOptions::default(),
             tamper: Vec::new(),
             tampered: BTreeSet::new(),
             drawn: 0,
@@ -192,7 +198,10 @@ impl Fleet {
             let settings = policy::member(self.variant, n);
             let mut sad = Sad::new();
             sad.set_tunnel(settings.tunnel());
-            let machine = Machine::new(protocol, settings);
+            let mut machine = Machine::new(protocol, settings);
+            if let Machine::Gikev2(member) = &mut machine {
+                member.set_ike_options(self.member_ike);
+            }
             let mut rng = SeededRandom::new(self.rng.u64());
             let ivs = IvSource::new(&mut rng);
             let node = Node {
@@ -351,12 +360,15 @@ impl Fleet {
 
     /// Delivers a datagram at once, as if it had arrived from that address.
     pub fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        if to == self.variant.family.gateway() {
+        let gateway = self.variant.family.gateway();
+        if to == gateway || to == SocketAddr::new(gateway.ip(), gikev2::NAT_PORT) {
             if self.gateway.is_some() {
                 self.command(|g, now, rng| g.receive(now, rng, from, to, bytes));
             }
             return;
         }
+        let outside = self.nats.values().find(|nat| nat.outside == to.ip());
+        let Some(to) = outside.map_or(Some(to), |nat| nat.inward(to.port())) else { return };
         // Multicasts were sent once per receiver; the number of the receiver stands in place of the port.
         let Some(n) = self.receiver(to) else { return };
         let real = if to.ip().is_multicast() { SocketAddr::new(to.ip(), 848) } else { to };
@@ -398,7 +410,9 @@ impl Fleet {
             match output {
                 MemberOutput::Send(t) => {
                     let bytes = on_wire(&t);
-                    self.net.send(self.clock, t.from.unwrap_or(local), t.to, &bytes);
+                    let from = t.from.unwrap_or(local);
+                    let from = self.nats.get_mut(&n).map_or(from, |nat| nat.outward(from));
+                    self.net.send(self.clock, from, t.to, &bytes);
                 }
                 MemberOutput::Update(update) => apply(node, update, now),
                 MemberOutput::Streams(update) => node.streams.push(update),

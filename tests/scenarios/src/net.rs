@@ -1,7 +1,7 @@
 //! The virtual network.
 
-use std::collections::BinaryHeap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keyferry_crypto::{Random, SeededRandom};
@@ -96,5 +96,43 @@ impl Net {
     pub fn arrive(&mut self, now: Duration) -> Option<Packet> {
         self.flying.peek().filter(|p| p.at <= now)?;
         self.flying.pop()
+    }
+}
+
+/// A NAT: each address and port inside has a port of its own outside.
+pub struct Nat {
+    /// Its address outside.
+    pub outside: IpAddr,
+    mappings: BTreeMap<u16, SocketAddr>,
+    next: u16,
+}
+
+impl Nat {
+    /// A NAT without mappings.
+    #[must_use]
+    pub fn new(outside: IpAddr) -> Self {
+        Self { outside, mappings: BTreeMap::new(), next: 20_000 }
+    }
+
+    /// Forgets all mappings; what comes next gets others.
+    pub fn forget(&mut self) {
+        self.mappings.clear();
+    }
+
+    /// Who the sender of a datagram is outside.
+    pub fn outward(&mut self, inside: SocketAddr) -> SocketAddr {
+        let known = self.mappings.iter().find(|(_, known)| **known == inside).map(|(port, _)| *port);
+        let port = known.unwrap_or_else(|| {
+            self.next += 1;
+            self.mappings.insert(self.next, inside);
+            self.next
+        });
+        SocketAddr::new(self.outside, port)
+    }
+
+    /// Where a datagram to a port outside goes, if anywhere.
+    #[must_use]
+    pub fn inward(&self, port: u16) -> Option<SocketAddr> {
+        self.mappings.get(&port).copied()
     }
 }
