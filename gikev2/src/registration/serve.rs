@@ -210,9 +210,12 @@ fn tell(
         groups.push(rekey_bag(admission, default)?);
     }
     let lifetimes = in_band::tells_lifetimes(policy) || !admission.in_band;
+    let newest = offer.epochs.last().map(|epoch| epoch.number);
     for epoch in &offer.epochs {
+        // What has been replaced is deleted by a rekey that went before: only this tells when it goes.
+        let replaced = newest != Some(epoch.number);
         for sa in &epoch.sas {
-            let lifetime = Some(epoch.remaining(wall)).filter(|_| lifetimes);
+            let lifetime = Some(epoch.remaining(wall)).filter(|_| lifetimes || replaced);
             sas.push(match admission.in_band {
                 false => to_wire::data_policy(sa, lifetime),
                 true => to_wire::data_policy_in_band(sa, lifetime),

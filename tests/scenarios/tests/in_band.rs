@@ -45,8 +45,13 @@ fn members_in_band_talk_to_all_others_through_rekeys() {
         let mut fleet = assembled(3, in_band, Weather::default());
         fleet.all_hear(&everybody()).unwrap();
         for _ in 0..3 {
-            let entry = rekey(&mut fleet);
-            fleet.all_hear(&everybody()).unwrap();
+            fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).expect("the group is there");
+            // Through the activation delay and the deactivation delay.
+            for _ in 0..90 {
+                fleet.run(Duration::from_millis(500));
+                fleet.all_hear(&everybody()).unwrap();
+            }
+            let entry = fleet.command(|g, _, _| g.rekeys(NAME)).expect("the group is there").pop().expect("a rekey");
             let acked =
                 |n: u8| entry.acks.iter().any(|a| a.identity == Identity::from_ip(Variant::default().family.host(n)));
             assert!(NEW.into_iter().all(acked), "the answers are evidence: {entry:?}");
@@ -95,4 +100,42 @@ fn an_evicted_sender_opens_nothing_afterwards() {
     assert!(!heard.contains(&12) && heard.contains(&14) && heard.contains(&2), "{heard:?}");
     fleet.run(secs(120));
     assert!(fleet.count(12, |e| matches!(e, MemberEvent::Refused(_))) > 0);
+}
+
+#[test]
+fn those_who_stay_talk_through_an_eviction() {
+    for in_band in [InBand::Senders, InBand::Everybody] {
+        let mut fleet = assembled(9, in_band, Weather::default());
+        let gone = Identity::from_ip(Variant::default().family.host(12));
+        fleet.command(|g, now, rng| g.evict(now, rng, NAME, &gone)).expect("it is a member");
+        for _ in 0..90 {
+            fleet.run(Duration::from_millis(500));
+            fleet.all_hear(&[2, 3, 4, 13, 14]).unwrap();
+        }
+    }
+}
+
+/// Whoever registers while replaced keys still drain gets those, too, for as long as all others have them, and no longer: not
+/// beyond the next rekey, after which it would send under them.
+#[test]
+fn keys_that_drain_at_a_registration_go_when_they_go_elsewhere() {
+    for in_band in [InBand::Nobody, InBand::Senders, InBand::Everybody] {
+        let mut fleet = assembled(10, in_band, Weather::default());
+        fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).expect("the group is there");
+        fleet.run(secs(5));
+        fleet.join([15], Protocol::Gikev2);
+        fleet.run(secs(2));
+        let all = [2, 3, 4, 12, 13, 14, 15];
+        let sas = |fleet: &Fleet, n: u8| fleet.nodes[&n].sad.status().sas.len();
+        fleet.all_hear(&all).unwrap();
+        assert_eq!(sas(&fleet, 15), 2, "{in_band:?}");
+        fleet.run(secs(40));
+        fleet.all_hear(&all).unwrap();
+        assert!(all.into_iter().all(|n| sas(&fleet, n) == 1), "{in_band:?}");
+        fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).expect("the group is there");
+        for _ in 0..80 {
+            fleet.run(Duration::from_millis(500));
+            fleet.all_hear(&all).unwrap();
+        }
+    }
 }
