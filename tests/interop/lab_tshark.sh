@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tshark decrypts a capture of the lab with the keys that the lab wrote: phase 1, informational exchanges and GROUPKEY-PULL, the
-# exchanges 39 to 41 with correct ICVs, and the group's ESP. It cannot be given KEKs, so a reader of our own, which shares nothing
+# exchanges 39 to 42 with correct ICVs, and the group's ESP. It cannot be given KEKs, so a reader of our own, which shares nothing
 # with Keyferry, opens GROUPKEY-PUSH and checks its signatures and acknowledgements.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -61,7 +61,7 @@ want "$acks" "Payload: Hash (8)" "$work/ack" "hashes of acknowledgements"
 want "$acks" "Payload: Sequence Number (18)" "$work/ack" "sequence numbers of acknowledgements"
 want "$acks" "Payload: Identification (5)" "$work/ack" "identities of acknowledgements"
 
-for exchange in 39 40 41; do
+for exchange in 39 40 41 42; do
     messages "$exchange" >"$work/x$exchange"
     sealed=$(count "Payload: Encrypted and Authenticated (46)" "$work/x$exchange")
     # Requests and answers; exchange 41 has no answers.
@@ -73,7 +73,7 @@ tshark -r "$work/capture/lab.pcap" -d udp.port==848,isakmp -V 2>"$work/tshark.lo
 at_least 1 "Integrity Checksum Data: .*\[correct\]" "$work/answers" "answers in GSA_REGISTRATION"
 at_least 3 "Payload: Key Download (52)" "$work/x39" "key downloads of GSA_AUTH, decrypted"
 
-for part in main pull info push ack x39 x40 x41; do
+for part in main pull info push ack x39 x40 x41 x42; do
     want 0 "Malformed" "$work/$part" "malformed messages ($part)"
 done
 

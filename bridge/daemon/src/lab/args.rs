@@ -69,6 +69,8 @@ pub enum BreakOption {
     Move,
     /// Serve a policy that asks for no acknowledgements: none come.
     Ack,
+    /// Serve a policy that rekeys nobody in band: the member that moves is not.
+    InBand,
 }
 
 impl BreakOption {
@@ -101,7 +103,7 @@ impl Args {
             return Some("a group needs two members or more: one to send and one to receive".to_owned());
         }
         let needs = match self.sabotage {
-            Some(BreakOption::Ack | BreakOption::Move) => ("--gdoi 1", self.gdoi >= 1),
+            Some(BreakOption::Ack | BreakOption::Move | BreakOption::InBand) => ("--gdoi 1", self.gdoi >= 1),
             Some(BreakOption::Evict) => ("three members", members >= 3),
             Some(BreakOption::Rekey | BreakOption::Clear | BreakOption::Restart | BreakOption::List) | None => {
                 ("", true)
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn sabotages_are_listed_with_what_they_do() {
         let list = BreakOption::list();
-        for name in ["rekey", "evict", "clear", "restart", "move", "ack"] {
+        for name in ["rekey", "evict", "clear", "restart", "move", "ack", "in-band"] {
             assert!(list.lines().any(|l| l.starts_with(name) && l.len() > 30), "{name}");
         }
         assert!(!list.contains("list"));

@@ -149,7 +149,7 @@ pub(super) fn spis(epoch: &EpochView) -> BTreeSet<u32> {
     epoch.spis.iter().filter_map(|s| u32::from_str_radix(s.trim_start_matches("0x"), 16).ok()).collect()
 }
 
-/// Every rekey was acknowledged by each GDOI member it was meant for.
+/// Every rekey was acknowledged by each member that it was meant for and that can.
 pub(super) fn acknowledged(rekeys: &[(RekeyView, Vec<Identity>)]) -> Check {
     let mut faults = Vec::new();
     let mut latencies = Vec::new();
@@ -168,6 +168,24 @@ pub(super) fn acknowledged(rekeys: &[(RekeyView, Vec<Identity>)]) -> Check {
         faults.push("no acknowledgement was expected".to_owned());
     }
     Check::faultless("acks", good, &faults)
+}
+
+/// A member that is told rekeys over its IKE SA has answered each of them.
+pub(super) fn in_band(member: Option<&MemberView>, rekeys: &[&RekeyView]) -> Check {
+    let Some(member) = member else { return Check::failed("in-band", "the gateway does not know the member") };
+    let mut faults = Vec::new();
+    if !member.in_band {
+        faults.push(format!("{} is not rekeyed in band", member.identity));
+    }
+    let answered =
+        |r: &&&RekeyView| r.acks.iter().any(|a| a.identity == member.identity && a.protocol == Protocol::Gikev2);
+    let silent = rekeys.iter().filter(|r| !answered(r));
+    faults.extend(silent.map(|r| format!("rekey {} has no answer from {}", r.id, member.identity)));
+    if rekeys.is_empty() {
+        faults.push("there was no rekey".to_owned());
+    }
+    let good = format!("{} answered over its IKE SA, {} of {1} rekeys", member.identity, rekeys.len());
+    Check::faultless("in-band", good, &faults)
 }
 
 /// The gateway as seen before and after its restart.

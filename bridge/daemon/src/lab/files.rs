@@ -64,15 +64,17 @@ impl Files {
         self.path("keys")
     }
 
-    /// Writes the gateway's configuration. `without` is a member it does not know.
+    /// Writes the gateway's configuration. `without` is a member it does not know; with `in_band`, whoever registers from then
+    /// on is rekeyed in band.
     pub(super) fn write_gateway(
         &self,
         plan: &Plan,
         sabotage: Option<BreakOption>,
         key_log: bool,
         without: Option<&MemberPlan>,
+        in_band: bool,
     ) -> anyhow::Result<PathBuf> {
-        let mut text = gateway_text(plan, sabotage);
+        let mut text = gateway_text(plan, sabotage, in_band);
         if key_log {
             text = text.replace("[control]", &format!("key_log = {:?}\n\n[control]", self.key_log().join("gateway")));
         }
@@ -118,10 +120,11 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
-fn gateway_text(plan: &Plan, sabotage: Option<BreakOption>) -> String {
+fn gateway_text(plan: &Plan, sabotage: Option<BreakOption>, in_band: bool) -> String {
     let rekey = std::net::SocketAddr::new(plan.rekey, IKE_PORT);
     let capacity = (plan.members.len() + 8).next_power_of_two();
-    let ack = if sabotage == Some(BreakOption::Ack) { "none" } else { "kek-sha256" };
+    let (ack, extension) = if sabotage == Some(BreakOption::Ack) { ("none", false) } else { ("kek-sha256", true) };
+    let in_band = if in_band && sabotage != Some(BreakOption::InBand) { "everybody" } else { "nobody" };
     format!(
         r#"[gateway]
 listen = ["{listen}"]
@@ -160,6 +163,8 @@ ack = "{ack}"
 protection = "aes-256-gcm"
 rekey = "{rekey}"
 authentication = "signature"
+ack = {extension}
+in_band = "{in_band}"
 "#,
         listen = plan.gateway_socket(),
         gateway = plan.gateway,
@@ -173,6 +178,7 @@ fn member_text(plan: &Plan, member: &MemberPlan) -> String {
         Protocol::Gikev2 => "gikev2",
     };
     let prefix = if plan.traffic.is_ipv4() { 32 } else { 128 };
+    let acknowledges = plan.acknowledges(member);
     format!(
         r#"[member]
 gateway = "{gateway}"
@@ -187,6 +193,7 @@ protect = ["{traffic}/{prefix}"]
 retransmit = "500ms"
 retry = "1s"
 ack_jitter = "200ms"
+ack_rekeys = {acknowledges}
 "#,
         gateway = plan.gateway_socket(),
         identity = member.identity,

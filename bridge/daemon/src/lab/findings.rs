@@ -20,7 +20,7 @@ pub(super) struct Findings {
     pub epochs: BTreeMap<u64, BTreeSet<u32>>,
     /// Sender IDs of every registration seen.
     pub sender_ids: Vec<(String, Vec<u32>)>,
-    /// Rekeys that the lab asked for, and the GDOI members that had to acknowledge them.
+    /// Rekeys that the lab asked for, and the members that had to acknowledge them.
     pub expected_acks: Vec<(u64, Vec<Identity>)>,
     /// Rekeys as the gateway last told them, by number; a gateway with a new store forgets them.
     pub rekeys: BTreeMap<u64, RekeyView>,

@@ -69,9 +69,10 @@ impl Fleet {
         })
     }
 
-    /// Starts the gateway, over its store if there is one, and waits until it answers.
-    pub(super) fn start_gateway(&mut self, without: Option<&MemberPlan>) -> anyhow::Result<()> {
-        let config = self.files.write_gateway(&self.plan, self.sabotage, self.key_log, without)?;
+    /// Starts the gateway, over its store if there is one, and waits until it answers. When it is started again, members that
+    /// register with it from then on are rekeyed in band.
+    pub(super) fn start_gateway(&mut self, without: Option<&MemberPlan>, again: bool) -> anyhow::Result<()> {
+        let config = self.files.write_gateway(&self.plan, self.sabotage, self.key_log, without, again)?;
         let args = ["serve".to_owned(), "--config".to_owned(), config.display().to_string()];
         let log = self.files.path("gateway.log");
         let mut process = Process::start(&self.topology.gateway, "the gateway", &args, &log, false)?;

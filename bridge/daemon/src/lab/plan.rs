@@ -76,6 +76,11 @@ impl Plan {
         }
     }
 
+    /// Does a member acknowledge rekeys of G-IKEv2, by our extension? All but the last one do, so that both kinds are there.
+    pub(super) fn acknowledges(&self, member: &MemberPlan) -> bool {
+        self.members.last() != Some(member)
+    }
+
     /// Where members find the gateway.
     pub(super) fn gateway_socket(&self) -> SocketAddr {
         SocketAddr::new(self.gateway, IKE_PORT)

@@ -109,8 +109,9 @@ impl Summary {
                 Some(MemberState::Evicted) => "evicted",
                 None => "unknown",
             };
-            // G-IKEv2 has no acknowledgement of multicast rekeys.
-            let acks = if way.contains(&"gdoi") { m.acknowledged.to_string() } else { "-".to_owned() };
+            // Not every member of G-IKEv2 acknowledges.
+            let can = way.contains(&"gdoi") || m.acknowledged > 0;
+            let acks = if can { m.acknowledged.to_string() } else { "-".to_owned() };
             let ids: Vec<String> = m.sender_ids.iter().map(ToString::to_string).collect();
             writeln!(
                 out,
@@ -129,7 +130,7 @@ impl Summary {
         for e in &self.epochs {
             writeln!(out, "{:<7} {:14} {:>20}", e.number, e.spis.join(","), e.packets)?;
         }
-        writeln!(out, "\n{:7} {:14} {:11} {:>8}   latency (GDOI, RFC 8263)", "rekey", "reason", "epoch", "acks")?;
+        writeln!(out, "\n{:7} {:14} {:11} {:>8}   latency", "rekey", "reason", "epoch", "acks")?;
         for r in &self.rekeys {
             let reason =
                 serde_json::to_value(r.reason).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();

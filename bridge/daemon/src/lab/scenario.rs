@@ -35,8 +35,8 @@ pub(super) struct Scenario<'a> {
     sabotage: Option<BreakOption>,
     /// Protocol each member speaks now: is it GDOI?
     gdoi: Vec<bool>,
-    /// The member that moved to G-IKEv2.
-    moved: Option<usize>,
+    /// The member that moved to G-IKEv2, and the last rekey before that.
+    moved: Option<(usize, u64)>,
     /// The member that was evicted, and the marks of that moment: nothing of what came later was meant for it.
     evicted: Option<(usize, Vec<u64>)>,
 }
@@ -50,7 +50,7 @@ impl<'a> Scenario<'a> {
     /// Plays everything. Errors are those that keep the lab from running at all.
     pub(super) fn play(&mut self) -> anyhow::Result<Summary> {
         self.view.stage("starting the gateway");
-        self.fleet.start_gateway(None)?;
+        self.fleet.start_gateway(None, false)?;
         if self.register()? {
             self.fleet.start_apps()?;
             self.show();
@@ -192,7 +192,13 @@ impl<'a> Scenario<'a> {
         Ok(self.fleet.patience.pause_until(asked + AFTER_DEACTIVATION)?)
     }
 
-    /// Waits until all who stay have the keys of a rekey, and GDOI's have acknowledged it.
+    /// Does a member have to acknowledge rekeys? GDOI's do, those of G-IKEv2 that can, and who is told them in band.
+    fn must_acknowledge(&self, index: usize) -> bool {
+        let can = self.fleet.plan.members.get(index).is_some_and(|m| self.fleet.plan.acknowledges(m));
+        self.gdoi.get(index) == Some(&true) || can || self.moved.is_some_and(|(moved, _)| moved == index)
+    }
+
+    /// Waits until all who stay have the keys of a rekey, and those who have to have acknowledged it.
     pub(super) fn await_rekey(
         &mut self,
         name: &str,
@@ -200,8 +206,8 @@ impl<'a> Scenario<'a> {
         before: &keyferry_model::view::GroupView,
     ) -> anyhow::Result<()> {
         let staying = self.staying();
-        let gdoi = staying.iter().filter(|i| self.gdoi.get(**i) == Some(&true));
-        let must_acknowledge = gdoi.map(|i| self.fleet.identity(*i)).collect::<anyhow::Result<Vec<_>>>()?;
+        let asked = staying.iter().filter(|i| self.must_acknowledge(**i));
+        let must_acknowledge = asked.map(|i| self.fleet.identity(*i)).collect::<anyhow::Result<Vec<_>>>()?;
         let gateway = self.fleet.gateway();
         let wants_acks = self.sabotage != Some(BreakOption::Ack);
         let mut check = None;
@@ -227,7 +233,8 @@ impl<'a> Scenario<'a> {
     pub(super) fn has_moved(&mut self, index: usize) {
         if let Some(gdoi) = self.gdoi.get_mut(index) {
             *gdoi = false;
-            self.moved = Some(index);
+            let last = self.findings.rekeys.keys().next_back().copied().unwrap_or_default();
+            self.moved = Some((index, last));
         }
     }
 

@@ -127,6 +127,29 @@ fn a_missing_acknowledgement_is_noticed() {
     assert!(!acknowledged(&[]).ok);
 }
 
+#[test]
+fn a_member_that_is_not_rekeyed_in_band_is_noticed() {
+    let ack = |n, protocol| AckView { identity: identity(n), protocol, latency_ms: 12 };
+    let rekey = |acks| RekeyView {
+        id: 1,
+        reason: RekeyReason::Eviction,
+        at: 0,
+        epoch: Some(2),
+        expected: 2,
+        acknowledged: 1,
+        missing: Vec::new(),
+        acks,
+    };
+    let moved = MemberView { in_band: true, ..member(1, Protocol::Gikev2) };
+    let answered = rekey(vec![ack(2, Protocol::Gdoi), ack(1, Protocol::Gikev2)]);
+    assert!(in_band(Some(&moved), &[&answered]).ok);
+    assert!(!in_band(Some(&member(1, Protocol::Gikev2)), &[&answered]).ok);
+    assert!(!in_band(Some(&moved), &[&answered, &rekey(vec![ack(2, Protocol::Gikev2)])]).ok);
+    assert!(!in_band(Some(&moved), &[&rekey(vec![ack(1, Protocol::Gdoi)])]).ok, "that was before it moved");
+    assert!(!in_band(Some(&moved), &[]).ok);
+    assert!(!in_band(None, &[&answered]).ok);
+}
+
 fn snapshot() -> Snapshot {
     Snapshot { group: group(&[3]), members: vec![member(1, Protocol::Gdoi)], holdings: vec![holding(1, &[0x1003])] }
 }

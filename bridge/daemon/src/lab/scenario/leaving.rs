@@ -7,7 +7,7 @@ use crate::lab::checks::{self, Check};
 use crate::lab::patience::Interrupted;
 
 pub(super) fn play(s: &mut Scenario<'_>) -> anyhow::Result<()> {
-    let Some(index) = s.moved else {
+    let Some((index, _)) = s.moved else {
         s.findings.skip(
             s.view,
             "leave",

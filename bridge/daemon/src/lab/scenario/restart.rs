@@ -23,7 +23,7 @@ pub(super) fn play(s: &mut Scenario<'_>) -> anyhow::Result<()> {
     s.view.stage("starting the gateway over its store");
     let forgotten = s.first_gdoi().filter(|_| s.sabotage() == Some(BreakOption::Move));
     let forgotten = forgotten.and_then(|i| s.fleet.plan.members.get(i)).cloned();
-    s.fleet.start_gateway(forgotten.as_ref())?;
+    s.fleet.start_gateway(forgotten.as_ref(), true)?;
     // Whoever wanted to register again would do so now.
     s.fleet.patience.pause(Duration::from_millis(500))?;
     let after = s.fleet.snapshot(&all)?;

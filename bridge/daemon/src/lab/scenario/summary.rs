@@ -26,12 +26,25 @@ impl Scenario<'_> {
             .filter_map(|(id, members)| Some((self.findings.rekeys.get(id)?.clone(), members.clone())))
             .collect();
         match rekeys.is_empty() {
-            true => self.findings.skip(self.view, "acks", "there is no GDOI member to acknowledge"),
+            true => self.findings.skip(self.view, "acks", "there is no member to acknowledge"),
             false => self.findings.check(self.view, checks::acknowledged(&rekeys)),
         }
+        self.account_in_band()?;
         let seen = self.fleet.watching.seen();
         self.findings.check(self.view, checks::sender_ids(&self.findings.sender_ids, &seen));
         self.findings.check(self.view, checks::wire(&seen, &self.findings.epochs));
+        Ok(())
+    }
+
+    /// Looks at what the member that moved was told over its IKE SA since.
+    fn account_in_band(&mut self) -> anyhow::Result<()> {
+        let Some((index, last)) = self.moved else {
+            self.findings.skip(self.view, "in-band", "no member has moved: only who registers late is rekeyed in band");
+            return Ok(());
+        };
+        let since: Vec<_> = self.findings.rekeys.values().filter(|r| r.id > last).collect();
+        let check = checks::in_band(self.fleet.member_view(index)?.as_ref(), &since);
+        self.findings.check(self.view, check);
         Ok(())
     }
 
