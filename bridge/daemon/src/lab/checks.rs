@@ -184,7 +184,7 @@ pub(super) fn in_band(member: Option<&MemberView>, rekeys: &[&RekeyView]) -> Che
     if rekeys.is_empty() {
         faults.push("there was no rekey".to_owned());
     }
-    let good = format!("{} answered over its IKE SA, {} of {1} rekeys", member.identity, rekeys.len());
+    let good = format!("{} answered {} of {1} rekeys in band", member.identity, rekeys.len());
     Check::faultless("in-band", good, &faults)
 }
 
