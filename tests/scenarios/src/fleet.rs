@@ -162,8 +162,11 @@ impl Fleet {
             phase1_lifetime: Duration::from_secs(86_400),
             dpd: None,
             fragment_size: 1280,
-            ike: IkeOptions::default(),
-            ike2: Default::default(),
+            ike: self
+                .variant
+                .hybrid
+                .map_or_else(IkeOptions::default, |lifetime| IkeOptions { lifetime, ..IkeOptions::default() }),
+            ike2: self.variant.ike2(),
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();

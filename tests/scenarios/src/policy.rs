@@ -18,7 +18,8 @@ use keyferry_model::policy::{
 };
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{
-    GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings, TrafficSettings,
+    AdditionalKe, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MemberSettings, Phase1Settings,
+    TrafficSettings,
 };
 use keyferry_model::stream::{StreamAuthentication, StreamEncryption, StreamPolicy, StreamProtection};
 
@@ -119,6 +120,8 @@ pub struct Variant {
     pub sender_id_bits: u8,
     /// Is it a group of IEC 61850 streams, for GDOI alone and asked for by OID?
     pub substation: bool,
+    /// IKE SAs of G-IKEv2 are made with ML-KEM-768 after the first key exchange, and live so long.
+    pub hybrid: Option<Duration>,
 }
 
 impl Default for Variant {
@@ -137,11 +140,19 @@ impl Default for Variant {
             management: KekManagement::Lkh,
             sender_id_bits: 8,
             substation: false,
+            hybrid: None,
         }
     }
 }
 
 impl Variant {
+    /// How either end makes IKE SAs of G-IKEv2.
+    #[must_use]
+    pub fn ike2(&self) -> Ike2Settings {
+        let kem = self.hybrid.map(|_| AdditionalKe { methods: vec![KeGroup::MlKem768], required: true });
+        Ike2Settings { additional: kem.into_iter().collect(), ..Ike2Settings::default() }
+    }
+
     /// Everything the other way: IPv6, transport, CBC with HMAC, unicast, implicit.
     #[must_use]
     pub fn other() -> Self {
@@ -159,6 +170,7 @@ impl Variant {
             management: KekManagement::Lkh,
             sender_id_bits: 8,
             substation: false,
+            hybrid: None,
         }
     }
 }
@@ -299,7 +311,7 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         connect_only: false,
         gdoi: GdoiSettings::default(),
         traffic: TrafficSettings::default(),
-        ike2: Ike2Settings::default(),
+        ike2: v.ike2(),
         gikev2: Gikev2Settings { ack: true },
     }
 }
