@@ -55,8 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Where an IKE SA stands in getting new keys.
 pub(super) struct Rekeying {
     pub(super) life: Life,
-    pub(super) ours: Attempt,
-    pub(super) theirs: Option<Theirs>,
+    ours: Attempt,
+    theirs: Option<Theirs>,
     made: Succession,
     /// Another SA has taken its place: it is deleted then.
     pub(super) doomed: Option<Duration>,
@@ -66,7 +66,7 @@ pub(super) struct Rekeying {
 
 /// An attempt of ours.
 #[derive(Default)]
-pub(super) enum Attempt {
+enum Attempt {
     #[default]
     None,
     KeyPair(JobId, Proposed),
@@ -78,14 +78,14 @@ pub(super) enum Attempt {
 }
 
 /// An attempt of the peer's.
-pub(super) enum Theirs {
+enum Theirs {
     Computing(Computing),
     /// Its next request is awaited until then.
     Awaited(Box<Answering>, Duration),
 }
 
 /// A request of the peer whose key exchange is being computed.
-pub(super) struct Computing {
+struct Computing {
     exchange: ExchangeType,
     message_id: u32,
     request: Vec<u8>,
