@@ -126,7 +126,8 @@ pub(crate) enum Incoming<'a> {
 /// Requests of the peer: the last one and its answer are remembered.
 #[derive(Debug)]
 pub(crate) struct Answers {
-    expected: u32,
+    /// Wider than a message ID: after the last of them none is expected.
+    expected: u64,
     last: Option<(Vec<u8>, Vec<u8>)>,
     /// Names the expected request, which was taken up and will be answered later.
     taken_up: Option<Vec<u8>>,
@@ -135,20 +136,21 @@ pub(crate) struct Answers {
 impl Answers {
     /// The peer's first request has this message ID.
     pub(crate) fn starting_at(expected: u32) -> Self {
-        Self { expected, last: None, taken_up: None }
+        Self { expected: expected.into(), last: None, taken_up: None }
     }
 
     /// The message ID of the next request.
     pub(crate) fn expected(&self) -> u32 {
-        self.expected
+        u32::try_from(self.expected).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn classify(&self, id: u32, datagram: &[u8]) -> Incoming<'_> {
+        let id = u64::from(id);
         if id == self.expected {
             return if self.taken_up.is_none() { Incoming::New } else { Incoming::Stale };
         }
         match &self.last {
-            Some((digest, answer)) if id.wrapping_add(1) == self.expected && *digest == name_of(datagram) => {
+            Some((digest, answer)) if id + 1 == self.expected && *digest == name_of(datagram) => {
                 Incoming::Repeat(answer)
             }
             _ => Incoming::Stale,
@@ -157,7 +159,7 @@ impl Answers {
 
     /// Is that the ID of the request that is expected?
     pub(crate) fn expects(&self, id: u32) -> bool {
-        id == self.expected && self.taken_up.is_none()
+        u64::from(id) == self.expected && self.taken_up.is_none()
     }
 
     /// The expected request has been verified and answered.
@@ -175,7 +177,7 @@ impl Answers {
     pub(crate) fn answered_later(&mut self, answer: Vec<u8>) {
         if let Some(digest) = self.taken_up.take() {
             self.last = Some((digest, answer));
-            self.expected = self.expected.saturating_add(1);
+            self.expected += 1;
         }
     }
 }
@@ -246,5 +248,23 @@ mod tests {
         answers.answered_later(b"second".to_vec());
         assert_eq!(answers.classify(2, b"two"), Incoming::Repeat(b"second"));
         assert_eq!(answers.classify(1, b"one"), Incoming::Stale);
+    }
+
+    /// RFC 7296 section 2.2: message IDs do not come round. Of ours none is left then, and of the peer's none is new.
+    #[test]
+    fn message_ids_are_used_up() {
+        let mut rng = SeededRandom::new(5);
+        let backoff = Backoff { first: Duration::from_secs(1), tries: 3 };
+        let mut requests = Requests::starting_at(u32::MAX - 1);
+        assert_eq!(requests.next_id(), Some(u32::MAX - 1));
+        requests.sent(Repeating::new(vec![1], backoff, Duration::ZERO, &mut rng));
+        requests.answered();
+        assert_eq!(requests.next_id(), None);
+        let mut answers = Answers::starting_at(u32::MAX);
+        answers.answered(b"last", b"answer".to_vec());
+        assert_eq!(answers.classify(u32::MAX, b"last"), Incoming::Repeat(b"answer"));
+        assert_eq!(answers.classify(u32::MAX, b"other"), Incoming::Stale);
+        assert_eq!(answers.classify(0, b"round"), Incoming::Stale);
+        assert!(!answers.expects(u32::MAX) && !answers.expects(0));
     }
 }
