@@ -516,13 +516,16 @@ impl Member {
             Incoming::Stale => return,
         }
         let opened = match up.sa.open(dgram.bytes) {
-            Ok(opened) => opened,
+            Ok(opened) => Ok(opened),
+            // The ICV is right: it is the key server's, and it is told.
+            Err(reject @ Reject::Misbehaved(_)) => Err(reject),
             Err(reject) => return self.reject(dgram, &reject),
         };
         self.heard_over(ctx, spi);
         let exchange = ExchangeType(header.exchange);
         let mut elsewhere = None;
-        let (chain, ends) = match understand(exchange, &opened) {
+        let understood = opened.as_ref().map_err(Clone::clone).and_then(|opened| understand(exchange, opened));
+        let (chain, ends) = match understood {
             Ok(Asked::Nothing) => (ChainWriter::new(), false),
             Ok(Asked::Delete) => (ChainWriter::new(), true),
             Ok(Asked::Refused(notify)) => (told(&notify), false),

@@ -51,20 +51,21 @@ pub(crate) fn evaluate(
     now: Duration,
     log: Option<&mut (dyn KeyLog + Send)>,
 ) -> Result<Grant, Reject> {
+    let gsa = keys.gsa.as_ref().ok_or(Reject::Malformed("no policy"))?;
     let mode = if keys.transport_mode { EspMode::Transport } else { EspMode::Tunnel };
     let member = keys.kd.as_ref().and_then(|kd| kd.member.as_ref());
     // Without a Rekey SA new keys come in band.
-    let told = rekey_policy_of(keys.gsa.as_ref())?.map(|p| rekey_sa(p, keys, member, default, now, log)).transpose()?;
+    let told = rekey_policy_of(Some(gsa))?.map(|p| rekey_sa(p, keys, member, default, now, log)).transpose()?;
     // None at all are to follow in a rekey: a newcomer may not have those in use.
     let install = data_sas(keys, mode, default)?;
     let counter_mode = install.iter().any(|sa| sa.policy.transform.is_counter_mode());
-    let bits = keys.gsa.as_ref().and_then(|gsa| gsa.group_wide).and_then(|gw| gw.sender_id_bits);
+    let bits = gsa.group_wide.and_then(|gw| gw.sender_id_bits);
     let given = install.is_empty() && bits.is_some();
     let sender_ids = match wanted > 0 && (counter_mode || given) {
         true => Some(sender_ids(bits, member, wanted)?),
         false => None,
     };
-    let (activation_delay, deactivation_delay) = delays(keys.gsa.as_ref());
+    let (activation_delay, deactivation_delay) = delays(Some(gsa));
     let (rekey, path, authentication, listen) = match told {
         Some(RekeyTold { sa, path, authentication, listen }) => (Some(sa), path, authentication, listen),
         None => (None, WorkingPath::default(), Authentication::Implicit, None),

@@ -75,6 +75,8 @@ pub(super) struct Established {
     pub(super) who: Who,
     pub(super) answers: Answers,
     pub(super) requests: Requests,
+    /// The request that may say that we have not proved ourselves: the one after AUTH (RFC 7296 section 2.21.2).
+    verdict: Option<u32>,
     /// What our pending request is for.
     pub(super) purpose: Purpose,
     /// When the peer last sent something that verified.
@@ -92,6 +94,10 @@ pub(super) struct Established {
 
 /// An SA that is kept is of use as long as the peer lives: one that is silent for so long is asked.
 const KEPT_LIVENESS: Duration = Duration::from_secs(60);
+
+/// What an initiator may say of our AUTH, and what then ends the IKE SA without a Delete (RFC 7296 section 2.21.2).
+const FATAL: [NotifyType; 3] =
+    [NotifyType::AUTHENTICATION_FAILED, NotifyType::INVALID_SYNTAX, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD];
 
 /// What a request of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +135,7 @@ enum Asked<'m> {
 impl Established {
     /// `answers` are those of the exchanges that made the SA.
     pub(super) fn new(sa: IkeSa, who: Who, answers: Answers, rekeying: Rekeying, now: Duration) -> Self {
-        Self { answers, ..Self::fresh(sa, who, rekeying, now) }
+        Self { verdict: Some(answers.expected()), answers, ..Self::fresh(sa, who, rekeying, now) }
     }
 
     /// Over an SA that replaces another, both ends begin with message ID 0 (RFC 7296 section 2.18).
@@ -140,6 +146,7 @@ impl Established {
             who,
             answers,
             requests,
+            verdict: None,
             purpose: Purpose::Liveness,
             heard: now,
             active: now,
@@ -180,13 +187,15 @@ impl Established {
         config.ike.liveness.or(self.kept.then_some(KEPT_LIVENESS))
     }
 
-    fn understand<'m>(exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
+    fn understand<'m>(&self, exchange: ExchangeType, opened: &'m Opened) -> Result<Asked<'m>, Reject> {
         let (first, inner) = (opened.first, opened.inner.expose());
         match exchange {
             ExchangeType::INFORMATIONAL => {
                 let payloads = Payloads::parse(first, inner, rules::INFORMATIONAL)?;
                 let deletes: Vec<Delete<'_>> = payloads.all(PayloadKind::DELETE)?;
-                let ends = deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
+                let failed = self.verdict == Some(opened.header.message_id)
+                    && FATAL.iter().any(|kind| payloads.notify(*kind).is_some());
+                let ends = failed || deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
                 Ok(if ends { Asked::Delete } else { Asked::Nothing })
             }
             ExchangeType::CREATE_CHILD_SA => Ok(match ChildRequest::of(first, inner)? {
@@ -238,12 +247,15 @@ impl Server {
                 return;
             }
         }
+        let exchange = ExchangeType(header.exchange);
         let opened = match state.sa.open(dgram.bytes) {
             Ok(opened) => opened,
+            Err(reject @ Reject::Misbehaved(_)) => {
+                return self.refuse_request(ctx, dgram, spi, exchange, header.message_id, &reject);
+            }
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
-        let exchange = ExchangeType(header.exchange);
-        match Established::understand(exchange, &opened) {
+        match state.understand(exchange, &opened) {
             Ok(asked) => self.carry_out(ctx, dgram, spi, exchange, header.message_id, asked),
             Err(reject) => self.refuse_request(ctx, dgram, spi, exchange, header.message_id, &reject),
         }
@@ -386,6 +398,14 @@ impl Server {
             Purpose::InBand => self.in_band_answered(ctx, line, &opened),
             Purpose::Redirect => self.sent_elsewhere(spi, ctx.now.mono),
             Purpose::Liveness => {}
+        }
+        let syntax = Payloads::parse(opened.first, opened.inner.expose(), &[])
+            .is_ok_and(|p| p.notify(NotifyType::INVALID_SYNTAX).is_some());
+        if syntax && let Some(state) = self.in_use(&spi) {
+            // The peer has given this IKE SA up (RFC 7296 section 2.21.3).
+            tracing::info!(member = %state.who.identity, "IKE SA given up by the peer");
+            self.counters.deleted += 1;
+            self.remove(ctx.out, spi);
         }
         self.follow_up(ctx, spi);
         self.feed(ctx, line);

@@ -8,7 +8,7 @@ use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::support::*;
 use crate::algorithms::ke_number;
-use crate::ike_sa::auth::SignedOctets;
+use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::init::{NONCE_LEN, Parts, request};
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
@@ -108,6 +108,14 @@ impl Forger {
     pub(super) fn signed(&self, own: &OwnCertificate) -> Auth<'static> {
         let way = Way::of(own.key.kind(), &self.announced, Padding::Pss, false).unwrap();
         way.auth(&own.key.sign_form(way.form, self.octets().expose()).unwrap())
+    }
+
+    /// AUTH by a shared key.
+    pub(super) fn shared(&self, psk: &[u8]) -> Auth<'static> {
+        let id = Self::id();
+        let signed = SignedOctets { message: &self.message, nonce: &self.nonces.1, id: &id, int_auth: &[] };
+        let mac = shared_key_mac(self.sa.suite.prf, &Secret::copy_from(psk), &self.proof.0, signed);
+        Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() }
     }
 
     pub(super) fn request(&mut self, chain: &[Certificate], auth: Auth<'_>) -> ChainWriter {

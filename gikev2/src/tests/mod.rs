@@ -5,6 +5,7 @@ mod acknowledging;
 mod attacks;
 mod certificates;
 mod establishing;
+mod faults;
 mod following;
 mod followup;
 mod followup_hostile;

@@ -193,7 +193,8 @@ impl<'a> AuthRequest<'a> {
             id_i: payloads.need(PayloadKind::ID_I)?,
             id_i_body: payloads.body(PayloadKind::ID_I).unwrap_or_default(),
             id_r: payloads.get(PayloadKind::ID_R)?,
-            auth: payloads.need(PayloadKind::AUTH)?,
+            // Without AUTH the initiator wants EAP (RFC 7296 section 2.16), which there is none of here.
+            auth: payloads.get(PayloadKind::AUTH)?.ok_or(Reject::Unacceptable(NotifyType::AUTHENTICATION_FAILED))?,
             registration,
             child,
             payloads,

@@ -55,7 +55,7 @@ pub const IKE_AUTH_REQUEST: &[Rule] = &[
     rule(PayloadKind::ID_R, 0, 1),
     rule(PayloadKind::CERT, 0, CERTIFICATES),
     rule(PayloadKind::CERTREQ, 0, CERTIFICATES),
-    rule(PayloadKind::AUTH, 1, 1),
+    rule(PayloadKind::AUTH, 0, 1),
     rule(PayloadKind::SA, 0, 1),
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
@@ -66,7 +66,7 @@ pub const GSA_AUTH_REQUEST: &[Rule] = &[
     rule(PayloadKind::ID_R, 0, 1),
     rule(PayloadKind::CERT, 0, CERTIFICATES),
     rule(PayloadKind::CERTREQ, 0, CERTIFICATES),
-    rule(PayloadKind::AUTH, 1, 1),
+    rule(PayloadKind::AUTH, 0, 1),
     rule(PayloadKind::ID_G, 1, 1),
     rule(PayloadKind::SA, 0, 1),
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
@@ -131,13 +131,17 @@ pub const INBAND_REKEY: &[Rule] = &[
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
-/// Refuses what the table forbids, and unknown payloads whose critical bit is set (RFC 7296 section 2.5).
+/// Refuses what the table forbids, unknown payloads whose critical bit is set (RFC 7296 section 2.5), and an Encrypted payload
+/// among those that were in one, or in a message that has none (section 3.1).
 ///
 /// # Errors
 /// [`Reject::UnsupportedCritical`] first, else [`Reject::Malformed`].
 pub fn check(rules: &[Rule], payloads: &[RawPayload<'_>]) -> Result<(), Reject> {
     if let Some(p) = payloads.iter().find(|p| p.flags & CRITICAL != 0 && !PayloadKind(p.kind).is_known()) {
         return Err(Reject::UnsupportedCritical(PayloadKind(p.kind)));
+    }
+    if payloads.iter().any(|p| [PayloadKind::SK.0, PayloadKind::SKF.0].contains(&p.kind)) {
+        return Err(Reject::Malformed("an Encrypted payload where none can be"));
     }
     for rule in rules {
         let count = payloads.iter().filter(|p| p.kind == rule.payload.0).count();

@@ -251,7 +251,8 @@ impl SkKeys {
     /// What was in fragments looks as if it never had been.
     ///
     /// # Errors
-    /// [`Reject::Unauthenticated`] for a wrong ICV, [`Reject::Malformed`] for what cannot be such a message.
+    /// [`Reject::Unauthenticated`] for a wrong ICV, [`Reject::Malformed`] for what cannot be such a message,
+    /// [`Reject::Misbehaved`] where the ICV is right and what it covers makes no sense.
     pub fn open(&self, message: &[u8]) -> Result<Opened, Reject> {
         const APART: Reject = Reject::Malformed("not all fragments of one message");
         let parts = datagrams(message);
@@ -312,7 +313,7 @@ impl SkKeys {
                 }
                 let (iv, sealed) = sealed.split_at_checked(cipher.block_len()).ok_or(SHORT)?;
                 if sealed.is_empty() || !sealed.len().is_multiple_of(cipher.block_len()) {
-                    return Err(Reject::Malformed("not whole blocks"));
+                    return Err(Reject::Misbehaved("not whole blocks"));
                 }
                 let mut plain = sealed.to_vec();
                 cipher.decrypt(key.expose(), iv, &mut plain).map_err(|_| Reject::Malformed("decryption failed"))?;
@@ -358,7 +359,7 @@ fn padded(inner: &[u8], whole: usize) -> Vec<u8> {
 
 /// Takes off the pad length (the last octet) and as much padding as it says.
 fn unpad(mut plain: Vec<u8>) -> Result<Secret, Reject> {
-    let pad = plain.last().copied().ok_or(SHORT)?;
+    let pad = plain.last().copied().ok_or(Reject::Misbehaved("no pad length"))?;
     let keep = plain.len().checked_sub(usize::from(pad) + 1);
     match keep {
         Some(keep) => {
@@ -367,7 +368,7 @@ fn unpad(mut plain: Vec<u8>) -> Result<Secret, Reject> {
         }
         None => {
             drop(Secret::new(plain));
-            Err(Reject::Malformed("padding exceeds the payload"))
+            Err(Reject::Misbehaved("padding exceeds the payload"))
         }
     }
 }
@@ -481,7 +482,7 @@ mod tests {
         message.extend([1; AEAD_IV]);
         message.extend(plain);
         message.extend(icv);
-        assert!(matches!(keys.open(&message), Err(Reject::Malformed("padding exceeds the payload"))));
+        assert!(matches!(keys.open(&message), Err(Reject::Misbehaved("padding exceeds the payload"))));
     }
 
     /// The buffer never grows, so no copy of the payloads is left behind.
@@ -580,5 +581,30 @@ mod tests {
             assert_eq!([said(0, 3), said(4, 3), said(0, 0), said(1, 0)], [None; 4]);
             assert_eq!(said(1, 65_535), Some(Fragment { number: 1, total: 65_535 }));
         }
+    }
+
+    /// RFC 7296 section 3.14: the Encrypted payload is the last one, and here the only one.
+    #[test]
+    fn nothing_stands_beside_the_encrypted_payload() {
+        let mut rng = SeededRandom::new(1);
+        for keys in suites() {
+            let message = keys.seal(&header(), 41, &[9; 20], 77, &mut rng).unwrap();
+            let (header, sealed) = Header::decode(&message).unwrap();
+            let behind = header.encode(&[sealed, &[0, 0, 0, 4]].concat());
+            let before = Header { next: 43, ..header }.encode(&[&[PayloadKind::SK.0, 0, 0, 4], sealed].concat());
+            for changed in [behind, before] {
+                assert!(matches!(keys.open(&changed), Err(Reject::Malformed(_))));
+            }
+        }
+    }
+
+    /// RFC 7296 section 3.14: CBC draws a new IV for each message, so equal ones look different.
+    #[test]
+    fn equal_messages_in_cbc_have_different_ivs() {
+        let mut rng = SeededRandom::new(1);
+        let keys = suites().pop().unwrap();
+        let mut seal = || keys.seal(&header(), 41, &[9; 20], 77, &mut rng).unwrap()[32..32 + BLOCK].to_vec();
+        let ivs: std::collections::BTreeSet<Vec<u8>> = (0..20).map(|_| seal()).collect();
+        assert_eq!(ivs.len(), 20);
     }
 }
