@@ -329,6 +329,7 @@ impl Suite {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::algorithms::aead_transform;
 
     #[test]
     fn both_sides_agree() {
@@ -466,5 +467,22 @@ mod tests {
         let mut choice = ours.choose_initial(&offer, true).unwrap().proposal;
         choice.transforms.iter_mut().filter(|t| t.kind == TransformType::ADDKE1).for_each(|t| t.id = ke::NONE);
         assert!(ours.accept(&offer, &Sa { proposals: vec![choice] }).is_err());
+    }
+
+    /// RFC 7296 section 3.3: numbered from one, and combined modes stand apart from ciphers that need an integrity algorithm.
+    #[test]
+    fn proposals_are_numbered_and_modes_kept_apart() {
+        let prefs = Preferences::default();
+        for offer in [prefs.proposals(true), hybrid(&[&[KeGroup::MlKem768]], false).initial_proposals(true)] {
+            let numbers: Vec<usize> = offer.proposals.iter().map(|p| p.number.into()).collect();
+            assert_eq!(numbers, (1..=offer.proposals.len()).collect::<Vec<_>>());
+            for p in &offer.proposals {
+                let combined = |t: &Transform<'_>| Aead::ALL.into_iter().any(|a| *t == aead_transform(a));
+                let modes: std::collections::BTreeSet<bool> = p.of(TransformType::ENCR).map(combined).collect();
+                assert_eq!(modes.len(), 1);
+                assert_eq!(p.of(TransformType::INTEG).count() == 0, modes.contains(&true));
+                assert!(p.of(TransformType::KE).all(|t| t.id != ke::NONE));
+            }
+        }
     }
 }

@@ -218,6 +218,13 @@ mod tests {
         assert!(changed(|p| p.transforms.push(KeyWrap::Aes128.transform())).is_err());
     }
 
+    /// RFC 9838 sections 2.7 and 4.4.2: AES-GCM with an implicit IV (30) stays away, and so does AH.
+    #[test]
+    fn implicit_ivs_and_ah_are_refused() {
+        assert!(changed(|p| p.transforms[0].id = 30).is_err());
+        assert!(changed(|p| p.protocol = ProtocolId::AH).is_err());
+    }
+
     /// Reading 14: a lifetime that is not told is the longest we keep; none is none.
     #[test]
     fn a_lifetime_may_be_left_out() {

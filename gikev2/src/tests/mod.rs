@@ -10,6 +10,7 @@ mod following;
 mod followup;
 mod followup_hostile;
 mod forger;
+mod forms;
 mod fragments;
 mod hostile;
 mod ike_rekeying;

@@ -287,6 +287,14 @@ mod tests {
         }
     }
 
+    impl SaPolicy<'_> {
+        fn to_wire(&self) -> Vec<u8> {
+            let mut out = Vec::new();
+            self.encode_one(&mut out);
+            out
+        }
+    }
+
     #[test]
     fn round_trips() {
         value_round_trip(&sample());
@@ -313,5 +321,27 @@ mod tests {
         assert!(Gsa::exact(&wrong).is_err());
         // Two group-wide policies.
         assert!(Gsa::exact(&[0, 0, 0, 4, 0, 0, 0, 4]).is_err());
+    }
+
+    /// RFC 9838 section 4.4.2.2: lifetime and first message ID come once, and have four octets; SPIs to come may be several.
+    #[test]
+    fn single_attributes_come_once() {
+        let with = |extra: &[u8]| {
+            let mut policy = sample().sas.remove(1).to_wire();
+            policy.extend_from_slice(extra);
+            let len = u16::try_from(policy.len()).unwrap();
+            policy[2..4].copy_from_slice(&len.to_be_bytes());
+            Gsa::exact(&policy).is_ok()
+        };
+        let (lifetime, first, next) = ([0, 1, 0, 4, 0, 0, 0, 9], [0, 2, 0, 4, 0, 0, 0, 9], [0, 3, 0, 4, 1, 2, 3, 4]);
+        for once in [lifetime, first] {
+            assert!(with(&once));
+            assert!(!with(&[once, once].concat()));
+            assert!(!with(&[once[0] | 0x80, once[1], 0, 9]), "not in two octets");
+            assert!(!with(&[once[0], once[1], 0, 2, 0, 9]));
+        }
+        assert!(with(&[next, next].concat()));
+        assert!(!with(&[0, 3, 0, 2, 1, 2]), "an SPI of another length");
+        assert!(with(&[0, 99, 0, 1, 7]), "what nobody knows");
     }
 }
