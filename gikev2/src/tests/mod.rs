@@ -24,6 +24,7 @@ mod redirecting;
 mod registering;
 mod rekey_fragments;
 mod rekeying;
+mod replays;
 mod restarts;
 mod several;
 mod support;
