@@ -1,4 +1,4 @@
-//! Floods of half-open exchanges at scale, from addresses whose owners might well begin one.
+//! Floods of half-open exchanges at scale, of either protocol, from addresses whose owners might well begin one.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -89,4 +89,67 @@ fn a_hundred_thousand_half_open_main_modes_leave_everybody_alone() {
     assert!(last.expected >= 2 && last.acknowledged == last.expected, "{last:?}");
     let all: Vec<u8> = MEMBERS.into_iter().chain(newcomers).collect();
     fleet.all_hear(&all).unwrap();
+}
+
+/// 50,000 IKE_SA_INIT requests from as many addresses, 5,000 a second: soon each but a few is only asked for a cookie, which is
+/// shorter than what it answers. Meanwhile a rekey reaches everybody, and newcomers return their
+/// cookies and get in.
+#[test]
+fn spoofed_first_messages_of_ikev2_bring_on_cookies_and_leave_everybody_alone() {
+    const FLOOD: u32 = 50_000;
+    const BURST: u32 = 500;
+    let variant = Variant { sender_id_bits: 16, ..Variant::default() };
+    let mut fleet = Fleet::new(9, variant);
+    for n in MEMBERS {
+        fleet.join([n], protocol(n));
+    }
+    fleet.run(secs(20));
+    let genuine = |p: &&Packet| opens_exchange(&p.bytes) && p.bytes[17] == 0x20;
+    let first = fleet.net.log.iter().find(genuine).unwrap().bytes.clone();
+    fleet.net.log.clear();
+    let mut rng = SeededRandom::new(7);
+    let mut newcomers = Vec::new();
+    for burst in 0..FLOOD / BURST {
+        for i in 0..BURST {
+            let mut bytes = first.clone();
+            rng.fill(&mut bytes[..8]);
+            bytes[0] |= 1;
+            fleet.deliver(forged(burst * BURST + i), Family::V4.gateway(), &bytes);
+        }
+        if burst % 20 == 5 {
+            let n = 41 + u8::try_from(burst / 20).unwrap();
+            fleet.join([n], Protocol::Gikev2);
+            newcomers.push(n);
+        }
+        if burst == 50 {
+            fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
+        }
+        fleet.run(Duration::from_millis(100));
+    }
+    let counters = fleet.gateway.as_ref().unwrap().counters().1.clone();
+    assert!(counters.cookies_demanded > u64::from(FLOOD) * 9 / 10, "{counters:?}");
+    assert_eq!(counters.half_open_refused, 0, "nobody that returns its cookie is turned away");
+    // Nobody draws more than one answer, and none is longer than what it answers but for those that were taken for genuine.
+    let to_forged = |p: &&Packet| Family::V4.elsewhere().contains(p.to.ip());
+    let answers: Vec<&Packet> = fleet.net.log.iter().filter(to_forged).collect();
+    assert!(answers.len() <= FLOOD as usize);
+    let longer = answers.iter().filter(|p| p.bytes.len() > 100).count();
+    assert!(longer < (FLOOD / 10) as usize, "{longer}");
+
+    fleet.run(secs(40));
+    for n in MEMBERS {
+        assert_eq!(registered(&fleet, n), 1, "{n}: {:?}", fleet.nodes[&n].events);
+        assert_eq!(fleet.count(n, |e| matches!(e, MemberEvent::Rekeyed { .. })), 1);
+    }
+    for n in &newcomers {
+        assert_eq!(registered(&fleet, *n), 1, "{n}: {:?}", fleet.nodes[n].events);
+    }
+    let all: Vec<u8> = MEMBERS.into_iter().chain(newcomers).collect();
+    fleet.all_hear(&all).unwrap();
+    // When it is over the half-open SAs go, and nobody is asked for a cookie any more.
+    fleet.join([51], Protocol::Gikev2);
+    fleet.run(secs(5));
+    assert_eq!(registered(&fleet, 51), 1);
+    let after = fleet.gateway.as_ref().unwrap().counters().1.clone();
+    assert_eq!(after.cookies_demanded, counters.cookies_demanded, "{after:?}");
 }
