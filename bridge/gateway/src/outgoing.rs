@@ -174,10 +174,70 @@ impl Outgoing {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use keyferry_model::drive::Output;
 
     use super::*;
+
+    fn batch(messages: Vec<Message>, members: &[SocketAddr], left: u16, interval: Duration) -> Batch {
+        Batch {
+            messages,
+            members: members.to_vec(),
+            marked: BTreeSet::new(),
+            left,
+            interval,
+            late: Duration::MAX,
+            useless: Duration::MAX,
+            due: Duration::ZERO,
+            kept: Duration::ZERO,
+        }
+    }
+
+    fn sent(out: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
+        let sends = std::iter::from_fn(|| out.poll()).filter_map(|output| match output {
+            Output::Send(transmit) => Some((transmit.to, transmit.bytes)),
+            Output::Persist(_) | Output::Job(..) | Output::Cancel(_) => None,
+        });
+        sends.collect()
+    }
+
+    /// RFC 9838 section 2.4.1.3, RFC 6407 section 4: each copy is the same octets, at the interval that was configured.
+    #[test]
+    fn copies_are_bitwise_identical_and_come_shortly() {
+        let to = SocketAddr::from(([239, 192, 0, 2], 848));
+        let mut outgoing = Outgoing::default();
+        let messages = vec![Message { bytes: vec![7; 90], multicast: Some(to) }];
+        let interval = Duration::from_secs(2);
+        outgoing.batches.insert(key("g", 1, Protocol::Gikev2), batch(messages, &[], 3, interval));
+        let mut out = Outbox::default();
+        for copy in 0..5_u32 {
+            let now = Now { mono: copy * interval, wall: Duration::ZERO };
+            outgoing.expire(now, &mut out);
+            // Not before its time, nor more often than was said.
+            outgoing.expire(Now { mono: now.mono + interval / 2, ..now }, &mut out);
+            let expected = if copy < 3 { vec![(to, vec![7; 90])] } else { Vec::new() };
+            assert_eq!(sent(&mut out), expected);
+        }
+        assert!(outgoing.batches.is_empty());
+    }
+
+    /// After a restart copies go on while they are of use, and no longer.
+    #[test]
+    fn copies_that_are_of_no_use_any_more_do_not_go_after_a_restart() {
+        let now = |wall| Now { mono: Duration::ZERO, wall: Duration::from_secs(wall) };
+        let aged = |late, useless| {
+            let mut batch = batch(Vec::new(), &[], 2, Duration::ZERO);
+            (batch.late, batch.useless) = (Duration::from_secs(late), Duration::from_secs(useless));
+            Secret::new(serde_json::to_vec(&batch).unwrap())
+        };
+        let records = BTreeMap::from([(key("g", 1, Protocol::Gikev2), aged(10, 20))]);
+        for (wall, kept, overdue) in [(10, 1, 0), (11, 1, 1), (20, 1, 1), (21, 0, 1)] {
+            let left = Outgoing::load(&records, now(wall)).unwrap();
+            assert_eq!((left.outgoing.batches.len(), left.overdue.len()), (kept, overdue), "{wall}");
+            assert_eq!(left.ops.len(), 1 - kept);
+        }
+    }
 
     /// The messages of the other protocol mean nothing to them.
     #[test]
@@ -185,26 +245,13 @@ mod tests {
         let members = [SocketAddr::from(([10, 0, 0, 1], 848)), SocketAddr::from(([10, 0, 0, 2], 848))];
         let mut outgoing = Outgoing::default();
         for (rekey, protocol, byte) in [(4, Protocol::Gdoi, 1), (4, Protocol::Gikev2, 2), (5, Protocol::Gdoi, 3)] {
-            let batch = Batch {
-                messages: vec![Message { bytes: vec![byte], multicast: None }],
-                members: members.to_vec(),
-                marked: BTreeSet::new(),
-                left: 1,
-                interval: Duration::ZERO,
-                late: Duration::MAX,
-                useless: Duration::MAX,
-                due: Duration::ZERO,
-                kept: Duration::MAX,
-            };
+            let messages = vec![Message { bytes: vec![byte], multicast: None }];
+            let batch = Batch { kept: Duration::MAX, ..batch(messages, &members, 1, Duration::ZERO) };
             outgoing.batches.insert(key("g", rekey, protocol), batch);
         }
         let mut out = Outbox::default();
         outgoing.resend("g", 4, Protocol::Gdoi, &members[1..], &mut out);
         outgoing.resend("h", 4, Protocol::Gdoi, &members, &mut out);
-        let mut sent = Vec::new();
-        while let Some(Output::Send(transmit)) = out.poll() {
-            sent.push((transmit.to, transmit.bytes));
-        }
-        assert_eq!(sent, [(members[1], vec![1])]);
+        assert_eq!(sent(&mut out), [(members[1], vec![1])]);
     }
 }
