@@ -334,6 +334,20 @@ fn keys_are_never_shown() {
     assert!(!syntax.contains("sixteen"), "{syntax}");
 }
 
+/// RFC 7296 section 2.15: texts of 64 octets and more, without anything added, and hexadecimal digits.
+#[test]
+fn keys_are_texts_or_hexadecimal() {
+    let read = |psk: &str| {
+        let config = member_of(&MEMBER.replace("0x000102030405060708090a0b0c0d0e0f", psk)).unwrap().config;
+        let MemberAuth::Psk(psk) = &config.auth else { panic!("a certificate") };
+        psk.expose().to_vec()
+    };
+    for len in [16, 64, 65, 4096] {
+        assert_eq!(read(&"k".repeat(len)), vec![b'k'; len]);
+    }
+    assert_eq!(read(&format!("0x{}", "00ff".repeat(20))), [0, 255].repeat(20));
+}
+
 #[test]
 fn hexadecimal_keys_are_checked() {
     let error =
