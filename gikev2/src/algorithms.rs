@@ -246,6 +246,11 @@ mod tests {
         let odd = Transform::with_key(TransformType::ENCR, encr::AES_GCM_16, 129);
         assert_eq!(protection_from([odd].iter()), None);
         assert_eq!(protection_from([cbc_transform(BlockCipher::TripleDesCbc), mac()].iter()), None);
+        // Neither no encryption nor no integrity (RFC 7296 section 5), nor an implicit IV (RFC 9838 section 2.7).
+        let none = Transform::new(TransformType::INTEG, integ::NONE);
+        assert_eq!(protection_from([cbc_transform(BlockCipher::Aes128Cbc), none].iter()), None);
+        assert_eq!(protection_from([Transform::new(TransformType::ENCR, 11), mac()].iter()), None);
+        assert_eq!(protection_from([Transform::with_key(TransformType::ENCR, 30, 128)].iter()), None);
         let bare = Transform::new(TransformType::ENCR, encr::AES_GCM_16);
         assert_eq!(protection_from([bare].iter()), None);
         let long = Transform::with_key(TransformType::ENCR, encr::CHACHA20_POLY1305, 256);

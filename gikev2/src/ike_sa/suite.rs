@@ -485,4 +485,22 @@ mod tests {
             }
         }
     }
+
+    /// RFC 7296 section 2.18: no key exchange is none to choose; nor is a proposal chosen that lacks a type that must be there (3.3.6).
+    #[test]
+    fn no_proposal_without_a_key_exchange_is_chosen() {
+        let prefs = Preferences::default();
+        let mut offer = prefs.proposals(true);
+        for p in &mut offer.proposals {
+            p.transforms.retain(|t| t.kind != TransformType::KE);
+        }
+        assert!(prefs.choose(&offer).is_none());
+        offer.proposals.iter_mut().for_each(|p| p.transforms.push(Transform::new(TransformType::KE, ke::NONE)));
+        assert!(prefs.choose(&offer).is_none());
+        for kind in [TransformType::ENCR, TransformType::PRF] {
+            let mut offer = prefs.proposals(true);
+            offer.proposals.iter_mut().for_each(|p| p.transforms.retain(|t| t.kind != kind));
+            assert!(prefs.choose(&offer).is_none());
+        }
+    }
 }

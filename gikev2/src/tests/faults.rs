@@ -17,7 +17,7 @@ use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::policy::identity::{group_to_wire, identity_to_wire};
 use crate::wire::message::Payloads;
 use crate::wire::notify::Notify;
-use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, flags};
+use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, ProtocolId, flags};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// One that no document has defined.
@@ -300,6 +300,29 @@ fn notifies_that_a_request_has_no_use_for_are_ignored() {
     let (kinds, notifies) = ask(&mut world, at, true, ExchangeType::GSA_REGISTRATION, 2, with(&payloads));
     assert_eq!((&kinds[..], &notifies[..]), (&[PayloadKind::GSA, PayloadKind::KD][..], &[][..]));
     assert_eq!(world.server.counters().registered, 2);
+}
+
+/// RFC 9838 sections 4.7.1 to 4.7.3: what stands in a group's error besides its number means nothing.
+#[test]
+fn errors_of_groups_are_known_by_their_number_alone() {
+    for kind in [NotifyType::REGISTRATION_FAILED, NotifyType::NO_PROPOSAL_CHOSEN] {
+        let (mut world, at) = kept(InBand::Nobody);
+        let group = group_to_wire(&keyferry_model::id::GroupId::Number(GROUP)).unwrap().to_vec();
+        let more = Notify { protocol: ProtocolId::ESP, spi: vec![1, 2, 3, 4].into(), ..Notify::new(kind, vec![9; 5]) };
+        let chain = with(&[(PayloadKind::ID_G.0, &group), (PayloadKind::NOTIFY.0, &more.to_vec())]);
+        assert_eq!(ask(&mut world, at, true, ExchangeType::GSA_REGISTRATION, 2, chain), (vec![], vec![]));
+        assert_eq!(world.server.counters().left, 1);
+    }
+    for kind in [NotifyType::REGISTRATION_FAILED, NotifyType::INVALID_GROUP_ID, NotifyType::AUTHORIZATION_FAILED] {
+        let (mut world, at) = kept(InBand::Nobody);
+        world.fate = Box::new(|_| 0);
+        world.start(at);
+        let more = Notify { protocol: ProtocolId::ESP, spi: vec![1, 2, 3, 4].into(), ..Notify::new(kind, vec![9; 5]) };
+        let parts = (ExchangeType::GSA_REGISTRATION, Direction::Response, 2);
+        let answer = seal(&mut world, at, true, parts, with(&[(PayloadKind::NOTIFY.0, &more.to_vec())]));
+        bring(&mut world, at, false, answer);
+        assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Refused(format!("{kind:?}"))));
+    }
 }
 
 /// RFC 7296 section 3.10.1: an error that nobody knows is a failure; an unknown status is nothing. RFC 9838 section 4.4.1: and without a

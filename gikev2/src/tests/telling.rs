@@ -13,6 +13,7 @@ use keyferry_wire::ChainWriter;
 use super::support::*;
 use crate::policy::sag;
 use crate::registration::carried::Groups;
+use crate::registration::grant::evaluate;
 use crate::registration::request::{join, leave};
 use crate::registration::serve::{Asking, Outcome, answer};
 use crate::rekey::in_band;
@@ -184,4 +185,22 @@ fn a_registration_replaces_what_was_known() {
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
     assert!(world.has_newest(at));
     assert!(world.hosts[at].sas.keys().all(|spi| world.live_spis().contains(spi) && !old.contains_key(spi)));
+}
+
+/// RFC 9838 section 4.5.4: keying material of data SAs and of the Rekey SA is told wrapped, to whoever reads the payloads.
+#[test]
+fn keys_are_never_told_unwrapped() {
+    for in_band in [InBand::Nobody, InBand::Everybody] {
+        let mut world = with(Gikev2Options { in_band, ..Gikev2Options::default() });
+        let told = registration(&mut world, true);
+        let grant = evaluate(&read(&told), &Secret::new(vec![7; 32]), 1, world.now.mono, None).unwrap();
+        let mut keys: Vec<Vec<u8>> = grant.update.install.iter().map(|sa| sa.keymat.expose().to_vec()).collect();
+        assert_eq!(keys.len(), 1);
+        if in_band == InBand::Nobody {
+            keys.push(world.rekey_sa().keymat.expose().to_vec());
+        }
+        for key in keys {
+            assert!(key.len() >= 20 && told.1.windows(8).all(|part| !key.windows(8).any(|secret| secret == part)));
+        }
+    }
 }
