@@ -260,7 +260,7 @@ impl Member {
         MemberStatus {
             state,
             rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
-            last_counter: current.and_then(|sa| sa.expected.checked_sub(1)),
+            last_counter: current.and_then(|sa| sa.expected.checked_sub(1)).and_then(|last| u32::try_from(last).ok()),
             in_band: self.group.as_ref().is_some_and(|g| g.in_band),
             further: self.further_status(),
             ..self.status.clone()

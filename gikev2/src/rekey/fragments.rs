@@ -97,8 +97,8 @@ impl Fragments {
     }
 
     /// Forgets messages whose time is past.
-    pub(crate) fn forget_before(&mut self, message_id: u32) {
-        self.sets.retain(|(id, _), _| *id >= message_id);
+    pub(crate) fn forget_before(&mut self, expected: u64) {
+        self.sets.retain(|(id, _), _| u64::from(*id) >= expected);
     }
 
     /// Gives sets up to which nothing has come for long.

@@ -36,8 +36,8 @@ pub(crate) struct RekeySa {
     pub(crate) keys: SkKeys,
     /// GSK_w.
     pub(crate) wrap: Secret,
-    /// The lowest message ID that is taken.
-    pub(crate) expected: u32,
+    /// The lowest message ID that is taken. Wider than one: after the last there is none.
+    pub(crate) expected: u64,
     /// Monotonic end of life.
     pub(crate) expires: Duration,
     /// It has been replaced and goes then.
@@ -65,7 +65,7 @@ impl RekeySa {
             spi: policy.spi,
             keys,
             wrap: Secret::copy_from(&octets[e + a..]),
-            expected: policy.initial_message_id,
+            expected: policy.initial_message_id.into(),
             expires: now + policy.lifetime,
             until: None,
             lifetime: policy.lifetime,

@@ -120,7 +120,7 @@ impl Group {
         let over = self.rekey_sas.iter_mut().find(|sa| sa.spi == spi);
         let over = over.ok_or(Reject::Unauthenticated("no such Rekey SA"))?;
         let RekeySa { keys, fragments, expected, until, .. } = over;
-        if header.message_id < *expected {
+        if u64::from(header.message_id) < *expected {
             return match (is_newest(header.message_id, *expected), fragment.number) {
                 // The first fragment stands for the message (RFC 7383 section 2.6.1).
                 (true, 1) => keys.open_part(datagram).map(|_| Gathered::Copy),
@@ -154,7 +154,7 @@ impl Group {
         is_rekey(header)?;
         let opened = over.keys.open(datagram)?;
         let counter = opened.header.message_id;
-        if counter < over.expected {
+        if u64::from(counter) < over.expected {
             return if is_newest(counter, over.expected) { Ok(Rekey::Copy) } else { Err(REPLAYED) };
         }
         let signed = self.is_signed();
@@ -276,8 +276,7 @@ impl Group {
         let until = now + change.deactivation_delay;
         self.deactivation_delay = change.deactivation_delay;
         if let Some(over) = self.rekey_sas.iter_mut().find(|sa| Some(sa.spi) == change.over) {
-            // The counter of the last message is never reached: a Rekey SA expires long before.
-            (over.expected, over.acks) = (change.counter.saturating_add(1), 0);
+            (over.expected, over.acks) = (u64::from(change.counter) + 1, 0);
             over.fragments.forget_before(over.expected);
         }
         if let Some((sa, path)) = change.new_sa {
@@ -315,8 +314,8 @@ fn is_rekey(header: &Header) -> Result<(), Reject> {
 }
 
 /// A replay of the newest message is what the key server does itself; of an older one, what others do.
-fn is_newest(message_id: u32, expected: u32) -> bool {
-    message_id.checked_add(1) == Some(expected)
+fn is_newest(message_id: u32, expected: u64) -> bool {
+    u64::from(message_id) + 1 == expected
 }
 
 /// `None` when the group goes (RFC 9838 sections 2.4.3 and 4.6).

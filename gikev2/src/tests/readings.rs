@@ -54,12 +54,22 @@ fn chain(payloads: &[Payload]) -> (u8, Vec<u8>) {
 }
 
 /// A message under the group's present Rekey SA, signed by one of the readings if at all.
-fn compose(world: &mut World, mut payloads: Vec<Payload>, bits: u8, signed: Option<Zeroed>) -> Vec<u8> {
+fn compose(world: &mut World, payloads: Vec<Payload>, bits: u8, signed: Option<Zeroed>) -> Vec<u8> {
+    numbered(world, 0, payloads, bits, signed)
+}
+
+fn numbered(
+    world: &mut World,
+    message_id: u32,
+    mut payloads: Vec<Payload>,
+    bits: u8,
+    signed: Option<Zeroed>,
+) -> Vec<u8> {
     let sa = world.rekey_sa();
     let (mut spi_i, mut spi_r) = ([0; 8], [0; 8]);
     spi_i.copy_from_slice(&sa.spi[..8]);
     spi_r.copy_from_slice(&sa.spi[8..]);
-    let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, bits, 0);
+    let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, bits, message_id);
     if let Some(reading) = signed {
         let scheme = match reading {
             Zeroed::OtherAlgorithm => SignatureScheme::RsaPkcs1Sha384,
@@ -289,7 +299,7 @@ fn a_first_message_id_may_be_told_in_a_rekey() {
         let (mut world, at) = world(true);
         let payloads = fresh_rekey(&world, |rekey, _| rekey.initial_message_id = told);
         take_fresh(&mut world, at, payloads);
-        assert_eq!(world.hosts[at].member.group_for_test().current().unwrap().expected, told.unwrap_or(0));
+        assert_eq!(world.hosts[at].member.group_for_test().current().unwrap().expected, u64::from(told.unwrap_or(0)));
     }
 }
 
@@ -363,4 +373,19 @@ fn another_signature_key_holds_for_what_follows() {
     let second = world.plan(RekeyReason::Operator, &[]).remove(0);
     world.multicast(&second);
     assert_eq!((world.hosts[at].member.status().rekeys, world.hosts[at].member.status().rejected), (1, 1));
+}
+
+/// RFC 9838 section 8.2.4: after the last message ID of a Rekey SA nothing new can come over it, and that one but once.
+#[test]
+fn message_ids_of_a_rekey_sa_do_not_come_round() {
+    let (mut world, at) = world(false);
+    let last = numbered(&mut world, u32::MAX, vec![all(ProtocolId::ESP, 4, &[0; 4])], 0, Some(Zeroed::Value));
+    let first = compose(&mut world, vec![all(ProtocolId::ESP, 4, &[0; 4])], 0, Some(Zeroed::Value));
+    for (copies, rejected) in [(0, 1), (1, 2), (2, 3)] {
+        world.multicast(&last);
+        world.multicast(&first);
+        let status = world.hosts[at].member.status();
+        assert_eq!((status.rekeys, status.copies, status.rejected), (1, copies, rejected));
+        assert_eq!(status.last_counter, Some(u32::MAX));
+    }
 }
