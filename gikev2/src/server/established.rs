@@ -235,12 +235,12 @@ impl Server {
     }
 
     fn established_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
-        let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
+        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get(&spi) else { return };
         match state.answers.classify(header.message_id, dgram.bytes) {
             Incoming::New => {}
             Incoming::Repeat(response) => {
-                self.counters.repeated += 1;
-                return ctx.out.send(dgram.reply(response.to_vec()));
+                let (peer, response) = (path.peer, response.to_vec());
+                return self.answer_again(ctx, dgram, peer, response);
             }
             Incoming::Stale => {
                 self.counters.unexpected += 1;

@@ -110,12 +110,12 @@ impl Intermediate {
 impl Server {
     pub(super) fn intermediate_request(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let spi = header.spi_r;
-        let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let Some(Entry { path, state: State::ExpectAuth(state), .. }) = self.sas.get_mut(&spi) else { return };
         match state.intermediate.answers.classify(header.message_id, dgram.bytes) {
             Incoming::New if header.flags & flags::RESPONSE == 0 && state.intermediate.pending.is_none() => {}
             Incoming::Repeat(response) => {
-                self.counters.repeated += 1;
-                return ctx.out.send(dgram.reply(response.to_vec()));
+                let (peer, response) = (path.peer, response.to_vec());
+                return self.answer_again(ctx, dgram, peer, response);
             }
             Incoming::New | Incoming::Stale => {
                 self.counters.unexpected += 1;

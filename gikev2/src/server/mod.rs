@@ -317,8 +317,8 @@ impl Server {
             State::AwaitProof(_) => self.counters.unexpected += 1,
             State::Established(_) => self.established_message(ctx, dgram, header, spi),
             State::Closed(closed) if closed.request == dgram.bytes => {
-                self.counters.repeated += 1;
-                ctx.out.send(dgram.reply(closed.response.clone()));
+                let (peer, response) = (entry.path.peer, closed.response.clone());
+                self.answer_again(ctx, dgram, peer, response);
             }
             State::Closed(_) => self.counters.unexpected += 1,
         }
@@ -352,6 +352,17 @@ impl Server {
                 self.drop_unauthenticated(dgram, &reject);
                 None
             }
+        }
+    }
+
+    /// Answers a repeated request. Whoever has seen one can send it again in anybody's name, so an answer that goes elsewhere
+    /// than to where the peer is comes out of the budget.
+    fn answer_again(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, peer: SocketAddr, response: Vec<u8>) {
+        self.counters.repeated += 1;
+        if dgram.from == peer || self.budget.spend(ctx.now.mono) {
+            ctx.out.send(dgram.reply(response));
+        } else {
+            self.counters.answers_withheld += 1;
         }
     }
 

@@ -482,3 +482,26 @@ fn unknown_payloads_of_a_first_message_are_skipped_unless_critical() {
         }
     }
 }
+
+/// Whoever has seen a request can send it again in anybody's name, and its answer may be long: elsewhere than to the member go
+/// but as many as to requests that nothing protects.
+#[test]
+fn repeats_in_other_names_are_answered_within_a_budget() {
+    let mut config = config();
+    config.unprotected_answers_per_second = 3;
+    let mut world = World::with(policy(false), config, 1);
+    let at = world.join(1);
+    let asked = |p: &&Packet| p.exchange() == ExchangeType::GSA_AUTH.0 && !p.is_response();
+    let request = world.seen.iter().find(asked).unwrap().clone();
+    let answers = |world: &World, to| {
+        let answer = |p: &&Packet| p.exchange() == ExchangeType::GSA_AUTH.0 && p.is_response() && p.to == to;
+        world.seen.iter().filter(answer).count()
+    };
+    let victim = "10.0.0.99:848".parse().unwrap();
+    for _ in 0..10 {
+        world.deliver(Packet { from: victim, ..request.clone() });
+        world.deliver(request.clone());
+    }
+    assert_eq!((answers(&world, victim), answers(&world, world.hosts[at].address)), (3, 11));
+    assert_eq!(world.server.counters().answers_withheld, 7);
+}
