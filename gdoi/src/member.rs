@@ -186,7 +186,11 @@ impl Repeats {
 fn about(ctx: &mut MemberCtx<'_>, kept: usize, at: usize) {
     for output in ctx.out.split_off(if at == 0 { ctx.out.len() } else { kept }) {
         ctx.out.push(match output {
-            MemberOutput::Send(_) | MemberOutput::Listen(_) | MemberOutput::Of(..) => output,
+            MemberOutput::Send(_)
+            | MemberOutput::Listen(_)
+            | MemberOutput::Dial { .. }
+            | MemberOutput::HangUp(_)
+            | MemberOutput::Of(..) => output,
             MemberOutput::Update(_) | MemberOutput::Streams(_) | MemberOutput::Flush | MemberOutput::Event(_) => {
                 MemberOutput::Of(at, Box::new(output))
             }

@@ -41,7 +41,7 @@ pub mod wire;
 pub use ike_sa::{IkeOptions, NAT_PORT};
 pub use keylog::KeyLog;
 pub use member::{FurtherStatus, Member, MemberStatus};
-pub use server::{Counters, Server, ServerConfig};
+pub use server::{ConnectionLimits, Counters, Server, ServerConfig};
 
 #[cfg(test)]
 mod tests;

@@ -21,5 +21,6 @@ pub mod member;
 pub mod random;
 pub mod serve;
 pub mod store;
+mod tcp;
 mod trust;
 mod udp;

@@ -116,7 +116,7 @@ impl Udp {
             let any = self.local.ip().is_unspecified() || from.ip().is_unspecified();
             from.port() == self.local.port() && (any || from.ip() == self.local.ip())
         };
-        self.local.is_ipv4() == transmit.to.is_ipv4() && transmit.from.is_none_or(fits)
+        !transmit.via.is_tcp() && self.local.is_ipv4() == transmit.to.is_ipv4() && transmit.from.is_none_or(fits)
     }
 
     fn send_now(&self, transmit: &Transmit) -> io::Result<()> {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gdoi::{Dpd, NAT_PORT};
-use gikev2::IkeOptions;
+use gikev2::{ConnectionLimits, IkeOptions};
 use keyferry_crypto::{JobDone, Random, Secret};
 use keyferry_model::Model;
 use keyferry_model::credentials::Credentials;
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Via};
+use keyferry_model::drive::{ConnectionId, Ctx, Datagram, JobId, Outbox, Output, Via};
 use keyferry_model::id::{Identity, Protocol};
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
 use keyferry_model::policy::{GroupPolicy, RekeyTransport};
@@ -19,6 +19,7 @@ use keyferry_model::settings::Ike2Settings;
 use keyferry_model::store::RecordError;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::view::{GroupView, MemberView, RekeyView};
+use keyferry_wire::Frame;
 use serde::{Deserialize, Serialize};
 
 use crate::demux::{Route, classify};
@@ -47,6 +48,8 @@ pub struct GatewaySettings {
     pub ike: IkeOptions,
     /// Algorithms of IKEv2.
     pub ike2: Ike2Settings,
+    /// How many TCP connections are taken.
+    pub connections: ConnectionLimits,
     /// GDOI's unicast messages are cut up where an IP packet would be longer, for peers that take fragments.
     pub fragment_size: usize,
 }
@@ -149,6 +152,7 @@ impl Gateway {
         gikev2.preferences = gikev2::ike_sa::Preferences::configured(&settings.ike2);
         gikev2.ppks = settings.ike2.ppks;
         gikev2.redirect = settings.ike2.redirect;
+        gikev2.connections = settings.connections;
         let mut gateway = Self {
             model,
             endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },
@@ -194,6 +198,40 @@ impl Gateway {
                 tracing::debug!(%from, len = bytes.len(), "datagram belongs to no protocol");
             }
         }
+    }
+
+    /// Somebody has opened a TCP connection (RFC 9329). What comes over it is taken only from now on.
+    pub fn connected(&mut self, now: Now, rng: &mut dyn Random, id: ConnectionId, from: SocketAddr) {
+        self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.connected(ctx, id, from));
+    }
+
+    /// What came over a TCP connection between these addresses.
+    pub fn receive_frame(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        (id, from, to): (ConnectionId, SocketAddr, SocketAddr),
+        frame: &Frame,
+    ) {
+        let via = Via::Tcp(id);
+        match frame {
+            Frame::Keepalive => {}
+            Frame::Ike(bytes) if matches!(classify(bytes), (false, _, Route::Gikev2)) => {
+                let datagram = Datagram { from, to, via, bytes };
+                self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.receive(ctx, datagram));
+            }
+            // ESP, for which there is no SA here: group data never goes over TCP. Or GDOI, which RFC 9329 is not about.
+            Frame::Ike(_) | Frame::Foreign => {
+                self.nowhere += 1;
+                tracing::debug!(%from, "no message of G-IKEv2 in a connection");
+                self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.stray(ctx, id));
+            }
+        }
+    }
+
+    /// A TCP connection is closed, by the peer or for want of anything else. IKE SAs stay.
+    pub fn disconnected(&mut self, id: ConnectionId) {
+        self.endpoints.gikev2.disconnected(id);
     }
 
     /// The result of a job that was handed out.

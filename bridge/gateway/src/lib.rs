@@ -19,4 +19,4 @@ mod outgoing;
 pub use demux::{Route, classify};
 pub use gateway::{CommandError, Delete, Gateway, GatewaySettings, LoadError, Reloaded};
 pub use gdoi::Dpd;
-pub use gikev2::IkeOptions;
+pub use gikev2::{ConnectionLimits, IkeOptions};

@@ -197,7 +197,7 @@ mod tests {
     fn sent(out: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let sends = std::iter::from_fn(|| out.poll()).filter_map(|output| match output {
             Output::Send(transmit) => Some((transmit.to, transmit.bytes)),
-            Output::Persist(_) | Output::Job(..) | Output::Cancel(_) => None,
+            Output::Persist(_) | Output::Job(..) | Output::Cancel(_) | Output::Close(_) => None,
         });
         sends.collect()
     }

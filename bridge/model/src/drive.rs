@@ -105,6 +105,8 @@ pub enum Output {
     Job(JobId, Job),
     /// Nobody waits for this job any more: it need not run, and its result is not wanted.
     Cancel(JobId),
+    /// Close this connection, once what is queued for it has gone.
+    Close(ConnectionId),
 }
 
 /// Where endpoints put their outputs.
@@ -140,6 +142,11 @@ impl Outbox {
         self.items.push_back(Output::Cancel(job));
     }
 
+    /// Closes a connection.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.items.push_back(Output::Close(id));
+    }
+
     /// The job named last; of two moments, those between them are the jobs queued in between.
     #[must_use]
     pub fn last_job(&self) -> JobId {
@@ -163,7 +170,9 @@ impl Outbox {
         for output in fresh {
             match output {
                 Output::Send(transmit) => self.items.extend(split(transmit).into_iter().map(Output::Send)),
-                Output::Persist(_) | Output::Job(..) | Output::Cancel(_) => self.items.push_back(output),
+                Output::Persist(_) | Output::Job(..) | Output::Cancel(_) | Output::Close(_) => {
+                    self.items.push_back(output)
+                }
             }
         }
     }

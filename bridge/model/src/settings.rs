@@ -132,6 +132,20 @@ pub const MAX_ADDITIONAL_KE: usize = 7;
 pub struct Gikev2Settings {
     /// Acknowledge GSA_REKEY to a key server that wants it: an extension of our own.
     pub ack: bool,
+    /// What IKE SAs go over.
+    pub transport: Transport,
+}
+
+/// What a member's IKE SAs go over, with the key servers' TCP port where it may be TCP (RFC 9329).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    #[default]
+    Udp,
+    /// TCP.
+    Tcp(u16),
+    /// UDP, and TCP where a key server does not answer over it.
+    UdpThenTcp(u16),
 }
 
 /// What a member takes from a key server of GDOI beyond the usual.

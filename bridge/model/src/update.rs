@@ -1,12 +1,12 @@
 //! What a member learns from its key server, in a form that no longer knows the protocol.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Random, Secret};
 
-use crate::drive::Transmit;
+use crate::drive::{ConnectionId, Transmit};
 use crate::oid::OidName;
 use crate::policy::{SaDirection, TrafficPolicy};
 use crate::stream::StreamProtection;
@@ -138,6 +138,17 @@ pub enum MemberOutput {
     Flush,
     /// Be ready to receive rekey messages sent to this address (join it when it is multicast).
     Listen(SocketAddr),
+    /// Open a TCP connection; what becomes of it is told through `connected` and `disconnected`.
+    Dial {
+        /// What to call it.
+        id: ConnectionId,
+        /// Our address; a local port is to be chosen.
+        from: IpAddr,
+        /// The key server's.
+        to: SocketAddr,
+    },
+    /// Close a connection, once what is queued for it has gone. Nothing is told of it any more.
+    HangUp(ConnectionId),
     /// Tell the user.
     Event(MemberEvent),
     /// About a further group of the same member, by its place behind the first: an update, streams, a flush, an event.

@@ -88,7 +88,7 @@ impl Bench {
         while let Some(output) = out.poll() {
             match output {
                 Output::Send(t) if t.to == from => answers.push(t.bytes),
-                Output::Send(_) | Output::Persist(_) | Output::Cancel(_) => {}
+                Output::Send(_) | Output::Persist(_) | Output::Cancel(_) | Output::Close(_) => {}
                 Output::Job(id, job) => {
                     let done = job.run();
                     self.jobs += 1;

@@ -292,6 +292,7 @@ impl Bench {
                 MemberOutput::Flush => node.flushed += 1,
                 MemberOutput::Listen(at) => node.listens.push(at),
                 MemberOutput::Event(event) => node.events.push(event),
+                MemberOutput::Dial { .. } | MemberOutput::HangUp(_) => panic!("GDOI speaks UDP"),
                 MemberOutput::Of(at, output) => node.further.push((at, *output)),
             }
         }
@@ -315,6 +316,7 @@ impl Bench {
                     self.wire.push_back(packet);
                 }
                 Output::Cancel(id) => self.held.retain(|(held, _)| *held != id),
+                Output::Close(_) => {}
                 Output::Job(id, job) if self.hold_jobs => self.held.push((id, job)),
                 Output::Job(id, job) => {
                     let done = job.run();

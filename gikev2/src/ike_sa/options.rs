@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use keyferry_model::drive::Via;
+use keyferry_wire::MAX_FRAMED;
+
 /// How IKE SAs are kept, at either end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IkeOptions {
@@ -24,9 +27,13 @@ pub const NAT_PORT: u16 = 4500;
 const HEADERS: usize = 40 + 8 + 4;
 
 impl IkeOptions {
-    /// The most octets of a datagram that need not be cut up.
-    pub(crate) fn limit(&self) -> usize {
-        datagram_limit(self.fragment_size)
+    /// The most octets of a message that need not be cut up. In a stream that is done only with what is too long for a
+    /// frame (RFC 9329 section 7.5).
+    pub(crate) fn limit(&self, via: Via) -> usize {
+        match via {
+            Via::Tcp(_) => MAX_FRAMED,
+            Via::Udp | Via::MarkedUdp => datagram_limit(self.fragment_size),
+        }
     }
 }
 

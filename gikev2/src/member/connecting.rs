@@ -1,7 +1,7 @@
 //! From nothing to an IKE SA, initiator's side (RFC 7296 sections 1.2, 2.4, 2.6, 2.7 and 2.15).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
@@ -106,6 +106,12 @@ pub(super) struct Wish<'a> {
     /// Register right away, by GSA_AUTH.
     pub(super) register: bool,
     pub(super) backoff: Backoff,
+    /// The same of the first message.
+    pub(super) first: Backoff,
+    /// Our address and the key server's.
+    pub(super) path: (SocketAddr, SocketAddr),
+    /// Nothing is repeated: it goes over TCP.
+    pub(super) reliable: bool,
     /// The most octets of a datagram, where the key server takes fragments.
     pub(super) limit: usize,
     /// May we be sent to another key server?
@@ -143,7 +149,7 @@ impl Connecting {
             preferences: preferences.clone(),
             pair,
             cookie: None,
-            request: Repeating::new(Vec::new(), wish.backoff, step.now.mono, step.rng),
+            request: Repeating::new(Vec::new(), wish.first, step.now.mono, step.rng),
             later: (None, None),
             key_pairs: KEY_PAIRS,
             refused: None,
@@ -184,7 +190,7 @@ impl Connecting {
             ke_method: ke_number(self.pair.group()),
             public: self.pair.public(),
             nonce: &self.nonce_i,
-            path: (wish.settings.local, wish.settings.gateway()),
+            path: wish.path,
             abilities: &abilities,
             announcement: Some(announcement()),
             certificates: None,
@@ -206,10 +212,8 @@ impl Connecting {
         if self.candidates.is_empty() {
             return match self.request.expire(now, step.rng) {
                 Due::Wait => Ok(Vec::new()),
-                Due::Repeat => {
-                    self.amend_late(wish, step);
-                    Ok(vec![self.init_request()])
-                }
+                Due::Repeat if self.amend_late(wish, step) || !wish.reliable => Ok(vec![self.init_request()]),
+                Due::Repeat => Ok(Vec::new()),
                 Due::GiveUp => Err(self.refused.take()),
             };
         }
@@ -223,11 +227,30 @@ impl Connecting {
         }
         let asked = &self.asked;
         self.candidates.retain(|c| asked.get(c.asked).is_some_and(Asked::is_pending));
-        if !repeats.is_empty() && self.amend_late(wish, step) {
+        let repeated = !repeats.is_empty();
+        if wish.reliable {
+            repeats.clear();
+        }
+        if repeated && self.amend_late(wish, step) {
             // Perhaps none of those that we follow is the key server, and it waits for this.
             repeats.push(self.init_request());
         }
         if self.candidates.is_empty() { Err(None) } else { Ok(repeats) }
+    }
+
+    /// Messages that wait for an answer.
+    pub(super) fn unanswered(&self) -> Vec<Vec<u8>> {
+        if self.candidates.is_empty() {
+            return vec![self.init_request()];
+        }
+        let followed = |at: usize| self.candidates.iter().any(|c| c.asked == at);
+        let asked = self.asked.iter().enumerate().filter(|(at, _)| followed(*at));
+        asked.filter_map(|(_, asked)| asked.message.as_ref()).map(|message| message.bytes.clone()).collect()
+    }
+
+    /// A refusal, if nobody is followed who did not refuse.
+    pub(super) fn take_refusal(&mut self) -> Option<String> {
+        self.refused.take_if(|_| self.candidates.is_empty())
     }
 
     /// Takes an IKE_SA_INIT response, which nothing protects.
@@ -359,14 +382,11 @@ impl Connecting {
         let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, to)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
         sa.set_limit(init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).map(|_| wish.limit));
-        let settings = wish.settings;
         // A socket bound to no address in particular says nothing about NATs.
-        let nat = match settings.local.ip().is_unspecified() {
+        let (local, gateway) = wish.path;
+        let nat = match local.ip().is_unspecified() {
             true => Nat::default(),
-            false => {
-                let path = (settings.gateway(), settings.local);
-                nat_found(&init.payloads, &self.spi_i, &header.spi_r, path)
-            }
+            false => nat_found(&init.payloads, &self.spi_i, &header.spi_r, (gateway, local)),
         };
         let candidate = Candidate {
             sa,

@@ -74,7 +74,7 @@ impl Member {
     fn is_free(&self) -> bool {
         let idle = match &self.link {
             Link::Down => true,
-            Link::Connecting(_) => false,
+            Link::Dialing | Link::Connecting(_) => false,
             Link::Up(sas) => sas.current.requests.is_idle() && sas.current.made.heir().is_none(),
         };
         idle && self.goal == Goal::Rest && self.retry_at.is_none()

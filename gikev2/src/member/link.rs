@@ -191,6 +191,11 @@ impl Sas {
         std::iter::once(&*self.current).chain(&self.others)
     }
 
+    /// Requests that wait for their answers.
+    pub(super) fn unanswered(&self) -> Vec<Vec<u8>> {
+        self.all().filter_map(|up| up.requests.pending.as_ref()).map(|(_, message)| message.bytes.clone()).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         1 + self.others.len()
     }

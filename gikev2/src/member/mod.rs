@@ -3,6 +3,10 @@
 //! ```text
 //!  link          input                             next          output
 //!  Down          wish to connect or register       Connecting    IKE_SA_INIT request
+//!  Down          the same, over TCP                Dialing       Dial
+//!  Dialing       connected                         Connecting    IKE_SA_INIT request
+//!  Dialing       no connection                     Down          Unanswered; again after a delay
+//!  Connecting    no answer over UDP, TCP allowed   Dialing       Dial
 //!  Connecting    N(COOKIE), N(INVALID_KE_PAYLOAD)  Connecting    IKE_SA_INIT request, amended
 //!  Connecting    N(REDIRECT)                       Connecting    IKE_SA_INIT request, to the key server it names
 //!  Connecting    IKE_SA_INIT response              Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
@@ -45,6 +49,7 @@ mod redirect;
 mod rekeyed;
 mod rekeying;
 mod steps;
+mod tcp;
 
 use std::time::Duration;
 
@@ -71,6 +76,7 @@ use link::Sas;
 use nat::Traversal;
 use redirect::Redirects;
 use steps::is_doubt;
+use tcp::Tcp;
 
 /// A G-IKEv2 group member's endpoint.
 pub struct Member {
@@ -87,6 +93,7 @@ pub struct Member {
     ike: IkeOptions,
     nat: Traversal,
     redirects: Redirects,
+    tcp: Tcp,
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
@@ -105,6 +112,8 @@ pub struct Member {
 /// The IKE SA.
 enum Link {
     Down,
+    /// A TCP connection comes first.
+    Dialing,
     Connecting(Box<Connecting>),
     Up(Sas),
 }
@@ -153,6 +162,8 @@ pub struct MemberStatus {
     pub rejected: u64,
     /// A NAT stands between member and key server.
     pub behind_nat: bool,
+    /// The IKE SA goes over TCP.
+    pub over_tcp: bool,
 }
 
 impl Member {
@@ -178,6 +189,7 @@ impl Member {
             ike: IkeOptions::default(),
             nat: Traversal::default(),
             redirects: Redirects::default(),
+            tcp: Tcp::default(),
             outdated: Vec::new(),
             overtaken: false,
             stale: false,
@@ -228,6 +240,7 @@ impl Member {
         }
         self.goal = Goal::Leave;
         self.pursue(ctx);
+        self.tidy(ctx);
     }
 
     /// Registers anew soon, though the keys are good: sequence numbers or IVs run out (RFC 9838 section 3.3).
@@ -250,9 +263,9 @@ impl Member {
     pub fn status(&self) -> MemberStatus {
         let current = self.group.as_ref().and_then(Group::current);
         let state = match &self.link {
-            Link::Down | Link::Up(_) | Link::Connecting(_) if self.group.is_some() => "registered",
+            Link::Down | Link::Up(_) | Link::Dialing | Link::Connecting(_) if self.group.is_some() => "registered",
             Link::Down | Link::Up(_) if self.retry_at.is_some() => "waiting",
-            Link::Connecting(_) => "connecting",
+            Link::Dialing | Link::Connecting(_) => "connecting",
             Link::Up(_) if self.goal == Goal::Register => "registering",
             Link::Up(_) => "connected",
             Link::Down => "idle",
@@ -261,6 +274,7 @@ impl Member {
             state,
             rekey_spi: current.map(|sa| sa.spi.iter().map(|b| format!("{b:02x}")).collect()),
             last_counter: current.and_then(|sa| sa.expected.checked_sub(1)).and_then(|last| u32::try_from(last).ok()),
+            over_tcp: self.tcp.is_on() && !matches!(self.link, Link::Down),
             in_band: self.group.as_ref().is_some_and(|g| g.in_band),
             further: self.further_status(),
             ..self.status.clone()
@@ -271,7 +285,7 @@ impl Member {
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
         let link = match &self.link {
-            Link::Down => None,
+            Link::Down | Link::Dialing => None,
             Link::Connecting(c) => c.due_at(),
             Link::Up(sas) => sas.due_at(self.liveness()),
         };
@@ -283,12 +297,18 @@ impl Member {
             (self.further_due(), "a further group"),
             (self.acks.iter().map(|(at, _)| *at).min(), "acknowledgement"),
             (self.nat.due_at(), "NAT keepalive"),
+            (self.tcp.due_at(), "TCP connection"),
         ];
         due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
     }
 
-    /// Takes a datagram, unicast or multicast.
+    /// Takes a datagram, unicast or multicast, or a message out of a connection.
     pub fn receive(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
+        self.take(ctx, dgram);
+        self.tidy(ctx);
+    }
+
+    fn take(&mut self, ctx: &mut MemberCtx<'_>, dgram: Datagram<'_>) {
         let (header, body) = match Header::decode(dgram.bytes) {
             Ok((header, body)) if header.major == 2 => (header, body),
             Ok(_) | Err(_) => {
@@ -296,8 +316,13 @@ impl Member {
                 return;
             }
         };
-        if ExchangeType(header.exchange) == ExchangeType::GSA_REKEY {
+        if ExchangeType(header.exchange) == ExchangeType::GSA_REKEY && !dgram.via.is_tcp() {
             return self.rekey(ctx, &dgram, &header);
+        }
+        // An SA stays with TCP, or with UDP, for its life (RFC 9329 section 5).
+        if self.tcp.carrier() != dgram.via.connection() || self.tcp.is_on() != dgram.via.is_tcp() {
+            self.status.rejected += 1;
+            return;
         }
         if self.answer_again(ctx, &dgram) {
             return;
@@ -310,7 +335,7 @@ impl Member {
             let message = match &mut self.link {
                 Link::Connecting(c) if c.spi_i() == header.spi_i => c.fragment(&header, dgram.bytes, now),
                 Link::Up(sas) => sas.named_by(&header).and_then(|spi| self.fragment(now, &dgram, &header, spi)),
-                Link::Down | Link::Connecting(_) => None,
+                Link::Down | Link::Dialing | Link::Connecting(_) => None,
             };
             let Some(message) = message else { return };
             whole = message;
@@ -331,7 +356,7 @@ impl Member {
                     };
                 }
             }
-            Link::Down | Link::Connecting(_) => {}
+            Link::Down | Link::Dialing | Link::Connecting(_) => {}
         }
         tracing::debug!(from = %dgram.from, "message to no SA of ours");
         self.status.rejected += 1;
@@ -341,8 +366,9 @@ impl Member {
     pub fn expire(&mut self, ctx: &mut MemberCtx<'_>) {
         let now = ctx.now.mono;
         self.keep_mapping(ctx);
+        self.tcp_due(ctx);
         match &self.link {
-            Link::Down => {}
+            Link::Down | Link::Dialing => {}
             Link::Connecting(_) => self.connecting_due(ctx),
             Link::Up(_) => self.up_due(ctx),
         }
@@ -368,6 +394,7 @@ impl Member {
             self.retry_at = None;
             self.pursue(ctx);
         }
+        self.tidy(ctx);
     }
 
     /// Verified: we are no member any more. Keys go at once, and we may ask again after a while
@@ -408,7 +435,7 @@ impl Member {
     pub(crate) fn sa_for_test(&mut self) -> Option<&mut crate::ike_sa::sa::IkeSa> {
         match &mut self.link {
             Link::Up(sas) => Some(&mut sas.current.sa),
-            Link::Down | Link::Connecting(_) => None,
+            Link::Down | Link::Dialing | Link::Connecting(_) => None,
         }
     }
 
@@ -417,8 +444,9 @@ impl Member {
     }
 }
 
-/// Sends a message, in as many datagrams as it has.
-fn send(ctx: &mut MemberCtx<'_>, message: Transmit) {
+/// Sends a message, in as many datagrams as it has. One that has no way will be asked for again when there is one.
+fn send(ctx: &mut MemberCtx<'_>, message: impl Into<Option<Transmit>>) {
+    let Some(message) = message.into() else { return };
     for datagram in datagrams(&message.bytes) {
         ctx.send(Transmit { bytes: datagram.to_vec(), ..message.clone() });
     }

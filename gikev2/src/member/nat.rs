@@ -31,27 +31,26 @@ impl Traversal {
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.mapping
     }
-
-    /// Is a NAT in front of us?
-    pub(super) fn is_behind(&self) -> bool {
-        self.mapping.is_some()
-    }
 }
 
 impl Member {
     /// An IKE SA stands: what its messages said of NATs is true.
     pub(super) fn note_nat(&mut self, now: Duration, nat: Nat) {
         self.status.behind_nat = nat.is_there();
-        self.nat.moved = nat.is_there() && self.ike.nat_port.is_some();
+        // A connection goes through NATs as it is (RFC 9329 section 6.5).
+        self.nat.moved = nat.is_there() && self.ike.nat_port.is_some() && !self.tcp.is_on();
         self.nat.mapping = (self.nat.moved && nat.receiver).then(|| now.saturating_add(self.ike.nat_keepalive));
     }
 
-    /// A message on its way to the key server.
-    pub(super) fn transmit(&self, bytes: Vec<u8>) -> Transmit {
-        match self.ike.nat_port.filter(|_| self.moves(&bytes)) {
+    /// A message on its way to the key server; `None` while a connection for it is wanting.
+    pub(super) fn transmit(&self, bytes: Vec<u8>) -> Option<Transmit> {
+        if self.tcp.is_on() {
+            return self.tcp.transmit(bytes);
+        }
+        Some(match self.ike.nat_port.filter(|_| self.moves(&bytes)) {
             Some(port) => self.through_nat(port, true, bytes),
             None => Transmit { from: None, to: self.settings.gateway(), via: Via::udp(self.settings.marker), bytes },
-        }
+        })
     }
 
     fn through_nat(&self, port: u16, marker: bool, bytes: Vec<u8>) -> Transmit {
@@ -64,7 +63,7 @@ impl Member {
         match &self.link {
             _ if header.exchange == ExchangeType::IKE_SA_INIT.0 => false,
             Link::Connecting(connecting) => connecting.nat_to(header.spi_r).map_or(self.nat.moved, Nat::is_there),
-            Link::Up(_) | Link::Down => self.nat.moved,
+            Link::Up(_) | Link::Dialing | Link::Down => self.nat.moved,
         }
     }
 

@@ -31,7 +31,7 @@ impl Member {
     pub(super) fn up(&mut self, spi: Spi) -> Option<&mut Up> {
         match &mut self.link {
             Link::Up(sas) => sas.get_mut(spi),
-            Link::Down | Link::Connecting(_) => None,
+            Link::Down | Link::Dialing | Link::Connecting(_) => None,
         }
     }
 
@@ -295,6 +295,7 @@ impl Member {
         if let Some(up) = self.up(spi) {
             up.heard = ctx.now.mono;
         }
+        self.tcp.worked();
         let Link::Up(sas) = &self.link else { return };
         // While our own wish is unanswered nobody knows which one that will be.
         if sas.current.is_settled() && self.heir(sas.current.sa.own_spi()) == Some(spi) {

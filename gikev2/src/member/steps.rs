@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use keyferry_model::drive::Datagram;
+use keyferry_model::drive::{Datagram, Via};
 use keyferry_model::redirect::GatewayName;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{MemberSettings, Transport};
 use keyferry_model::update::{MemberCtx, MemberEvent, MemberOutput};
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::connecting::{Connecting, Next, Outcome, Wish};
 use super::link::{Purpose, Renewal, Sas, Spi, Up};
 use super::redirect::Redirects;
+use super::tcp::Tcp;
 use super::{Goal, Link, Member, Step, send};
 use crate::ike_sa::IkeOptions;
 use crate::ike_sa::life::Life;
@@ -34,6 +35,9 @@ use crate::wire::sk::{Fragment, Opened, first_datagram};
 /// minute, and lost messages are not yet taken for one.
 const DOUBT: Backoff = Backoff { first: Duration::from_secs(1), tries: 3 };
 
+/// IKE_SA_INIT is repeated so often over UDP, where TCP may be tried afterwards.
+const TRIES_BEFORE_TCP: u8 = 3;
+
 /// That is not believed again so soon.
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -44,7 +48,7 @@ impl Member {
             return;
         }
         match (self.goal, &self.link) {
-            (_, Link::Connecting(_)) => {}
+            (_, Link::Dialing | Link::Connecting(_)) => {}
             (Goal::Rest, _) => self.pursue_further(ctx),
             (_, Link::Down) => self.connect(ctx),
             // An SA that was replaced is asked nothing more.
@@ -94,8 +98,17 @@ impl Member {
         if self.goal != Goal::Connect && group_to_wire(&self.settings.group).is_none() {
             return self.fail(ctx, Some(format!("G-IKEv2 cannot ask for the group {}", self.settings.group)));
         }
+        if self.choose_transport(ctx) {
+            self.link = Link::Dialing;
+            return self.dial(ctx);
+        }
+        self.begin(ctx);
+    }
+
+    /// Begins with IKE_SA_INIT, over what was chosen.
+    pub(super) fn begin(&mut self, ctx: &mut MemberCtx<'_>) {
+        let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
         match Connecting::begin(&wish, &self.preferences, &mut step) {
             Ok(connecting) => {
                 send(ctx, self.transmit(connecting.init_request()));
@@ -103,6 +116,7 @@ impl Member {
             }
             Err(error) => {
                 tracing::error!(%error, "no key pair");
+                self.link = Link::Down;
                 self.fail(ctx, Some(error.to_string()));
             }
         }
@@ -178,6 +192,7 @@ impl Member {
         self.renew_at = None;
         self.wake_further(None);
         self.close(ctx);
+        self.tidy(ctx);
     }
 
     fn left(&mut self, ctx: &mut MemberCtx<'_>) {
@@ -190,11 +205,15 @@ impl Member {
     pub(super) fn connecting_due(&mut self, ctx: &mut MemberCtx<'_>) {
         let Link::Connecting(connecting) = &mut self.link else { return };
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
+        let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
         match connecting.expire(&wish, &mut step) {
             Ok(repeats) => repeats.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes))),
             Err(refused) => {
                 self.link = Link::Down;
+                if refused.is_none() && self.turns_to_tcp() {
+                    tracing::info!(gateway = %self.settings.gateway(), "no answer over UDP: TCP is tried");
+                    return self.connect(ctx);
+                }
                 self.fail(ctx, refused);
             }
         }
@@ -214,6 +233,8 @@ impl Member {
         if !up.requests.is_idle() {
             let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
             return match up.expire(&mut step) {
+                // What is lost in a connection is lost with it (RFC 9329 section 6.2).
+                Ok(Some(_)) if self.tcp.is_on() => {}
                 Ok(Some(bytes)) => send(ctx, self.transmit(bytes)),
                 Ok(None) => {}
                 // The key server has lost this IKE SA, or is gone; what we wanted may go over a new one.
@@ -256,7 +277,7 @@ impl Member {
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
-        let wish = wish(&self.settings, &self.ike, self.goal, &self.redirects, ctx.now.mono);
+        let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let mut elsewhere = None;
         let result = match ExchangeType(header.exchange) {
@@ -317,6 +338,14 @@ impl Member {
         }
         if let Some(to) = elsewhere {
             self.redirected_at_once(ctx, &to);
+        }
+        // Over TCP nothing better is to come after a refusal (RFC 9329 section 6.4).
+        if self.tcp.is_on()
+            && let Link::Connecting(connecting) = &mut self.link
+            && let Some(why) = connecting.take_refusal()
+        {
+            self.link = Link::Down;
+            self.fail(ctx, Some(why));
         }
     }
 
@@ -617,14 +646,25 @@ fn wish<'a>(
     settings: &'a MemberSettings,
     ike: &IkeOptions,
     goal: Goal,
-    redirects: &Redirects,
-    now: Duration,
+    (redirects, now): (&Redirects, Duration),
+    tcp: &Tcp,
 ) -> Wish<'a> {
+    let backoff = Backoff { first: settings.retransmit, tries: settings.tries };
+    let (via, path) = match tcp.ends() {
+        Some((id, local, gateway)) => (Via::Tcp(id), (local, gateway)),
+        None => (Via::Udp, (settings.local, settings.gateway())),
+    };
+    // TCP waits behind it, so UDP does not get all of the time (RFC 9329 section 5.1).
+    let may_turn = !tcp.is_on() && matches!(settings.gikev2.transport, Transport::UdpThenTcp(_));
+    let tries = if may_turn { backoff.tries.min(TRIES_BEFORE_TCP) } else { backoff.tries };
     Wish {
         settings,
         register: goal == Goal::Register,
-        backoff: Backoff { first: settings.retransmit, tries: settings.tries },
-        limit: ike.limit(),
+        first: Backoff { tries, ..backoff },
+        backoff,
+        limit: ike.limit(via),
+        path,
+        reliable: tcp.is_on(),
         follows: redirects.may_follow(settings.ike2.follows, now),
         redirected_from: redirects.from,
     }

@@ -153,6 +153,7 @@ impl Server {
     /// The peer is who it says it is: answers it.
     pub(super) fn establish(&mut self, ctx: &mut Ctx<'_>, spi: Spi, claim: Claim, peer: Peer, evidence: &Evidence) {
         let Some(Entry { path, digest, state: State::ExpectAuth(state) }) = self.sas.remove(&spi) else { return };
+        self.connections.release(path.via, spi);
         self.half_open.leave(path.peer.ip());
         let (behind_nat, willing) = (state.behind_nat, state.willing);
         let identity = peer.who.identity.clone();
@@ -179,6 +180,7 @@ impl Server {
         self.counters.established += 1;
         self.counters.behind_nat += u64::from(behind_nat);
         tracing::info!(peer = %path.peer, %identity, behind_nat, "IKE SA established");
+        self.connections.carry(claim.path.via, spi);
         let line = self.lines.begin(identity.clone(), spi);
         established.line = line;
         established.leaving.willing = willing;

@@ -38,6 +38,8 @@ pub struct ServerConfig {
     pub half_open_timeout: Duration,
     /// IKE SAs at one time.
     pub sas: usize,
+    /// How many TCP connections are taken.
+    pub connections: ConnectionLimits,
     /// An IKE SA without traffic is deleted after this time.
     pub idle: Duration,
     /// How IKE SAs are kept. Asking whether a peer lives is only useful below `idle`.
@@ -48,6 +50,22 @@ pub struct ServerConfig {
     pub linger: Duration,
     /// Answers to messages that are not protected, in one second.
     pub unprotected_answers_per_second: u32,
+}
+
+/// TCP connections at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all; when there are more, the oldest over which nobody has proved itself gives way.
+    pub total: usize,
+    /// Of one address (of one /64 network with IPv6).
+    pub per_address: usize,
+}
+
+impl Default for ConnectionLimits {
+    /// 4096, and 64 of one address.
+    fn default() -> Self {
+        Self { total: 4096, per_address: 64 }
+    }
 }
 
 impl ServerConfig {
@@ -66,12 +84,20 @@ impl ServerConfig {
             checks_per_address: 40,
             half_open_timeout: Duration::from_secs(30),
             sas: 100_000,
+            connections: ConnectionLimits::default(),
             idle: Duration::from_secs(30),
             ike: IkeOptions::default(),
             backoff: Backoff { first: Duration::from_secs(1), tries: 5 },
             linger: Duration::from_secs(10),
             unprotected_answers_per_second: 20,
         }
+    }
+}
+
+impl Counters {
+    /// Messages that nothing could be made of.
+    pub(super) fn rejected(&self) -> u64 {
+        self.malformed + self.not_for_us + self.unknown_spi + self.unauthenticated + self.unexpected
     }
 }
 
@@ -138,4 +164,10 @@ pub struct Counters {
     pub acks_unknown: u64,
     /// Answers to unprotected messages withheld, for there were too many.
     pub answers_withheld: u64,
+    /// TCP connections opened by peers.
+    pub connections: u64,
+    /// Of these, closed because there were too many.
+    pub connections_refused: u64,
+    /// Of these, closed because nobody proved itself over them, nothing could be made of them, or they were not used any more.
+    pub connections_closed: u64,
 }

@@ -365,10 +365,10 @@ impl Server {
             ctx.model.reach(&state.who.identity, Protocol::Gikev2, dgram.from, Path::of(dgram).is_encapsulated());
             ctx.flush();
         }
-        *path = Path::of(dgram);
         (state.heard, state.active) = (ctx.now.mono, ctx.now.mono);
         let due = state.due(&self.config);
         ctx.out.send(dgram.reply(response));
+        self.follow(ctx, spi, Path::of(dgram));
         self.arm(spi, due);
     }
 
@@ -384,8 +384,12 @@ impl Server {
         };
         state.requests.answered();
         state.heard = ctx.now.mono;
-        let line = state.line;
-        match state.purpose {
+        let (line, purpose) = (state.line, state.purpose);
+        if dgram.via.is_tcp() {
+            self.follow(ctx, spi, Path::of(dgram));
+        }
+        let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
+        match purpose {
             Purpose::Delete => {
                 if state.rekeying.doomed.is_none() {
                     self.counters.deleted += 1;
@@ -422,6 +426,8 @@ impl Server {
         if let Some((_, message)) = &mut state.requests.pending {
             match message.expire(now, ctx.rng) {
                 Due::Wait => {}
+                // What is lost in a connection is lost with it (RFC 9329 section 6.2).
+                Due::Repeat if path.via.is_tcp() => {}
                 Due::Repeat => ctx.out.send(path.transmit(message.bytes.clone())),
                 Due::GiveUp => {
                     if state.rekeying.doomed.is_none() {

@@ -104,6 +104,11 @@ impl Lines {
         }
     }
 
+    /// The SAs of a line.
+    pub(super) fn spis(&self, line: LineId) -> BTreeSet<Spi> {
+        self.lines.get(&line).map(|line| line.spis.clone()).unwrap_or_default()
+    }
+
     pub(super) fn groups(&self, line: LineId) -> &Groups {
         self.lines.get(&line).map_or(&self.none, |line| &line.groups)
     }
@@ -141,6 +146,7 @@ impl Server {
 
     /// Tells over what SAs are left what was out over one that is gone, and the model who has lost its last one.
     pub(super) fn report_lost(&mut self, ctx: &mut Ctx<'_>) {
+        self.linger_connections(ctx.now.mono);
         while let Some(line) = self.lines.broken.pop_first() {
             self.feed(ctx, line);
         }

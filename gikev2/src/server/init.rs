@@ -63,6 +63,10 @@ impl Server {
             self.repeat_init(ctx, dgram, *spi);
             return Ok(());
         }
+        if self.connections.is_taken(dgram.via) {
+            self.counters.unexpected += 1;
+            return Ok(());
+        }
         let body = &dgram.bytes[Header::LEN..];
         let init = match Init::request(header.next, body) {
             Ok(init) => init,
@@ -102,8 +106,10 @@ impl Server {
     fn has_room(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, init: &Init<'_>) -> bool {
         let now = ctx.now.mono;
         // The source's share is for those it belongs to: whoever only writes its address gets half of it.
-        let crowded = self.half_open.total() >= self.config.cookie_threshold
-            || self.half_open.of(dgram.from.ip()) >= self.config.half_open_per_address.div_ceil(2);
+        // Whoever has a connection has received at its address (RFC 9329 section 6.3).
+        let crowded = !dgram.via.is_tcp()
+            && (self.half_open.total() >= self.config.cookie_threshold
+                || self.half_open.of(dgram.from.ip()) >= self.config.half_open_per_address.div_ceil(2));
         if crowded {
             let cookie = init.payloads.notify(NotifyType::COOKIE).map(|n| n.data.as_ref());
             let good = cookie.is_some_and(|c| self.cookies.check(now, c, dgram.from, &header.spi_i, &init.nonce.0));
@@ -145,13 +151,14 @@ impl Server {
             nonce_i: init.nonce.0.to_vec(),
             request: dgram.bytes.to_vec(),
             behind_nat,
-            limit: fragments.map(|_| self.config.ike.limit()),
+            limit: fragments.map(|_| self.config.ike.limit(dgram.via)),
             announced,
             willing: Willing::read(&init.payloads),
             ppk: PpkUse::of(init.payloads.notify(NotifyType::USE_PPK).is_some(), &self.config.ppks),
         };
         let entry = Entry { path: Path::of(dgram), digest: digest.clone(), state: State::AwaitKe(Box::new(state)) };
         self.half_open.enter(dgram.from.ip());
+        self.connections.begin(dgram.via, spi, self.config.half_open_timeout);
         self.sas.insert(spi, entry);
         self.inits.insert(digest, spi);
         self.jobs.insert(job, spi);

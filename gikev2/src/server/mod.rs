@@ -46,6 +46,7 @@
 mod acks;
 mod auth;
 mod config;
+mod connections;
 mod established;
 mod in_band;
 mod init;
@@ -68,7 +69,7 @@ use keyferry_model::time::Deadline;
 use keyferry_model::work::WorkBudget;
 use keyferry_wire::Header;
 
-pub use config::{Counters, ServerConfig};
+pub use config::{ConnectionLimits, Counters, ServerConfig};
 
 use crate::ike_sa::cookie::Cookies;
 use crate::ike_sa::init::refusal;
@@ -79,6 +80,7 @@ use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind, flags};
 use crate::wire::sk::{Fragment, datagrams, first_datagram};
 use auth::ExpectAuth;
+use connections::Connections;
 use established::Established;
 use in_band::Lines;
 use init::AwaitKe;
@@ -104,6 +106,7 @@ pub struct Server {
     lines: Lines,
     /// Members are sent elsewhere.
     drained: bool,
+    connections: Connections,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -171,6 +174,7 @@ impl Server {
             timers: Timers::default(),
             lines: Lines::default(),
             drained: false,
+            connections: Connections::default(),
             key_log: None,
         }
     }
@@ -205,15 +209,22 @@ impl Server {
     /// When [`expire`](Self::expire) is wanted next.
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
-        self.timers.next().map(|at| Deadline { at, reason: "IKE SA timers" })
+        let timers = self.timers.next().map(|at| Deadline { at, reason: "IKE SA timers" });
+        let connection = self.connections.next().map(|at| Deadline { at, reason: "end of a connection" });
+        Deadline::earlier(timers, connection)
     }
 
-    /// Takes a datagram.
+    /// Takes a datagram, or a message out of a connection.
     pub fn receive(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
         let before = ctx.out.len();
+        let rejected = self.counters.rejected();
         self.take(ctx, dgram);
         self.report_lost(ctx);
         cut_up(ctx.out, before);
+        if let Some(id) = dgram.via.connection() {
+            let rejected = self.counters.rejected() > rejected;
+            self.judge(ctx, id, rejected);
+        }
     }
 
     fn take(&mut self, ctx: &mut Ctx<'_>, dgram: Datagram<'_>) {
@@ -291,12 +302,18 @@ impl Server {
                 None => {}
             }
         }
+        self.expire_connections(ctx);
         self.report_lost(ctx);
         cut_up(ctx.out, before);
     }
 
     /// A message to an SA we know, its SPIs say.
     fn protected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {
+        // An SA stays with TCP, or with UDP, for its life (RFC 9329 section 5).
+        if self.sas.get(&spi).is_some_and(|e| e.path.via.is_tcp() != dgram.via.is_tcp()) {
+            self.counters.unexpected += 1;
+            return;
+        }
         let whole;
         let mut dgram = dgram;
         let assembled;
@@ -401,6 +418,7 @@ impl Server {
         if let State::Established(state) = &entry.state {
             self.lines.leave(state.line, spi);
         }
+        self.connections.release(entry.path.via, spi);
         ctx.out.send(path.transmit(response.clone()));
         entry.state = State::Closed(Closed { peer_spi, request: first_datagram(&request).to_vec(), response });
         let linger = self.config.linger;
@@ -417,6 +435,7 @@ impl Server {
             if let State::Established(state) = &entry.state {
                 self.lines.leave(state.line, spi);
             }
+            self.connections.release(entry.path.via, spi);
             self.inits.remove(&entry.digest);
         }
         self.jobs.retain(|job, owner| {

@@ -216,15 +216,15 @@ impl Server {
 
     /// Has a key exchange of the peer's computed.
     fn compute(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi, computing: Computing, peer: Vec<u8>) {
-        let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get_mut(&spi) else { return };
         let group = computing.method;
         let private = Secret::random(group.seed_len(), ctx.rng);
         self.jobs.insert(ctx.out.job(Job::KeyExchange { group, private, peer }), spi);
-        *path = Path::of(dgram);
+        let Some(state) = self.in_use(&spi) else { return };
         // New keys alone are no reason to keep an SA that is of no use.
         state.heard = ctx.now.mono;
         state.answers.take_up(dgram.bytes);
         state.rekeying.theirs = Some(Theirs::Computing(computing));
+        self.follow(ctx, spi, Path::of(dgram));
     }
 
     /// A peer that has begun a series and does not go on: what there is of it is forgotten.
@@ -460,6 +460,7 @@ impl Server {
         (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
         fresh.leaving = state.leaving;
         self.lines.enter(state.line, spi);
+        self.connections.carry(path.via, spi);
         tracing::info!(member = %fresh.who.identity, "IKE SA has new keys");
         self.counters.rekeyed += 1;
         let entry = Entry { path: *path, digest: Vec::new(), state: State::Established(Box::new(fresh)) };

@@ -28,5 +28,6 @@ mod replays;
 mod restarts;
 mod several;
 mod support;
+mod tcp;
 mod telling;
 mod under_way;

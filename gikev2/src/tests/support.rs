@@ -10,7 +10,7 @@ use keyferry_crypto::{
 };
 use keyferry_model::Model;
 use keyferry_model::credentials::{Credentials, Peer, Proof};
-use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Output, Transmit, Via};
+use keyferry_model::drive::{ConnectionId, Ctx, Datagram, JobId, Outbox, Output, Transmit, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::plan::{RekeyPlan, RekeyReason};
@@ -204,6 +204,14 @@ pub(super) struct World {
     pub(super) tamper: bool,
     /// A NAT in front of all members, if there is one.
     pub(super) nat: Option<Nat>,
+    /// Open TCP connections: the host, and its end.
+    pub(super) connections: BTreeMap<ConnectionId, (usize, SocketAddr)>,
+    /// Those that one end has closed behind what it sent last.
+    hung_up: Vec<ConnectionId>,
+    /// Those being opened, with the port they are to.
+    pub(super) dials: VecDeque<(usize, ConnectionId, u16)>,
+    /// At this port a key server takes connections, unless somebody keeps TCP away.
+    pub(super) tcp_port: Option<u16>,
     pub(super) persisted: usize,
     out: Outbox,
     pub(super) held: Vec<(JobId, Job)>,
@@ -276,6 +284,10 @@ impl World {
             fate: Box::new(|_| 1),
             tamper: false,
             nat: None,
+            connections: BTreeMap::new(),
+            hung_up: Vec::new(),
+            dials: VecDeque::new(),
+            tcp_port: None,
             persisted: 0,
             out: Outbox::default(),
             held: Vec::new(),
@@ -358,6 +370,8 @@ impl World {
                     host.delays = (update.activation_delay, update.deactivation_delay);
                 }
                 MemberOutput::Of(at, output) => host.further.push((at, *output)),
+                MemberOutput::Dial { id, to, .. } => self.dials.push_back((at, id, to.port())),
+                MemberOutput::HangUp(id) => self.hung_up.push(id),
                 MemberOutput::Streams(_) => panic!("G-IKEv2 cannot tell streams"),
                 MemberOutput::Flush => host.sas.clear(),
                 MemberOutput::Listen(to) => {
@@ -406,6 +420,7 @@ impl World {
                     push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
                 }
                 Output::Cancel(id) => self.held.retain(|(held, _)| *held != id),
+                Output::Close(id) => self.hung_up.push(id),
                 Output::Job(id, job) if self.hold_jobs => self.held.push((id, job)),
                 Output::Job(id, job) => {
                     let mut ctx = Ctx { now: self.now, model: &mut self.model, rng: &mut self.rng, out: &mut self.out };
@@ -426,9 +441,21 @@ impl World {
     /// Delivers until nothing is on the wire.
     pub(super) fn run(&mut self) {
         let mut steps = 0;
-        while let Some(packet) = self.wire.pop_front() {
+        loop {
             steps += 1;
             assert!(steps < 100_000, "the network never comes to rest");
+            if let Some((at, id, port)) = self.dials.pop_front() {
+                self.dial(at, id, port);
+                continue;
+            }
+            let Some(packet) = self.wire.pop_front() else {
+                if self.hung_up.is_empty() {
+                    break;
+                }
+                let closed = self.hung_up.remove(0);
+                self.cut(closed);
+                continue;
+            };
             if self.tamper && !packet.tainted {
                 for bytes in variants(&packet.bytes) {
                     self.deliver(Packet { bytes, tainted: true, ..packet.clone() });
@@ -438,7 +465,36 @@ impl World {
         }
     }
 
+    fn dial(&mut self, at: usize, id: ConnectionId, port: u16) {
+        if self.tcp_port != Some(port) {
+            return self.on_member(at, false, |m, ctx| m.disconnected(ctx, id));
+        }
+        let ours = u16::try_from(self.seen.len()).unwrap() + 40_000;
+        let local = SocketAddr::new(self.hosts[at].address.ip(), ours);
+        let gateway = SocketAddr::new(self.gateway.ip(), port);
+        self.connections.insert(id, (at, local));
+        self.on_server(false, |s, ctx| s.connected(ctx, id, local));
+        self.on_member(at, false, |m, ctx| m.connected(ctx, id, local, gateway));
+    }
+
+    /// A connection breaks, or is closed.
+    pub(super) fn cut(&mut self, id: ConnectionId) {
+        if let Some((at, _)) = self.connections.remove(&id) {
+            self.wire.retain(|p| p.via != Via::Tcp(id));
+            self.on_server(false, |s, _| s.disconnected(id));
+            self.on_member(at, false, |m, ctx| m.disconnected(ctx, id));
+        }
+    }
+
     pub(super) fn deliver(&mut self, p: Packet) {
+        if let Some(id) = p.via.connection() {
+            let Some((at, end)) = self.connections.get(&id).copied() else { return };
+            let dgram = Datagram { from: p.from, to: p.to, via: p.via, bytes: &p.bytes };
+            return match p.to == end {
+                true => self.on_member(at, p.tainted, |m, ctx| m.receive(ctx, dgram)),
+                false => self.on_server(p.tainted, |s, ctx| s.receive(ctx, dgram)),
+            };
+        }
         let p = match &mut self.nat {
             Some(nat) => match nat.translate(p, self.gateway.ip()) {
                 Some(p) => p,

@@ -119,7 +119,7 @@ impl KeyServer {
                         Output::Persist(ops) => drop(ops),
                         Output::Send(transmit) => answers.push(transmit),
                         // Jobs are done at once here.
-                        Output::Cancel(_) => {}
+                        Output::Cancel(_) | Output::Close(_) => {}
                         Output::Job(id, job) => {
                             let done = job.run();
                             let mut ctx = Ctx { now, model: &mut self.model, rng: &mut OsRandom, out: &mut self.out };
@@ -250,6 +250,8 @@ fn step(
             | MemberOutput::Streams(_)
             | MemberOutput::Flush
             | MemberOutput::Listen(_)
+            | MemberOutput::Dial { .. }
+            | MemberOutput::HangUp(_)
             | MemberOutput::Of(..) => {}
         }
     }

@@ -152,6 +152,7 @@ impl World {
                 MemberOutput::Flush => node.sad.flush(),
                 MemberOutput::Listen(at) => node.listens.push(at),
                 MemberOutput::Of(..) => panic!("members have one group here"),
+                MemberOutput::Dial { .. } | MemberOutput::HangUp(_) => panic!("members speak UDP here"),
                 MemberOutput::Event(event) => node.registered += u32::from(event == MemberEvent::Registered),
             }
         }
@@ -179,7 +180,7 @@ impl World {
         while let Some(output) = self.out.poll() {
             match output {
                 // Jobs are done at once here.
-                Output::Persist(_) | Output::Cancel(_) => {}
+                Output::Persist(_) | Output::Cancel(_) | Output::Close(_) => {}
                 Output::Send(transmit) => {
                     sent += 1;
                     self.transmit(transmit.to, &transmit.bytes);

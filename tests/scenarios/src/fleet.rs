@@ -167,6 +167,7 @@ impl Fleet {
                 .hybrid
                 .map_or_else(IkeOptions::default, |lifetime| IkeOptions { lifetime, ..IkeOptions::default() }),
             ike2: self.variant.ike2(),
+            connections: Default::default(),
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
         let now = self.now();
@@ -421,6 +422,7 @@ impl Fleet {
                 MemberOutput::Streams(update) => node.streams.push(update),
                 MemberOutput::Flush => node.sad.flush(),
                 MemberOutput::Of(..) => panic!("members have one group here"),
+                MemberOutput::Dial { .. } | MemberOutput::HangUp(_) => panic!("members speak UDP here"),
                 MemberOutput::Listen(group) => {
                     node.listens.insert(group);
                 }
@@ -451,7 +453,7 @@ impl Fleet {
                     }
                 }
                 // Jobs are done at once here.
-                Output::Cancel(_) => {}
+                Output::Cancel(_) | Output::Close(_) => {}
                 Output::Job(id, job) => {
                     let done = job.run();
                     let now = self.now();

@@ -312,6 +312,6 @@ pub fn member(v: Variant, n: u8) -> MemberSettings {
         gdoi: GdoiSettings::default(),
         traffic: TrafficSettings::default(),
         ike2: v.ike2(),
-        gikev2: Gikev2Settings { ack: true },
+        gikev2: Gikev2Settings { ack: true, ..Default::default() },
     }
 }

@@ -26,6 +26,7 @@ fn gateway(variant: Variant) -> Gateway {
         fragment_size: 1280,
         ike: Default::default(),
         ike2: Default::default(),
+        connections: Default::default(),
     };
     Gateway::new(settings, Vec::new(), NOW, &mut SeededRandom::new(1)).unwrap()
 }
@@ -101,7 +102,7 @@ fn unicast_rekeys_take_the_way_of_the_member() {
                     let dgram = Datagram { from: t.from.unwrap(), to, via: t.via, bytes: &t.bytes };
                     member.receive(&mut MemberCtx { now: NOW, rng: &mut rng, out: &mut outputs }, dgram);
                 }
-                Output::Persist(_) | Output::Cancel(_) => {}
+                Output::Persist(_) | Output::Cancel(_) | Output::Close(_) => {}
             }
         }
     }

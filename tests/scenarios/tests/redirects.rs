@@ -55,6 +55,7 @@ impl World {
                 fragment_size: 1280,
                 ike: Default::default(),
                 ike2: Ike2Settings { redirect, ..Default::default() },
+                connections: Default::default(),
             };
             (address, Gateway::new(settings, Vec::new(), now(clock), &mut rng).unwrap())
         });
@@ -71,7 +72,7 @@ impl World {
                 match output {
                     Output::Send(transmit) => sent.push((*address, transmit)),
                     Output::Job(id, job) => gateway.complete(now(self.clock), &mut self.rng, id, job.run()),
-                    Output::Persist(_) | Output::Cancel(_) => {}
+                    Output::Persist(_) | Output::Cancel(_) | Output::Close(_) => {}
                 }
             }
         }
@@ -93,6 +94,8 @@ impl World {
                 | MemberOutput::Streams(_)
                 | MemberOutput::Flush
                 | MemberOutput::Listen(_)
+                | MemberOutput::Dial { .. }
+                | MemberOutput::HangUp(_)
                 | MemberOutput::Of(..) => {}
             }
         }

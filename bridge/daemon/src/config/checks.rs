@@ -19,16 +19,16 @@ use keyferry_model::credentials::{Peer, Proof};
 /// Longest name of a group, in octets.
 const MAX_NAME: usize = 64;
 
-pub(super) fn listen(section: &Section<'_>, listen: &[SocketAddr]) {
-    if listen.is_empty() {
-        section.error("listen", "nothing is listened to", "add an address, or remove the key for port 848 of all");
+pub(super) fn listen(section: &Section<'_>, key: &str, listen: &[SocketAddr]) {
+    if listen.is_empty() && section.named_key(key) {
+        section.error(key, "nothing is listened to", "add an address, or remove the key for what is usual");
     }
     for (i, address) in listen.iter().enumerate() {
         if listen[..i].contains(address) {
-            section.error("listen", format!("{address} stands there twice"), "remove one of the two");
+            section.error(key, format!("{address} stands there twice"), "remove one of the two");
         }
         if address.ip().is_multicast() {
-            section.error("listen", format!("{address} is a multicast address"), "listen to addresses of this machine");
+            section.error(key, format!("{address} is a multicast address"), "listen to addresses of this machine");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keyferry_gateway::ConnectionLimits;
 use keyferry_model::credentials::Credentials;
 use keyferry_model::id::Identity;
 use keyferry_model::settings::Ike2Settings;
@@ -18,7 +19,7 @@ use super::phase1::{self, GatewayPhase1};
 use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
-use super::values::{Endpoint, PORT};
+use super::values::{Endpoint, PORT, TcpEndpoint};
 use super::{GATEWAY_SOCKET, control_socket};
 
 /// Configuration of `keyferry serve`.
@@ -26,6 +27,10 @@ use super::{GATEWAY_SOCKET, control_socket};
 pub struct GatewayConfig {
     /// Addresses to receive at.
     pub listen: Vec<SocketAddr>,
+    /// Addresses to take TCP connections at; none takes none.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// How many of them.
+    pub connections: ConnectionLimits,
     /// Who the gateway says it is; `None` is the address it was reached at.
     pub identity: Option<Identity>,
     /// The store.
@@ -86,7 +91,15 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         // Rekeys leave by the first that fits.
         None => [PORT, gdoi::NAT_PORT].into_iter().flat_map(|p| default.map(|ip| SocketAddr::new(ip, p))).collect(),
     };
-    checks::listen(&section, &listen);
+    checks::listen(&section, "listen", &listen);
+    let listen_tcp: Option<Vec<TcpEndpoint>> = section.parsed_list("listen_tcp", "0.0.0.0:4500");
+    let listen_tcp: Vec<SocketAddr> = listen_tcp.unwrap_or_default().into_iter().map(|e| e.0).collect();
+    checks::listen(&section, "listen_tcp", &listen_tcp);
+    let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
+    let connections = ConnectionLimits {
+        total: count(section.number("tcp_connections", 1..=65_536, 4096)),
+        per_address: count(section.number("tcp_connections_per_address", 1..=65_536, 64)),
+    };
     let identity = section.parsed("identity", "gateway.example.org");
     let store = section.path("store").unwrap_or_else(|| PathBuf::from("/var/lib/keyferry/gateway.redb"));
     let master_key = section.path("master_key").unwrap_or_else(|| store.with_file_name("master.key"));
@@ -107,6 +120,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         key_log: section.path("key_log"),
         store,
         listen,
+        listen_tcp,
+        connections,
         credentials: Credentials::default(),
         trust: None,
         groups: Vec::new(),

@@ -12,7 +12,8 @@ use keyferry_model::flows::Flows;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServer;
 use keyferry_model::settings::{
-    CertificateAuth, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MixedAuth, Phase1Settings, TrafficSettings,
+    CertificateAuth, GdoiSettings, Gikev2Settings, Ike2Settings, MemberAuth, MixedAuth, Phase1Settings,
+    TrafficSettings, Transport,
 };
 
 use super::certificates::{self, Certificates};
@@ -21,7 +22,7 @@ use super::phase1;
 use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
-use super::values::{Accepted, Endpoint, Network, PORT, Subject};
+use super::values::{Accepted, Endpoint, Network, PORT, Subject, TCP_PORT};
 use super::{MEMBER_SOCKET, control_socket, life, secrets};
 
 /// Configuration of `keyferry member`.
@@ -167,7 +168,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
             danger_weak_rekey: section.flag("danger_weak_rekey", false),
             accept_unknown_kek_attributes: section.flag("accept_unknown_kek_attributes", false),
         },
-        gikev2: Gikev2Settings { ack: section.flag("ack_rekeys", false) },
+        gikev2: Gikev2Settings { ack: section.flag("ack_rekeys", false), transport: transport(&mut section) },
         marker: section.flag("marker", false),
         connect_only: section.flag("connect_only", false),
         retransmit: section.duration("retransmit", 100 * MILLISECOND..=60 * SECOND, SECOND),
@@ -189,6 +190,17 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     phase1::check_member_sends(&section, config.phase1.sends, &config.auth, config.life.nat_port.is_some());
     section.finish();
     (!config.gateways.is_empty() && !config.groups.is_empty() && auth.is_some()).then_some(config)
+}
+
+/// What IKE SAs go over.
+fn transport(section: &mut Section<'_>) -> Transport {
+    let port = u16::try_from(section.number("tcp_port", 1..=65_535, u32::from(TCP_PORT))).unwrap_or(TCP_PORT);
+    let kinds = [("udp", Transport::Udp), ("tcp", Transport::Tcp(port)), ("auto", Transport::UdpThenTcp(port))];
+    let transport = section.choice("transport", &kinds, Transport::Udp);
+    if transport == Transport::Udp && section.named_key("tcp_port") {
+        section.error("tcp_port", "is of no use over UDP", "add transport = \"auto\" or \"tcp\", or remove the key");
+    }
+    transport
 }
 
 /// What the key server may decide about.

@@ -3,6 +3,7 @@ mod ike2;
 mod phase1;
 mod redirect;
 mod streams;
+mod tcp;
 mod traffic;
 
 use super::*;

@@ -299,6 +299,21 @@ impl FromStr for RekeyTarget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint(pub(crate) SocketAddr);
 
+/// The same for TCP: without a port it is 4500, which RFC 9329 section 2 wants to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpEndpoint(pub(crate) SocketAddr);
+
+impl FromStr for TcpEndpoint {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        endpoint(s, TCP_PORT).map(Self)
+    }
+}
+
+/// The port that RFC 9329 gives to IKE over TCP.
+pub(crate) const TCP_PORT: u16 = 4500;
+
 /// The port that IANA gave to GDOI and G-IKEv2.
 pub(crate) const PORT: u16 = 848;
 
@@ -306,9 +321,13 @@ impl FromStr for Endpoint {
     type Err = &'static str;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if let Ok(ip) = s.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(Self(SocketAddr::new(ip, PORT)));
-        }
-        s.parse().map(Self).map_err(|_| "it is no address, or address and port")
+        endpoint(s, PORT).map(Self)
     }
+}
+
+fn endpoint(s: &str, port: u16) -> Result<SocketAddr, &'static str> {
+    if let Ok(ip) = s.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    s.parse().map_err(|_| "it is no address, or address and port")
 }

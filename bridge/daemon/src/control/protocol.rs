@@ -116,6 +116,12 @@ pub struct GatewayStatus {
     pub listen: Vec<SocketAddr>,
     /// Are members sent to other gateways?
     pub drained: bool,
+    /// Addresses it takes TCP connections at.
+    #[serde(default)]
+    pub listen_tcp: Vec<SocketAddr>,
+    /// TCP connections that are open.
+    #[serde(default)]
+    pub connections: usize,
     /// Its groups.
     pub groups: Vec<GroupView>,
     /// What it received and what became of it.

@@ -1,8 +1,10 @@
 //! A member's protocol machine, whichever protocol it speaks.
 
+use std::net::SocketAddr;
+
 use keyferry_crypto::Random;
 use keyferry_model::credentials::Trust;
-use keyferry_model::drive::Datagram;
+use keyferry_model::drive::{ConnectionId, Datagram};
 use keyferry_model::id::{GroupId, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
@@ -74,6 +76,28 @@ impl Machine {
 
     pub(super) fn receive(&mut self, now: Now, rng: &mut dyn Random, datagram: Datagram<'_>) -> Vec<MemberOutput> {
         step(now, rng, |ctx| either!(self, m => m.receive(ctx, datagram)))
+    }
+
+    /// A TCP connection stands, between these addresses. GDOI opens none.
+    pub(super) fn connected(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        id: ConnectionId,
+        (local, peer): (SocketAddr, SocketAddr),
+    ) -> Vec<MemberOutput> {
+        match self {
+            Machine::Gdoi(_) => Vec::new(),
+            Machine::Gikev2(m) => step(now, rng, |ctx| m.connected(ctx, id, local, peer)),
+        }
+    }
+
+    /// A TCP connection is there no more.
+    pub(super) fn disconnected(&mut self, now: Now, rng: &mut dyn Random, id: ConnectionId) -> Vec<MemberOutput> {
+        match self {
+            Machine::Gdoi(_) => Vec::new(),
+            Machine::Gikev2(m) => step(now, rng, |ctx| m.disconnected(ctx, id)),
+        }
     }
 
     pub(super) fn expire(&mut self, now: Now, rng: &mut dyn Random) -> Vec<MemberOutput> {

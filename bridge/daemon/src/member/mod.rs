@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  UDP 848, multicast rekeys --+                          +--> UDP
+//!  TCP, where it is wanted ----+                          +--> TCP
 //!  control socket -------------+--> Runner: one machine, --+--> engine (TUN <-> ESP, threads of its own)
 //!  timers, signals ------------+    two during a move     +--> routes into the TUN device
 //! ```
@@ -9,6 +10,7 @@
 //! A move runs the other protocol's machine beside the present one. Both see only datagrams of their own protocol; keys
 //! come from either; when the new one has registered, the old one goes quietly.
 
+mod connections;
 mod joined;
 mod listening;
 mod machine;
@@ -30,6 +32,7 @@ use crate::random::Clock;
 use crate::trust;
 use crate::udp::{MulticastOut, Udp};
 
+use connections::Connections;
 use joined::Joined;
 use listening::Listening;
 use runner::{Parts, Runner};
@@ -79,7 +82,8 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     });
     let mut trust = trust::watch(config.trust.clone())?;
     tracing::info!(%gateway, groups = joined.len(), %identity, interface = %place.interface, "member starts");
-    let parts = Parts { config, identity, clock: Clock::new(), joined, listening, key_log };
+    let (connections, mut streams) = Connections::new();
+    let parts = Parts { config, identity, clock: Clock::new(), joined, listening, connections, key_log };
     let mut runner = Runner::new(parts);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     runner.start().await;
@@ -89,6 +93,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             Some(datagram) = datagrams.recv() => runner.receive(&datagram).await,
+            Some(event) = streams.recv() => runner.stream(event).await,
             Some(call) = calls.recv() => runner.call(call).await,
             () = runner.sleep() => runner.expire().await,
             Some(fresh) = trust.recv() => runner.set_trust(&fresh),
@@ -96,7 +101,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
         }
     }
-    runner.end(&mut datagrams).await;
+    runner.end(&mut datagrams, &mut streams).await;
     drop(server);
     tracing::info!("member ends; TUN devices and routes are gone");
     Ok(())

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use keyferry_crypto::Hash;
 use keyferry_model::credentials::Trust;
-use keyferry_model::drive::{Datagram, Via};
+use keyferry_model::drive::{Datagram, Transmit, Via};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
 use keyferry_model::settings::MemberSettings;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{MemberEvent, MemberOutput};
-use keyferry_wire::{major_version, split_marker};
+use keyferry_wire::{Frame, major_version, split_marker};
 use tokio::sync::{mpsc, oneshot};
 
+use super::connections::Connections;
 use super::joined::Joined;
 use super::listening::Listening;
 use super::machine::Machine;
@@ -20,6 +21,7 @@ use crate::config::MemberConfig;
 use crate::control::{Call, MemberCounters, MemberStatus, Reply, Request};
 use crate::keylog::FileKeyLog;
 use crate::random::{Clock, OsRandom};
+use crate::tcp::Event;
 use crate::udp::Received;
 
 /// Longest sleep.
@@ -48,6 +50,7 @@ pub(super) struct Parts {
     /// The groups, in the configuration's order.
     pub(super) joined: Vec<Joined>,
     pub(super) listening: Listening,
+    pub(super) connections: Connections,
     pub(super) key_log: Option<FileKeyLog>,
 }
 
@@ -125,6 +128,57 @@ impl Runner {
         }
     }
 
+    /// Something has become of a TCP connection, or come over it: the machine of G-IKEv2 is told.
+    pub(super) async fn stream(&mut self, event: Event) {
+        let now = self.parts.clock.now();
+        let machine = match &mut self.next {
+            Some(next) if next.machine.protocol() == Protocol::Gikev2 => &mut next.machine,
+            Some(_) | None => &mut self.present,
+        };
+        let connections = &mut self.parts.connections;
+        let outputs = match event {
+            Event::Opened(connection) => {
+                let id = connection.id;
+                let Some(ends) = connections.opened(connection) else { return };
+                machine.connected(now, &mut OsRandom, id, ends)
+            }
+            Event::Came(id, Frame::Ike(bytes)) if major_version(&bytes) == Some(2) => {
+                let Some((local, peer)) = connections.ends(id) else { return };
+                let datagram = Datagram { from: peer, to: local, via: Via::Tcp(id), bytes: &bytes };
+                machine.receive(now, &mut OsRandom, datagram)
+            }
+            // Group data never goes over TCP.
+            Event::Came(..) => return,
+            Event::Closed(id) if connections.closed(id) => machine.disconnected(now, &mut OsRandom, id),
+            Event::Closed(_) => return,
+        };
+        self.carry_out(Protocol::Gikev2, outputs).await;
+    }
+
+    /// Carries out what is left to do for a machine that ends.
+    async fn part(&mut self, outputs: Vec<MemberOutput>) {
+        for output in outputs {
+            match output {
+                MemberOutput::Send(transmit) => self.send(&transmit).await,
+                MemberOutput::HangUp(id) => self.parts.connections.hang_up(id),
+                MemberOutput::Update(_)
+                | MemberOutput::Streams(_)
+                | MemberOutput::Flush
+                | MemberOutput::Listen(_)
+                | MemberOutput::Dial { .. }
+                | MemberOutput::Event(_)
+                | MemberOutput::Of(..) => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, transmit: &Transmit) {
+        match transmit.via.connection() {
+            Some(id) => self.parts.connections.send(id, transmit),
+            None => self.parts.listening.send(transmit).await,
+        }
+    }
+
     /// Does what is due.
     pub(super) async fn expire(&mut self) {
         let now = self.parts.clock.now();
@@ -192,7 +246,7 @@ impl Runner {
     }
 
     /// Ends: leaves the group if configured so, tells the key server, and takes the data plane down.
-    pub(super) async fn end(mut self, datagrams: &mut mpsc::Receiver<Received>) {
+    pub(super) async fn end(mut self, datagrams: &mut mpsc::Receiver<Received>, streams: &mut mpsc::Receiver<Event>) {
         let now = self.parts.clock.now();
         if let Some(next) = self.next.take() {
             drop(next.reply.send(Reply::Error("the member ends".to_owned())));
@@ -207,16 +261,15 @@ impl Runner {
                     _ = &mut left => break,
                     () = &mut patience => break,
                     Some(datagram) = datagrams.recv() => self.receive(&datagram).await,
+                    Some(event) = streams.recv() => self.stream(event).await,
                     () = self.sleep() => self.expire().await,
                 }
             }
         } else {
-            for output in self.present.disconnect(now, &mut OsRandom) {
-                if let MemberOutput::Send(transmit) = output {
-                    self.parts.listening.send(&transmit).await;
-                }
-            }
+            let outputs = self.present.disconnect(now, &mut OsRandom);
+            self.part(outputs).await;
         }
+        self.parts.connections.end(streams).await;
         self.parts.joined.into_iter().for_each(Joined::end);
     }
 
@@ -263,11 +316,8 @@ impl Runner {
         self.counters.moves += 1;
         self.set_registered(0, true);
         tracing::info!(from = %old.protocol(), to = %self.present.protocol(), "member has moved");
-        for output in old.disconnect(self.parts.clock.now(), &mut OsRandom) {
-            if let MemberOutput::Send(transmit) = output {
-                self.parts.listening.send(&transmit).await;
-            }
-        }
+        let outputs = old.disconnect(self.parts.clock.now(), &mut OsRandom);
+        self.part(outputs).await;
         drop(reply.send(Reply::of(&self.present.protocol())));
     }
 
@@ -276,11 +326,8 @@ impl Runner {
         let to = failed.machine.protocol();
         let why = format!("the move to {to} failed, the member stays with {}: {why}", self.present.protocol());
         tracing::warn!("{why}");
-        for output in failed.machine.disconnect(self.parts.clock.now(), &mut OsRandom) {
-            if let MemberOutput::Send(transmit) = output {
-                self.parts.listening.send(&transmit).await;
-            }
-        }
+        let outputs = failed.machine.disconnect(self.parts.clock.now(), &mut OsRandom);
+        self.part(outputs).await;
         self.last_error = Some(why.clone());
         drop(failed.reply.send(Reply::Error(why)));
     }
@@ -307,7 +354,9 @@ impl Runner {
             let now = self.parts.clock.now();
             let Some(joined) = self.parts.joined.get_mut(at) else { continue };
             match output {
-                MemberOutput::Send(transmit) => self.parts.listening.send(&transmit).await,
+                MemberOutput::Send(transmit) => self.send(&transmit).await,
+                MemberOutput::Dial { id, from, to } => self.parts.connections.dial(id, from, to),
+                MemberOutput::HangUp(id) => self.parts.connections.hang_up(id),
                 MemberOutput::Update(update) => {
                     let done = joined.update(update, now).await;
                     self.updated(who, done).await;

@@ -1,6 +1,7 @@
 //! `keyferry serve`: the key server on real sockets, over the store.
 //!
 //! ```text
+//!  TCP connections, bounded, too --+
 //!  UDP sockets --(bounded queue)--+                            +--> store: one durable commit per round
 //!  control socket ----------------+--> Round: the task that ---+--> then UDP, in order
 //!  finished jobs -----------------+    owns the Gateway        +--> job pool (public-key work)
@@ -9,12 +10,14 @@
 //!
 //! One round takes everything that waits (group commit), writes what must not repeat, and only then sends.
 
+mod connections;
 mod jobs;
 mod reload;
 mod round;
 mod signing;
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -29,9 +32,11 @@ use crate::control;
 use crate::keylog::FileKeyLog;
 use crate::random::{Clock, OsRandom};
 use crate::store::{MasterKeySource, Store};
+use crate::tcp::{Listener, Shared};
 use crate::trust;
 use crate::udp::{MulticastOut, Udp, pump};
 
+use connections::Connections;
 use jobs::Jobs;
 use reload::{Reloading, Source};
 use round::Round;
@@ -39,6 +44,9 @@ use signing::SigningKeys;
 
 /// Datagrams that may wait for a round.
 const QUEUE: usize = 8192;
+
+/// Messages out of connections that may wait; the others wait in their connections.
+const STREAM_QUEUE: usize = 256;
 
 /// Runs a gateway until it is told to stop.
 ///
@@ -63,6 +71,7 @@ pub fn run(config: GatewayConfig, file: &Path) -> anyhow::Result<()> {
         fragment_size: config.life.fragment_size,
         ike: config.life.ike,
         ike2: config.ike2.clone(),
+        connections: config.connections,
     };
     let gateway = Gateway::new(settings, records, clock.now(), &mut OsRandom)
         .with_context(|| format!("{}: the store cannot be used", config.store.display()))?;
@@ -93,22 +102,29 @@ async fn serve(
     for socket in &sockets {
         pump(Arc::clone(socket), queue.clone(), Arc::clone(&overrun));
     }
+    let (queue, mut streams) = mpsc::channel(STREAM_QUEUE);
+    let listeners = bind_tcp(&config)?;
+    let connections = Connections::new(listeners.iter().map(Listener::local).collect());
+    let shared = Shared::new(config.connections.total, queue.clone());
+    listeners.into_iter().for_each(|listener| drop(listener.run(shared.clone())));
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
     let (jobs, mut results) = Jobs::new();
     let groups = config.groups.len();
     let mut trust = trust::watch(config.trust.clone())?;
-    let mut round = Round::new(gateway, store, clock, sockets, jobs, overrun, Reloading::new(config, source));
+    let mut round =
+        Round::new(gateway, store, clock, (sockets, connections), jobs, overrun, Reloading::new(config, source));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     // What was on its way when the last process ended goes on before anything new is taken.
     round.expire();
     round.settle().await?;
-    tracing::info!(listen = ?round.listen(), groups, "gateway serves");
+    tracing::info!(listen = ?round.listen(), listen_tcp = ?round.listen_tcp(), groups, "gateway serves");
     notify(sd_notify::NotifyState::Ready);
     loop {
         tokio::select! {
             Some(datagram) = datagrams.recv() => round.datagrams(datagram, &mut datagrams),
+            Some(event) = streams.recv() => round.streams(event, &mut streams),
             Some((id, done)) = results.recv() => round.complete(id, done, &mut results),
             Some(call) = calls.recv() => round.call(call),
             () = round.sleep() => round.expire(),
@@ -144,20 +160,27 @@ fn bind(config: &GatewayConfig) -> anyhow::Result<Vec<Arc<Udp>>> {
             {
                 tracing::warn!(%address, %error, "not listening there");
             }
-            Err(error) => {
-                let kind = error.kind();
-                let remedy = if kind == ErrorKind::AddrInUse {
-                    "another process has the port: ss -lunp shows which"
-                } else if kind == ErrorKind::PermissionDenied {
-                    "ports below 1024 need root, or CAP_NET_BIND_SERVICE from the service manager"
-                } else {
-                    "correct listen in [gateway]: it names addresses of this machine"
-                };
-                return Err(error).with_context(|| format!("cannot listen at {address} ({remedy})"));
-            }
+            Err(error) => return Err(cannot_listen(error, *address, "listen")),
         }
     }
     Ok(sockets)
+}
+
+fn bind_tcp(config: &GatewayConfig) -> anyhow::Result<Vec<Listener>> {
+    let bind = |a: &SocketAddr| Listener::bind(*a).map_err(|error| cannot_listen(error, *a, "listen_tcp"));
+    config.listen_tcp.iter().map(bind).collect()
+}
+
+fn cannot_listen(error: std::io::Error, address: SocketAddr, key: &str) -> anyhow::Error {
+    let kind = error.kind();
+    let remedy = if kind == ErrorKind::AddrInUse {
+        "another process has the port: ss -ltunp shows which".to_owned()
+    } else if kind == ErrorKind::PermissionDenied {
+        "ports below 1024 need root, or CAP_NET_BIND_SERVICE from the service manager".to_owned()
+    } else {
+        format!("correct {key} in [gateway]: it names addresses of this machine")
+    };
+    anyhow::Error::new(error).context(format!("cannot listen at {address} ({remedy})"))
 }
 
 /// Tells the service manager, if there is one.

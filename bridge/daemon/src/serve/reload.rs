@@ -28,7 +28,19 @@ pub(super) struct Reloading {
 fn fixed(c: &GatewayConfig) -> String {
     format!(
         "{:?}",
-        (&c.listen, &c.identity, &c.store, &c.master_key, &c.socket, c.idle, &c.rekey, &c.key_log, &c.ike2.redirect)
+        (
+            &c.listen,
+            &c.listen_tcp,
+            c.connections,
+            &c.identity,
+            &c.store,
+            &c.master_key,
+            &c.socket,
+            c.idle,
+            &c.rekey,
+            &c.key_log,
+            &c.ike2.redirect,
+        )
     )
 }
 

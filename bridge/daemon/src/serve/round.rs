@@ -11,11 +11,13 @@ use keyferry_model::drive::{JobId, Output, Transmit};
 use keyferry_model::time::Now;
 use tokio::sync::{mpsc, oneshot};
 
+use super::connections::Connections;
 use super::jobs::{Finished, Jobs};
 use super::reload::Reloading;
 use crate::control::{Call, DatagramCounters, Drained, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
 use crate::random::{Clock, OsRandom};
 use crate::store::{Store, StoreError};
+use crate::tcp::Event;
 use crate::udp::{Received, Udp};
 
 /// Most datagrams that one commit waits for.
@@ -33,6 +35,7 @@ pub(super) struct Round {
     store: Option<Store>,
     clock: Clock,
     sockets: Vec<Arc<Udp>>,
+    connections: Connections,
     jobs: Jobs,
     overrun: Arc<AtomicU64>,
     unsent: u64,
@@ -46,18 +49,22 @@ impl Round {
         gateway: Gateway,
         store: Store,
         clock: Clock,
-        sockets: Vec<Arc<Udp>>,
+        (sockets, connections): (Vec<Arc<Udp>>, Connections),
         jobs: Jobs,
         overrun: Arc<AtomicU64>,
         reloading: Reloading,
     ) -> Self {
         let store = Some(store);
         let (unsent, last_expire, replies) = (0, Duration::ZERO, Vec::new());
-        Self { gateway, store, clock, sockets, jobs, overrun, unsent, last_expire, replies, reloading }
+        Self { gateway, store, clock, sockets, connections, jobs, overrun, unsent, last_expire, replies, reloading }
     }
 
     pub(super) fn listen(&self) -> Vec<std::net::SocketAddr> {
         self.sockets.iter().map(|s| s.local()).collect()
+    }
+
+    pub(super) fn listen_tcp(&self) -> &[std::net::SocketAddr] {
+        self.connections.listen()
     }
 
     /// Holds certificates against another trust store from now on.
@@ -75,6 +82,19 @@ impl Round {
         }
         if let Some(Received { from, to, bytes }) = next {
             self.gateway.receive(self.clock.now(), &mut OsRandom, from, to, &bytes);
+        }
+    }
+
+    /// Takes what became of a connection, or came over it, and what waits behind it.
+    pub(super) fn streams(&mut self, first: Event, queue: &mut mpsc::Receiver<Event>) {
+        let mut next = Some(first);
+        for _ in 0..=BATCH {
+            let Some(event) = next else { break };
+            self.connections.take(event, &mut self.gateway, self.clock.now());
+            next = queue.try_recv().ok();
+        }
+        if let Some(event) = next {
+            self.connections.take(event, &mut self.gateway, self.clock.now());
         }
     }
 
@@ -155,6 +175,8 @@ impl Round {
             uptime: now.mono.as_secs(),
             listen: self.listen(),
             drained: self.gateway.is_drained(),
+            listen_tcp: self.listen_tcp().to_vec(),
+            connections: self.connections.len(),
             groups: self.gateway.groups(now),
             datagrams: DatagramCounters {
                 gdoi: serde_json::to_value(gdoi).unwrap_or_default(),
@@ -193,7 +215,7 @@ impl Round {
             match output {
                 // Earlier than asked for is as good: one commit serves all.
                 Output::Persist(more) => ops.extend(more),
-                Output::Send(_) | Output::Job(..) | Output::Cancel(_) => rest.push(output),
+                Output::Send(_) | Output::Job(..) | Output::Cancel(_) | Output::Close(_) => rest.push(output),
             }
         }
         if !ops.is_empty() {
@@ -218,6 +240,7 @@ impl Round {
                     }
                 }
                 Output::Cancel(id) => self.jobs.cancel(id),
+                Output::Close(id) => self.connections.close(id),
                 Output::Persist(_) => {}
             }
         }
@@ -225,6 +248,12 @@ impl Round {
     }
 
     async fn send(&mut self, transmit: &Transmit) {
+        if let Some(id) = transmit.via.connection() {
+            if !self.connections.send(id, transmit, &mut self.gateway) {
+                self.unsent += 1;
+            }
+            return;
+        }
         let Some(socket) = self.sockets.iter().find(|s| s.can_send(transmit)) else {
             self.unsent += 1;
             tracing::debug!(to = %transmit.to, from = ?transmit.from, "no socket can send there");
