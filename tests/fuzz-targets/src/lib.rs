@@ -10,6 +10,7 @@
 //! | [`gdoi_member`] | changes to what a key server seals | bounded work, and an honest key server is believed afterwards |
 //! | [`iec61850`] | an SA TEK with keys, or a name | keys have their length, names come back from their text |
 //! | [`x509`] | what it is, then a certificate, revocation list, OCSP answer or name | nobody but an anchor makes trusted; names read back |
+//! | [`stream`] | a TCP stream | its frames are the same however it is cut |
 //! | [`gateway`] | a script | newcomers of both protocols get in and hear each other |
 
 pub mod demux;
@@ -22,6 +23,7 @@ pub mod gikev2_message;
 pub mod gikev2_payload;
 pub mod iec61850;
 mod script;
+pub mod stream;
 mod world;
 pub mod x509;
 
@@ -31,7 +33,7 @@ pub use script::Script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("demux", demux::target),
     ("gateway", gateway::target),
     ("gdoi_member", gdoi_member::target),
@@ -41,5 +43,6 @@ pub const TARGETS: [Target; 10] = [
     ("gikev2_message", gikev2_message::target),
     ("gikev2_payload", gikev2_payload::target),
     ("iec61850", iec61850::target),
+    ("stream", stream::target),
     ("x509", x509::target),
 ];

@@ -92,3 +92,8 @@ fn every_target_has_a_wrapper_and_every_corpus_a_target() {
         assert!(TARGETS.iter().any(|(n, _)| *n == name), "corpus {name} has no target");
     }
 }
+
+#[test]
+fn stream() {
+    replay("stream");
+}
