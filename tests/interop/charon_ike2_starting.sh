@@ -68,11 +68,16 @@ lossless() {
     done
 }
 
+# so_often N SEEN: never where N is zero, else N times or, where a machine is slow and messages are repeated, more.
+so_often() {
+    (($1 == 0 ? $2 == 0 : $2 >= $1))
+}
+
 # lines N PATTERN: charon has logged it so often.
 lines() {
     local seen
     seen=$(grep -c "$2" "$work/charon-ike.log" || true)
-    ((seen == $1)) || fail "$2: $seen times in charon's log, and not $1"
+    so_often "$1" "$seen" || fail "$2: $seen times in charon's log, and not $1"
 }
 
 ### charon as initiator, our gateway as responder
@@ -119,7 +124,7 @@ from_charon() {
     swan --initiate --ike "$1" >"$work/initiate-$1.log" 2>&1 || fail "$1: no IKE SA"
     established "$1" || fail "$1: no established IKE SA"
     cookies=$(($(counter cookies_demanded) - cookies)) groups=$(($(counter groups_demanded) - groups))
-    ((cookies == $2 && groups == $3)) || fail "$1: $cookies cookies and $groups groups demanded, and not $2 and $3"
+    so_often "$2" "$cookies" && so_often "$3" "$groups" || fail "$1: $cookies cookies and $groups groups demanded, and not $2 and $3"
     lines "$2" "parsed IKE_SA_INIT response .*N(COOKIE)"
     lines "$3" "parsed IKE_SA_INIT response .*N(INVAL_KE)"
     swan --terminate --ike "$1" >"$work/terminate-$1.log" 2>&1 || fail "$1: no clean end"
