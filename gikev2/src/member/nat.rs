@@ -31,6 +31,11 @@ impl Traversal {
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.mapping
     }
+
+    /// Is a NAT in front of us?
+    pub(super) fn is_behind(&self) -> bool {
+        self.mapping.is_some()
+    }
 }
 
 impl Member {

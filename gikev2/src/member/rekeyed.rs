@@ -15,6 +15,8 @@ use crate::wire::registry::NotifyType;
 
 /// Who is rekeyed over its IKE SA asks after so long a silence whether the key server lives: later than that asks us.
 const IN_BAND_LIVENESS: Duration = Duration::from_secs(90);
+/// And so behind a NAT: what it asks says where it is reached, should the NAT have forgotten it, before the key server gives up.
+const IN_BAND_LIVENESS_BEHIND_NAT: Duration = Duration::from_secs(20);
 
 /// Acknowledgements that wait at one time.
 const ACKS: usize = 8;
@@ -22,7 +24,8 @@ const ACKS: usize = 8;
 impl Member {
     pub(super) fn liveness(&self) -> Option<Duration> {
         let in_band = self.group.as_ref().is_some_and(|g| g.in_band);
-        self.ike.liveness.or(in_band.then_some(IN_BAND_LIVENESS))
+        let silence = if self.nat.is_behind() { IN_BAND_LIVENESS_BEHIND_NAT } else { IN_BAND_LIVENESS };
+        self.ike.liveness.or(in_band.then_some(silence))
     }
 
     pub(super) fn rekey(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {

@@ -28,11 +28,16 @@ fn outside(n: u8) -> IpAddr {
 
 /// A group whose members ask each 30 s whether the gateway lives.
 fn assembled(seed: u64, variant: Variant, in_band: InBand, lifetime: Duration) -> Fleet {
+    let ike = IkeOptions { liveness: Some(secs(30)), lifetime, ..IkeOptions::default() };
+    assembled_with(seed, variant, in_band, ike)
+}
+
+fn assembled_with(seed: u64, variant: Variant, in_band: InBand, ike: IkeOptions) -> Fleet {
     let mut policy = policy::group(variant);
     policy.gikev2.as_mut().unwrap().options.in_band = in_band;
     policy.gikev2.as_mut().unwrap().options.keep_ike_sa = true;
     let mut fleet = Fleet::with_policy(seed, variant, policy);
-    fleet.member_ike = IkeOptions { liveness: Some(secs(30)), lifetime, ..IkeOptions::default() };
+    fleet.member_ike = ike;
     fleet.nats = INSIDE.into_iter().map(|n| (n, Nat::new(outside(n)))).collect();
     fleet.join([2], Protocol::Gdoi);
     fleet.join([12, 13, 14], Protocol::Gikev2);
@@ -128,6 +133,22 @@ fn a_rekey_that_is_under_way_finds_the_member_again() {
     fleet.run(secs(60));
     fleet.all_hear(&ALL).unwrap();
     assert!(INSIDE.into_iter().all(|n| acknowledged(&fleet, n)));
+    kept_their_sas(&fleet);
+}
+
+/// Also where nobody has configured that the gateway be asked whether it lives: who is rekeyed in band behind a NAT asks before the
+/// gateway gives up.
+#[test]
+fn a_rekey_finds_members_that_ask_by_themselves() {
+    let mut fleet = assembled_with(7, Variant::default(), InBand::Everybody, IkeOptions::default());
+    for _ in 0..4 {
+        forget(&mut fleet);
+        rekey(&mut fleet);
+        fleet.run(secs(70));
+        fleet.all_hear(&ALL).unwrap();
+        assert!(ALL.into_iter().all(|n| acknowledged(&fleet, n)));
+        fleet.run(secs(37));
+    }
     kept_their_sas(&fleet);
 }
 
