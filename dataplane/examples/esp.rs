@@ -1,9 +1,12 @@
 //! A filter for interoperability tests: JSON lines in, JSON lines out.
 //!
-//! In: `{"op":"seal"|"open","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes256gcm16"|"aes128-sha256"|...,
+//! In: `{"op":"seal"|"open","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes128-sha256"|...,
 //! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header.
 //! Lines with the same SA share its sequence numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or
 //! `{"error":"text"}`.
+
+#[path = "../tests/support/names.rs"]
+mod names;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
@@ -12,10 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::{Frame, IvSource, Sad};
-use keyferry_crypto::{Aead, BlockCipher, Integrity, Random, Secret};
-use keyferry_model::policy::{
-    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
-};
+use keyferry_crypto::{Random, Secret};
+use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, Selector, SequenceNumbers, TrafficPolicy};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use serde::Deserialize;
@@ -90,14 +91,7 @@ fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
             "tunnel" => EspMode::Tunnel,
             other => return Err(format!("unknown mode {other}")),
         },
-        transform: match request.transform.as_str() {
-            "aes128gcm16" => EspTransform::Aead(Aead::Aes128Gcm16),
-            "aes192gcm16" => EspTransform::Aead(Aead::Aes192Gcm16),
-            "aes256gcm16" => EspTransform::Aead(Aead::Aes256Gcm16),
-            "aes128-sha256" => EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
-            "aes256-sha256" => EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128),
-            other => return Err(format!("unknown transform {other}")),
-        },
+        transform: names::transform(&request.transform).ok_or(format!("unknown transform {}", request.transform))?,
         sequence: SequenceNumbers::Unspecified,
         replay_window: 0,
         preservation: AddressPreservation::Both,

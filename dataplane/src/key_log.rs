@@ -37,22 +37,23 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
         // Wireshark knows no GMAC, and needs no key to read what it protects.
         EspTransform::Gmac(_) => ("NULL", "ANY 128 bit authentication [no checking]", 0),
         EspTransform::CbcHmac(cipher, integrity) => {
-            let mac = match integrity {
-                Integrity::HmacSha1_96 => "HMAC-SHA-1-96 [RFC2404]",
-                Integrity::HmacSha256_128 => "HMAC-SHA-256-128 [RFC4868]",
-                Integrity::HmacSha384_192 => "HMAC-SHA-384-192 [RFC4868]",
-                Integrity::HmacSha512_256 => "HMAC-SHA-512-256 [RFC4868]",
-            };
             let name = match cipher {
                 BlockCipher::TripleDesCbc => "TripleDES-CBC [RFC2451]",
                 BlockCipher::Aes128Cbc | BlockCipher::Aes192Cbc | BlockCipher::Aes256Cbc => "AES-CBC [RFC3602]",
             };
-            (name, mac, cipher.key_len().min(keymat.len()))
+            (name, mac(integrity), sa.policy.transform.encryption_len().min(keymat.len()))
         }
+        // The nonce belongs to the key.
+        EspTransform::CtrHmac(_, integrity) => {
+            ("AES-CTR [RFC3686]", mac(integrity), sa.policy.transform.encryption_len().min(keymat.len()))
+        }
+        EspTransform::NullHmac(integrity) => ("NULL", mac(integrity), 0),
     };
     let (encryption, integrity) = match sa.policy.transform {
         EspTransform::Gmac(_) => <(&[u8], &[u8])>::default(),
-        EspTransform::Aead(_) | EspTransform::CbcHmac(..) => keymat.split_at(split),
+        EspTransform::Aead(_) | EspTransform::CbcHmac(..) | EspTransform::CtrHmac(..) | EspTransform::NullHmac(_) => {
+            keymat.split_at(split)
+        }
     };
     let kept = sa.policy.preservation;
     let outer = |kept, selector| if kept { address(selector) } else { "*".to_owned() };
@@ -64,6 +65,15 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
         octets(encryption),
         octets(integrity),
     ))
+}
+
+fn mac(integrity: Integrity) -> &'static str {
+    match integrity {
+        Integrity::HmacSha1_96 => "HMAC-SHA-1-96 [RFC2404]",
+        Integrity::HmacSha256_128 => "HMAC-SHA-256-128 [RFC4868]",
+        Integrity::HmacSha384_192 => "HMAC-SHA-384-192 [RFC4868]",
+        Integrity::HmacSha512_256 => "HMAC-SHA-512-256 [RFC4868]",
+    }
 }
 
 /// A single address, or any.
@@ -85,7 +95,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use keyferry_crypto::{Aead, Secret};
+    use keyferry_crypto::{Aead, AesCtr, Secret};
     use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, SequenceNumbers, TrafficPolicy};
 
     use super::*;
@@ -123,6 +133,17 @@ mod tests {
         policy.transform = EspTransform::Gmac(Aead::Aes128Gcm16);
         let line = esp_sa_line(&sa(&policy, 20)).unwrap();
         assert!(line.ends_with("\"NULL\",\"\",\"ANY 128 bit authentication [no checking]\",\"\""), "{line}");
+        policy.transform = EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha1_96);
+        let line = esp_sa_line(&sa(&policy, 40)).unwrap();
+        let (key, mac) = ("ab".repeat(20), "ab".repeat(20));
+        assert!(
+            line.ends_with(&format!("\"AES-CTR [RFC3686]\",\"0x{key}\",\"HMAC-SHA-1-96 [RFC2404]\",\"0x{mac}\"")),
+            "{line}"
+        );
+        policy.transform = EspTransform::NullHmac(Integrity::HmacSha512_256);
+        let line = esp_sa_line(&sa(&policy, 64)).unwrap();
+        let mac = "ab".repeat(64);
+        assert!(line.ends_with(&format!("\"NULL\",\"\",\"HMAC-SHA-512-256 [RFC4868]\",\"0x{mac}\"")), "{line}");
         policy.transform = EspTransform::Aead(Aead::ChaCha20Poly1305);
         assert_eq!(esp_sa_line(&sa(&policy, 36)), None);
     }

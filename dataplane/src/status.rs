@@ -78,6 +78,8 @@ impl SaStatus {
                 EspTransform::Aead(aead) => format!("{aead:?}"),
                 EspTransform::Gmac(aead) => format!("{aead:?} for authentication alone"),
                 EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
+                EspTransform::CtrHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
+                EspTransform::NullHmac(integrity) => format!("{integrity:?} for authentication alone"),
             },
             direction: match direction {
                 SaDirection::Symmetric => "symmetric",

@@ -3,14 +3,16 @@
 //! Packets are worked upon in bursts of one SA's, so that what can do several at once (a multi-buffer library) sees them
 //! together. What cannot implements [`Single`] and is given them one by one.
 
-use keyferry_crypto::{AeadMode, BlockCipher, CryptoError};
+use keyferry_crypto::{AeadMode, AesCtr, BlockCipher, CryptoError};
 use keyferry_model::policy::EspTransform;
 
 use crate::iv::IvSource;
 use crate::packet::esp::HEADER_LEN;
 
 mod combined;
+mod counter;
 mod gmac;
+mod null;
 mod separate;
 
 /// The longest ICV of any transform.
@@ -119,6 +121,12 @@ pub(crate) fn prepare(transform: EspTransform, keymat: &[u8]) -> Result<Box<dyn 
             let (key, mac) = keymat.split_at(cipher.key_len());
             Ok(Box::new(separate::CbcHmac::new(key, integrity, mac)?))
         }
+        EspTransform::CtrHmac(cipher, integrity) => {
+            let (key, rest) = keymat.split_at(cipher.key_len());
+            let (nonce, mac) = rest.split_at(AesCtr::NONCE);
+            Ok(Box::new(counter::CtrHmac::new(key, nonce, integrity, mac)?))
+        }
+        EspTransform::NullHmac(integrity) => Ok(Box::new(null::NullHmac::new(integrity, keymat))),
     }
 }
 
@@ -242,6 +250,86 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 6);
+    }
+
+    fn separate(cipher: &str, mac: &str) -> EspTransform {
+        let mac = match mac {
+            "sha1" => Integrity::HmacSha1_96,
+            "sha256" => Integrity::HmacSha256_128,
+            "sha384" => Integrity::HmacSha384_192,
+            _ => Integrity::HmacSha512_256,
+        };
+        match cipher {
+            "cbc-16" => EspTransform::CbcHmac(BlockCipher::Aes128Cbc, mac),
+            "cbc-24" => EspTransform::CbcHmac(BlockCipher::Aes192Cbc, mac),
+            "cbc-32" => EspTransform::CbcHmac(BlockCipher::Aes256Cbc, mac),
+            "ctr-16" => EspTransform::CtrHmac(AesCtr::Aes128Ctr, mac),
+            "ctr-24" => EspTransform::CtrHmac(AesCtr::Aes192Ctr, mac),
+            "ctr-32" => EspTransform::CtrHmac(AesCtr::Aes256Ctr, mac),
+            _ => EspTransform::NullHmac(mac),
+        }
+    }
+
+    /// Known answers of tests/vectors/separate.py, both ways. What AES-CBC seals has an IV that nobody can choose: OpenSSL
+    /// decrypts it.
+    #[test]
+    fn ciphers_with_hmac_are_those_of_an_independent_computation() {
+        let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+        let mut seen = 0;
+        for line in include_str!("../tests/vectors/separate.txt").lines() {
+            let [cipher, mac, keymat, sealed, clear] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            let [keymat, sealed, clear] = [keymat, sealed, clear].map(|field| hex::decode(field).unwrap());
+            let transform = separate(cipher, mac);
+            assert_eq!(keymat.len(), transform.keymat_len());
+            let keys = prepare(transform, &keymat).unwrap();
+            let Layout { iv, block, icv } = keys.layout();
+            assert_eq!((HEADER_LEN + iv + clear.len() + icv, clear.len() % block), (sealed.len(), 0));
+            let mut esp = [&sealed[..HEADER_LEN], &vec![0; iv], &clear, &vec![0; icv]].concat();
+            let counter = sealed[HEADER_LEN..].first_chunk().copied().map(u64::from_be_bytes);
+            seal(&*keys, &mut esp, counter.filter(|_| transform.is_counter_mode()), &mut ivs).unwrap();
+            if let EspTransform::CbcHmac(cipher, _) = transform {
+                let (iv, body) = esp[HEADER_LEN..sealed.len() - icv].split_at(iv);
+                let mut body = body.to_vec();
+                cipher.decrypt(&keymat[..cipher.key_len()], iv, &mut body).unwrap();
+                assert_eq!(body, clear, "{line}");
+                open(&*keys, &mut esp).unwrap();
+                esp = sealed.clone();
+            }
+            assert_eq!(esp, sealed, "{line}");
+            for at in 0..esp.len() {
+                let mut changed = esp.clone();
+                changed[at] ^= 1;
+                assert!(open(&*keys, &mut changed).is_err(), "{cipher} {mac}, octet {at}");
+            }
+            open(&*keys, &mut esp).unwrap();
+            assert_eq!(esp[keys.layout().body()..][..clear.len()], clear[..]);
+            seen += 1;
+        }
+        assert_eq!(seen, 28);
+    }
+
+    /// RFC 3686 section 6, test vectors 1 to 9: key, nonce, IV, plain text, cipher text.
+    #[test]
+    fn rfc_3686_vectors() {
+        let mut ivs = IvSource::new(&mut SeededRandom::new(1));
+        let mut seen = 0;
+        let lines = include_str!("../tests/vectors/rfc3686.txt").lines();
+        for line in lines.filter(|line| !line.starts_with('#')) {
+            let fields: Vec<Vec<u8>> = line.split(' ').map(|field| hex::decode(field).unwrap()).collect();
+            let [key, nonce, iv, plain, cipher] = &fields[..] else { panic!("malformed line: {line}") };
+            let transform = separate(&format!("ctr-{}", key.len()), "sha256");
+            let keys = prepare(transform, &[&key[..], nonce, &[9; 32]].concat()).unwrap();
+            let mut esp = [&[0; HEADER_LEN + AesCtr::IV], &plain[..], &[0; 16]].concat();
+            let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
+            seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
+            assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], cipher[..]);
+            open(&*keys, &mut esp).unwrap();
+            assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], plain[..]);
+            seen += 1;
+        }
+        assert_eq!(seen, 9);
     }
 
     #[test]

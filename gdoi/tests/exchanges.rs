@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gdoi::{Phase1Doi, Phase1Options};
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
+use keyferry_crypto::{Aead, AesCtr, BlockCipher, Hash, Integrity, KeGroup, Secret, SeededRandom, SigningKey};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::key_server::KeyServers;
@@ -44,6 +44,8 @@ fn a_member_gets_policy_keys_and_sender_ids() {
         (EspTransform::Aead(Aead::Aes256Gcm16), EspMode::Tunnel, Some(vec![0, 1])),
         (EspTransform::Gmac(Aead::Aes128Gcm16), EspMode::Tunnel, Some(vec![0, 1])),
         (EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128), EspMode::Transport, None),
+        (EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha384_192), EspMode::Tunnel, Some(vec![0, 1])),
+        (EspTransform::NullHmac(Integrity::HmacSha512_256), EspMode::Transport, None),
     ];
     for (transform, mode, ids) in transforms {
         for v6 in [false, true] {

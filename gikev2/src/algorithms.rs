@@ -1,6 +1,6 @@
 //! Algorithms by name, and their numbers in IKEv2.
 
-use keyferry_crypto::{Aead, AeadMode, BlockCipher, Integrity, KeGroup, Prf};
+use keyferry_crypto::{Aead, AeadMode, AesCtr, BlockCipher, Integrity, KeGroup, Prf};
 use keyferry_model::policy::{EspTransform, RekeyProtection};
 
 use crate::wire::registry::{TransformType, encr, integ, ke, kwa, prf};
@@ -140,10 +140,29 @@ pub fn esp_from(transforms: &[Transform<'_>]) -> Option<EspTransform> {
         let once = transforms.iter().filter(|t| t.kind == TransformType::ENCR).count() == 1;
         return (alone && once).then_some(EspTransform::Gmac(aead));
     }
+    let (encryption, integrity) = encryption_and_integrity(transforms.iter())?;
+    if *encryption == null_transform() {
+        return integrity_from(integrity).map(EspTransform::NullHmac);
+    }
+    if let Some(cipher) = AesCtr::ALL.into_iter().find(|c| *encryption == ctr_transform(*c)) {
+        return integrity_from(integrity).map(|mac| EspTransform::CtrHmac(cipher, mac));
+    }
     Some(match protection_from(transforms.iter())? {
         Protection::Aead(a) => EspTransform::Aead(a),
         Protection::CbcHmac(c, i) => EspTransform::CbcHmac(c, i),
     })
+}
+
+/// Transform of AES in counter mode, for data SAs (RFC 3686 section 5.4).
+#[must_use]
+pub fn ctr_transform(c: AesCtr) -> Transform<'static> {
+    Transform::with_key(TransformType::ENCR, encr::AES_CTR, bits(c.key_len()))
+}
+
+/// Transform of data SAs that are authenticated alone (RFC 2410).
+#[must_use]
+pub fn null_transform() -> Transform<'static> {
+    Transform::new(TransformType::ENCR, encr::NULL)
 }
 
 /// Transform of a block cipher in CBC mode.
@@ -182,6 +201,26 @@ pub fn protection_transforms(p: Protection) -> Vec<Transform<'static>> {
 /// What exactly one ENCR and at most one INTEG transform say together; `None` when it is nothing we can do.
 #[must_use]
 pub fn protection_from<'t, 'w: 't>(transforms: impl Iterator<Item = &'t Transform<'w>>) -> Option<Protection> {
+    let (encryption, integrity) = encryption_and_integrity(transforms)?;
+    if let Some(aead) = Aead::ALL.into_iter().find(|a| *encryption == aead_transform(*a)) {
+        // With a combined mode integrity is absent or NONE (RFC 5282 section 8).
+        return integrity.is_none_or(|t| t.id == integ::NONE).then_some(Protection::Aead(aead));
+    }
+    let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+    let cipher = ciphers.into_iter().find(|c| *encryption == cbc_transform(*c))?;
+    integrity_from(integrity).map(|mac| Protection::CbcHmac(cipher, mac))
+}
+
+/// The integrity algorithm of a transform that must be there.
+fn integrity_from(transform: Option<&Transform<'_>>) -> Option<Integrity> {
+    let transform = transform?;
+    Integrity::ALL.into_iter().find(|i| *transform == integ_transform(*i))
+}
+
+/// One ENCR and at most one INTEG transform, and nothing with attributes that are unknown.
+fn encryption_and_integrity<'t, 'w: 't>(
+    transforms: impl Iterator<Item = &'t Transform<'w>>,
+) -> Option<(&'t Transform<'w>, Option<&'t Transform<'w>>)> {
     let (mut encryption, mut integrity) = (None, None);
     for t in transforms {
         if t.foreign {
@@ -196,17 +235,7 @@ pub fn protection_from<'t, 'w: 't>(transforms: impl Iterator<Item = &'t Transfor
             return None;
         }
     }
-    let encryption = encryption?;
-    if let Some(aead) = Aead::ALL.into_iter().find(|a| *encryption == aead_transform(*a)) {
-        // With a combined mode integrity is absent or NONE (RFC 5282 section 8).
-        return integrity.is_none_or(|t| t.id == integ::NONE).then_some(Protection::Aead(aead));
-    }
-    let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
-    let cipher = ciphers.into_iter().find(|c| *encryption == cbc_transform(*c))?;
-    let macs =
-        [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256];
-    let mac = macs.into_iter().find(|i| integrity.is_some_and(|t| *t == integ_transform(*i)))?;
-    Some(Protection::CbcHmac(cipher, mac))
+    Some((encryption?, integrity))
 }
 
 fn bits(octets: usize) -> u16 {
@@ -255,6 +284,32 @@ mod tests {
         assert_eq!(protection_from([bare].iter()), None);
         let long = Transform::with_key(TransformType::ENCR, encr::CHACHA20_POLY1305, 256);
         assert_eq!(protection_from([long].iter()), None, "its key length is not told");
+    }
+
+    #[test]
+    fn counter_mode_and_null_are_for_data_and_want_a_mac() {
+        let none = || Transform::new(TransformType::INTEG, integ::NONE);
+        for mac in Integrity::ALL {
+            let told = [null_transform(), integ_transform(mac)];
+            assert_eq!(esp_from(&told), Some(EspTransform::NullHmac(mac)));
+            assert_eq!(protection_from(told.iter()), None, "rekeys are encrypted");
+            for cipher in AesCtr::ALL {
+                let told = [ctr_transform(cipher), integ_transform(mac)];
+                assert_eq!(esp_from(&told), Some(EspTransform::CtrHmac(cipher, mac)));
+                assert_eq!(protection_from(told.iter()), None, "there is no telling its IVs apart");
+            }
+        }
+        for alone in AesCtr::ALL.map(ctr_transform).into_iter().chain([null_transform()]) {
+            let mac = integ_transform(Integrity::HmacSha256_128);
+            assert_eq!(esp_from(std::slice::from_ref(&alone)), None, "nothing would be authenticated");
+            assert_eq!(esp_from(&[alone.clone(), none()]), None);
+            assert_eq!(esp_from(&[alone.clone(), mac.clone(), mac.clone()]), None);
+            assert_eq!(esp_from(&[alone.clone(), alone, mac]), None);
+        }
+        let mac = || integ_transform(Integrity::HmacSha256_128);
+        assert_eq!(esp_from(&[Transform::new(TransformType::ENCR, encr::AES_CTR), mac()]), None, "no key length");
+        assert_eq!(esp_from(&[Transform::with_key(TransformType::ENCR, encr::AES_CTR, 160), mac()]), None);
+        assert_eq!(esp_from(&[Transform::with_key(TransformType::ENCR, encr::NULL, 128), mac()]), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Block ciphers in CBC mode, without padding: AES (RFC 3602) and Triple DES (RFC 2451).
+//! Block ciphers in CBC mode, without padding: AES (RFC 3602) and Triple DES (RFC 2451); and the names of AES in counter mode
+//! (RFC 3686), which the data plane does by itself.
 
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
@@ -101,6 +102,37 @@ impl BlockCipher {
             BlockCipher::Aes128Cbc => Cipher::aes_128_cbc(),
             BlockCipher::Aes192Cbc => Cipher::aes_192_cbc(),
             BlockCipher::Aes256Cbc => Cipher::aes_256_cbc(),
+        }
+    }
+}
+
+/// AES in counter mode as ESP has it: a nonce that belongs to the keying material, an IV and a counter of blocks make what is
+/// encrypted (RFC 3686, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AesCtr {
+    /// AES-128-CTR.
+    Aes128Ctr,
+    /// AES-192-CTR.
+    Aes192Ctr,
+    /// AES-256-CTR.
+    Aes256Ctr,
+}
+
+impl AesCtr {
+    /// All there are.
+    pub const ALL: [AesCtr; 3] = [AesCtr::Aes128Ctr, AesCtr::Aes192Ctr, AesCtr::Aes256Ctr];
+    /// Octets of nonce, behind the key in keying material (RFC 3686 section 5.1).
+    pub const NONCE: usize = 4;
+    /// Octets of IV in a packet.
+    pub const IV: usize = 8;
+
+    /// Octets of key, without the nonce.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        match self {
+            AesCtr::Aes128Ctr => 16,
+            AesCtr::Aes192Ctr => 24,
+            AesCtr::Aes256Ctr => 32,
         }
     }
 }

@@ -18,6 +18,17 @@ pub enum Integrity {
 }
 
 impl Integrity {
+    /// All there are, the weakest first.
+    pub const ALL: [Integrity; 4] =
+        [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256];
+
+    /// Is it so weak that only a configuration which says so may choose it for traffic? Nobody breaks HMAC-SHA1, but RFC 8221
+    /// section 6 has it on its way out.
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        matches!(self, Integrity::HmacSha1_96)
+    }
+
     fn hash(self) -> Hash {
         match self {
             Integrity::HmacSha1_96 => Hash::Sha1,
@@ -119,9 +130,7 @@ mod tests {
 
     #[test]
     fn any_change_is_noticed() {
-        for alg in
-            [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256]
-        {
+        for alg in Integrity::ALL {
             let key = vec![7; alg.key_len()];
             let mut icv = alg.compute(&key, &[b"data"]);
             assert_eq!(icv.len(), alg.icv_len());

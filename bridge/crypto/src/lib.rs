@@ -22,7 +22,7 @@ mod signature;
 pub mod x509;
 
 pub use aead::{Aead, AeadKey, AeadMode};
-pub use cipher::BlockCipher;
+pub use cipher::{AesCtr, BlockCipher};
 pub use error::CryptoError;
 pub use hash::Hash;
 pub use integrity::{Integrity, IntegrityKey};

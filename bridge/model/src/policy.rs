@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, SignatureAlgorithm, SignatureScheme, SigningKey};
+use keyferry_crypto::{Aead, AesCtr, BlockCipher, Hash, Integrity, SignatureAlgorithm, SignatureScheme, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{GroupId, Identity, Protocol};
@@ -24,6 +24,10 @@ pub enum EspTransform {
     /// Authentication alone by the MAC of a combined mode (RFC 4543): packets stay readable. Keying material is the key
     /// followed by a salt of four octets.
     Gmac(Aead),
+    /// AES in counter mode, then MAC; keying material is the cipher's key, its nonce, and the MAC's key (RFC 3686 section 5.1).
+    CtrHmac(AesCtr, Integrity),
+    /// Authentication alone by an HMAC (RFC 2410): packets stay readable. Keying material is the MAC's key.
+    NullHmac(Integrity),
 }
 
 impl EspTransform {
@@ -33,13 +37,36 @@ impl EspTransform {
         match self {
             EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len() + a.salt_len(),
             EspTransform::CbcHmac(c, i) => c.key_len() + i.key_len(),
+            EspTransform::CtrHmac(c, i) => c.key_len() + AesCtr::NONCE + i.key_len(),
+            EspTransform::NullHmac(i) => i.key_len(),
+        }
+    }
+
+    /// Octets of keying material that belong to the cipher, salt and nonce included; the rest is the MAC's.
+    #[must_use]
+    pub fn encryption_len(self) -> usize {
+        match self {
+            EspTransform::Aead(_) | EspTransform::Gmac(_) => self.keymat_len(),
+            EspTransform::CbcHmac(_, i) | EspTransform::CtrHmac(_, i) | EspTransform::NullHmac(i) => {
+                self.keymat_len() - i.key_len()
+            }
+        }
+    }
+
+    /// Is it so weak that only a configuration which says so may choose it?
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        match self {
+            EspTransform::Aead(a) | EspTransform::Gmac(a) => a.is_weak(),
+            EspTransform::CbcHmac(c, i) => c.is_weak() || i.is_weak(),
+            EspTransform::CtrHmac(_, i) | EspTransform::NullHmac(i) => i.is_weak(),
         }
     }
 
     /// Does it need a nonce that never repeats under one key (so sender IDs, RFC 6054)?
     #[must_use]
     pub fn is_counter_mode(self) -> bool {
-        matches!(self, EspTransform::Aead(_) | EspTransform::Gmac(_))
+        matches!(self, EspTransform::Aead(_) | EspTransform::Gmac(_) | EspTransform::CtrHmac(..))
     }
 }
 

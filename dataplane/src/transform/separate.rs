@@ -67,7 +67,7 @@ fn parts(protected: &mut [u8]) -> Result<(&mut [u8; BLOCK], &mut [u8]), CryptoEr
     esp.split_first_chunk_mut().ok_or(CryptoError::Unauthentic)
 }
 
-fn aes(key_len: usize) -> Result<&'static Algorithm, CryptoError> {
+pub(super) fn aes(key_len: usize) -> Result<&'static Algorithm, CryptoError> {
     match key_len {
         16 => Ok(&AES_128),
         24 => Ok(&AES_192),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dataplane::packet::ipv4::checksum;
 use dataplane::{DropReason, Frame, IvSource, Sad};
-use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret, SeededRandom};
+use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity, Secret, SeededRandom};
 use keyferry_model::policy::{
     AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
 };
@@ -20,15 +20,13 @@ pub const MODES: [EspMode; 2] = [EspMode::Transport, EspMode::Tunnel];
 
 /// Every transform that the model can name.
 pub fn transforms() -> Vec<EspTransform> {
-    let mut all: Vec<_> =
-        [Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].into_iter().map(EspTransform::Aead).collect();
+    let mut all: Vec<_> = Aead::ALL.into_iter().map(EspTransform::Aead).collect();
     all.extend([Aead::Aes128Gcm16, Aead::Aes192Gcm16, Aead::Aes256Gcm16].map(EspTransform::Gmac));
-    for cipher in [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc] {
-        for mac in
-            [Integrity::HmacSha1_96, Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256]
-        {
-            all.push(EspTransform::CbcHmac(cipher, mac));
-        }
+    for mac in Integrity::ALL {
+        let ciphers = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+        all.extend(ciphers.map(|cipher| EspTransform::CbcHmac(cipher, mac)));
+        all.extend(AesCtr::ALL.map(|cipher| EspTransform::CtrHmac(cipher, mac)));
+        all.push(EspTransform::NullHmac(mac));
     }
     all
 }

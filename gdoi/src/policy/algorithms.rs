@@ -1,6 +1,6 @@
 //! Algorithms by name and by GDOI's numbers.
 
-use keyferry_crypto::{Aead, AeadMode, BlockCipher, Hash, Integrity, SignatureScheme};
+use keyferry_crypto::{Aead, AeadMode, AesCtr, BlockCipher, Hash, Integrity, SignatureScheme};
 use keyferry_model::policy::{AckType, AddressPreservation, EspTransform, GroupPolicy, SaDirection};
 
 use crate::wire::registry::{esp, kek};
@@ -30,6 +30,8 @@ pub(crate) fn strength(policy: &GroupPolicy) -> usize {
     let traffic = policy.traffic.iter().map(|line| match line.transform {
         EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => cipher_strength(c),
+        EspTransform::CtrHmac(c, _) => c.key_len(),
+        EspTransform::NullHmac(_) => 0,
     });
     let rekey = policy.gdoi.iter().map(|g| cipher_strength(g.cipher));
     let streams = policy.streams.iter().map(|stream| {
@@ -118,25 +120,34 @@ pub(crate) fn esp_numbers(transform: EspTransform) -> Option<EspNumbers> {
             key_bits: cipher_bits(cipher),
             authentication: Some(integrity_number(integrity)),
         },
+        EspTransform::CtrHmac(cipher, integrity) => EspNumbers {
+            transform: esp::AES_CTR,
+            key_bits: ctr_bits(cipher),
+            authentication: Some(integrity_number(integrity)),
+        },
+        EspTransform::NullHmac(integrity) => {
+            EspNumbers { transform: esp::NULL, key_bits: None, authentication: Some(integrity_number(integrity)) }
+        }
     })
 }
 
-/// The ESP transform of these numbers. Without a key length it is not known.
+/// Bits of a key without nonce (RFC 3686 section 5.4).
+fn ctr_bits(cipher: AesCtr) -> Option<u16> {
+    u16::try_from(cipher.key_len() * 8).ok()
+}
+
+/// The ESP transform of these numbers. AES is not known without a key length, and NULL has none.
 pub(crate) fn esp_transform(transform: u8, bits: Option<u32>, authentication: Option<u32>) -> Option<EspTransform> {
-    let bits = bits?;
-    match (transform, authentication) {
-        (esp::NULL_AES_GMAC, None) => aead_of(esp::AES_GCM_16, bits).map(EspTransform::Gmac),
-        (number, None) => aead_of(number, bits).map(EspTransform::Aead),
-        (esp::AES_CBC, Some(number)) => {
-            let all = [
-                Integrity::HmacSha1_96,
-                Integrity::HmacSha256_128,
-                Integrity::HmacSha384_192,
-                Integrity::HmacSha512_256,
-            ];
-            let integrity = all.into_iter().find(|i| u32::from(integrity_number(*i)) == number)?;
-            Some(EspTransform::CbcHmac(cipher_of_bits(bits)?, integrity))
+    let integrity = |number| Integrity::ALL.into_iter().find(|i| u32::from(integrity_number(*i)) == number);
+    match (transform, bits, authentication) {
+        (esp::NULL_AES_GMAC, Some(bits), None) => aead_of(esp::AES_GCM_16, bits).map(EspTransform::Gmac),
+        (number, Some(bits), None) => aead_of(number, bits).map(EspTransform::Aead),
+        (esp::AES_CBC, Some(bits), Some(mac)) => Some(EspTransform::CbcHmac(cipher_of_bits(bits)?, integrity(mac)?)),
+        (esp::AES_CTR, Some(bits), Some(mac)) => {
+            let cipher = AesCtr::ALL.into_iter().find(|c| ctr_bits(*c).map(u32::from) == Some(bits))?;
+            Some(EspTransform::CtrHmac(cipher, integrity(mac)?))
         }
+        (esp::NULL, None, Some(mac)) => integrity(mac).map(EspTransform::NullHmac),
         _ => None,
     }
 }
@@ -244,17 +255,28 @@ mod tests {
     fn numbers_and_names_fit() {
         let combined = Aead::ALL.into_iter().map(EspTransform::Aead).filter(|t| can_tell(*t));
         assert_eq!(combined.clone().count(), Aead::ALL.len() - 1, "all but ChaCha20-Poly1305");
-        for transform in combined.chain([
-            EspTransform::Gmac(Aead::Aes192Gcm16),
-            EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128),
-            EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96),
-        ]) {
+        let separate = Integrity::ALL.into_iter().flat_map(|mac| {
+            let ctr = AesCtr::ALL.map(|c| EspTransform::CtrHmac(c, mac));
+            let cbc = [BlockCipher::Aes128Cbc, BlockCipher::Aes192Cbc, BlockCipher::Aes256Cbc];
+            let cbc = cbc.map(|c| EspTransform::CbcHmac(c, mac));
+            ctr.into_iter().chain(cbc).chain([EspTransform::NullHmac(mac)])
+        });
+        for transform in combined.chain([EspTransform::Gmac(Aead::Aes192Gcm16)]).chain(separate) {
             let n = esp_numbers(transform).unwrap();
             let back = esp_transform(n.transform, n.key_bits.map(u32::from), n.authentication.map(u32::from));
             assert_eq!(back, Some(transform));
         }
         assert_eq!(esp_transform(esp::AES_GCM_16, None, None), None);
         assert_eq!(esp_transform(esp::AES_CBC, Some(128), None), None);
+        assert_eq!(esp_transform(esp::AES_CTR, Some(128), None), None, "nothing would be authenticated");
+        assert_eq!(esp_transform(esp::AES_CTR, None, Some(5)), None);
+        assert_eq!(esp_transform(esp::AES_CTR, Some(160), Some(5)), None, "the nonce does not count");
+        assert_eq!(esp_transform(esp::NULL, None, None), None, "neither encrypted nor authenticated");
+        assert_eq!(esp_transform(esp::NULL, Some(128), Some(5)), None);
+        let numbers = esp_numbers(EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha512_256)).unwrap();
+        assert_eq!(numbers, EspNumbers { transform: 13, key_bits: Some(192), authentication: Some(7) });
+        let numbers = esp_numbers(EspTransform::NullHmac(Integrity::HmacSha1_96)).unwrap();
+        assert_eq!(numbers, EspNumbers { transform: 11, key_bits: None, authentication: Some(2) });
         for (ack, number) in ACK_TYPES {
             assert_eq!((ack_number(ack), ack_type(number.into())), (Some(number), Some(ack)));
         }

@@ -9,9 +9,7 @@ use keyferry_model::admission::{Admission, Offer};
 use keyferry_model::epoch::{DataSa, Epoch};
 use keyferry_model::id::Identity;
 use keyferry_model::lkh::TreeUpdate;
-use keyferry_model::policy::{
-    EspMode, EspTransform, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, SaDirection,
-};
+use keyferry_model::policy::{EspMode, GdoiRekey, GroupPolicy, KekManagement, RekeyTransport, SaDirection};
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_model::rekey_sa::RekeySa;
 use keyferry_model::stream::DeliveryReport;
@@ -325,16 +323,11 @@ impl KdParts {
     pub(crate) fn epoch(&mut self, epoch: &Epoch) {
         for sa in &epoch.sas {
             let keymat = sa.keymat.expose();
-            let encryption_len = match sa.policy.transform {
-                // Key and salt together (RFC 4106 section 8.1, RFC 4543 section 3.2).
-                EspTransform::Aead(_) | EspTransform::Gmac(_) => keymat.len(),
-                EspTransform::CbcHmac(cipher, _) => cipher.key_len().min(keymat.len()),
-            };
-            let (encryption, integrity) = keymat.split_at(encryption_len);
-            let mut attributes = vec![long(key_attribute::TEK_ALGORITHM_KEY, encryption)];
-            if !integrity.is_empty() {
-                attributes.push(long(key_attribute::TEK_INTEGRITY_KEY, integrity));
-            }
+            // Key and salt together (RFC 4106 section 8.1, RFC 4543 section 3.2, RFC 3686 section 5.1).
+            let (encryption, integrity) = keymat.split_at(sa.policy.transform.encryption_len().min(keymat.len()));
+            let keys = [(key_attribute::TEK_ALGORITHM_KEY, encryption), (key_attribute::TEK_INTEGRITY_KEY, integrity)];
+            let attributes = keys.into_iter().filter(|(_, key)| !key.is_empty()).map(|(kind, key)| long(kind, key));
+            let attributes = attributes.collect();
             self.packet(KeyPacketType::TEK, &sa.spi.to_be_bytes(), attributes);
         }
         self.0.extend(epoch.streams.iter().filter_map(streams::key_packet));

@@ -140,8 +140,12 @@ pub mod esp_attribute {
 pub mod esp {
     /// ESP_3DES (RFC 2407 section 4.4.4).
     pub const TRIPLE_DES: u8 = 3;
+    /// ESP_NULL (RFC 2407 section 4.4.4, RFC 2410).
+    pub const NULL: u8 = 11;
     /// AES-CBC as transform (RFC 3602 section 5.1).
     pub const AES_CBC: u8 = 12;
+    /// AES in counter mode as transform (RFC 3686 section 9).
+    pub const AES_CTR: u8 = 13;
     /// AES-CCM with an ICV of 8 octets as transform (RFC 4309 section 7.2).
     pub const AES_CCM_8: u8 = 14;
     /// AES-CCM with an ICV of 12 octets.

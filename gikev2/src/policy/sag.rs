@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity};
 use keyferry_model::capabilities::Capabilities;
 use keyferry_model::policy::{EspTransform, GroupPolicy};
 
 use super::to_wire::{esp_transforms, gcauth_transform, rekey_transforms};
 use crate::algorithms::{
-    KeyWrap, Protection, aead_transform, cbc_transform, gmac_transform, integ_transform, protection_transforms,
+    KeyWrap, Protection, aead_transform, cbc_transform, ctr_transform, gmac_transform, integ_transform, null_transform,
+    protection_transforms,
 };
 use crate::wire::registry::{ProtocolId, TransformType, gcauth, sn};
 use crate::wire::sa::{Proposal, Sa, Transform};
@@ -29,6 +30,8 @@ pub(crate) fn capabilities() -> Sa<'static> {
     rekey.push(Transform::new(TransformType::GCAUTH, gcauth::DIGITAL_SIGNATURE));
     let mut esp = common;
     esp.extend([Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].map(gmac_transform));
+    esp.extend(AesCtr::ALL.map(ctr_transform));
+    esp.push(null_transform());
     esp.extend([sn::SEQUENTIAL_32, sn::UNSPECIFIED_32].map(|id| Transform::new(TransformType::SN, id)));
     let proposal = |protocol, transforms| Proposal { number: 1, protocol, spi: Cow::Borrowed(&[]), transforms };
     Sa { proposals: vec![proposal(ProtocolId::GIKE_UPDATE, rekey), proposal(ProtocolId::ESP, esp)] }
@@ -68,6 +71,12 @@ pub(crate) fn understood(sag: &Sa<'_>) -> Capabilities {
     });
     let gmacs = [Aead::Aes256Gcm16, Aead::Aes192Gcm16, Aead::Aes128Gcm16].into_iter();
     let gmacs = gmacs.filter(|a| of(ProtocolId::ESP).any(|p| has(p, &gmac_transform(*a)))).map(EspTransform::Gmac);
+    // These are for data alone.
+    let pairs = macs.into_iter().flat_map(|mac| {
+        let ctr = AesCtr::ALL.map(|c| (EspTransform::CtrHmac(c, mac), [ctr_transform(c), integ_transform(mac)]));
+        ctr.into_iter().chain([(EspTransform::NullHmac(mac), [null_transform(), integ_transform(mac)])])
+    });
+    let pairs = pairs.filter(|(_, both)| of(ProtocolId::ESP).any(|p| both.iter().all(|t| has(p, t))));
     let wraps = [KeyWrap::Aes128, KeyWrap::Aes192, KeyWrap::Aes256].into_iter();
     let wraps = wraps.filter(|k| of(ProtocolId::GIKE_UPDATE).any(|p| has(p, &k.transform())));
     // Who names no way of authentication restricts none.
@@ -78,7 +87,7 @@ pub(crate) fn understood(sag: &Sa<'_>) -> Capabilities {
         })
     };
     Capabilities {
-        traffic: esp.chain(gmacs).collect(),
+        traffic: esp.chain(gmacs).chain(pairs.map(|(transform, _)| transform)).collect(),
         rekey: protections(ProtocolId::GIKE_UPDATE),
         wrap_key_lens: wraps.map(KeyWrap::key_len).collect(),
         implicit: authenticates(gcauth::IMPLICIT),
@@ -92,6 +101,8 @@ pub(crate) fn strength(policy: &GroupPolicy) -> usize {
     let traffic = policy.traffic.iter().map(|line| match line.transform {
         EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => c.key_len(),
+        EspTransform::CtrHmac(c, _) => c.key_len(),
+        EspTransform::NullHmac(_) => 0,
     });
     let rekey = policy.gikev2.iter().flat_map(|g| match g.protection {
         Protection::Aead(a) => [a.key_len(), g.wrap_key_len],
@@ -146,7 +157,7 @@ mod tests {
     #[test]
     fn what_is_told_is_kept_as_far_as_it_is_known() {
         let all = understood(&capabilities());
-        assert_eq!(all.traffic.len(), Aead::ALL.len() + 12 + 3);
+        assert_eq!(all.traffic.len(), Aead::ALL.len() + 12 + 3 + 16);
         assert_eq!((all.rekey.len(), all.wrap_key_lens.as_slice()), (Aead::ALL.len() + 12, &[16, 24, 32][..]));
         assert!(all.implicit && all.signed);
         let strange = Proposal {

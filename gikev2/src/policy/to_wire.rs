@@ -13,7 +13,8 @@ use keyferry_model::rekey_sa::RekeySa;
 
 use super::{UDP, any_udp, to_ranges};
 use crate::algorithms::{
-    KeyWrap, aead_transform, cbc_transform, gmac_transform, integ_transform, protection_transforms,
+    KeyWrap, aead_transform, cbc_transform, ctr_transform, gmac_transform, integ_transform, null_transform,
+    protection_transforms,
 };
 use crate::wire::gsa::SaPolicy;
 use crate::wire::kd::{GroupBag, WrappedKey};
@@ -27,6 +28,8 @@ pub(crate) fn esp_transforms(line: &TrafficPolicy) -> Vec<Transform<'static>> {
         EspTransform::Aead(a) => vec![aead_transform(a)],
         EspTransform::Gmac(a) => vec![gmac_transform(a)],
         EspTransform::CbcHmac(c, i) => vec![cbc_transform(c), integ_transform(i)],
+        EspTransform::CtrHmac(c, i) => vec![ctr_transform(c), integ_transform(i)],
+        EspTransform::NullHmac(i) => vec![null_transform(), integ_transform(i)],
     };
     let numbers = match line.sequence {
         SequenceNumbers::Sequential => sn::SEQUENTIAL_32,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, BlockCipher, Integrity};
+use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity};
 use keyferry_model::id::GroupId;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
@@ -98,6 +98,25 @@ fn transport_mode_cbc_and_implicit_authentication() {
     assert_eq!(world.hosts[at].policies, lines);
     assert_eq!(world.hosts[at].sender_ids, None, "CBC needs none");
     assert!(world.has_newest(at));
+}
+
+/// Counter mode with its sender IDs, and authentication alone without.
+#[test]
+fn counter_mode_and_null_with_hmac_are_told() {
+    for (transform, ids) in [
+        (EspTransform::CtrHmac(AesCtr::Aes256Ctr, Integrity::HmacSha512_256), true),
+        (EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha1_96), true),
+        (EspTransform::NullHmac(Integrity::HmacSha256_128), false),
+    ] {
+        let mut group = policy(false);
+        group.traffic = vec![Arc::new(TrafficPolicy { transform, ..(*group.traffic[0]).clone() })];
+        let lines = group.traffic.clone();
+        let mut world = World::new(group);
+        let at = world.join(1);
+        assert_eq!(world.hosts[at].policies, lines);
+        assert_eq!(world.hosts[at].sender_ids.is_some(), ids, "{transform:?}");
+        assert!(world.has_newest(at));
+    }
 }
 
 #[test]

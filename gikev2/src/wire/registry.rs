@@ -176,8 +176,12 @@ impl TransformType {
 pub mod encr {
     /// ENCR_3DES (RFC 2451).
     pub const TRIPLE_DES: u16 = 3;
+    /// ENCR_NULL (RFC 2410), of data SAs alone.
+    pub const NULL: u16 = 11;
     /// ENCR_AES_CBC (RFC 3602).
     pub const AES_CBC: u16 = 12;
+    /// ENCR_AES_CTR (RFC 3686).
+    pub const AES_CTR: u16 = 13;
     /// AES-CCM with an ICV of 8 octets (RFC 4309, RFC 5282).
     pub const AES_CCM_8: u16 = 14;
     /// AES-CCM with an ICV of 12 octets.

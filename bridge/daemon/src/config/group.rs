@@ -22,7 +22,7 @@ use super::section::Section;
 use super::streams;
 use super::values::{
     ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS,
-    WEAK_PROTECTIONS, WRAPS,
+    WEAK_PROTECTIONS, WEAK_TRANSFORMS, WRAPS,
 };
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -289,6 +289,8 @@ fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
     lines.into_iter().map(Arc::new).collect()
 }
 
+const DEFAULT_TRANSFORM: EspTransform = EspTransform::Aead(Aead::Aes256Gcm16);
+
 fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy> {
     let destination: Option<Network> = section.required("destination", "239.192.0.1");
     let source: Option<Network> = section.parsed("source", "10.0.0.0/8");
@@ -297,7 +299,7 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
         ["port", "source_port"].map(|k| u16::try_from(section.number(k, 0..=65_535, 0)).unwrap_or(0));
     let mode =
         section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
-    let transform = section.choice("transform", TRANSFORMS, EspTransform::Aead(Aead::Aes256Gcm16));
+    let transform = transform(&mut section);
     let replay_window = section.number("replay_window", 0..=4096, 0);
     let preservation = section.choice("preserve", PRESERVATIONS, AddressPreservation::Both);
     let only_sender = section.parsed::<Identity>("only_sender", "10.0.0.1");
@@ -337,6 +339,20 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
         preservation,
         only_sender,
     })
+}
+
+/// Weak ones only for who says so.
+fn transform(section: &mut Section<'_>) -> EspTransform {
+    let weak = section.flag("danger_weak_transform", false);
+    let chosen = section.text("transform");
+    if let Some(name) = chosen.as_ref().filter(|name| !weak && WEAK_TRANSFORMS.iter().any(|(weak, _)| weak == *name)) {
+        let remedy = "choose another, or set danger_weak_transform = true";
+        section.error("transform", format!("{name:?} is refused: it is too weak"), remedy);
+        return DEFAULT_TRANSFORM;
+    }
+    let known = [TRANSFORMS, WEAK_TRANSFORMS].concat();
+    let known = if weak { &known[..] } else { TRANSFORMS };
+    chosen.and_then(|name| section.named("transform", &name, known)).unwrap_or(DEFAULT_TRANSFORM)
 }
 
 fn target(section: &mut Section<'_>) -> RekeyTransport {

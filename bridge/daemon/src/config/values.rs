@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use keyferry_crypto::x509::DistinguishedName;
-use keyferry_crypto::{Aead, BlockCipher, Hash, Integrity, KeGroup, KeyKind, SignatureAlgorithm, SignatureScheme};
+use keyferry_crypto::{
+    Aead, AesCtr, BlockCipher, Hash, Integrity, KeGroup, KeyKind, SignatureAlgorithm, SignatureScheme,
+};
 use keyferry_model::flows::{Flow, Flows};
 use keyferry_model::policy::{AckType, EspTransform, RekeyProtection, RekeyTransport, Selector};
 
@@ -29,6 +31,41 @@ pub(crate) const TRANSFORMS: &[(&str, EspTransform)] = &[
     ("aes-128-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
     ("aes-192-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha256_128)),
     ("aes-256-cbc-hmac-sha2-256", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128)),
+    ("aes-128-cbc-hmac-sha2-384", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha384_192)),
+    ("aes-192-cbc-hmac-sha2-384", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha384_192)),
+    ("aes-256-cbc-hmac-sha2-384", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha384_192)),
+    ("aes-128-cbc-hmac-sha2-512", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha512_256)),
+    ("aes-192-cbc-hmac-sha2-512", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha512_256)),
+    ("aes-256-cbc-hmac-sha2-512", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256)),
+    ("aes-128-ctr-hmac-sha2-256", EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha256_128)),
+    ("aes-192-ctr-hmac-sha2-256", EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha256_128)),
+    ("aes-256-ctr-hmac-sha2-256", EspTransform::CtrHmac(AesCtr::Aes256Ctr, Integrity::HmacSha256_128)),
+    ("aes-128-ctr-hmac-sha2-384", EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha384_192)),
+    ("aes-192-ctr-hmac-sha2-384", EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha384_192)),
+    ("aes-256-ctr-hmac-sha2-384", EspTransform::CtrHmac(AesCtr::Aes256Ctr, Integrity::HmacSha384_192)),
+    ("aes-128-ctr-hmac-sha2-512", EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha512_256)),
+    ("aes-192-ctr-hmac-sha2-512", EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha512_256)),
+    ("aes-256-ctr-hmac-sha2-512", EspTransform::CtrHmac(AesCtr::Aes256Ctr, Integrity::HmacSha512_256)),
+    ("null-hmac-sha2-256", EspTransform::NullHmac(Integrity::HmacSha256_128)),
+    ("null-hmac-sha2-384", EspTransform::NullHmac(Integrity::HmacSha384_192)),
+    ("null-hmac-sha2-512", EspTransform::NullHmac(Integrity::HmacSha512_256)),
+];
+
+/// Weak ones: short tags as in [`WEAK_PROTECTIONS`], and HMAC-SHA1, for fleets that know nothing newer.
+pub(crate) const WEAK_TRANSFORMS: &[(&str, EspTransform)] = &[
+    ("aes-128-gcm-8", EspTransform::Aead(Aead::Aes128Gcm8)),
+    ("aes-192-gcm-8", EspTransform::Aead(Aead::Aes192Gcm8)),
+    ("aes-256-gcm-8", EspTransform::Aead(Aead::Aes256Gcm8)),
+    ("aes-128-ccm-8", EspTransform::Aead(Aead::Aes128Ccm8)),
+    ("aes-192-ccm-8", EspTransform::Aead(Aead::Aes192Ccm8)),
+    ("aes-256-ccm-8", EspTransform::Aead(Aead::Aes256Ccm8)),
+    ("aes-128-cbc-hmac-sha1", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha1_96)),
+    ("aes-192-cbc-hmac-sha1", EspTransform::CbcHmac(BlockCipher::Aes192Cbc, Integrity::HmacSha1_96)),
+    ("aes-256-cbc-hmac-sha1", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96)),
+    ("aes-128-ctr-hmac-sha1", EspTransform::CtrHmac(AesCtr::Aes128Ctr, Integrity::HmacSha1_96)),
+    ("aes-192-ctr-hmac-sha1", EspTransform::CtrHmac(AesCtr::Aes192Ctr, Integrity::HmacSha1_96)),
+    ("aes-256-ctr-hmac-sha1", EspTransform::CtrHmac(AesCtr::Aes256Ctr, Integrity::HmacSha1_96)),
+    ("null-hmac-sha1", EspTransform::NullHmac(Integrity::HmacSha1_96)),
 ];
 
 /// KEK ciphers of GDOI by name.
@@ -166,6 +203,8 @@ pub(crate) fn transform_strength(transform: EspTransform) -> usize {
     match transform {
         EspTransform::Aead(a) | EspTransform::Gmac(a) => a.key_len(),
         EspTransform::CbcHmac(c, _) => c.key_len(),
+        EspTransform::CtrHmac(c, _) => c.key_len(),
+        EspTransform::NullHmac(_) => 0,
     }
 }
 

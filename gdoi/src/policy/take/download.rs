@@ -145,14 +145,17 @@ impl<'a> Download<'a> {
             .iter()
             .map(|d| {
                 let tek = self.teks.get(&d.spi).ok_or(refused("a data SA without keys"))?;
-                let (encryption, integrity) = match d.policy.transform {
-                    EspTransform::Aead(a) => (a.key_len() + a.salt_len(), 0),
+                let transform = d.policy.transform;
+                let encryption = match transform {
                     // RFC 6407 section 5.6.1.2 names GMAC's key among those of integrity.
-                    EspTransform::Gmac(a) if tek.encryption.is_empty() => (0, a.key_len() + a.salt_len()),
-                    EspTransform::Gmac(a) => (a.key_len() + a.salt_len(), 0),
-                    EspTransform::CbcHmac(c, i) => (c.key_len(), i.key_len()),
+                    EspTransform::Gmac(_) if tek.encryption.is_empty() => 0,
+                    EspTransform::Aead(_)
+                    | EspTransform::Gmac(_)
+                    | EspTransform::CbcHmac(..)
+                    | EspTransform::CtrHmac(..)
+                    | EspTransform::NullHmac(_) => transform.encryption_len(),
                 };
-                if (tek.encryption.len(), tek.integrity.len()) != (encryption, integrity) {
+                if (tek.encryption.len(), tek.integrity.len()) != (encryption, transform.keymat_len() - encryption) {
                     return Err(refused("length of a data SA's keys"));
                 }
                 let keymat = Secret::new([tek.encryption, tek.integrity].concat());

@@ -95,3 +95,27 @@ fn what_gdoi_cannot_tell_is_refused_where_it_serves() {
         assert_eq!(of(&GATEWAY.replace("protocol = \"udp\"", &chosen(name))), EspTransform::Aead(aead));
     }
 }
+
+/// Every name stands for a transform of its own, and weak ones want the word for it.
+#[test]
+fn every_transform_can_be_configured() {
+    use crate::config::values::{TRANSFORMS, WEAK_TRANSFORMS};
+    let alone = GATEWAY.replace("[group.gdoi]\nrekey = \"239.192.1.1:848\"\n", "");
+    let chosen = |name: &str, more: &str| {
+        alone.replace("protocol = \"udp\"", &format!("protocol = \"udp\"\ntransform = \"{name}\"\n{more}"))
+    };
+    let of = |text: &str| gateway_of(text).unwrap().config.groups[0].base().traffic[0].transform;
+    for (name, transform) in TRANSFORMS {
+        assert!(!transform.is_weak(), "{name}");
+        assert_eq!(of(&chosen(name, "")), *transform);
+    }
+    for (name, transform) in WEAK_TRANSFORMS {
+        assert!(transform.is_weak(), "{name}");
+        assert_eq!(of(&chosen(name, "danger_weak_transform = true")), *transform);
+        let Problems(problems) = gateway_of(&chosen(name, "")).map(|_| ()).unwrap_err();
+        assert!(problems[0].to_string().contains("danger_weak_transform"), "{problems:#?}");
+    }
+    let all: Vec<_> = TRANSFORMS.iter().chain(WEAK_TRANSFORMS).map(|(_, transform)| transform).collect();
+    assert_eq!((all.len(), TRANSFORMS.len()), (50, 37));
+    assert!(all.iter().enumerate().all(|(at, transform)| !all[..at].contains(transform)));
+}

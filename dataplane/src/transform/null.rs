@@ -1,0 +1,38 @@
+//! A MAC alone (RFC 2410 with RFC 2404 or RFC 4868): packets stay readable, everything in front of the ICV is authenticated.
+
+use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
+
+use super::{IvSource, Layout, Single};
+
+/// No cipher, and so no IV.
+pub(super) struct NullHmac(IntegrityKey);
+
+impl NullHmac {
+    pub(super) fn new(integrity: Integrity, key: &[u8]) -> Self {
+        Self(IntegrityKey::new(integrity, key))
+    }
+
+    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
+        esp.split_at_mut(esp.len().saturating_sub(self.0.algorithm().icv_len()))
+    }
+}
+
+impl Single for NullHmac {
+    fn layout(&self) -> Layout {
+        Layout { iv: 0, block: 4, icv: self.0.algorithm().icv_len() }
+    }
+
+    fn seal(&self, esp: &mut [u8], _: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
+        if esp.len() < self.0.algorithm().icv_len() {
+            return Err(CryptoError::Length("data"));
+        }
+        let (clear, icv) = self.split(esp);
+        self.0.compute_into(&[clear], icv);
+        Ok(())
+    }
+
+    fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
+        let (clear, icv) = self.split(esp);
+        if self.0.verify(&[clear], icv) { Ok(()) } else { Err(CryptoError::Unauthentic) }
+    }
+}
