@@ -153,9 +153,12 @@ impl Gateway {
         gikev2.ppks = settings.ike2.ppks;
         gikev2.redirect = settings.ike2.redirect;
         gikev2.connections = settings.connections;
+        gikev2.ticket_lifetime = settings.ike2.ticket_lifetime;
+        let mut gikev2 = gikev2::Server::new(gikev2);
+        gikev2.load_tickets(&records)?;
         let mut gateway = Self {
             model,
-            endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2: gikev2::Server::new(gikev2) },
+            endpoints: Endpoints { gdoi: gdoi::Server::new(gdoi), gikev2 },
             outgoing: left.outgoing,
             out: Outbox::default(),
             jobs: BTreeMap::new(),

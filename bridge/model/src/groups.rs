@@ -264,6 +264,12 @@ impl Model {
         self.groups.iter_mut().flat_map(of).collect()
     }
 
+    /// Has any group evicted this member, or who holds its certificate?
+    #[must_use]
+    pub fn is_evicted(&self, identity: &Identity, holder: Option<&Holder>) -> bool {
+        self.groups.values().any(|group| group.evicted(identity, holder).is_some())
+    }
+
     /// Lets an evicted member register again; `false` if it is not an evicted member of that group.
     pub fn readmit(&mut self, group: &str, member: &Identity) -> bool {
         self.groups.get_mut(group).is_some_and(|g| g.readmit(member))

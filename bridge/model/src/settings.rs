@@ -85,6 +85,10 @@ pub struct Ike2Settings {
     pub ppks: Vec<Ppk>,
     /// Sign with SHA-1, and take such signatures, where a peer knows nothing of RFC 7427.
     pub danger_sha1_signatures: bool,
+    /// The longest life of a gateway's tickets, by which IKE SAs are resumed (RFC 5723); `None` gives none.
+    pub ticket_lifetime: Option<Duration>,
+    /// A member asks for tickets, and resumes a lost IKE SA by one.
+    pub resume: bool,
     /// Where a gateway sends members, if it does.
     pub redirect: Option<Redirect>,
     /// How a member follows when it is sent elsewhere; `None` does not.

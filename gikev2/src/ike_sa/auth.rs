@@ -32,6 +32,11 @@ pub(crate) fn shared_key_mac(prf: Prf, psk: &Secret, proof: &Secret, signed: Sig
     prf.compute(key.expose(), &[message, nonce, prf.compute(proof.expose(), &[id]).expose(), int_auth])
 }
 
+/// prf(SK_p, message | nonce | prf(SK_p, id)): AUTH of a resumed IKE SA (RFC 5723 section 4.3.3).
+pub(crate) fn resumed_mac(prf: Prf, proof: &Secret, signed: SignedOctets<'_>) -> Secret {
+    prf.compute(proof.expose(), &[signed.octets(prf, proof).expose()])
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -46,5 +51,15 @@ mod tests {
         let psk = Secret::copy_from(b"a secret shared by two");
         let mac = shared_key_mac(Prf::HmacSha256, &psk, &Secret::new(vec![9; 32]), signed);
         assert_eq!(hex::encode(mac.expose()), "62d9e489d47dd6b813feebf3d98dfe647dae20f73bc12361f75eb37dbdfea931");
+    }
+
+    /// The same of the formula of RFC 5723 section 4.3.3.
+    #[test]
+    fn the_mac_of_a_resumed_sa_is_that_computed_elsewhere() {
+        let nonce: Vec<u8> = (100..132).collect();
+        let id = [&[2, 0, 0, 0], b"gm1.example".as_slice()].concat();
+        let signed = SignedOctets { message: b"message one", nonce: &nonce, id: &id, int_auth: &[] };
+        let mac = resumed_mac(Prf::HmacSha256, &Secret::new(vec![9; 32]), signed);
+        assert_eq!(hex::encode(mac.expose()), "6680d1620c050589f61e7b3dbf171a5ca687fb3e329496dce7b8be543e8660ff");
     }
 }

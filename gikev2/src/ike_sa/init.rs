@@ -68,6 +68,62 @@ pub(crate) fn response(parts: &Parts<'_>) -> Vec<u8> {
     bare(header, chain)
 }
 
+/// Parts of an IKE_SESSION_RESUME request.
+pub(crate) struct ResumeParts<'a> {
+    pub(crate) spi_i: [u8; 8],
+    pub(crate) nonce: &'a [u8],
+    pub(crate) ticket: &'a [u8],
+    /// Sender and receiver of the message.
+    pub(crate) path: (SocketAddr, SocketAddr),
+    /// What the sender can do: notifies without data.
+    pub(crate) abilities: &'a [NotifyType],
+}
+
+/// An IKE_SESSION_RESUME request: `[N(COOKIE)], Ni, N(TICKET_OPAQUE), N(NAT_DETECTION_*)`, abilities (RFC 5723 section 4.3.2).
+pub(crate) fn resume_request(parts: &ResumeParts<'_>, cookie: Option<&[u8]>) -> Vec<u8> {
+    let mut chain = ChainWriter::new();
+    if let Some(cookie) = cookie {
+        chain.push(PayloadKind::NOTIFY.0, &Notify::new(NotifyType::COOKIE, cookie).to_vec());
+    }
+    chain.push(PayloadKind::NONCE.0, &Nonce(Cow::Borrowed(parts.nonce)).to_vec());
+    chain.push(PayloadKind::NOTIFY.0, &Notify::new(NotifyType::TICKET_OPAQUE, parts.ticket).to_vec());
+    notifies((&parts.spi_i, &[0; 8]), parts.path, parts.abilities, &mut chain);
+    bare(header(ExchangeType::IKE_SESSION_RESUME, parts.spi_i, [0; 8], flags::INITIATOR, 0), chain)
+}
+
+/// An IKE_SESSION_RESUME response that accepts: `Nr, N(NAT_DETECTION_*)`, abilities.
+pub(crate) fn resume_response(
+    (spi_i, spi_r): ([u8; 8], [u8; 8]),
+    nonce: &[u8],
+    path: (SocketAddr, SocketAddr),
+    abilities: &[NotifyType],
+) -> Vec<u8> {
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NONCE.0, &Nonce(Cow::Borrowed(nonce)).to_vec());
+    notifies((&spi_i, &spi_r), path, abilities, &mut chain);
+    bare(header(ExchangeType::IKE_SESSION_RESUME, spi_i, spi_r, flags::RESPONSE, 0), chain)
+}
+
+/// `N(NAT_DETECTION_*)`, and what the sender can do.
+fn notifies(
+    (spi_i, spi_r): (&[u8; 8], &[u8; 8]),
+    path: (SocketAddr, SocketAddr),
+    abilities: &[NotifyType],
+    chain: &mut ChainWriter,
+) {
+    nat_detection((spi_i, spi_r), path, chain);
+    for ability in abilities {
+        chain.push(PayloadKind::NOTIFY.0, &Notify::bare(*ability).to_vec());
+    }
+}
+
+fn nat_detection((spi_i, spi_r): (&[u8; 8], &[u8; 8]), path: (SocketAddr, SocketAddr), chain: &mut ChainWriter) {
+    let ends = [(NotifyType::NAT_DETECTION_SOURCE_IP, path.0), (NotifyType::NAT_DETECTION_DESTINATION_IP, path.1)];
+    for (kind, end) in ends {
+        chain.push(PayloadKind::NOTIFY.0, &Notify::new(kind, nat_hash(spi_i, spi_r, end)).to_vec());
+    }
+}
+
 fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
     chain.push(PayloadKind::SA.0, &parts.sa.to_vec());
     chain.push(PayloadKind::KE.0, &Ke { method: parts.ke_method, data: Cow::Borrowed(parts.public) }.to_vec());
@@ -75,12 +131,7 @@ fn body(parts: &Parts<'_>, chain: &mut ChainWriter) {
     if let Some(certificates) = &parts.certificates {
         chain.push(PayloadKind::CERTREQ.0, certificates);
     }
-    let ends =
-        [(NotifyType::NAT_DETECTION_SOURCE_IP, parts.path.0), (NotifyType::NAT_DETECTION_DESTINATION_IP, parts.path.1)];
-    for (kind, end) in ends {
-        let hash = nat_hash(&parts.spi_i, &parts.spi_r, end);
-        chain.push(PayloadKind::NOTIFY.0, &Notify::new(kind, hash).to_vec());
-    }
+    nat_detection((&parts.spi_i, &parts.spi_r), parts.path, chain);
     if let Some(announcement) = &parts.announcement {
         chain.push(PayloadKind::NOTIFY.0, &announcement.to_vec());
     }

@@ -7,6 +7,7 @@
 //!  SK_d, Ni, Nr, g^ir -> SKEYSEED of the SA that replaces this one (section 2.18)
 //!  SK_d, SK(0), Ni, Nr, SK(1), ..., SK(n) -> the same after additional key exchanges (RFC 9370 section 2.2.4)
 //!  SK_d(n-1), Ni, Nr, SK(n) -> SKEYSEED(n), by the same formula
+//!  SK_d (of a ticket), Ni, Nr -> SKEYSEED (RFC 5723 section 5.1)
 //!  PPK, SK_d', SK_pi', SK_pr' -> SK_d, SK_pi, SK_pr
 //! ```
 
@@ -16,6 +17,9 @@ use super::Suite;
 
 /// What the default key wrap key of an IKE SA is derived with.
 const KEY_WRAP_LABEL: &[u8] = b"Key Wrap for G-IKEv2";
+
+/// What tells keys of a resumed IKE SA from all others that come from SK_d.
+const RESUMPTION_LABEL: &[u8] = b"Resumption";
 
 /// SKEYSEED: known once both nonces and the shared secret are.
 pub struct Skeyseed {
@@ -65,6 +69,13 @@ impl Skeyseed {
         let mut parts = vec![first.expose(), &nonces];
         parts.extend(more.iter().map(Secret::expose));
         Self { seed: old.compute(derive.expose(), &parts), suite, nonces }
+    }
+
+    /// prf(SK_d (old), "Resumption" | Ni | Nr) of a resumed IKE SA (RFC 5723 section 5.1).
+    #[must_use]
+    pub fn resume(suite: Suite, derive: &Secret, nonce_i: &[u8], nonce_r: &[u8]) -> Self {
+        let nonces = [nonce_i, nonce_r].concat();
+        Self { seed: suite.prf.compute(derive.expose(), &[RESUMPTION_LABEL, &nonces]), suite, nonces }
     }
 
     /// prf+(SKEYSEED, Ni | Nr | SPIi | SPIr), cut into keys.

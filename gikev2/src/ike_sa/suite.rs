@@ -220,6 +220,12 @@ impl Preferences {
         Some(Choice { suite, proposal })
     }
 
+    /// The suite that a ticket tells ([`Suite::to_sa`]), if it is one that we would choose still.
+    #[must_use]
+    pub fn recall(&self, told: &Sa<'_>) -> Option<Suite> {
+        self.choose_initial(told, true).map(|choice| choice.suite)
+    }
+
     /// Checks a server's choice: one proposal, out of what was offered, and a combination we prefer at all.
     ///
     /// # Errors
@@ -309,6 +315,13 @@ impl Suite {
     /// Key exchanges that follow the first, in their order (RFC 9370 section 2.2.1).
     pub(crate) fn further(&self) -> impl Iterator<Item = KeGroup> {
         self.additional.into_iter().flatten()
+    }
+
+    /// The suite alone, as an SA payload.
+    #[must_use]
+    pub fn to_sa(&self) -> Sa<'static> {
+        let transforms = self.transforms();
+        Sa { proposals: vec![Proposal { number: 1, protocol: ProtocolId::IKE, spi: Cow::Borrowed(&[]), transforms }] }
     }
 
     fn transforms(&self) -> Vec<Transform<'static>> {

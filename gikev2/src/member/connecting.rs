@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use keyferry_crypto::{CryptoError, KeGroup, KeyPair, Secret};
 use keyferry_model::redirect::GatewayName;
-use keyferry_model::settings::{MemberSettings, OneSide};
+use keyferry_model::settings::{MemberSettings, OneSide, Ppk};
 use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
 use super::candidate::{Asked, Candidate, name};
+use super::resume::{Ticket, wish_for_ticket};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
 use crate::ike_sa::certificates;
@@ -46,7 +47,7 @@ const TOO_LONG: Reject = Reject::Misbehaved("request too long");
 /// Key pairs made for one attempt: one for the group we guessed, one for the group wanted, some for what others forge.
 const KEY_PAIRS: u8 = 8;
 /// Message ID of the first request after IKE_SA_INIT.
-const FIRST_ID: u32 = 1;
+pub(super) const FIRST_ID: u32 = 1;
 
 /// An IKE SA in the making.
 pub(super) struct Connecting {
@@ -55,7 +56,7 @@ pub(super) struct Connecting {
     offer: Sa<'static>,
     preferences: Preferences,
     pair: KeyPair,
-    cookie: Option<Vec<u8>>,
+    pub(super) cookie: Option<Vec<u8>>,
     request: Repeating,
     /// Amendments after the first of their kind. They wait for the next repeat: of two contradicting ones the first may be
     /// forged, and the answer to the request as it stands may be on its way.
@@ -68,6 +69,8 @@ pub(super) struct Connecting {
     pub(super) pairs: BTreeMap<KeGroup, KeyPair>,
     /// What was asked under the keys of candidates, present and past.
     pub(super) asked: Vec<Asked>,
+    /// What it goes on from, by IKE_SESSION_RESUME in the place of IKE_SA_INIT.
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What an IKE_SA_INIT response led to.
@@ -130,7 +133,12 @@ impl Wish<'_> {
 
 impl Connecting {
     /// Begins: draws SPI, nonce and key pair.
-    pub(super) fn begin(wish: &Wish<'_>, preferences: &Preferences, step: &mut Step<'_>) -> Result<Self, CryptoError> {
+    pub(super) fn begin(
+        wish: &Wish<'_>,
+        preferences: &Preferences,
+        ticket: Option<Ticket>,
+        step: &mut Step<'_>,
+    ) -> Result<Self, CryptoError> {
         let mut spi_i = [0; 8];
         // Not four zero octets in front, which read as a non-ESP marker.
         while spi_i[..4] == [0; 4] {
@@ -142,6 +150,7 @@ impl Connecting {
         let pair = KeyPair::generate(group, step.rng)?;
         // Without the wish to register a key wrap algorithm is of no use, and a plain IKEv2 peer does not know it.
         let offer = preferences.initial_proposals(!wish.settings.connect_only);
+        let backoff = if ticket.is_some() { Ticket::backoff(wish.first) } else { wish.first };
         let mut connecting = Self {
             spi_i,
             nonce_i,
@@ -149,13 +158,14 @@ impl Connecting {
             preferences: preferences.clone(),
             pair,
             cookie: None,
-            request: Repeating::new(Vec::new(), wish.first, step.now.mono, step.rng),
+            request: Repeating::new(Vec::new(), backoff, step.now.mono, step.rng),
             later: (None, None),
             key_pairs: KEY_PAIRS,
             refused: None,
             candidates: Vec::new(),
             pairs: BTreeMap::new(),
             asked: Vec::new(),
+            ticket,
         };
         connecting.renew_request(wish);
         Ok(connecting)
@@ -177,6 +187,10 @@ impl Connecting {
 
     /// Amends the request. Its timers run on, so that nobody can keep us asking for ever.
     fn renew_request(&mut self, wish: &Wish<'_>) {
+        if let Some(ticket) = &self.ticket {
+            self.request.bytes = self.resume_request(wish, ticket);
+            return;
+        }
         let intermediate =
             Some(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).filter(|_| !self.preferences.additional.is_empty());
         let ppk = Some(NotifyType::USE_PPK).filter(|_| !wish.settings.ike2.ppks.is_empty());
@@ -265,8 +279,15 @@ impl Connecting {
         if header.message_id != 0 || header.flags & crate::wire::registry::flags::INITIATOR != 0 {
             return Err(Reject::Malformed("not a first response"));
         }
-        let payloads = Payloads::parse(header.next, &datagram[Header::LEN..], rules::INIT_RESPONSE)?;
-        if payloads.body(PayloadKind::SA).is_none() {
+        if header.exchange != self.first_exchange().0 {
+            return Err(Reject::Malformed("the answer to another exchange"));
+        }
+        let (rules, first) = match self.resumes() {
+            true => (rules::RESUME_RESPONSE, PayloadKind::NONCE),
+            false => (rules::INIT_RESPONSE, PayloadKind::SA),
+        };
+        let payloads = Payloads::parse(header.next, &datagram[Header::LEN..], rules)?;
+        if payloads.body(first).is_none() {
             return self.amend(wish, &payloads, step);
         }
         if header.spi_r == [0; 8] {
@@ -276,7 +297,10 @@ impl Connecting {
         if self.candidates.iter().any(|c| digest_of(&c.response) == digest) {
             return Ok(Next::Wait);
         }
-        self.follow(wish, header, datagram, Init::of(payloads)?, step, log)
+        match self.resumes() {
+            true => self.follow_resumed(wish, header, datagram, &payloads, step, log),
+            false => self.follow(wish, header, datagram, Init::of(payloads)?, step, log),
+        }
     }
 
     /// A response without SA: a cookie to return, a group to use, or a refusal.
@@ -290,6 +314,10 @@ impl Connecting {
                 return Ok(Next::Wait);
             }
             self.cookie = Some(cookie.data.to_vec());
+        } else if self.resumes() && payloads.notify(NotifyType::TICKET_NACK).is_some() {
+            // It may be forged: whoever takes the ticket is waited for a little longer.
+            self.refuse("the key server does not take the ticket".to_owned());
+            return Ok(Next::Wait);
         } else if let Some(notify) = payloads.notify(NotifyType::INVALID_KE_PAYLOAD) {
             let wanted = <[u8; 2]>::try_from(notify.data.as_ref()).map(u16::from_be_bytes);
             let wanted = wanted.map_err(|_| Reject::Malformed("INVALID_KE_PAYLOAD has two octets of data"))?;
@@ -382,12 +410,7 @@ impl Connecting {
         let (mut sa, proof) = IkeSa::new(Role::Initiator, suite, self.spi_i, header.spi_r, keys, step.rng, to)
             .map_err(|_| Reject::Misbehaved("keys of an IKE SA"))?;
         sa.set_limit(init.payloads.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).map(|_| wish.limit));
-        // A socket bound to no address in particular says nothing about NATs.
-        let (local, gateway) = wish.path;
-        let nat = match local.ip().is_unspecified() {
-            true => Nat::default(),
-            false => nat_found(&init.payloads, &self.spi_i, &header.spi_r, (gateway, local)),
-        };
+        let nat = self.nat_of(wish, &init.payloads, &header.spi_r);
         let candidate = Candidate {
             sa,
             proof,
@@ -403,6 +426,15 @@ impl Connecting {
             asked: 0,
         };
         self.ask(wish, candidate, step, log)
+    }
+
+    /// Where a response says that NATs are. A socket bound to no address in particular says nothing about them.
+    pub(super) fn nat_of(&self, wish: &Wish<'_>, payloads: &Payloads<'_>, spi_r: &[u8; 8]) -> Nat {
+        let (local, gateway) = wish.path;
+        match local.ip().is_unspecified() {
+            true => Nat::default(),
+            false => nat_found(payloads, &self.spi_i, spi_r, (gateway, local)),
+        }
     }
 
     /// Asks over a candidate's keys, unless that was done, and follows it from now on. Where an additional key exchange was done
@@ -456,7 +488,8 @@ impl Connecting {
             let place = u64::try_from(1 + others.count()).unwrap_or(u64::MAX);
             candidate.sa.continue_at(first.next_iv.wrapping_add(place << IV_SHIFT));
         }
-        let register = wish.registers(candidate.sa.suite.key_wrap.is_some(), candidate.takes_ppk);
+        // What follows IKE_SESSION_RESUME is IKE_AUTH (RFC 5723 section 4.3.3).
+        let register = !self.resumes() && wish.registers(candidate.sa.suite.key_wrap.is_some(), candidate.takes_ppk);
         let (exchange, chain, inner) = match method {
             Some(method) => {
                 let inner = self.key_exchange(method, step)?.finish().map_err(|_| TOO_LONG)?;
@@ -464,7 +497,11 @@ impl Connecting {
             }
             None => {
                 let exchange = if register { ExchangeType::GSA_AUTH } else { ExchangeType::IKE_AUTH };
-                let chain = match self.auth_request(wish.settings, candidate, register) {
+                let chain = match &self.ticket {
+                    Some(ticket) => Ok(self.resumed_auth_request(wish.settings, candidate, ticket)),
+                    None => self.auth_request(wish.settings, candidate, register),
+                };
+                let chain = match chain {
                     Ok(chain) => chain,
                     Err(reject) => {
                         // What it was told may have been altered on the way: others are still waited for.
@@ -529,6 +566,9 @@ impl Connecting {
                 }
             }
         }
+        if settings.ike2.resume {
+            wish_for_ticket(&mut chain);
+        }
         if register {
             join(settings, &settings.group, &mut chain);
         }
@@ -591,7 +631,7 @@ impl Connecting {
             }
             match c.sa.open(datagram) {
                 // Several responses may have led to these keys; AUTH covers one of them.
-                Ok(opened) => match c.verify(settings, &self.nonce_i, &opened, now) {
+                Ok(opened) => match self.verify(settings, c, &opened, now) {
                     Ok(ppk) => {
                         good = Some((at, opened, ppk));
                         break;
@@ -614,6 +654,20 @@ impl Connecting {
         }
         let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
         Ok(self.give_up(asked, why))
+    }
+
+    /// Is the key server who it should be? With the PPK that it took, if any.
+    fn verify<'s>(
+        &self,
+        settings: &'s MemberSettings,
+        candidate: &Candidate,
+        opened: &Opened,
+        now: Now,
+    ) -> Result<Option<&'s Ppk>, String> {
+        match &self.ticket {
+            Some(ticket) => candidate.verify_resumed(ticket, &self.nonce_i, opened).map(|()| None),
+            None => candidate.verify(settings, &self.nonce_i, opened, now),
+        }
     }
 
     /// Nothing comes of a request: those whose keys it was under are followed no more.

@@ -40,6 +40,8 @@ pub(super) enum Purpose {
     Rekey,
     /// Another key exchange for these.
     FollowUp,
+    /// A ticket.
+    Ticket,
 }
 
 impl Purpose {
@@ -51,7 +53,7 @@ impl Purpose {
             | Purpose::Decline
             | Purpose::DeclineFurther(_)
             | Purpose::Leave => ExchangeType::GSA_REGISTRATION,
-            Purpose::Delete | Purpose::Liveness => ExchangeType::INFORMATIONAL,
+            Purpose::Delete | Purpose::Liveness | Purpose::Ticket => ExchangeType::INFORMATIONAL,
             Purpose::Rekey => ExchangeType::CREATE_CHILD_SA,
             Purpose::FollowUp => ExchangeType::IKE_FOLLOWUP_KE,
         }

@@ -8,6 +8,8 @@
 //!  Dialing       no connection                     Down          Unanswered; again after a delay
 //!  Connecting    no answer over UDP, TCP allowed   Dialing       Dial
 //!  Connecting    N(COOKIE), N(INVALID_KE_PAYLOAD)  Connecting    IKE_SA_INIT request, amended
+//!  Connecting    IKE_SESSION_RESUME response       Connecting    IKE_AUTH request
+//!  Connecting    N(TICKET_NACK), or no answer      Connecting    IKE_SA_INIT request, if a ticket was shown
 //!  Connecting    N(REDIRECT)                       Connecting    IKE_SA_INIT request, to the key server it names
 //!  Connecting    IKE_SA_INIT response              Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
 //!  Connecting    IKE_INTERMEDIATE response         Connecting    IKE_INTERMEDIATE, IKE_AUTH or GSA_AUTH request
@@ -16,6 +18,7 @@
 //!  Connecting    refused, or no answer             Down          Refused | Unanswered; again after a delay
 //!  Up            wish to register, to leave        Up            GSA_REGISTRATION request
 //!  Up            GSA_REGISTRATION response         Up            Update, Listen, Registered | Refused | Left
+//!  Up            a ticket is wanted                Up            INFORMATIONAL with N(TICKET_REQUEST)
 //!  Up            time for new keys                 Up            CREATE_CHILD_SA request
 //!  Up            CREATE_CHILD_SA response          Up            a second SA; Delete of the replaced one
 //!  Up            the same, with more to follow     Up            IKE_FOLLOWUP_KE request
@@ -48,6 +51,7 @@ mod nat;
 mod redirect;
 mod rekeyed;
 mod rekeying;
+mod resume;
 mod steps;
 mod tcp;
 
@@ -75,6 +79,7 @@ pub use further::FurtherStatus;
 use link::Sas;
 use nat::Traversal;
 use redirect::Redirects;
+use resume::Ticket;
 use steps::is_doubt;
 use tcp::Tcp;
 
@@ -94,6 +99,11 @@ pub struct Member {
     nat: Traversal,
     redirects: Redirects,
     tcp: Tcp,
+    /// For the IKE SA in use, or that was in use.
+    ticket: Option<Ticket>,
+    ticket_wanted: bool,
+    /// Body of IDr of the IKE SA in use.
+    id_r: Vec<u8>,
     /// Rekey SAs that a rekey replaced or deleted since the pending registration was asked for: an answer that brings one
     /// is older than that rekey.
     outdated: Vec<[u8; 16]>,
@@ -156,6 +166,8 @@ pub struct MemberStatus {
     pub further: Vec<FurtherStatus>,
     /// Times that the IKE SA got new keys.
     pub ike_rekeys: u64,
+    /// IKE SAs that went on from a ticket.
+    pub resumed: u64,
     /// Times that it was sent to another key server and went there.
     pub redirects: u64,
     /// Messages that did not verify or made no sense.
@@ -190,6 +202,9 @@ impl Member {
             nat: Traversal::default(),
             redirects: Redirects::default(),
             tcp: Tcp::default(),
+            ticket: None,
+            ticket_wanted: false,
+            id_r: Vec::new(),
             outdated: Vec::new(),
             overtaken: false,
             stale: false,
@@ -214,6 +229,7 @@ impl Member {
     /// Holds the key server's certificate against another trust store from the next time on; without effect where it proves
     /// itself by a pre-shared key.
     pub fn set_trust(&mut self, trust: Trust) {
+        self.forget_ticket();
         self.settings.auth.set_trust(trust);
     }
 
@@ -298,6 +314,7 @@ impl Member {
             (self.acks.iter().map(|(at, _)| *at).min(), "acknowledgement"),
             (self.nat.due_at(), "NAT keepalive"),
             (self.tcp.due_at(), "TCP connection"),
+            (self.ticket_due(), "another ticket"),
         ];
         due.into_iter().map(|(at, reason)| at.map(|at| Deadline { at, reason })).fold(None, Deadline::earlier)
     }
@@ -372,6 +389,7 @@ impl Member {
             Link::Connecting(_) => self.connecting_due(ctx),
             Link::Up(_) => self.up_due(ctx),
         }
+        self.expire_ticket(ctx);
         self.send_acks(ctx);
         self.expire_further(ctx);
         if let Some(group) = &mut self.group {

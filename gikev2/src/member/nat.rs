@@ -64,9 +64,10 @@ impl Member {
     }
 
     fn moves(&self, bytes: &[u8]) -> bool {
+        let first = [ExchangeType::IKE_SA_INIT, ExchangeType::IKE_SESSION_RESUME];
         let Some(header) = bytes.first_chunk().and_then(header_of) else { return false };
         match &self.link {
-            _ if header.exchange == ExchangeType::IKE_SA_INIT.0 => false,
+            _ if first.contains(&ExchangeType(header.exchange)) => false,
             Link::Connecting(connecting) => connecting.nat_to(header.spi_r).map_or(self.nat.moved, Nat::is_there),
             Link::Up(_) | Link::Dialing | Link::Down => self.nat.moved,
         }

@@ -284,6 +284,7 @@ impl Member {
         if sas.is_current(spi) || !sas.promote(spi) {
             return;
         }
+        self.renew_ticket();
         if let Some(declining @ (Purpose::Decline | Purpose::DeclineFurther(_))) = pending {
             self.decline(ctx, declining);
         }

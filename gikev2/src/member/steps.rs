@@ -49,7 +49,11 @@ impl Member {
         }
         match (self.goal, &self.link) {
             (_, Link::Dialing | Link::Connecting(_)) => {}
-            (Goal::Rest, _) => self.pursue_further(ctx),
+            (Goal::Rest, _) => {
+                if !self.pursue_ticket(ctx) {
+                    self.pursue_further(ctx);
+                }
+            }
             (_, Link::Down) => self.connect(ctx),
             // An SA that was replaced is asked nothing more.
             (Goal::Connect | Goal::Register | Goal::Leave, Link::Up(sas))
@@ -107,9 +111,10 @@ impl Member {
 
     /// Begins with IKE_SA_INIT, over what was chosen.
     pub(super) fn begin(&mut self, ctx: &mut MemberCtx<'_>) {
+        let ticket = self.use_ticket(ctx.now.mono);
         let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
-        match Connecting::begin(&wish, &self.preferences, &mut step) {
+        match Connecting::begin(&wish, &self.preferences, ticket, &mut step) {
             Ok(connecting) => {
                 send(ctx, self.transmit(connecting.init_request()));
                 self.link = Link::Connecting(Box::new(connecting));
@@ -176,6 +181,7 @@ impl Member {
 
     /// Closes the IKE SA without waiting for an answer.
     pub(super) fn close(&mut self, ctx: &mut MemberCtx<'_>) {
+        self.forget_ticket();
         if let Link::Up(sas) = &self.link
             && sas.current.requests.is_idle()
         {
@@ -209,13 +215,29 @@ impl Member {
         match connecting.expire(&wish, &mut step) {
             Ok(repeats) => repeats.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes))),
             Err(refused) => {
-                self.link = Link::Down;
-                if refused.is_none() && self.turns_to_tcp() {
+                if !matches!(&self.link, Link::Connecting(connecting) if connecting.resumes())
+                    && refused.is_none()
+                    && self.turns_to_tcp()
+                {
+                    self.link = Link::Down;
                     tracing::info!(gateway = %self.settings.gateway(), "no answer over UDP: TCP is tried");
                     return self.connect(ctx);
                 }
-                self.fail(ctx, refused);
+                self.not_connected(ctx, refused);
             }
+        }
+    }
+
+    /// Nothing came of an attempt. If it was to go on from a ticket the whole exchange follows (RFC 5723 section 4.3.2).
+    fn not_connected(&mut self, ctx: &mut MemberCtx<'_>, refused: Option<String>) {
+        let resumed = matches!(&self.link, Link::Connecting(connecting) if connecting.resumes());
+        self.link = Link::Down;
+        match resumed {
+            true => {
+                tracing::debug!(?refused, "the IKE SA is not resumed");
+                self.pursue(ctx);
+            }
+            false => self.fail(ctx, refused),
         }
     }
 
@@ -277,11 +299,14 @@ impl Member {
 
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
+        let resumed = connecting.resumes();
         let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let mut elsewhere = None;
         let result = match ExchangeType(header.exchange) {
-            ExchangeType::IKE_SA_INIT if dgram.from.ip() == self.settings.gateway().ip() => {
+            ExchangeType::IKE_SA_INIT | ExchangeType::IKE_SESSION_RESUME
+                if dgram.from.ip() == self.settings.gateway().ip() =>
+            {
                 let log = self.key_log.as_deref_mut().map(|l| l as _);
                 connecting.init_response(&wish, header, dgram.bytes, &mut step, log).map(|next| match next {
                     Next::Send(bytes) => {
@@ -310,14 +335,12 @@ impl Member {
         };
         match result {
             Ok(Outcome::Wait) => {}
-            Ok(Outcome::Failed(why)) => {
-                self.link = Link::Down;
-                self.fail(ctx, Some(why));
-            }
+            Ok(Outcome::Failed(why)) => self.not_connected(ctx, Some(why)),
             Ok(Outcome::Up { sa, next_id, renew, nat, opened, exchange }) => {
                 self.note_nat(ctx.now.mono, nat);
                 self.redirects.from = None;
                 tracing::info!(gateway = %self.settings.gateway(), "IKE SA established");
+                self.status.resumed += u64::from(resumed);
                 let spi = sa.own_spi();
                 let life = Life::new(self.ike.lifetime, ctx.now.mono, ctx.rng);
                 let renewal = if renew { Renewal::Due } else { Renewal::None };
@@ -325,6 +348,7 @@ impl Member {
                 if self.settings.connect_only {
                     self.settings.key_servers.worked();
                 }
+                self.note_ticket_of(ctx.now.mono, spi, &opened);
                 ctx.event(MemberEvent::Connected);
                 if self.redirected_after_auth(ctx, &opened) {
                     return;
@@ -481,8 +505,10 @@ impl Member {
             Purpose::Delete => return self.deleted(ctx, spi),
             Purpose::Rekey if !syntax => self.rekey_answered(ctx, spi, &opened),
             Purpose::FollowUp if !syntax => self.follow_up_answered(ctx, spi, &opened),
+            Purpose::Ticket if !syntax => self.take_ticket(ctx.now.mono, spi, &opened),
             Purpose::Rekey
             | Purpose::FollowUp
+            | Purpose::Ticket
             | Purpose::Decline
             | Purpose::DeclineFurther(_)
             | Purpose::Liveness
@@ -521,7 +547,10 @@ impl Member {
     fn deleted(&mut self, ctx: &mut MemberCtx<'_>, spi: Spi) {
         let Link::Up(sas) = &mut self.link else { return };
         match sas.is_current(spi) {
-            true => self.down(ctx),
+            true => {
+                self.forget_ticket();
+                self.down(ctx);
+            }
             false => sas.forget(spi),
         }
         self.pursue(ctx);
@@ -595,6 +624,9 @@ impl Member {
         if ends {
             self.farewell = Some((first_datagram(dgram.bytes).to_vec(), response));
             tracing::info!("IKE SA deleted by the key server");
+            if self.heir(spi).is_none() && matches!(&self.link, Link::Up(sas) if sas.is_current(spi)) {
+                self.forget_ticket();
+            }
             self.ended(ctx, spi);
         } else {
             self.settle(ctx, spi);

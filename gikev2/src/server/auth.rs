@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyferry_crypto::{KeyKind, PeerCheck, Secret};
 use keyferry_model::credentials::{Ours, OwnCertificate};
-use keyferry_model::drive::{Ctx, Datagram, Outbox};
+use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::id::Identity;
 use keyferry_model::redirect::GatewayName;
 use keyferry_wire::{ChainWriter, Encode, Header};
@@ -21,8 +21,9 @@ use super::limits::source;
 use super::ppk::PpkUse;
 use super::redirect::Willing;
 use super::rekeying::Rekeying;
+use super::resume::{Origin, Resumed, grant};
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
-use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
+use crate::ike_sa::auth::{SignedOctets, resumed_mac, shared_key_mac};
 use crate::ike_sa::certificates;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::signature::{Announced, Padding, Signed, Way};
@@ -52,16 +53,20 @@ pub(super) struct ExpectAuth {
     pub(super) intermediate: Intermediate,
     /// Whether a postquantum preshared key is in the keys.
     pub(super) ppk: PpkUse,
+    /// Its PPK_ID, if it is.
+    pub(super) ppk_id: Option<Vec<u8>>,
     /// What the peer said of the signatures it takes.
     pub(super) announced: Announced,
     /// It may be sent to another gateway.
     pub(super) willing: Option<Willing>,
+    /// It goes on from a ticket.
+    pub(super) resumed: Option<Box<Resumed>>,
 }
 
 /// An IKE_AUTH or GSA_AUTH request that the keys have opened: it is of the peer that sent IKE_SA_INIT, whoever that is.
 pub(super) struct Claim {
     pub(super) path: Path,
-    exchange: ExchangeType,
+    pub(super) exchange: ExchangeType,
     opened: Opened,
     /// The datagram.
     pub(super) request: Vec<u8>,
@@ -89,7 +94,13 @@ enum Examined {
 /// What we prove ourselves with.
 pub(super) enum Evidence {
     Psk(Arc<Secret>),
-    Signature { own: Arc<OwnCertificate>, way: Way, value: Vec<u8> },
+    Signature {
+        own: Arc<OwnCertificate>,
+        way: Way,
+        value: Vec<u8>,
+    },
+    /// The keys that a ticket led to.
+    Resumed,
 }
 
 pub(super) const FAILED: Reject = Reject::Unacceptable(NotifyType::AUTHENTICATION_FAILED);
@@ -112,6 +123,9 @@ impl Server {
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
         let claim = Claim { path: Path::of(dgram), exchange, opened, request: dgram.bytes.to_vec() };
+        if state.resumed.is_some() {
+            return self.resumed_auth(ctx, spi, claim);
+        }
         let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
         let examined = claim.read().and_then(|request| {
             state.take_ppk(&self.config.ppks, &request)?;
@@ -158,13 +172,33 @@ impl Server {
         let (behind_nat, willing) = (state.behind_nat, state.willing);
         let identity = peer.who.identity.clone();
         let elsewhere = self.elsewhere(willing, &identity);
-        let id_r = own_id(&self.config, &claim, evidence);
+        let (id_r, origin) = match &state.resumed {
+            Some(resumed) => {
+                self.succeed(ctx, resumed);
+                (resumed.origin.ids.1.clone(), resumed.origin.clone())
+            }
+            None => {
+                let id_r = own_id(&self.config, &claim, evidence);
+                let ids = (claim.id_i().unwrap_or_default(), id_r.clone());
+                (id_r, Origin { ids, ppk: state.ppk_id.clone() })
+            }
+        };
+        let mut granted = None;
         let answered = claim.read().map_err(Answered::Unreadable).and_then(|request| {
             if request.payloads.notify(NotifyType::INITIAL_CONTACT).is_some() {
-                self.forget_others(ctx.out, &identity);
+                self.forget_others(ctx, &identity);
             }
+            let wished = request.payloads.notify(NotifyType::TICKET_REQUEST).is_some();
+            let ticket = self.tickets.as_mut().filter(|_| wished).map(|tickets| match &elsewhere {
+                Some(_) => Notify::bare(NotifyType::TICKET_NACK),
+                None => {
+                    let (notify, named) = grant(tickets, &self.config, ctx, (&state.sa, &peer.who, &origin));
+                    granted = named;
+                    notify
+                }
+            });
             let rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
-            let asked = (&claim, &request, elsewhere.as_ref());
+            let asked = (&claim, &request, elsewhere.as_ref(), ticket);
             state.advance(ctx, asked, &id_r, peer, evidence, rekeying).map_err(Answered::TooLong)
         });
         let (mut established, response, outcome) = match answered {
@@ -184,6 +218,7 @@ impl Server {
         let line = self.lines.begin(identity.clone(), spi);
         established.line = line;
         established.leaving.willing = willing;
+        (established.origin, established.ticket) = (origin, granted);
         self.sas.insert(spi, Entry { path: claim.path, digest, state: State::Established(Box::new(established)) });
         if let Some(to) = elsewhere {
             tracing::info!(member = %identity, %to, "member sent elsewhere");
@@ -197,8 +232,11 @@ impl Server {
     }
 
     /// The peer says that it has no other IKE SA with us: those there are have no peer any more (RFC 7296 section 2.4).
-    fn forget_others(&mut self, out: &mut Outbox, identity: &Identity) {
-        self.lines.spis_of(identity).into_iter().for_each(|spi| self.remove(out, spi));
+    fn forget_others(&mut self, ctx: &mut Ctx<'_>, identity: &Identity) {
+        for spi in self.lines.spis_of(identity) {
+            self.revoke(ctx, spi);
+            self.remove(ctx.out, spi);
+        }
     }
 
     pub(super) fn count(&mut self, line: LineId, outcome: Outcome) {
@@ -236,13 +274,18 @@ pub(super) fn own_id(config: &ServerConfig, claim: &Claim, evidence: &Evidence) 
     let address = Identity::from_ip(claim.path.local.ip());
     let own = match (&config.identity, evidence) {
         (Some(identity), _) => identity.clone(),
-        (None, Evidence::Psk(_)) => address,
+        (None, Evidence::Psk(_) | Evidence::Resumed) => address,
         (None, Evidence::Signature { own, .. }) => own.identity(address),
     };
     identity_to_wire(&own).to_vec()
 }
 
 impl Claim {
+    /// The body of IDi.
+    fn id_i(&self) -> Option<Vec<u8>> {
+        self.read().ok().map(|request| request.id_i_body.to_vec())
+    }
+
     /// The request, read.
     pub(super) fn read(&self) -> Result<AuthRequest<'_>, Reject> {
         match self.exchange {
@@ -295,7 +338,7 @@ impl ExpectAuth {
     fn advance(
         mut self: Box<Self>,
         ctx: &mut Ctx<'_>,
-        (claim, request, elsewhere): (&Claim, &AuthRequest<'_>, Option<&GatewayName>),
+        (claim, request, elsewhere, ticket): (&Claim, &AuthRequest<'_>, Option<&GatewayName>, Option<Notify<'static>>),
         id_r: &[u8],
         peer: Peer,
         evidence: &Evidence,
@@ -313,10 +356,17 @@ impl ExpectAuth {
                 certificates::put(own, &mut chain);
                 way.auth(value)
             }
+            Evidence::Resumed => {
+                let mac = resumed_mac(self.sa.suite.prf, &self.proof.1, self.own_signed(id_r, &[]));
+                Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() }
+            }
         };
         chain.push(PayloadKind::AUTH.0, &auth.to_vec());
         if self.ppk == PpkUse::Stirred {
             chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::PPK_IDENTITY).to_vec());
+        }
+        if let Some(ticket) = ticket {
+            chain.push(PayloadKind::NOTIFY.0, &ticket.to_vec());
         }
         let outcome = match (elsewhere, &request.registration) {
             (Some(to), _) => {

@@ -23,6 +23,8 @@ pub struct ServerConfig {
     pub preferences: Preferences,
     /// Postquantum preshared keys (RFC 8784).
     pub ppks: Vec<Ppk>,
+    /// The longest life of a ticket by which an IKE SA is resumed (RFC 5723); `None` gives and takes none.
+    pub ticket_lifetime: Option<Duration>,
     /// Where members are sent, and when.
     pub redirect: Option<Redirect>,
     /// Above so many half-open SAs initiators must return a cookie first (RFC 7296 section 2.6).
@@ -77,6 +79,7 @@ impl ServerConfig {
             identity: None,
             preferences: Preferences::default(),
             ppks: Vec::new(),
+            ticket_lifetime: None,
             redirect: None,
             cookie_threshold: 100,
             half_open: 10_000,
@@ -126,6 +129,10 @@ pub struct Counters {
     pub groups_demanded: u64,
     /// IKE_SA_INIT requests without an acceptable proposal.
     pub no_proposal: u64,
+    /// IKE SAs that went on from a ticket.
+    pub resumed: u64,
+    /// Tickets that were not taken.
+    pub tickets_refused: u64,
     /// Members sent to other gateways.
     pub redirected: u64,
     /// IKE_SA_INIT requests refused because too many SAs are half-open, or there are too many SAs.

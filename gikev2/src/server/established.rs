@@ -15,6 +15,7 @@ use keyferry_wire::{ChainWriter, Encode, Header};
 use super::in_band::LineId;
 use super::redirect::Leaving;
 use super::rekeying::Rekeying;
+use super::resume::{Granted, Origin};
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
 use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::{Direction, IkeSa};
@@ -90,6 +91,10 @@ pub(super) struct Established {
     pub(super) kept: bool,
     /// Whether the peer goes to another gateway.
     pub(super) leaving: Leaving,
+    /// What tickets say of how it was made.
+    pub(super) origin: Origin,
+    /// The ticket that the peer has for it.
+    pub(super) ticket: Option<Granted>,
 }
 
 /// An SA that is kept is of use as long as the peer lives: one that is silent for so long is asked.
@@ -122,6 +127,8 @@ enum Asked<'m> {
     Nothing,
     /// The end of the SA.
     Delete,
+    /// A ticket.
+    Ticket,
     /// New keys for the IKE SA.
     Rekey(Init<'m>),
     /// Another key exchange for these.
@@ -154,6 +161,8 @@ impl Established {
             line: 0,
             kept: false,
             leaving: Leaving::default(),
+            origin: Origin::default(),
+            ticket: None,
         }
     }
 
@@ -196,7 +205,12 @@ impl Established {
                 let failed = self.verdict == Some(opened.header.message_id)
                     && FATAL.iter().any(|kind| payloads.notify(*kind).is_some());
                 let ends = failed || deletes.iter().any(|d| d.protocol == ProtocolId::IKE);
-                Ok(if ends { Asked::Delete } else { Asked::Nothing })
+                let ticket = payloads.notify(NotifyType::TICKET_REQUEST).is_some();
+                Ok(match (ends, ticket) {
+                    (true, _) => Asked::Delete,
+                    (false, true) => Asked::Ticket,
+                    (false, false) => Asked::Nothing,
+                })
             }
             ExchangeType::CREATE_CHILD_SA => Ok(match ChildRequest::of(first, inner)? {
                 ChildRequest::Rekey(init) => Asked::Rekey(init),
@@ -275,6 +289,11 @@ impl Server {
         match asked {
             Asked::Nothing => {}
             Asked::Delete => ends = true,
+            Asked::Ticket => {
+                if let Some(notify) = self.grant_over(ctx, spi) {
+                    chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
+                }
+            }
             Asked::Rekey(init) => match self.peer_rekeys(ctx, dgram, spi, message_id, &init) {
                 Some(refusal) => chain.push(PayloadKind::NOTIFY.0, &refusal.to_vec()),
                 // The answer comes when the key exchange is done.
@@ -357,6 +376,7 @@ impl Server {
                 }
                 Some(_) => tracing::debug!(member = %state.who.identity, "replaced IKE SA deleted by the peer"),
             }
+            self.revoke(ctx, spi);
             return self.close(ctx, spi, dgram, response);
         }
         state.answers.answered(dgram.bytes, response.clone());
@@ -464,6 +484,7 @@ impl Server {
     pub(super) fn inform(&mut self, ctx: &mut Ctx<'_>, spi: Spi, delete: bool) {
         let mut chain = ChainWriter::new();
         if delete {
+            self.revoke(ctx, spi);
             chain.push(PayloadKind::DELETE.0, &Delete::ike().to_vec());
         }
         self.ask(ctx, spi, if delete { Purpose::Delete } else { Purpose::Liveness }, chain);

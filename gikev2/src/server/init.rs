@@ -22,7 +22,7 @@ use crate::ike_sa::suite::Choice;
 use crate::ike_sa::window::digest_of;
 use crate::ike_sa::{Role, Skeyseed};
 use crate::reject::Reject;
-use crate::wire::message::Init;
+use crate::wire::message::{Init, Payloads};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{NotifyType, flags};
 use crate::wire::sa::Sa;
@@ -78,7 +78,10 @@ impl Server {
             // Whoever sends garbage hears nothing (reading 28).
             Err(reject) => return Err(reject),
         };
-        if self.redirect_init(ctx, dgram, header, &init) || !self.has_room(ctx, dgram, header, &init) {
+        let (payloads, nonce) = (&init.payloads, init.nonce.0.as_ref());
+        if self.redirect_init(ctx, dgram, header, payloads, nonce)
+            || !self.has_room(ctx, dgram, header, payloads, nonce)
+        {
             return Ok(());
         }
         let intermediate = init.payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
@@ -103,7 +106,14 @@ impl Server {
     }
 
     /// Is there room for another half-open SA? Under load only initiators that return a cookie are let in.
-    fn has_room(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, init: &Init<'_>) -> bool {
+    pub(super) fn has_room(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        header: &Header,
+        payloads: &Payloads<'_>,
+        nonce: &[u8],
+    ) -> bool {
         let now = ctx.now.mono;
         // The source's share is for those it belongs to: whoever only writes its address gets half of it.
         // Whoever has a connection has received at its address (RFC 9329 section 6.3).
@@ -111,11 +121,11 @@ impl Server {
             && (self.half_open.total() >= self.config.cookie_threshold
                 || self.half_open.of(dgram.from.ip()) >= self.config.half_open_per_address.div_ceil(2));
         if crowded {
-            let cookie = init.payloads.notify(NotifyType::COOKIE).map(|n| n.data.as_ref());
-            let good = cookie.is_some_and(|c| self.cookies.check(now, c, dgram.from, &header.spi_i, &init.nonce.0));
+            let cookie = payloads.notify(NotifyType::COOKIE).map(|n| n.data.as_ref());
+            let good = cookie.is_some_and(|c| self.cookies.check(now, c, dgram.from, &header.spi_i, nonce));
             if !good {
                 self.counters.cookies_demanded += 1;
-                let cookie = self.cookies.make(now, ctx.rng, dgram.from, &header.spi_i, &init.nonce.0);
+                let cookie = self.cookies.make(now, ctx.rng, dgram.from, &header.spi_i, nonce);
                 let notify = Notify::new(NotifyType::COOKIE, cookie);
                 ctx.out.send(dgram.reply(refusal(header, &notify)));
                 return false;
@@ -176,7 +186,7 @@ impl Server {
         }
     }
 
-    fn repeat_init(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi) {
+    pub(super) fn repeat_init(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi) {
         self.counters.repeated += 1;
         let state = match self.sas.get(&spi).map(|e| &e.state) {
             Some(State::ExpectAuth(state)) => state,
@@ -267,8 +277,10 @@ impl AwaitKe {
             behind_nat: self.behind_nat,
             intermediate,
             ppk: self.ppk,
+            ppk_id: None,
             announced: self.announced.clone(),
             willing: self.willing,
+            resumed: None,
         })
     }
 }

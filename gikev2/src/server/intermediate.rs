@@ -68,6 +68,11 @@ impl Intermediate {
         Self { more, pending: None, answers: Answers::starting_at(1), int_auth: IntAuth::default() }
     }
 
+    /// None, where IKE_SESSION_RESUME came in the place of IKE_SA_INIT.
+    pub(super) fn none() -> Self {
+        Self { more: VecDeque::new(), pending: None, answers: Answers::starting_at(1), int_auth: IntAuth::default() }
+    }
+
     /// Have all taken place?
     pub(super) fn is_over(&self) -> bool {
         self.more.is_empty()

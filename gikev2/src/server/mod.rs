@@ -9,6 +9,8 @@
 //!  -             IKE_SA_INIT, sent elsewhere    -             N(REDIRECT)
 //!  AwaitKe       job done                       ExpectAuth    IKE_SA_INIT response
 //!  AwaitKe       job failed                     -             (silence)
+//!  -             IKE_SESSION_RESUME, good       ExpectAuth    IKE_SESSION_RESUME response
+//!  -             IKE_SESSION_RESUME, bad        -             N(TICKET_NACK)
 //!  ExpectAuth    IKE_SA_INIT repeated           ExpectAuth    the same response
 //!  ExpectAuth    IKE_INTERMEDIATE               ExpectAuth    Job, then the response under the old keys
 //!  ExpectAuth    IKE_INTERMEDIATE repeated      ExpectAuth    the same response
@@ -56,15 +58,18 @@ mod ppk;
 mod proof;
 mod redirect;
 mod rekeying;
+mod resume;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyferry_crypto::JobDone;
+use keyferry_crypto::{JobDone, Secret};
 use keyferry_model::drive::{Ctx, Datagram, JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::plan::RekeyPlan;
+use keyferry_model::store::RecordError;
 use keyferry_model::time::Deadline;
 use keyferry_model::work::WorkBudget;
 use keyferry_wire::Header;
@@ -86,6 +91,7 @@ use in_band::Lines;
 use init::AwaitKe;
 use limits::{Budget, HalfOpen, Timers};
 use proof::AwaitProof;
+use tickets::Tickets;
 
 /// Our SPI names an IKE SA.
 type Spi = [u8; 8];
@@ -107,6 +113,8 @@ pub struct Server {
     /// Members are sent elsewhere.
     drained: bool,
     connections: Connections,
+    /// Makes and reads tickets, if there are any.
+    tickets: Option<Tickets>,
     key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
@@ -175,6 +183,7 @@ impl Server {
             lines: Lines::default(),
             drained: false,
             connections: Connections::default(),
+            tickets: None,
             key_log: None,
         }
     }
@@ -192,6 +201,18 @@ impl Server {
                 log.log(TABLE, &line);
             }
         }
+    }
+
+    /// Gives tickets to members that ask for them, and takes them, with the keys and the spent ones of a store; where the
+    /// configuration says so.
+    ///
+    /// # Errors
+    /// A record that cannot be used.
+    pub fn load_tickets(&mut self, records: &BTreeMap<String, Secret>) -> Result<(), RecordError> {
+        if let Some(lifetime) = self.config.ticket_lifetime {
+            self.tickets = Some(Tickets::load(lifetime, self.config.ike.lifetime, records)?);
+        }
+        Ok(())
     }
 
     /// What was received and what became of it.
@@ -252,6 +273,12 @@ impl Server {
         }
         if ExchangeType(header.exchange) == ExchangeType::IKE_SA_INIT && header.spi_r == [0; 8] && !response {
             return match self.init_request(ctx, &dgram, &header) {
+                Ok(()) => {}
+                Err(reject) => self.drop_malformed(&dgram, &reject),
+            };
+        }
+        if ExchangeType(header.exchange) == ExchangeType::IKE_SESSION_RESUME && header.spi_r == [0; 8] && !response {
+            return match self.resume_request(ctx, &dgram, &header) {
                 Ok(()) => {}
                 Err(reject) => self.drop_malformed(&dgram, &reject),
             };

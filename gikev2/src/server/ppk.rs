@@ -51,6 +51,7 @@ impl ExpectAuth {
                 self.proof = (stir(prf, &ppk.key, &self.proof.0), stir(prf, &ppk.key, &self.proof.1));
                 self.sa.stir(&ppk.key, ppk.rekey);
                 self.ppk = PpkUse::Stirred;
+                self.ppk_id = Some(ppk.id.clone());
             }
             None if !required && request.payloads.notify(NotifyType::NO_PPK_AUTH).is_some() => {
                 self.ppk = PpkUse::Declined;

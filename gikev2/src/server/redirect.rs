@@ -15,7 +15,7 @@ use super::established::Purpose;
 use super::{Server, Spi, State};
 use crate::ike_sa::init::refusal;
 use crate::policy::gateway::{redirect, who_redirected};
-use crate::wire::message::{Init, Payloads};
+use crate::wire::message::Payloads;
 use crate::wire::registry::{NotifyType, PayloadKind};
 
 /// Between two members that are told: the other gateway takes them one after the other, too.
@@ -91,17 +91,18 @@ impl Server {
         ctx: &mut Ctx<'_>,
         dgram: &Datagram<'_>,
         header: &Header,
-        init: &Init<'_>,
+        payloads: &Payloads<'_>,
+        nonce: &[u8],
     ) -> bool {
-        let Some(willing) = Willing::read(&init.payloads) else { return false };
+        let Some(willing) = Willing::read(payloads) else { return false };
         let Some(elsewhere) = &self.config.redirect else { return false };
         // Half-open SAs do not count: anybody can make them.
         let full = elsewhere.when == RedirectWhen::Full && self.sas.len() - self.half_open.total() >= elsewhere.above;
         if !full && !self.is_drained() {
             return false;
         }
-        let Some(to) = choose(elsewhere, &willing, &init.nonce.0) else { return false };
-        let answer = refusal(header, &redirect(to, &init.nonce.0));
+        let Some(to) = choose(elsewhere, &willing, nonce) else { return false };
+        let answer = refusal(header, &redirect(to, nonce));
         if answer.len() > dgram.bytes.len() {
             return false;
         }

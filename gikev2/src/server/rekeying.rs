@@ -459,12 +459,14 @@ impl Server {
         let mut fresh = Established::fresh(sa, state.who.clone(), rekeying, ctx.now.mono);
         (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
         fresh.leaving = state.leaving;
+        fresh.origin = state.origin.clone();
         self.lines.enter(state.line, spi);
         self.connections.carry(path.via, spi);
         tracing::info!(member = %fresh.who.identity, "IKE SA has new keys");
         self.counters.rekeyed += 1;
         let entry = Entry { path: *path, digest: Vec::new(), state: State::Established(Box::new(fresh)) };
         self.sas.insert(spi, entry);
+        self.revoke(ctx, old);
         self.rearm(spi);
     }
 

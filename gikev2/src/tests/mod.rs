@@ -26,6 +26,7 @@ mod rekey_fragments;
 mod rekeying;
 mod replays;
 mod restarts;
+mod resuming;
 mod several;
 mod support;
 mod tcp;

@@ -213,6 +213,8 @@ pub(super) struct World {
     /// At this port a key server takes connections, unless somebody keeps TCP away.
     pub(super) tcp_port: Option<u16>,
     pub(super) persisted: usize,
+    /// What the key server has made durable.
+    pub(super) store: BTreeMap<String, Secret>,
     out: Outbox,
     pub(super) held: Vec<(JobId, Job)>,
     /// Do not run jobs yet.
@@ -289,6 +291,7 @@ impl World {
             dials: VecDeque::new(),
             tcp_port: None,
             persisted: 0,
+            store: BTreeMap::new(),
             out: Outbox::default(),
             held: Vec::new(),
             hold_jobs: false,
@@ -412,7 +415,12 @@ impl World {
         while let Some(output) = self.out.poll() {
             match output {
                 Output::Persist(ops) => {
-                    assert!(ops.iter().all(|op| matches!(op, StoreOp::Put(..) | StoreOp::Delete(_))));
+                    for op in ops {
+                        match op {
+                            StoreOp::Put(key, value) => drop(self.store.insert(key, value)),
+                            StoreOp::Delete(key) => drop(self.store.remove(&key)),
+                        }
+                    }
                     self.persisted += 1;
                 }
                 Output::Send(t) => {

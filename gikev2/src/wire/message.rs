@@ -123,6 +123,29 @@ impl<'a> Init<'a> {
     }
 }
 
+/// An IKE_SESSION_RESUME request (RFC 5723 section 4.3.2).
+#[derive(Debug)]
+pub struct Resume<'a> {
+    /// Nonce.
+    pub nonce: Nonce<'a>,
+    /// The ticket, which is for its maker to understand.
+    pub ticket: Vec<u8>,
+    /// Everything else.
+    pub payloads: Payloads<'a>,
+}
+
+impl<'a> Resume<'a> {
+    /// A request.
+    ///
+    /// # Errors
+    /// As [`Payloads::parse`].
+    pub fn request(first: u8, bytes: &'a [u8]) -> Result<Self, Reject> {
+        let payloads = Payloads::parse(first, bytes, rules::RESUME_REQUEST)?;
+        let ticket = payloads.notify(NotifyType::TICKET_OPAQUE).ok_or(Reject::Malformed("no ticket"))?.data.to_vec();
+        Ok(Self { nonce: payloads.need(PayloadKind::NONCE)?, ticket, payloads })
+    }
+}
+
 /// What a CREATE_CHILD_SA request asks for (RFC 7296 section 1.3).
 #[derive(Debug)]
 pub enum ChildRequest<'a> {

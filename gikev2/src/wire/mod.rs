@@ -19,6 +19,7 @@ pub mod rekey_ack;
 pub mod rules;
 pub mod sa;
 pub mod sk;
+pub mod ticket;
 pub mod ts;
 pub mod vendor;
 
@@ -85,9 +86,25 @@ pub(crate) mod testing {
 
     use super::{
         auth::Auth, cert::Cert, cert::CertRequest, delete::Delete, gsa::Gsa, id::Id, kd::Kd, ke::Ke, nonce::Nonce,
-        notify::Notify, redirect::GatewayId, redirect::Redirect, sa::Sa, vendor::VendorId,
+        notify::Notify, redirect::GatewayId, redirect::Redirect, sa::Sa, ticket::TicketGrant, vendor::VendorId,
     };
-    rebind!(Auth, Cert, CertRequest, Delete, Gsa, Id, Kd, Ke, Nonce, Notify, GatewayId, Redirect, Sa, VendorId);
+    rebind!(
+        Auth,
+        Cert,
+        CertRequest,
+        Delete,
+        Gsa,
+        Id,
+        Kd,
+        Ke,
+        Nonce,
+        Notify,
+        GatewayId,
+        Redirect,
+        Sa,
+        TicketGrant,
+        VendorId
+    );
     impl Rebind for super::ts::TrafficSelector {
         type Of<'b> = super::ts::TrafficSelector;
     }

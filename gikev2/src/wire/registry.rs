@@ -34,6 +34,8 @@ numbers! {
         CREATE_CHILD_SA = 36,
         /// INFORMATIONAL.
         INFORMATIONAL = 37,
+        /// IKE_SESSION_RESUME (RFC 5723).
+        IKE_SESSION_RESUME = 38,
         /// GSA_AUTH.
         GSA_AUTH = 39,
         /// GSA_REGISTRATION.
@@ -393,6 +395,16 @@ numbers! {
         REDIRECT = 16407,
         /// This one sent us.
         REDIRECTED_FROM = 16408,
+        /// A ticket with its lifetime (RFC 5723).
+        TICKET_LT_OPAQUE = 16409,
+        /// The wish for one.
+        TICKET_REQUEST = 16410,
+        /// There will be one, if it is asked for again.
+        TICKET_ACK = 16411,
+        /// There is none, or this one is not taken.
+        TICKET_NACK = 16412,
+        /// A ticket that is shown.
+        TICKET_OPAQUE = 16413,
         /// IKE SAs without a Child SA are possible (RFC 6023).
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// The member will send, and wants so many sender IDs.

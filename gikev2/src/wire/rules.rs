@@ -46,6 +46,12 @@ pub const INIT_RESPONSE: &[Rule] = &[
     rule(PayloadKind::NOTIFY, 0, NOTIFIES),
 ];
 
+/// IKE_SESSION_RESUME request (RFC 5723 section 4.3.2).
+pub const RESUME_REQUEST: &[Rule] = &[rule(PayloadKind::NONCE, 1, 1), rule(PayloadKind::NOTIFY, 1, NOTIFIES)];
+
+/// IKE_SESSION_RESUME response; one without a nonce must bear a notify.
+pub const RESUME_RESPONSE: &[Rule] = &[rule(PayloadKind::NONCE, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
+
 /// IKE_INTERMEDIATE that carries an additional key exchange, both ways (RFC 9370 section 2.2.2).
 pub const INTERMEDIATE: &[Rule] = &[rule(PayloadKind::KE, 0, 1), rule(PayloadKind::NOTIFY, 0, NOTIFIES)];
 

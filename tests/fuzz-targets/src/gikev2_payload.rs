@@ -1,7 +1,7 @@
 //! Each payload of G-IKEv2: what is taken means the same after encoding.
 
 use gikev2::wire::rekey_ack::RekeyAck;
-use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, redirect, sa, ts, vendor};
+use gikev2::wire::{auth, cert, delete, gsa, id, kd, ke, nonce, notify, redirect, sa, ticket, ts, vendor};
 use keyferry_crypto::Secret;
 use keyferry_wire::{Decode, Encode, Header};
 
@@ -25,7 +25,7 @@ fn acknowledgement(datagram: &[u8]) {
 }
 
 /// Number of payloads.
-pub const KINDS: u8 = 18;
+pub const KINDS: u8 = 19;
 
 /// The first octet says which payload, the others are its body.
 pub fn target(data: &[u8]) {
@@ -48,6 +48,7 @@ pub fn target(data: &[u8]) {
         14 => survives!(cert::CertRequest<'_>, body),
         15 => acknowledgement(body),
         16 => survives!(redirect::GatewayId<'_>, body),
-        _ => survives!(redirect::Redirect<'_>, body),
+        17 => survives!(redirect::Redirect<'_>, body),
+        _ => survives!(ticket::TicketGrant<'_>, body),
     }
 }

@@ -10,7 +10,7 @@ use keyferry_gateway::{Gateway, GatewaySettings, IkeOptions, Reloaded};
 use keyferry_model::drive::{Datagram, Output, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
-use keyferry_model::settings::MemberSettings;
+use keyferry_model::settings::{Ike2Settings, MemberSettings};
 use keyferry_model::store::StoreOp;
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, MemberCtx, MemberEvent, MemberOutput, StreamUpdate};
@@ -104,6 +104,8 @@ pub struct Fleet {
     pub drawn: usize,
     /// What the group is configured with, when the gateway starts or reads its configuration again.
     pub policy: GroupPolicy,
+    /// The gateway gives tickets of this lifetime when it starts, and members that join from then on resume by them.
+    pub tickets: Option<Duration>,
     variant: Variant,
     clock: Duration,
     rng: SeededRandom,
@@ -133,6 +135,7 @@ impl Fleet {
             tampered: BTreeSet::new(),
             drawn: 0,
             policy,
+            tickets: None,
             variant,
             clock: Duration::from_secs(1),
             rng: SeededRandom::new(seed),
@@ -166,7 +169,7 @@ impl Fleet {
                 .variant
                 .hybrid
                 .map_or_else(IkeOptions::default, |lifetime| IkeOptions { lifetime, ..IkeOptions::default() }),
-            ike2: self.variant.ike2(),
+            ike2: Ike2Settings { ticket_lifetime: self.tickets, ..self.variant.ike2() },
             connections: Default::default(),
         };
         let records = self.store.iter().map(|(k, v)| (k.clone(), v.duplicate())).collect();
@@ -199,7 +202,8 @@ impl Fleet {
     /// Adds members and starts them.
     pub fn join(&mut self, members: impl IntoIterator<Item = u8>, protocol: Protocol) {
         for n in members {
-            let settings = policy::member(self.variant, n);
+            let mut settings = policy::member(self.variant, n);
+            settings.ike2.resume = self.tickets.is_some();
             let mut sad = Sad::new();
             sad.set_tunnel(settings.tunnel());
             let mut machine = Machine::new(protocol, settings);

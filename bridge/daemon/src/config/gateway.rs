@@ -116,7 +116,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         },
         signing_bits: section.number("signing_bits", 2048..=4096, 3072),
         phase1: phase1::gateway(&mut section, &dangers),
-        ike2: Ike2Settings { redirect: redirect::gateway(&mut section), ..ike2 },
+        ike2: Ike2Settings {
+            redirect: redirect::gateway(&mut section),
+            ticket_lifetime: life::ticket_lifetime(&mut section),
+            ..ike2
+        },
         key_log: section.path("key_log"),
         store,
         listen,

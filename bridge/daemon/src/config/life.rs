@@ -68,6 +68,15 @@ fn ike(section: &mut Section<'_>, fragment_size: usize) -> IkeOptions {
     }
 }
 
+/// The longest life of tickets of IKEv2; zero gives none.
+pub(super) fn ticket_lifetime(section: &mut Section<'_>) -> Option<Duration> {
+    let lifetime = section.duration("ticket_lifetime", Duration::ZERO..=DAY, Duration::ZERO);
+    if !lifetime.is_zero() && lifetime < 60 * SECOND {
+        section.error("ticket_lifetime", "is too short", "at least 1m, or 0s to give no tickets");
+    }
+    (!lifetime.is_zero()).then_some(lifetime)
+}
+
 /// An interval of zero asks nobody.
 fn dpd(section: &mut Section<'_>, default: Duration) -> Option<Dpd> {
     let interval = section.duration("dpd", Duration::ZERO..=HOUR, default);

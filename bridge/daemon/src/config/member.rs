@@ -182,7 +182,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         },
         ike: life::member_ike(&mut section, &life),
         life,
-        ike2: Ike2Settings { follows, ..ike2 },
+        ike2: Ike2Settings { follows, resume: section.flag("resume", false), ..ike2 },
         socket,
         key_log: section.path("key_log"),
     };

@@ -40,6 +40,7 @@ fn fixed(c: &GatewayConfig) -> String {
             &c.rekey,
             &c.key_log,
             &c.ike2.redirect,
+            c.ike2.ticket_lifetime,
         )
     )
 }

@@ -73,7 +73,7 @@ impl Group {
 
     /// The evicted member that this one is: by its identity, by another name of its certificate, or by what other
     /// certificates of its holder have, too.
-    fn evicted(&self, identity: &Identity, holder: Option<&Holder>) -> Option<&Identity> {
+    pub(crate) fn evicted(&self, identity: &Identity, holder: Option<&Holder>) -> Option<&Identity> {
         let gone = |m: &&Member| m.state == MemberState::Evicted;
         let named = || holder.into_iter().flat_map(Holder::all_names).filter_map(|name| self.members.get(name));
         // Who was a member beside the evicted one, with a key of its own, has nothing but a subject in common with it.

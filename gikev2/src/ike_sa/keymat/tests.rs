@@ -167,3 +167,16 @@ fn without_a_key_wrap_algorithm_there_is_no_key_wrap_key() {
     let keys = Skeyseed::derive(suite, &[1; 16], &[2; 16], &Secret::new(vec![3; 32])).expand(&[1; 8], &[2; 8]);
     assert!(keys.wrap.is_none());
 }
+
+/// SK_d of the ticket = 32 octets of 66 (RFC 5723 section 5.1).
+#[test]
+fn keys_of_a_resumed_sa_are_those_computed_elsewhere() {
+    let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((0..32).collect(), (100..132).collect());
+    let suite = known()[0].suite;
+    let seed = Skeyseed::resume(suite, &Secret::new(vec![0x66; 32]), &nonce_i, &nonce_r);
+    let keys = seed.expand(&[1, 2, 3, 4, 5, 6, 7, 8], &[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    assert_eq!(hex::encode(keys.derive.expose()), "fac80aec97abccac4f3bc9660f0d46b350293373210941064c15ad6be85e2d3c");
+    assert_eq!(hex::encode(keys.initiator.0.expose()), "60d31e76adf73ad393259260ce7db2a7ccc17b21");
+    assert_eq!(hex::encode(keys.proof.1.expose()), "b0f395104687e362b6582e516b5eb5592fe0dc30d94667de6749141f5df7e263");
+    assert_eq!(hex::encode(keys.wrap.unwrap().expose()), "72c9c8f1ae6ff6e96377d9c028bca1e5");
+}

@@ -1,4 +1,4 @@
-//! Redirects.
+//! Redirects, and tickets.
 
 use keyferry_model::redirect::{Following, RedirectWhen};
 
@@ -62,4 +62,21 @@ fn a_member_follows_to_key_servers_that_it_knows() {
         let said = member_with(text).unwrap_err();
         assert!(said.contains(problem), "{text}: {said}");
     }
+}
+
+#[test]
+fn tickets_are_given_and_asked_for_where_that_is_said() {
+    let lifetime = |text: &str| {
+        let files = Files::new();
+        let text = GATEWAY.replace("store =", &format!("{text}\nstore ="));
+        let file = files.write("gateway.toml", text, 0o600);
+        gateway(&file, Variables::new()).map(|c| c.config.ike2.ticket_lifetime).map_err(|p| p.to_string())
+    };
+    assert_eq!(lifetime(""), Ok(None));
+    assert_eq!(lifetime("ticket_lifetime = \"0s\""), Ok(None));
+    assert_eq!(lifetime("ticket_lifetime = \"1h\""), Ok(Some(Duration::from_secs(3600))));
+    assert!(lifetime("ticket_lifetime = \"10s\"").unwrap_err().contains("too short"));
+    assert!(lifetime("ticket_lifetime = \"2d\"").is_err());
+    assert!(!member_with("").unwrap().ike2.resume);
+    assert!(member_with("resume = true").unwrap().ike2.resume);
 }
