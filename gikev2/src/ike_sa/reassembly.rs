@@ -8,6 +8,8 @@ use crate::wire::sk::Fragment;
 
 /// The most octets of a message in fragments.
 pub(crate) const MAX_OCTETS: usize = 65_536;
+/// The same from somebody who has not proved who it is: some long certificates, or the largest public value.
+pub(crate) const MAX_EARLY_OCTETS: usize = 24_576;
 /// The most fragments of a message.
 pub(crate) const MAX_FRAGMENTS: u16 = 192;
 /// Fragments are kept for this time at most.
@@ -24,12 +26,13 @@ pub(crate) struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes a fragment once `verify` says that it is the peer's. Returns the message when it is whole: its datagrams one
-    /// after the other.
+    /// Takes a fragment once `verify` says that it is the peer's, of a message that may have so many octets. Returns the message
+    /// when it is whole: its datagrams one after the other.
     pub(crate) fn take(
         &mut self,
         (message_id, fragment): (u32, Fragment),
         datagram: &[u8],
+        most: usize,
         now: Duration,
         verify: impl FnOnce() -> Result<(), Reject>,
     ) -> Result<Option<Vec<u8>>, Reject> {
@@ -45,7 +48,7 @@ impl Reassembly {
             // Cut up anew, and smaller; or another message.
             *self = Self { message_id, total: fragment.total, since: now, ..Self::default() };
         }
-        if self.octets + datagram.len() > MAX_OCTETS {
+        if self.octets + datagram.len() > most {
             *self = Self::default();
             return Err(Reject::Misbehaved("too long for a message"));
         }
@@ -56,6 +59,11 @@ impl Reassembly {
         }
         let whole = std::mem::take(self).parts.into_values().flatten().collect();
         Ok(Some(whole))
+    }
+
+    /// Octets that wait for their rest.
+    pub(crate) fn octets(&self) -> usize {
+        self.octets
     }
 
     fn has(&self, number: u16) -> bool {
@@ -78,11 +86,11 @@ mod tests {
     #[test]
     fn a_message_is_whole_in_any_order() {
         let mut r = Reassembly::default();
-        assert_eq!(r.take(part(3, 3), b"c", NOW, OK).unwrap(), None);
-        assert_eq!(r.take(part(1, 3), b"a", NOW, OK).unwrap(), None);
-        assert!(r.take(part(1, 3), b"x", NOW, OK).is_err(), "once is enough");
-        assert!(r.take(part(2, 3), b"x", NOW, || Err(Reject::Unauthenticated("no"))).is_err());
-        assert_eq!(r.take(part(2, 3), b"b", NOW, OK).unwrap().unwrap(), b"abc");
+        assert_eq!(r.take(part(3, 3), b"c", MAX_OCTETS, NOW, OK).unwrap(), None);
+        assert_eq!(r.take(part(1, 3), b"a", MAX_OCTETS, NOW, OK).unwrap(), None);
+        assert!(r.take(part(1, 3), b"x", MAX_OCTETS, NOW, OK).is_err(), "once is enough");
+        assert!(r.take(part(2, 3), b"x", MAX_OCTETS, NOW, || Err(Reject::Unauthenticated("no"))).is_err());
+        assert_eq!(r.take(part(2, 3), b"b", MAX_OCTETS, NOW, OK).unwrap().unwrap(), b"abc");
         assert!(r.parts.is_empty());
     }
 
@@ -90,29 +98,29 @@ mod tests {
     #[test]
     fn the_larger_total_counts() {
         let mut r = Reassembly::default();
-        r.take(part(1, 2), b"a", NOW, OK).unwrap();
-        assert!(r.take(part(1, 3), b"x", NOW, || Err(Reject::Unauthenticated("no"))).is_err());
+        r.take(part(1, 2), b"a", MAX_OCTETS, NOW, OK).unwrap();
+        assert!(r.take(part(1, 3), b"x", MAX_OCTETS, NOW, || Err(Reject::Unauthenticated("no"))).is_err());
         assert_eq!(r.total, 2, "nothing that does not verify");
-        r.take(part(1, 3), b"A", NOW, OK).unwrap();
-        assert!(r.take(part(2, 2), b"b", NOW, OK).is_err());
-        r.take(part(2, 3), b"B", NOW, OK).unwrap();
-        assert_eq!(r.take(part(3, 3), b"C", NOW, OK).unwrap().unwrap(), b"ABC");
+        r.take(part(1, 3), b"A", MAX_OCTETS, NOW, OK).unwrap();
+        assert!(r.take(part(2, 2), b"b", MAX_OCTETS, NOW, OK).is_err());
+        r.take(part(2, 3), b"B", MAX_OCTETS, NOW, OK).unwrap();
+        assert_eq!(r.take(part(3, 3), b"C", MAX_OCTETS, NOW, OK).unwrap().unwrap(), b"ABC");
     }
 
     #[test]
     fn neither_octets_nor_fragments_nor_time_are_without_end() {
         let mut r = Reassembly::default();
-        assert!(r.take(part(1, 65_535), b"a", NOW, OK).is_err());
+        assert!(r.take(part(1, 65_535), b"a", MAX_OCTETS, NOW, OK).is_err());
         for number in 1..=64 {
-            r.take(part(number, 192), &[0; 1024], NOW, OK).unwrap();
+            r.take(part(number, 192), &[0; 1024], MAX_OCTETS, NOW, OK).unwrap();
         }
-        assert!(r.take(part(65, 192), &[0; 1024], NOW, OK).is_err());
+        assert!(r.take(part(65, 192), &[0; 1024], MAX_OCTETS, NOW, OK).is_err());
         assert!(r.parts.is_empty());
         // What is late belongs to nothing.
-        r.take(part(1, 2), b"a", NOW, OK).unwrap();
-        assert_eq!(r.take(part(2, 2), b"b", NOW + PATIENCE * 2, OK).unwrap(), None);
+        r.take(part(1, 2), b"a", MAX_OCTETS, NOW, OK).unwrap();
+        assert_eq!(r.take(part(2, 2), b"b", MAX_OCTETS, NOW + PATIENCE * 2, OK).unwrap(), None);
         // Nor what belongs to another message.
-        assert_eq!(r.take((8, Fragment { number: 1, total: 2 }), b"a", NOW, OK).unwrap(), None);
+        assert_eq!(r.take((8, Fragment { number: 1, total: 2 }), b"a", MAX_OCTETS, NOW, OK).unwrap(), None);
         assert_eq!(r.parts.len(), 1);
     }
 }

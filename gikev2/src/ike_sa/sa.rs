@@ -168,8 +168,13 @@ impl IkeSa {
         self.limit
     }
 
-    /// Takes a fragment; returns the message when it is whole.
-    pub(crate) fn take_fragment(&mut self, datagram: &[u8], now: Duration) -> Result<Option<Vec<u8>>, Reject> {
+    /// Takes a fragment of a message that may have so many octets; returns the message when it is whole.
+    pub(crate) fn take_fragment(
+        &mut self,
+        datagram: &[u8],
+        most: usize,
+        now: Duration,
+    ) -> Result<Option<Vec<u8>>, Reject> {
         let fragment = Fragment::of(datagram).ok_or(Reject::Malformed("no fragment"))?;
         if self.limit.is_none() {
             return Err(Reject::Misbehaved("fragments were not announced"));
@@ -177,7 +182,17 @@ impl IkeSa {
         let (header, _) = Header::decode(datagram)?;
         let parts = &mut self.parts[usize::from(header.flags & flags::RESPONSE != 0)];
         let incoming = &self.incoming;
-        parts.take((header.message_id, fragment), datagram, now, || incoming.open_part(datagram).map(|_| ()))
+        parts.take((header.message_id, fragment), datagram, most, now, || incoming.open_part(datagram).map(|_| ()))
+    }
+
+    /// Octets of fragments that wait for their rest.
+    pub(crate) fn fragments(&self) -> usize {
+        self.parts.iter().map(Reassembly::octets).sum()
+    }
+
+    /// Throws them away: the peer sends all of them again.
+    pub(crate) fn drop_fragments(&mut self) {
+        self.parts = Default::default();
     }
 
     /// Verifies and decrypts a message of the peer.

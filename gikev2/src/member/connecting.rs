@@ -19,6 +19,7 @@ use crate::ike_sa::certificates;
 use crate::ike_sa::init::{NONCE_LEN, Nat, Parts, nat_found, request};
 use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::keymat::stir;
+use crate::ike_sa::reassembly::MAX_OCTETS;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
@@ -607,7 +608,7 @@ impl Connecting {
         let named = self.candidates.iter_mut().filter(|c| c.sa.is_named_by(header));
         let mut whole = None;
         for candidate in named {
-            match candidate.sa.take_fragment(datagram, now) {
+            match candidate.sa.take_fragment(datagram, MAX_OCTETS, now) {
                 Ok(message) => whole = message.or(whole),
                 Err(reject) => tracing::debug!(%reject, "fragment dropped"),
             }

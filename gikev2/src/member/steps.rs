@@ -15,6 +15,7 @@ use super::tcp::Tcp;
 use super::{Goal, Link, Member, Step, send};
 use crate::ike_sa::IkeOptions;
 use crate::ike_sa::life::Life;
+use crate::ike_sa::reassembly::MAX_OCTETS;
 use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::Direction;
 use crate::ike_sa::window::{Backoff, Incoming};
@@ -391,7 +392,7 @@ impl Member {
             // The first fragment of a request that was answered draws the answer again.
             return (fragment.number == 1).then(|| dgram.bytes.to_vec());
         }
-        match up.sa.take_fragment(dgram.bytes, now) {
+        match up.sa.take_fragment(dgram.bytes, MAX_OCTETS, now) {
             Ok(whole) => whole,
             Err(reject) => {
                 self.reject(dgram, &reject);

@@ -169,6 +169,7 @@ impl Server {
         let Some(Entry { path, digest, state: State::ExpectAuth(state) }) = self.sas.remove(&spi) else { return };
         self.connections.release(path.via, spi);
         self.half_open.leave(path.peer.ip());
+        self.early_fragments.forget(&spi);
         let (behind_nat, willing) = (state.behind_nat, state.willing);
         let identity = peer.who.identity.clone();
         let elsewhere = self.elsewhere(willing, &identity);

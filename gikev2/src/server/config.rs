@@ -34,6 +34,8 @@ pub struct ServerConfig {
     /// Half-open SAs at one time of one address (of one /64 network with IPv6); from half of it on, initiators there must
     /// return a cookie first.
     pub half_open_per_address: usize,
+    /// Octets of fragments that all half-open SAs hold together; those that have waited longest for their rest go first.
+    pub half_open_fragments: usize,
     /// Checks of signatures begun within a second for one address (one /64 network with IPv6), at most; who is beyond asks again.
     pub checks_per_address: u32,
     /// A half-open SA is forgotten after this time.
@@ -84,6 +86,7 @@ impl ServerConfig {
             cookie_threshold: 100,
             half_open: 10_000,
             half_open_per_address: 50,
+            half_open_fragments: 16 << 20,
             checks_per_address: 40,
             half_open_timeout: Duration::from_secs(30),
             sas: 100_000,

@@ -170,6 +170,8 @@ impl Server {
                 ctx.out.send(path.transmit(response.clone()));
                 state.intermediate.answers.answered(request, response);
                 state.intermediate.more.pop_front();
+                // Copies that came meanwhile went with the former keys.
+                self.early_fragments.forget(&spi);
             }
             Err(error) => {
                 tracing::error!(%error, "an additional key exchange could not be answered");

@@ -47,6 +47,57 @@ pub(super) fn source(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Octets of fragments that half-open SAs hold, for whom nobody has vouched: not more than so many in all.
+#[derive(Debug)]
+pub(super) struct EarlyFragments {
+    most: usize,
+    octets: usize,
+    /// In the order in which SAs began to hold some.
+    queue: BTreeMap<u64, Spi>,
+    of: BTreeMap<Spi, (u64, usize)>,
+    next: u64,
+}
+
+impl EarlyFragments {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, octets: 0, queue: BTreeMap::new(), of: BTreeMap::new(), next: 0 }
+    }
+
+    /// An SA holds so many from now on.
+    pub(super) fn note(&mut self, spi: Spi, octets: usize) {
+        let since = self.forget(&spi);
+        if octets == 0 {
+            return;
+        }
+        let place = since.unwrap_or(self.next);
+        self.next += u64::from(since.is_none());
+        self.octets += octets;
+        self.queue.insert(place, spi);
+        self.of.insert(spi, (place, octets));
+    }
+
+    /// It holds none any more.
+    pub(super) fn forget(&mut self, spi: &Spi) -> Option<u64> {
+        let (place, octets) = self.of.remove(spi)?;
+        self.octets -= octets;
+        self.queue.remove(&place);
+        Some(place)
+    }
+
+    /// Whose are to be thrown away: those that have waited longest, until there is room.
+    pub(super) fn take_excess(&mut self) -> Option<Spi> {
+        let (_, spi) = self.queue.first_key_value().filter(|_| self.octets > self.most)?;
+        let spi = *spi;
+        self.forget(&spi);
+        Some(spi)
+    }
+
+    #[cfg(test)]
+    pub(super) fn octets(&self) -> usize {
+        self.octets
+    }
+}
+
 /// So many answers in a second.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -117,6 +168,23 @@ mod tests {
         assert_eq!((half_open.of("10.0.0.2".parse().unwrap()), half_open.total()), (0, 3));
         half_open.leave("2001:db8::1".parse().unwrap());
         assert_eq!((half_open.of("2001:db8::3".parse().unwrap()), half_open.total()), (1, 2));
+    }
+
+    #[test]
+    fn fragments_that_wait_longest_go_first() {
+        let mut fragments = EarlyFragments::new(100);
+        fragments.note([1; 8], 40);
+        fragments.note([2; 8], 40);
+        fragments.note([1; 8], 60);
+        assert_eq!(fragments.take_excess(), None);
+        fragments.note([3; 8], 1);
+        assert_eq!((fragments.take_excess(), fragments.take_excess(), fragments.octets()), (Some([1; 8]), None, 41));
+        fragments.note([2; 8], 0);
+        fragments.note([4; 8], 99);
+        assert_eq!((fragments.take_excess(), fragments.octets()), (None, 100));
+        fragments.forget(&[3; 8]);
+        fragments.forget(&[4; 8]);
+        assert!(fragments.octets() == 0 && fragments.queue.is_empty() && fragments.of.is_empty());
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub use config::{ConnectionLimits, Counters, ServerConfig};
 use crate::ike_sa::cookie::Cookies;
 use crate::ike_sa::init::refusal;
 use crate::ike_sa::options::NAT_PORT;
+use crate::ike_sa::reassembly::{MAX_EARLY_OCTETS, MAX_OCTETS};
 use crate::keylog::{KeyLog, TABLE, rekey_sa_line};
 use crate::reject::Reject;
 use crate::wire::notify::Notify;
@@ -89,7 +90,7 @@ use connections::Connections;
 use established::Established;
 use in_band::Lines;
 use init::AwaitKe;
-use limits::{Budget, HalfOpen, Timers};
+use limits::{Budget, EarlyFragments, HalfOpen, Timers};
 use proof::AwaitProof;
 use tickets::Tickets;
 
@@ -102,6 +103,7 @@ pub struct Server {
     counters: Counters,
     cookies: Cookies,
     half_open: HalfOpen,
+    early_fragments: EarlyFragments,
     budget: Budget,
     work: WorkBudget,
     sas: BTreeMap<Spi, Entry>,
@@ -171,6 +173,7 @@ impl Server {
     pub fn new(config: ServerConfig) -> Self {
         Self {
             half_open: HalfOpen::default(),
+            early_fragments: EarlyFragments::new(config.half_open_fragments),
             budget: Budget::new(config.unprotected_answers_per_second),
             work: WorkBudget::default(),
             config,
@@ -373,10 +376,14 @@ impl Server {
         let fragment = Fragment::of(dgram.bytes);
         let repeats = || fragment.filter(|f| f.number == 1).map(|_| dgram.bytes.to_vec());
         let response = header.flags & flags::RESPONSE != 0;
-        let sa = match &mut self.sas.get_mut(&spi)?.state {
-            State::ExpectAuth(state) if !response && state.intermediate.next_id() == header.message_id => &mut state.sa,
-            State::Established(state) if response && state.requests.awaits(header.message_id) => &mut state.sa,
-            State::Established(state) if !response && state.answers.expects(header.message_id) => &mut state.sa,
+        let (sa, early) = match &mut self.sas.get_mut(&spi)?.state {
+            State::ExpectAuth(state) if !response && state.intermediate.next_id() == header.message_id => {
+                (&mut state.sa, true)
+            }
+            State::Established(state) if response && state.requests.awaits(header.message_id) => (&mut state.sa, false),
+            State::Established(state) if !response && state.answers.expects(header.message_id) => {
+                (&mut state.sa, false)
+            }
             // The first fragment of a request that was answered draws the answer again (RFC 7383 section 2.6.1).
             State::ExpectAuth(_) | State::AwaitProof(_) | State::Established(_) | State::Closed(_) if !response => {
                 return repeats();
@@ -390,7 +397,12 @@ impl Server {
                 return None;
             }
         };
-        match sa.take_fragment(dgram.bytes, now) {
+        let taken = sa.take_fragment(dgram.bytes, if early { MAX_EARLY_OCTETS } else { MAX_OCTETS }, now);
+        if early {
+            self.early_fragments.note(spi, sa.fragments());
+            self.drop_excess_fragments();
+        }
+        match taken {
             Ok(message) => message,
             Err(reject) => {
                 self.drop_unauthenticated(dgram, &reject);
@@ -407,6 +419,15 @@ impl Server {
             ctx.out.send(dgram.reply(response));
         } else {
             self.counters.answers_withheld += 1;
+        }
+    }
+
+    /// Keeps what half-open SAs hold of fragments within bounds.
+    fn drop_excess_fragments(&mut self) {
+        while let Some(spi) = self.early_fragments.take_excess() {
+            if let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) {
+                state.sa.drop_fragments();
+            }
         }
     }
 
@@ -441,6 +462,7 @@ impl Server {
         let peer_spi = entry.peer_spi();
         if entry.is_half_open() {
             self.half_open.leave(entry.path.peer.ip());
+            self.early_fragments.forget(&spi);
         }
         if let State::Established(state) = &entry.state {
             self.lines.leave(state.line, spi);
@@ -458,6 +480,7 @@ impl Server {
         if let Some(entry) = self.sas.remove(&spi) {
             if entry.is_half_open() {
                 self.half_open.leave(entry.path.peer.ip());
+                self.early_fragments.forget(&spi);
             }
             if let State::Established(state) = &entry.state {
                 self.lines.leave(state.line, spi);
@@ -472,6 +495,11 @@ impl Server {
             }
             wanted
         });
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fragments_for_test(&self) -> usize {
+        self.early_fragments.octets()
     }
 
     #[cfg(test)]

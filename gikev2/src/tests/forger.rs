@@ -1,5 +1,7 @@
 //! An initiator by hand: it makes keys with the key server as any would, and then asks whatever a test wants.
 
+use std::net::SocketAddr;
+
 use keyferry_crypto::x509::Certificate;
 use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
 use keyferry_model::credentials::OwnCertificate;
@@ -19,9 +21,11 @@ use crate::wire::cert::Cert;
 use crate::wire::message::{Init, Payloads};
 use crate::wire::registry::{AuthMethod, CertEncoding, ExchangeType, NotifyType, PayloadKind};
 use crate::wire::rules;
+use crate::wire::sk::datagrams;
 
 /// It calls itself member 1, and asks by IKE_AUTH.
 pub(super) struct Forger {
+    from: SocketAddr,
     sa: IkeSa,
     proof: (Secret, Secret),
     message: Vec<u8>,
@@ -45,15 +49,32 @@ const FROM: &str = "10.0.0.77:848";
 impl Forger {
     /// One that knows RFC 7427.
     pub(super) fn new(world: &mut World) -> Self {
-        Self::begin(world, true)
+        Self::begin(world, true, FROM, &[])
     }
 
     /// One that does not.
     pub(super) fn old(world: &mut World) -> Self {
-        Self::begin(world, false)
+        Self::begin(world, false, FROM, &[])
     }
 
-    fn begin(world: &mut World, announces: bool) -> Self {
+    /// One elsewhere whose messages are cut up.
+    pub(super) fn fragmenting(world: &mut World, from: &str) -> Self {
+        let mut forger = Self::begin(world, true, from, &[NotifyType::IKEV2_FRAGMENTATION_SUPPORTED]);
+        forger.sa.set_limit(Some(600));
+        forger
+    }
+
+    /// The fragments of an IKE_AUTH request with so many octets of nothing in particular.
+    pub(super) fn fragments(&mut self, world: &mut World, len: usize) -> Vec<Packet> {
+        let mut chain = ChainWriter::new();
+        chain.push(PayloadKind::VENDOR_ID.0, &vec![7; len]);
+        let sealed = self.sa.seal(ExchangeType::IKE_AUTH, Direction::Request, 1, chain, &mut world.rng).unwrap();
+        let (from, to) = (self.from, world.gateway);
+        let packet = |d: &&[u8]| Packet { from, to, via: Via::Udp, bytes: d.to_vec(), tainted: false };
+        datagrams(&sealed).iter().map(packet).collect()
+    }
+
+    fn begin(world: &mut World, announces: bool, from: &str, abilities: &[NotifyType]) -> Self {
         let pair = KeyPair::generate(KeGroup::X25519, &mut world.rng).unwrap();
         let (mut spi_i, mut nonce_i) = ([0; 8], vec![0; NONCE_LEN]);
         world.rng.fill(&mut spi_i);
@@ -61,7 +82,7 @@ impl Forger {
         spi_i[0] |= 1;
         let preferences = Preferences { groups: vec![KeGroup::X25519], ..Preferences::default() };
         let offer = preferences.proposals(true);
-        let from = FROM.parse().unwrap();
+        let from = from.parse().unwrap();
         let message = request(
             &Parts {
                 spi_i,
@@ -71,7 +92,7 @@ impl Forger {
                 public: pair.public(),
                 nonce: &nonce_i,
                 path: (from, world.gateway),
-                abilities: &[],
+                abilities,
                 announcement: announces.then(announcement),
                 certificates: None,
                 redirected_from: None,
@@ -90,7 +111,7 @@ impl Forger {
         let (sa, proof) = IkeSa::new(Role::Initiator, suite, spi_i, header.spi_r, keys, &mut world.rng, None).unwrap();
         let announced = Announced::read(&init.payloads).unwrap();
         assert_eq!(announced.knows_digital_signatures(), announces, "the key server announces to who does");
-        Self { sa, proof, message, response: response.clone(), nonces: (nonce_i, nonce_r), announced }
+        Self { from, sa, proof, message, response: response.clone(), nonces: (nonce_i, nonce_r), announced }
     }
 
     fn id() -> Vec<u8> {
@@ -145,8 +166,7 @@ impl Forger {
     /// Asks, and reads what it is answered.
     pub(super) fn ask(&mut self, world: &mut World, chain: ChainWriter) -> Forged {
         let sealed = self.sa.seal(ExchangeType::IKE_AUTH, Direction::Request, 1, chain, &mut world.rng).unwrap();
-        let from = FROM.parse().unwrap();
-        world.deliver(Packet { from, to: world.gateway, via: Via::Udp, bytes: sealed, tainted: false });
+        world.deliver(Packet { from: self.from, to: world.gateway, via: Via::Udp, bytes: sealed, tainted: false });
         let answer = world.wire.pop_front().unwrap();
         let opened = self.sa.open(&answer.bytes).unwrap();
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).unwrap();

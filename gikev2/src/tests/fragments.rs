@@ -9,6 +9,7 @@ use keyferry_model::settings::AdditionalKe;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Header};
 
+use super::forger::Forger;
 use super::support::*;
 use crate::IkeOptions;
 use crate::ike_sa::sa::Direction;
@@ -245,4 +246,69 @@ fn strangers_send_no_fragments() {
     world.wire.push_back(response);
     world.run();
     assert_eq!(world.hosts[at].events, [MemberEvent::Connected, MemberEvent::Registered]);
+}
+
+/// Somebody who has not proved who it is gets room for a long certificate chain, and not for more.
+#[test]
+fn less_is_kept_before_authentication() {
+    for (len, taken) in [(20_000, true), (30_000, false)] {
+        let (mut world, _) = world(1280, 8);
+        let mut forger = Forger::fragmenting(&mut world, "10.0.0.77:848");
+        for packet in forger.fragments(&mut world, len) {
+            world.deliver(packet);
+        }
+        // A request without an identity is refused once it is whole.
+        assert_eq!(world.server.counters().authentication_failed, u64::from(taken), "{len}");
+        assert_eq!(world.wire.is_empty(), !taken);
+    }
+}
+
+/// Nor do many of them get much together: what waited longest for its rest is thrown away, and may be sent again.
+#[test]
+fn half_open_sas_share_what_room_there_is() {
+    let mut config = config();
+    config.half_open_fragments = 40_000;
+    let mut world = World::with(policy(false), config, 9);
+    let mut sets = Vec::new();
+    for n in 1..=3 {
+        let mut forger = Forger::fragmenting(&mut world, &format!("10.0.{n}.77:848"));
+        sets.push(forger.fragments(&mut world, 15_000));
+    }
+    for set in &sets {
+        for packet in &set[..set.len() - 1] {
+            world.deliver(packet.clone());
+        }
+    }
+    for (set, refused) in sets.iter().zip([0, 1, 2]) {
+        world.deliver(set[set.len() - 1].clone());
+        assert_eq!(world.server.counters().authentication_failed, refused);
+    }
+    for packet in &sets[0] {
+        world.deliver(packet.clone());
+    }
+    assert_eq!(world.server.counters().authentication_failed, 3);
+}
+
+/// What half-open SAs hold goes with them.
+#[test]
+fn fragments_go_with_their_half_open_sa() {
+    let mut config = config();
+    config.half_open_fragments = 40_000;
+    let mut world = World::with(policy(false), config, 10);
+    for round in 0..6 {
+        let mut forger = Forger::fragmenting(&mut world, "10.0.0.77:848");
+        let set = forger.fragments(&mut world, 20_000);
+        for packet in &set[..set.len() - 1] {
+            world.deliver(packet.clone());
+        }
+        if round % 2 == 0 {
+            world.pass(Duration::from_secs(31));
+            assert_eq!(world.server.fragments_for_test(), 0);
+        } else {
+            assert!(world.server.fragments_for_test() > 19_000);
+            world.deliver(set[set.len() - 1].clone());
+            assert_eq!(world.server.fragments_for_test(), 0, "refused");
+            world.wire.clear();
+        }
+    }
 }
