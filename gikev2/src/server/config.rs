@@ -29,7 +29,7 @@ pub struct ServerConfig {
     pub redirect: Option<Redirect>,
     /// Above so many half-open SAs initiators must return a cookie first (RFC 7296 section 2.6).
     pub cookie_threshold: usize,
-    /// Half-open SAs at one time.
+    /// Half-open SAs at one time; and closed ones whose last answer is kept.
     pub half_open: usize,
     /// Half-open SAs at one time of one address (of one /64 network with IPv6); from half of it on, initiators there must
     /// return a cookie first.
@@ -40,7 +40,7 @@ pub struct ServerConfig {
     pub checks_per_address: u32,
     /// A half-open SA is forgotten after this time.
     pub half_open_timeout: Duration,
-    /// IKE SAs at one time.
+    /// IKE SAs at one time, closed ones not counted.
     pub sas: usize,
     /// How many TCP connections are taken.
     pub connections: ConnectionLimits,

@@ -133,7 +133,7 @@ impl Server {
         }
         let room = self.half_open.total() < self.config.half_open
             && self.half_open.of(dgram.from.ip()) < self.config.half_open_per_address
-            && self.sas.len() < self.config.sas;
+            && self.has_room_for_sa();
         if !room {
             self.counters.half_open_refused += 1;
         }

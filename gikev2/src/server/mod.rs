@@ -107,6 +107,8 @@ pub struct Server {
     budget: Budget,
     work: WorkBudget,
     sas: BTreeMap<Spi, Entry>,
+    /// How many of them are closed.
+    closed: usize,
     /// IKE_SA_INIT requests that were taken up, by the digest of address and octets.
     inits: BTreeMap<Vec<u8>, Spi>,
     jobs: BTreeMap<JobId, Spi>,
@@ -180,6 +182,7 @@ impl Server {
             counters: Counters::default(),
             cookies: Cookies::default(),
             sas: BTreeMap::new(),
+            closed: 0,
             inits: BTreeMap::new(),
             jobs: BTreeMap::new(),
             timers: Timers::default(),
@@ -228,6 +231,11 @@ impl Server {
     #[must_use]
     pub fn established(&self) -> usize {
         self.sas.values().filter(|e| matches!(e.state, State::Established(_))).count()
+    }
+
+    /// Is there room for another IKE SA? Closed ones take none.
+    fn has_room_for_sa(&self) -> bool {
+        self.sas.len() - self.closed < self.config.sas
     }
 
     /// When [`expire`](Self::expire) is wanted next.
@@ -470,6 +478,11 @@ impl Server {
         self.connections.release(entry.path.via, spi);
         ctx.out.send(path.transmit(response.clone()));
         entry.state = State::Closed(Closed { peer_spi, request: first_datagram(&request).to_vec(), response });
+        self.closed += 1;
+        if self.closed > self.config.half_open {
+            // Last answers fill no memory: whoever misses this one hears no more of the SA.
+            return self.remove(ctx.out, spi);
+        }
         let linger = self.config.linger;
         self.timers.arm(spi, ctx.now.mono + linger);
     }
@@ -482,8 +495,10 @@ impl Server {
                 self.half_open.leave(entry.path.peer.ip());
                 self.early_fragments.forget(&spi);
             }
-            if let State::Established(state) = &entry.state {
-                self.lines.leave(state.line, spi);
+            match &entry.state {
+                State::Established(state) => self.lines.leave(state.line, spi),
+                State::Closed(_) => self.closed -= 1,
+                State::AwaitKe(_) | State::ExpectAuth(_) | State::AwaitProof(_) => {}
             }
             self.connections.release(entry.path.via, spi);
             self.inits.remove(&entry.digest);

@@ -156,7 +156,7 @@ impl Server {
         message_id: u32,
         init: &Init<'_>,
     ) -> Option<Notify<'static>> {
-        let full = self.sas.len() >= self.config.sas;
+        let full = !self.has_room_for_sa();
         let Some(State::Established(state)) = self.sas.get(&spi).map(|e| &e.state) else { return None };
         // One that is being closed, or stands beside its predecessor still: nobody gets more than a few SAs.
         let old = state.rekeying.predecessor.and_then(|old| self.sas.get(&old));

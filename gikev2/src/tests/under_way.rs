@@ -10,6 +10,7 @@ use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::support::*;
+use crate::IkeOptions;
 use crate::ike_sa::Preferences;
 use crate::ike_sa::sa::Direction;
 use crate::wire::ke::Ke;
@@ -157,4 +158,63 @@ fn a_group_in_band_goes_with_an_sa_that_nothing_can_be_sealed_over() {
     assert_eq!(events[events.len() - 2..], [MemberEvent::Excluded, MemberEvent::Disconnected]);
     world.pass(Duration::from_secs(20));
     assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered), "it asks to join again");
+}
+
+/// What is gone, and only kept to repeat its last answer, takes no other's place.
+#[test]
+fn closed_sas_take_no_room() {
+    let mut config = config();
+    (config.sas, config.linger) = (2, Duration::from_secs(10));
+    config.idle = Duration::from_secs(7200);
+    let mut world = World::with(policy(false), config, 5);
+    let (a, b) = (world.join(1), world.join(2));
+    world.on_member(b, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    assert_eq!(world.server.established(), 1);
+    // New keys need room for a second SA for a moment.
+    let ike = IkeOptions { lifetime: Duration::from_secs(5), ..IkeOptions::default() };
+    world.hosts[a].member.set_ike_options(ike);
+    world.on_member(a, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    world.start(a);
+    world.run();
+    assert_eq!((world.server.established(), world.server.counters().half_open_refused), (1, 0));
+    world.pass(Duration::from_millis(4600));
+    assert_eq!((world.server.established(), world.server.counters().rekeyed), (1, 1));
+    world.start(b);
+    world.run();
+    assert_eq!((world.server.established(), world.server.counters().half_open_refused), (2, 0));
+    // But those that are in use do.
+    let settings = world.settings(3);
+    let c = world.add(settings);
+    world.start(c);
+    world.run();
+    assert_eq!((world.server.established(), world.server.counters().half_open_refused), (2, 1));
+}
+
+/// Nor are last answers kept without end.
+#[test]
+fn so_many_last_answers_are_kept() {
+    let mut config = config();
+    (config.half_open, config.linger) = (2, Duration::from_secs(10));
+    let mut world = World::with(policy(false), config, 5);
+    let mut answered = Vec::new();
+    for n in 1..=3 {
+        let at = world.join(n);
+        world.on_member(at, false, |m, ctx| m.disconnect(ctx));
+        let delete = world.wire.pop_front().unwrap();
+        world.deliver(delete.clone());
+        world.wire.clear();
+        let before = world.server.counters().repeated;
+        world.deliver(delete);
+        world.wire.clear();
+        answered.push(world.server.counters().repeated > before);
+    }
+    assert_eq!(answered, [true, true, false]);
+    assert_eq!(world.server.established(), 0);
+    world.pass(Duration::from_secs(11));
+    let at = world.join(4);
+    world.on_member(at, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    assert_eq!((world.server.established(), world.server.counters().deleted), (0, 4));
 }
