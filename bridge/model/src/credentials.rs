@@ -65,6 +65,12 @@ pub struct OwnCertificate {
     pub key: Arc<SigningKey>,
 }
 
+impl AsRef<OwnCertificate> for OwnCertificate {
+    fn as_ref(&self) -> &OwnCertificate {
+        self
+    }
+}
+
 impl OwnCertificate {
     /// The certificate itself; there is one in every chain that the configuration lets through.
     #[must_use]

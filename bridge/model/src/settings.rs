@@ -189,6 +189,8 @@ pub enum MixedAuth {
     CertificateForPsk {
         /// Our certificate.
         own: OwnCertificate,
+        /// Others of ours, as in [`CertificateAuth`].
+        others: Vec<OwnCertificate>,
         /// The key.
         psk: Arc<Secret>,
     },
@@ -226,6 +228,19 @@ impl MemberAuth {
         }
     }
 
+    /// Our certificates, best first; none if we prove ourselves otherwise.
+    pub fn all_own(&self) -> impl Iterator<Item = &OwnCertificate> {
+        let (own, others) = match self {
+            MemberAuth::Psk(_) => (None, &[][..]),
+            MemberAuth::Certificate(auth) => (Some(&auth.own), auth.others.as_slice()),
+            MemberAuth::Mixed(mixed) => match &**mixed {
+                MixedAuth::PskForCertificate { .. } => (None, &[][..]),
+                MixedAuth::CertificateForPsk { own, others, .. } => (Some(own), others.as_slice()),
+            },
+        };
+        own.into_iter().chain(others)
+    }
+
     /// How the key server proves itself.
     #[must_use]
     pub fn gateway(&self) -> OneSide<'_, GatewayCertificate<'_>> {
@@ -258,8 +273,11 @@ impl MemberAuth {
 /// A member's certificate, and what it holds the key server's against.
 #[derive(Clone, Debug)]
 pub struct CertificateAuth {
-    /// Our own.
+    /// Our own; with GDOI the only one.
     pub own: OwnCertificate,
+    /// Others of ours, for key servers of G-IKEv2 that ask for certificates of another authority or cannot check signatures of
+    /// the first one's key.
+    pub others: Vec<OwnCertificate>,
     /// Anchors and revocation.
     pub trust: Trust,
     /// The subject of the key server's certificate. Then it may show its identity even if the certificate does not name it.

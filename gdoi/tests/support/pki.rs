@@ -51,7 +51,7 @@ pub fn certify(config: &mut ServerConfig, own_names: &[&str], peers: Vec<Peer>) 
 
 /// Settings of member 10 with a certificate.
 pub fn with_certificate(setup: Setup, name: &str) -> MemberSettings {
-    let auth = CertificateAuth { own: own(name), trust: trust("root"), gateway_subject: None };
+    let auth = CertificateAuth { own: own(name), others: Vec::new(), trust: trust("root"), gateway_subject: None };
     MemberSettings { auth: MemberAuth::Certificate(Box::new(auth)), ..settings(setup, 10) }
 }
 

@@ -99,22 +99,38 @@ impl Wanted {
         Ok(Self { authorities })
     }
 
-    /// Which of our certificates to show: the first that leads to an authority asked for, else the first. `trust` tells the
-    /// keys of CAs whose certificates do not stand in our chains.
+    /// Which of our certificates to show: the first that leads to an authority asked for, else the first that may, else the
+    /// first. `trust` tells the keys of CAs whose certificates do not stand in our chains.
     pub(crate) fn choose<'a, O: AsRef<OwnCertificate>>(
         &self,
         own: impl Iterator<Item = &'a O>,
         trust: Option<&Trust>,
     ) -> Option<&'a O> {
-        let mut own = own.peekable();
-        let first = own.peek().copied();
-        own.find(|own| self.leads(own.as_ref(), trust)).or(first)
+        own.min_by_key(|own| self.fit(own.as_ref(), trust))
     }
 
-    fn leads(&self, own: &OwnCertificate, trust: Option<&Trust>) -> bool {
+    fn fit(&self, own: &OwnCertificate, trust: Option<&Trust>) -> Fit {
         let asked = |ca: &Certificate| self.authorities.contains(&authority(ca));
-        let issuer = own.chain.last().map(Certificate::issuer);
+        let Some(last) = own.chain.last().filter(|_| !self.authorities.is_empty()) else { return Fit::Leads };
         let anchors = trust.map_or(&[][..], |trust| trust.store.anchors());
-        own.chain.iter().any(asked) || anchors.iter().filter(|ca| Some(ca.subject()) == issuer).any(asked)
+        let mut above = anchors.iter().filter(|ca| ca.subject() == last.issuer());
+        if own.chain.iter().any(asked) || above.clone().any(asked) {
+            Fit::Leads
+        } else if above.next().is_none() && last.issuer() != last.subject() {
+            Fit::Unknown
+        } else {
+            Fit::Elsewhere
+        }
     }
+}
+
+/// How a certificate of ours goes with the authorities that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// It leads to one of them.
+    Leads,
+    /// It ends under a CA whose key we do not have: that may be one of them.
+    Unknown,
+    /// It leads to another.
+    Elsewhere,
 }

@@ -9,16 +9,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, KeGroup, Random, Secret};
+use keyferry_model::credentials::OwnCertificate;
 use keyferry_model::settings::{MemberSettings, OneSide, Ppk};
 use keyferry_model::time::Now;
 
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
-use crate::ike_sa::certificates;
+use crate::ike_sa::certificates::{self, Wanted};
 use crate::ike_sa::init::{Nat, header};
 use crate::ike_sa::int_auth::{IntAuth, Plain};
 use crate::ike_sa::keymat::stir;
 use crate::ike_sa::sa::IkeSa;
-use crate::ike_sa::signature::{Announced, Signed};
+use crate::ike_sa::signature::{Announced, Padding, Signed, Way};
 use crate::ike_sa::window::{Due, Repeating};
 use crate::ike_sa::{IkeKeys, Role, Skeyseed};
 use crate::keylog::KeyLog;
@@ -92,8 +93,17 @@ pub(super) struct Candidate {
     pub(super) message_id: u32,
     /// What the response says of signatures.
     pub(super) announced: Announced,
+    /// The authorities that it asks for certificates of.
+    pub(super) wanted: Wanted,
     /// Which request was sent under its keys.
     pub(super) asked: usize,
+}
+
+/// What we prove ourselves by.
+#[derive(Clone, Copy)]
+pub(super) enum Means<'s> {
+    Psk(&'s Secret),
+    Signature(&'s OwnCertificate, Way),
 }
 
 /// Names a set of keys.
@@ -125,6 +135,22 @@ impl Candidate {
         more.pop_front();
         let message_id = asked.message_id + 1;
         Ok(Self { sa, proof, more, int_auth, keys: name, message_id, ..self })
+    }
+
+    /// How we prove ourselves: by certificate with one whose signatures it can check, if possible one that it asks for.
+    pub(super) fn means<'s>(&self, settings: &'s MemberSettings) -> Result<Means<'s>, Reject> {
+        if let OneSide::Psk(psk) = settings.auth.ours() {
+            return Ok(Means::Psk(psk));
+        }
+        let danger = settings.ike2.danger_sha1_signatures;
+        let way = |own: &OwnCertificate| Way::of(own.key.kind(), &self.announced, Padding::default(), danger);
+        let trust = match settings.auth.gateway() {
+            OneSide::Psk(_) => None,
+            OneSide::Certificate(expected) => Some(expected.trust),
+        };
+        let own = self.wanted.choose(settings.auth.all_own().filter(|own| way(own).is_some()), trust);
+        own.and_then(|own| Some(Means::Signature(own, way(own)?)))
+            .ok_or(Reject::Misbehaved("the key server cannot check signatures of our key"))
     }
 
     /// Our postquantum preshared key, if it is used (RFC 8784 section 3).

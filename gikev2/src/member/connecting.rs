@@ -11,17 +11,17 @@ use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
-use super::candidate::{Asked, Candidate, name};
+use super::candidate::{Asked, Candidate, Means, name};
 use super::resume::{Ticket, wish_for_ticket};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
-use crate::ike_sa::certificates;
+use crate::ike_sa::certificates::{self, Wanted};
 use crate::ike_sa::init::{NONCE_LEN, Nat, Parts, nat_found, request};
 use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::keymat::stir;
 use crate::ike_sa::reassembly::MAX_OCTETS;
 use crate::ike_sa::sa::{Direction, IkeSa};
-use crate::ike_sa::signature::{Announced, Padding, Way, announcement};
+use crate::ike_sa::signature::{Announced, announcement};
 use crate::ike_sa::window::{Backoff, Due, Repeating, digest_of};
 use crate::ike_sa::{Preferences, Role, Skeyseed};
 use crate::keylog::KeyLog;
@@ -419,6 +419,7 @@ impl Connecting {
             nonce_r: init.nonce.0.to_vec(),
             nat,
             announced: Announced::read(&init.payloads)?,
+            wanted: Wanted::read(&init.payloads).unwrap_or_default(),
             takes_ppk,
             keys: name,
             more,
@@ -540,7 +541,8 @@ impl Connecting {
         let id = identity_to_wire(&settings.identity).to_vec();
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::ID_I.0, &id);
-        if let OneSide::Certificate(own) = settings.auth.ours() {
+        let means = candidate.means(settings)?;
+        if let Means::Signature(own, _) = means {
             certificates::put(own, &mut chain);
         }
         chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::INITIAL_CONTACT).to_vec());
@@ -554,14 +556,14 @@ impl Connecting {
         }
         let plain = &candidate.proof.0;
         match candidate.ppk(settings) {
-            None => chain.push(PayloadKind::AUTH.0, &self.own_auth(settings, candidate, &id, plain)?.to_vec()),
+            None => chain.push(PayloadKind::AUTH.0, &self.own_auth(means, candidate, &id, plain)?.to_vec()),
             Some(ppk) => {
                 let stirred = stir(candidate.sa.suite.prf, &ppk.key, plain);
-                chain.push(PayloadKind::AUTH.0, &self.own_auth(settings, candidate, &id, &stirred)?.to_vec());
+                chain.push(PayloadKind::AUTH.0, &self.own_auth(means, candidate, &id, &stirred)?.to_vec());
                 let which = Notify::new(NotifyType::PPK_IDENTITY, ppk.id.as_slice());
                 chain.push(PayloadKind::NOTIFY.0, &which.to_vec());
                 if !ppk.required {
-                    let auth = self.own_auth(settings, candidate, &id, plain)?;
+                    let auth = self.own_auth(means, candidate, &id, plain)?;
                     let instead = Notify::new(NotifyType::NO_PPK_AUTH, auth.data);
                     chain.push(PayloadKind::NOTIFY.0, &instead.to_vec());
                 }
@@ -579,7 +581,7 @@ impl Connecting {
     /// Our AUTH, by a SK_pi.
     fn own_auth(
         &self,
-        settings: &MemberSettings,
+        means: Means<'_>,
         candidate: &Candidate,
         id: &[u8],
         proof: &Secret,
@@ -587,15 +589,12 @@ impl Connecting {
         let prf = candidate.sa.suite.prf;
         let int_auth = &candidate.int_auth.octets(candidate.message_id);
         let signed = SignedOctets { message: &self.request.bytes, nonce: &candidate.nonce_r, id, int_auth };
-        match settings.auth.ours() {
-            OneSide::Psk(psk) => {
+        match means {
+            Means::Psk(psk) => {
                 let mac = shared_key_mac(prf, psk, proof, signed);
                 Ok(Auth { method: AuthMethod::SHARED_KEY, data: mac.expose().to_vec().into() })
             }
-            OneSide::Certificate(own) => {
-                let danger = settings.ike2.danger_sha1_signatures;
-                let way = Way::of(own.key.kind(), &candidate.announced, Padding::default(), danger)
-                    .ok_or(Reject::Misbehaved("the key server cannot check signatures of our key"))?;
+            Means::Signature(own, way) => {
                 let value = own.key.sign_form(way.form, signed.octets(prf, proof).expose());
                 let value = value.map_err(|_| Reject::Misbehaved("our signature could not be made"))?;
                 Ok(way.auth(&value))

@@ -166,7 +166,7 @@ fn each_side_may_prove_itself_in_its_own_way() {
     let psk = || Arc::new(Secret::copy_from(PSK));
     let peer = |proof| vec![Peer { identity: Some(identity(1)), address: None, sends: Readings::NONE, proof }];
     let by_psk = MixedAuth::PskForCertificate { psk: psk(), trust: trust("root"), gateway_subject: None };
-    let by_certificate = MixedAuth::CertificateForPsk { own: own("gm1-p384"), psk: psk() };
+    let by_certificate = MixedAuth::CertificateForPsk { own: own("gm1-p384"), others: Vec::new(), psk: psk() };
     let cases = [
         (by_psk, Proof::PskForCertificate(psk())),
         (by_certificate, Proof::CertificateForPsk { subject: None, psk: psk() }),
@@ -293,7 +293,7 @@ fn identities_are_those_of_the_certificate() {
     assert_eq!(outcome(&mut world, settings), refused(FAILED));
 }
 
-/// The key server shows a certificate that leads to an authority asked for; else one like the member's.
+/// The key server shows a certificate that leads to an authority asked for, or may; else one like the member's.
 #[test]
 fn the_key_server_shows_what_the_member_can_check() {
     let gateways = ["other-gateway-p256", "gateway-rsa", "gateway-ed25519", "gateway-p384"];
@@ -309,12 +309,18 @@ fn the_key_server_shows_what_the_member_can_check() {
         let mut forger = Forger::new(&mut world);
         let own = own(&format!("gm1-{kind}"));
         let signed = forger.signed(&own);
-        let request = forger.request_with(&own.chain, signed, &[(PayloadKind::CERTREQ, request.to_vec())]);
-        let answer = forger.ask(&mut world, request);
+        let chain = forger.request(&own.chain, signed);
+        let answer = forger.ask(&mut world, chain);
+        assert_eq!(answer.certificates[0].public_key().kind(), expected, "no authority, so one like the member's");
+        let mut forger = Forger::new(&mut world);
+        let signed = forger.signed(&own);
+        let chain = forger.request_with(&own.chain, signed, &[(PayloadKind::CERTREQ, request.to_vec())]);
+        let answer = forger.ask(&mut world, chain);
+        let kind = answer.certificates[0].public_key().kind();
         assert_eq!(
-            answer.certificates[0].public_key().kind(),
-            expected,
-            "nobody's authority, so one like the member's"
+            kind,
+            KeyKind::EcP256,
+            "an unknown authority, which may be above this one and is not above the rest"
         );
     }
     // An authority of no length of one is malformed, and the choice is made without it.
@@ -726,7 +732,8 @@ fn nothing_tampered_with_is_believed_with_certificates() {
 #[test]
 fn a_member_goes_by_the_trust_it_is_given() {
     let mut world = open_world("gateway-p256");
-    let auth = CertificateAuth { own: own("gm1-p256"), trust: trust("other-root"), gateway_subject: None };
+    let auth =
+        CertificateAuth { own: own("gm1-p256"), others: Vec::new(), trust: trust("other-root"), gateway_subject: None };
     let settings = MemberSettings { auth: MemberAuth::Certificate(Box::new(auth)), ..world.settings(1) };
     let at = world.add(settings);
     world.start(at);
@@ -753,5 +760,65 @@ impl Forged {
             (KeyKind::Ed25519 | KeyKind::Ed448, _) => return false,
         };
         key.verify(scheme, &[self.octets.expose()], &self.signature)
+    }
+}
+
+/// RFC 7296 section 3.7: of several certificates a member shows one that leads to an authority which the key server names.
+#[test]
+fn a_member_shows_the_certificate_that_is_asked_for() {
+    for (root, shown) in [("root", "gm1-p256"), ("other-root", "stranger-p256")] {
+        for names in [["stranger-p256", "gm1-p256"], ["gm1-p256", "stranger-p256"]] {
+            let credentials = Credentials::new(vec![certified(None, None)]).with_own(vec![own("gateway-p256")]);
+            let config = crate::ServerConfig::new(Arc::new(credentials.with_trust(trust(root))));
+            let mut world = World::with(policy(false), config, 1);
+            let auth = CertificateAuth {
+                own: own(names[0]),
+                others: vec![own(names[1])],
+                trust: trust("root"),
+                gateway_subject: None,
+            };
+            let settings = MemberSettings { auth: MemberAuth::Certificate(Box::new(auth)), ..world.settings(1) };
+            assert_eq!(outcome(&mut world, settings), MemberEvent::Registered, "{shown} of {names:?}");
+        }
+    }
+}
+
+/// RFC 7427 section 4: one whose signatures the key server can check. Here it does not know of Edwards keys.
+#[test]
+fn a_member_signs_so_that_the_key_server_can_check_it() {
+    for (names, asks) in [(vec!["ed25519"], false), (vec!["ed25519", "p256"], true), (vec!["ed448", "ed25519"], false)]
+    {
+        let mut world = open_world("gateway-p256");
+        let mut all = names.iter().map(|kind| own(&format!("gm1-{kind}")));
+        let auth = CertificateAuth {
+            own: all.next().unwrap(),
+            others: all.collect(),
+            trust: trust("root"),
+            gateway_subject: None,
+        };
+        let settings = MemberSettings { auth: MemberAuth::Certificate(Box::new(auth)), ..world.settings(1) };
+        let at = world.add(settings);
+        world.start(at);
+        let request = world.wire.pop_front().unwrap();
+        world.deliver(request);
+        let mut response = world.wire.pop_front().unwrap();
+        silence_announcements(&mut response);
+        world.deliver(response);
+        let sent = world.wire.pop_front();
+        assert_eq!(sent.is_some_and(|p| p.exchange() == ExchangeType::GSA_AUTH.0), asks, "{names:?}");
+    }
+}
+
+/// A key server may have several of a kind, and shows the one that the member's authority has issued.
+#[test]
+fn a_key_server_shows_the_certificate_that_is_asked_for() {
+    for names in [["other-gateway-p256", "gateway-p256"], ["gateway-p256", "other-gateway-p256"]] {
+        for root in ["root", "other-root"] {
+            let mut world = world(&names, vec![certified(None, None)]);
+            let auth =
+                CertificateAuth { own: own("gm1-p256"), others: Vec::new(), trust: trust(root), gateway_subject: None };
+            let settings = MemberSettings { auth: MemberAuth::Certificate(Box::new(auth)), ..world.settings(1) };
+            assert_eq!(outcome(&mut world, settings), MemberEvent::Registered, "{root} of {names:?}");
+        }
     }
 }

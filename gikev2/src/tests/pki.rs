@@ -55,5 +55,10 @@ pub(super) fn config(own_names: &[&str], peers: Vec<Peer>) -> ServerConfig {
 
 /// A member's certificate, and trust in `root`.
 pub(super) fn auth(own: OwnCertificate) -> MemberAuth {
-    MemberAuth::Certificate(Box::new(CertificateAuth { own, trust: trust("root"), gateway_subject: None }))
+    MemberAuth::Certificate(Box::new(CertificateAuth {
+        own,
+        others: Vec::new(),
+        trust: trust("root"),
+        gateway_subject: None,
+    }))
 }

@@ -166,7 +166,15 @@ impl Members {
     ) -> Result<Self> {
         let auth = |n| -> Result<(u32, MemberAuth)> {
             let (own, trust) = (pki.own(address(n).ip())?, pki.trust()?);
-            Ok((n, MemberAuth::Certificate(Box::new(CertificateAuth { own, trust, gateway_subject: None }))))
+            Ok((
+                n,
+                MemberAuth::Certificate(Box::new(CertificateAuth {
+                    own,
+                    others: Vec::new(),
+                    trust,
+                    gateway_subject: None,
+                })),
+            ))
         };
         Ok(Self::with_auth(protocol, numbers.map(auth).collect::<Result<Vec<_>>>()?, ke, variant))
     }

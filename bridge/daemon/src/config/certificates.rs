@@ -135,9 +135,8 @@ fn own(section: &mut Section<'_>, wall: Duration) -> Vec<OwnCertificate> {
         if leaf.public_key().spki() != key.public_spki() {
             let what = format!("is not the key of the certificate of {}", leaf.subject());
             section.error("private_key", what, "name the key that the certificate was issued for");
-        } else if all.iter().any(|other| other.key.kind() == key.kind()) {
-            let what = format!("there are two certificates with a key of the kind {:?}", key.kind());
-            section.error("certificate", what, "keep one for each kind: RSA, P-256, P-384, P-521, Ed25519, Ed448");
+        } else if all.iter().any(|other| other.leaf() == Some(leaf)) {
+            section.error("certificate", format!("names that of {} twice", leaf.subject()), "name each one once");
         } else {
             all.push(OwnCertificate { chain, key: Arc::new(key) });
         }
@@ -204,6 +203,15 @@ fn read_key(path: &std::path::Path) -> Result<SigningKey, Faulty> {
 }
 
 impl Certificates {
+    /// Says so if who a member is depends on which of its certificates it shows.
+    pub(super) fn check_one_identity(&self, section: &Section<'_>, identity: Option<&keyferry_model::id::Identity>) {
+        let subject = |own: &OwnCertificate| own.leaf().map(|leaf| leaf.subject().clone());
+        if identity.is_none() && self.own.iter().any(|own| subject(own) != self.own.first().and_then(subject)) {
+            let what = "names certificates with different subjects, which are not one identity";
+            section.error("certificate", what, "add identity, as one that all of them name");
+        }
+    }
+
     /// Says so if a configured identity is none that a certificate of ours names.
     pub(super) fn check_identity(&self, section: &Section<'_>, identity: Option<&keyferry_model::id::Identity>) {
         let Some(identity) = identity else { return };

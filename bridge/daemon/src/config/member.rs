@@ -310,6 +310,7 @@ fn auth(
     let mixed = section.choice("gateway_auth", &[("psk", false), ("certificate", true)], ours) != ours && told;
     let certificates = certificates::read(section, mixed);
     certificates.check_identity(section, identity);
+    certificates.check_one_identity(section, identity);
     let given = section.has("gateway_subject");
     let gateway_subject = section.parsed::<Subject>("gateway_subject", "CN=gateway,O=Example,C=DE").map(|s| s.0);
     if given && gateway_subject.is_none() {
@@ -331,12 +332,12 @@ fn auth(
         section.ignore(key);
     }
     let Certificates { own, trust, files } = certificates;
-    let (Some(own), Some(trust)) = (single(section, own), trust) else { return (None, None) };
+    let (Some((own, others)), Some(trust)) = (first(own), trust) else { return (None, None) };
     if protocol == Protocol::Gdoi && matches!(own.key.kind(), KeyKind::Ed25519 | KeyKind::Ed448) {
         let what = "is an Edwards key, and GDOI has no signatures by one";
         section.error("private_key", what, "name an RSA or ECDSA key, or write protocol = \"gikev2\"");
     }
-    (Some(MemberAuth::Certificate(Box::new(CertificateAuth { own, trust, gateway_subject }))), files)
+    (Some(MemberAuth::Certificate(Box::new(CertificateAuth { own, others, trust, gateway_subject }))), files)
 }
 
 /// We by certificate and the key server by a pre-shared key, or the other way round.
@@ -358,7 +359,8 @@ fn mixed_auth(
                 section.error(key, "is of no use: the key server proves itself by a pre-shared key", "remove it");
             }
         }
-        let auth = single(section, own).zip(psk).map(|(own, psk)| MixedAuth::CertificateForPsk { own, psk });
+        let auth = first(own).zip(psk);
+        let auth = auth.map(|((own, others), psk)| MixedAuth::CertificateForPsk { own, others, psk });
         return (auth.map(Box::new).map(MemberAuth::Mixed), None);
     }
     if !section.named_key("trust") {
@@ -369,14 +371,10 @@ fn mixed_auth(
     (auth.map(Box::new).map(MemberAuth::Mixed), files)
 }
 
-/// The one certificate of ours.
-fn single(section: &Section<'_>, own: Vec<OwnCertificate>) -> Option<OwnCertificate> {
+/// The best of our certificates, and the others.
+fn first(own: Vec<OwnCertificate>) -> Option<(OwnCertificate, Vec<OwnCertificate>)> {
     let mut own = own.into_iter();
-    let first = own.next();
-    if own.next().is_some() {
-        section.error("certificate", "names several", "keep the one that the key server is to see");
-    }
-    first
+    Some((own.next()?, own.collect()))
 }
 
 fn check(section: &Section<'_>, config: &MemberConfig) {

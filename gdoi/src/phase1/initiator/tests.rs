@@ -71,7 +71,12 @@ impl Run {
             };
             let own_of_server = vec![own(&format!("gateway-{kind}"))];
             let credentials = Credentials::new(vec![peer]).with_own(own_of_server).with_trust(trust());
-            let auth = CertificateAuth { own: own(&format!("gm10-{kind}")), trust: trust(), gateway_subject: None };
+            let auth = CertificateAuth {
+                own: own(&format!("gm10-{kind}")),
+                others: Vec::new(),
+                trust: trust(),
+                gateway_subject: None,
+            };
             (MemberAuth::Certificate(Box::new(auth)), credentials)
         };
         let config = Config {

@@ -216,7 +216,9 @@ fn files_that_cannot_be_used_are_named() {
     let two = OWN.replace("\"gateway.pem\"", "[\"gateway.pem\", \"other.pem\"]");
     says(&pki.error(&two, CERTIFIED), &["gateway.private_key", "names 1 files, and certificate 2"]);
     let two = two.replace("\"gateway.key\"", "[\"gateway.key\", \"other.key\"]");
-    says(&pki.error(&two, CERTIFIED), &["two certificates with a key of the kind EcP256"]);
+    assert_eq!(pki.gateway(&two, CERTIFIED).unwrap().config.credentials.own(KeyKind::EcP256).count(), 2);
+    let twice = two.replace("other", "gateway");
+    says(&pki.error(&twice, CERTIFIED), &["gateway.certificate", "names that of CN=gateway twice"]);
     for (line, words) in [
         ("crl = \"none.crl\"", ["gateway.crl", "none.crl: No such file"]),
         ("crl = \"root.pem\"", ["gateway.crl", "no revocation list"]),
@@ -310,6 +312,33 @@ fn a_member_has_a_certificate_or_a_key() {
     let MemberAuth::Certificate(auth) = pki.member(ed).unwrap().config.auth else { panic!("a pre-shared key") };
     assert_eq!(auth.own.key.kind(), KeyKind::Ed25519);
     says(&error(&format!("protocol = \"gdoi\"\n{ed}")), &["member.private_key", "GDOI has no signatures by one"]);
+}
+
+/// Several certificates of a member are one identity: all that name it, or have one subject.
+#[test]
+fn a_member_may_have_several_certificates() {
+    let pki = Pki::new();
+    pki.issue("other", -HOUR, 1000 * HOUR);
+    let again = key();
+    pki.files.write("again.pem", pki.certificate("gateway", &again, -HOUR, 1000 * HOUR, false), 0o644);
+    pki.files.write("again.key", again.private_key_to_pem_pkcs8().unwrap(), 0o600);
+    let keys = |a: &str, b: &str| {
+        format!(
+            "certificate = [\"{a}.pem\", \"{b}.pem\"]\nprivate_key = [\"{a}.key\", \"{b}.key\"]\ntrust = \"root.pem\""
+        )
+    };
+    let subjects = |keys: &str| {
+        let Checked { config, warnings } = pki.member(keys).unwrap();
+        assert_eq!(warnings, []);
+        config.auth.all_own().map(|own| own.leaf().unwrap().subject().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(subjects(&keys("gateway", "again")), ["CN=gateway", "CN=gateway"]);
+    let named = format!("identity = \"gateway.example.net\"\n{}", keys("other", "gateway"));
+    assert_eq!(subjects(&named), ["CN=other", "CN=gateway"]);
+    let mixed = format!("gateway_auth = \"psk\"\n{PSK_LINE}\n{}", keys("gateway", "again"));
+    assert_eq!(subjects(&mixed.replace("\ntrust = \"root.pem\"", "")), ["CN=gateway", "CN=gateway"]);
+    let error = pki.member(&keys("gateway", "other")).map(|c| c.config).unwrap_err().to_string();
+    says(&error, &["member.certificate", "different subjects", "add identity"]);
 }
 
 const PSK_LINE: &str = "psk = \"0x000102030405060708090a0b0c0d0e0f\"";
