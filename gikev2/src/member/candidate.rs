@@ -106,6 +106,19 @@ pub(super) enum Means<'s> {
     Signature(&'s OwnCertificate, Way),
 }
 
+/// Why a response to AUTH is not the key server's.
+pub(super) enum Failure {
+    /// It refuses, or cannot be read.
+    NoAnswer(String),
+    /// It does not prove what it should; whoever sent it believes that the IKE SA stands.
+    NoProof(String),
+}
+
+/// It does not prove what it should.
+pub(super) fn unproven(why: &str) -> Failure {
+    Failure::NoProof(why.to_owned())
+}
+
 /// Names a set of keys.
 pub(super) fn name(keys: &IkeKeys) -> Vec<u8> {
     Hash::Sha256.digest(&[keys.initiator.0.expose()])
@@ -166,27 +179,28 @@ impl Candidate {
         nonce_i: &[u8],
         opened: &Opened,
         now: Now,
-    ) -> Result<Option<&'s Ppk>, String> {
-        let said = |e: Reject| e.to_string();
-        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
+    ) -> Result<Option<&'s Ppk>, Failure> {
+        let unread = |e: Reject| Failure::NoAnswer(e.to_string());
+        let said = |e: Reject| Failure::NoProof(e.to_string());
+        let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(unread)?;
         let id_body = payloads.body(PayloadKind::ID_R);
-        let id: Option<Id<'_>> = payloads.get(PayloadKind::ID_R).map_err(said)?;
-        let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).map_err(said)?;
+        let id: Option<Id<'_>> = payloads.get(PayloadKind::ID_R).map_err(unread)?;
+        let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).map_err(unread)?;
         let (Some(id_body), Some(id), Some(auth)) = (id_body, id, auth) else {
             return Err(match payloads.error() {
-                Some(error) => format!("{error:?}"),
-                None => "an answer without identity or AUTH".to_owned(),
+                Some(error) => Failure::NoAnswer(format!("{error:?}")),
+                None => unproven("an answer without identity or AUTH"),
             });
         };
         let identity = identity_from_wire(&id);
         let expected = settings.gateway_identity();
         if expected.is_some() && identity.as_ref() != expected {
-            return Err("the key server is somebody else".to_owned());
+            return Err(unproven("the key server is somebody else"));
         }
         // What the notify holds means nothing (RFC 8784 section 3).
         let ppk = self.ppk(settings).filter(|_| payloads.notify(NotifyType::PPK_IDENTITY).is_some());
         if ppk.is_none() && settings.ike2.ppks.first().is_some_and(|ppk| ppk.required) {
-            return Err("the key server does not use the postquantum preshared key".to_owned());
+            return Err(unproven("the key server does not use the postquantum preshared key"));
         }
         let stirred = ppk.map(|ppk| stir(self.sa.suite.prf, &ppk.key, &self.proof.1));
         let proof = stirred.as_ref().unwrap_or(&self.proof.1);
@@ -197,7 +211,7 @@ impl Candidate {
             OneSide::Psk(psk) => {
                 let mac = shared_key_mac(prf, psk, proof, signed);
                 if auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
-                    return Err("the key server did not authenticate".to_owned());
+                    return Err(unproven("the key server did not authenticate"));
                 }
             }
             OneSide::Certificate(expected) => {
@@ -206,9 +220,11 @@ impl Candidate {
                 let shown = certificates::shown(&payloads).map_err(said)?;
                 let octets = signed.octets(prf, proof);
                 let check = certificates::check(expected.trust, now.wall, &shown, &signature, &octets);
-                let peer = check.run().map_err(|error| format!("the key server did not authenticate: {error}"))?;
+                let peer = check.run();
+                let peer =
+                    peer.map_err(|error| Failure::NoProof(format!("the key server did not authenticate: {error}")))?;
                 if !identity.is_some_and(|identity| expected.allows(&identity, &peer.certificate)) {
-                    return Err("the key server's certificate does not name it".to_owned());
+                    return Err(unproven("the key server's certificate does not name it"));
                 }
             }
         }

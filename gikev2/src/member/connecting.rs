@@ -11,7 +11,7 @@ use keyferry_model::time::Now;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::Step;
-use super::candidate::{Asked, Candidate, Means, name};
+use super::candidate::{Asked, Candidate, Failure, Means, name};
 use super::resume::{Ticket, wish_for_ticket};
 use crate::algorithms::ke_number;
 use crate::ike_sa::auth::{SignedOctets, shared_key_mac};
@@ -615,14 +615,15 @@ impl Connecting {
         whole
     }
 
-    /// Takes an IKE_AUTH or GSA_AUTH response. What does not verify under a candidate's keys changes nothing.
+    /// Takes an IKE_AUTH or GSA_AUTH response: what it led to, and what to tell its sender if it is not the key server. What does
+    /// not verify under a candidate's keys changes nothing.
     pub(super) fn auth_response(
         &mut self,
         settings: &MemberSettings,
         header: &Header,
         datagram: &[u8],
-        now: Now,
-    ) -> Result<Outcome, Reject> {
+        step: &mut Step<'_>,
+    ) -> Result<(Option<Vec<u8>>, Outcome), Reject> {
         let mut failed = None;
         let mut good = None;
         for (at, c) in self.candidates.iter().enumerate().filter(|(_, c)| c.sa.is_named_by(header)) {
@@ -631,12 +632,12 @@ impl Connecting {
             }
             match c.sa.open(datagram) {
                 // Several responses may have led to these keys; AUTH covers one of them.
-                Ok(opened) => match self.verify(settings, c, &opened, now) {
+                Ok(opened) => match self.verify(settings, c, &opened, step.now) {
                     Ok(ppk) => {
                         good = Some((at, opened, ppk));
                         break;
                     }
-                    Err(why) => failed = Some((c.asked, why)),
+                    Err(failure) => failed = Some((at, failure)),
                 },
                 Err(reject @ Reject::Malformed(_)) => return Err(reject),
                 Err(_) => {}
@@ -650,10 +651,24 @@ impl Connecting {
             let renew = ppk.is_some_and(|ppk| ppk.rekey);
             let exchange = ExchangeType(header.exchange);
             let next_id = c.message_id + 1;
-            return Ok(Outcome::Up { sa: Box::new(c.sa), next_id, renew, nat: c.nat, opened, exchange });
+            return Ok((None, Outcome::Up { sa: Box::new(c.sa), next_id, renew, nat: c.nat, opened, exchange }));
         }
-        let (asked, why) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
-        Ok(self.give_up(asked, why))
+        let (at, failure) = failed.ok_or(Reject::Unauthenticated("under no keys of ours"))?;
+        let asked = self.candidates.get(at).map_or(0, |c| c.asked);
+        Ok(match failure {
+            Failure::NoAnswer(why) => (None, self.give_up(asked, why)),
+            Failure::NoProof(why) => (self.failure(at, step), self.give_up(asked, why)),
+        })
+    }
+
+    /// Tells whoever has answered that it did not authenticate, over keys that are not used again (RFC 7296 section 2.21.2, RFC
+    /// 8784 section 3). No answer is awaited.
+    fn failure(&mut self, at: usize, step: &mut Step<'_>) -> Option<Vec<u8>> {
+        let candidate = self.candidates.get_mut(at)?;
+        let mut chain = ChainWriter::new();
+        chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::AUTHENTICATION_FAILED).to_vec());
+        let (exchange, message_id) = (ExchangeType::INFORMATIONAL, candidate.message_id + 1);
+        candidate.sa.seal(exchange, Direction::Request, message_id, chain, step.rng).ok()
     }
 
     /// Is the key server who it should be? With the PPK that it took, if any.
@@ -663,7 +678,7 @@ impl Connecting {
         candidate: &Candidate,
         opened: &Opened,
         now: Now,
-    ) -> Result<Option<&'s Ppk>, String> {
+    ) -> Result<Option<&'s Ppk>, Failure> {
         match &self.ticket {
             Some(ticket) => candidate.verify_resumed(ticket, &self.nonce_i, opened).map(|()| None),
             None => candidate.verify(settings, &self.nonce_i, opened, now),

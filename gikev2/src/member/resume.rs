@@ -12,7 +12,7 @@ use keyferry_model::settings::MemberSettings;
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::{ChainWriter, Decode, Encode, Header};
 
-use super::candidate::{Candidate, name};
+use super::candidate::{Candidate, name, Failure, unproven};
 use super::connecting::{Connecting, FIRST_ID, Next, Wish};
 use super::link::{Purpose, Spi};
 use super::{Link, Member, Step};
@@ -240,21 +240,21 @@ impl Connecting {
 
 impl Candidate {
     /// Is it the key server that made the ticket?
-    pub(super) fn verify_resumed(&self, ticket: &Ticket, nonce_i: &[u8], opened: &Opened) -> Result<(), String> {
-        let said = |e: Reject| e.to_string();
+    pub(super) fn verify_resumed(&self, ticket: &Ticket, nonce_i: &[u8], opened: &Opened) -> Result<(), Failure> {
+        let said = |e: Reject| Failure::NoAnswer(e.to_string());
         let payloads = Payloads::parse(opened.first, opened.inner.expose(), rules::AUTH_RESPONSE).map_err(said)?;
         let auth: Option<Auth<'_>> = payloads.get(PayloadKind::AUTH).map_err(said)?;
         let (Some(id), Some(auth)) = (payloads.body(PayloadKind::ID_R), auth) else {
             return Err(match payloads.error() {
-                Some(error) => format!("{error:?}"),
-                None => "an answer without identity or AUTH".to_owned(),
+                Some(error) => Failure::NoAnswer(format!("{error:?}")),
+                None => unproven("an answer without identity or AUTH"),
             });
         };
         let signed = SignedOctets { message: &self.response, nonce: nonce_i, id, int_auth: &[] };
         let mac = resumed_mac(self.sa.suite.prf, &self.proof.1, signed);
         let certified = payloads.body(PayloadKind::CERT).is_some();
         if id != ticket.id_r || certified || auth.method != AuthMethod::SHARED_KEY || !mac.ct_eq(&auth.data) {
-            return Err("the key server did not authenticate".to_owned());
+            return Err(unproven("the key server did not authenticate"));
         }
         Ok(())
     }

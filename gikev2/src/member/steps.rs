@@ -330,7 +330,11 @@ impl Member {
                 })
             }
             ExchangeType::IKE_AUTH | ExchangeType::GSA_AUTH => {
-                connecting.auth_response(&self.settings, header, dgram.bytes, ctx.now)
+                let taken = connecting.auth_response(&self.settings, header, dgram.bytes, &mut step);
+                taken.map(|(told, outcome)| {
+                    told.into_iter().for_each(|bytes| send(ctx, self.transmit(bytes)));
+                    outcome
+                })
             }
             _ => Err(Reject::Malformed("not an exchange that makes an IKE SA")),
         };

@@ -200,6 +200,7 @@ fn strangers_and_impostors_fail() {
     world.start(at);
     world.run();
     assert_eq!(world.hosts[at].events, [MemberEvent::Refused("the key server is somebody else".into())]);
+    assert_eq!((world.server.established(), world.server.counters().deleted), (0, 1), "it is told");
     assert!(world.hosts[at].sas.is_empty());
 }
 

@@ -7,10 +7,14 @@ use keyferry_crypto::Secret;
 use keyferry_model::id::Identity;
 use keyferry_model::settings::Ppk;
 use keyferry_model::update::MemberEvent;
+use keyferry_wire::{ChainWriter, Encode};
 
 use super::support::*;
+use crate::ike_sa::sa::Direction;
 use crate::ike_sa::window::Backoff;
-use crate::wire::registry::ExchangeType;
+use crate::policy::identity::identity_to_wire;
+use crate::wire::auth::Auth;
+use crate::wire::registry::{AuthMethod, ExchangeType, PayloadKind};
 
 fn ppk(id: &[u8], key: &[u8], required: bool) -> Ppk {
     let key = Arc::new(Secret::copy_from(key));
@@ -190,4 +194,31 @@ fn it_goes_with_ml_kem_and_loss() {
         assert!(world.hosts[at].events.contains(&MemberEvent::Registered), "{seed}: {:?}", world.hosts[at].events);
         assert_eq!(world.server.counters().authentication_failed, 0);
     }
+}
+
+/// RFC 8784 section 3: without PPK_IDENTITY in the answer a member that insists fails, and tells the key server so, which forgets
+/// the SA (RFC 7296 section 2.21.2). Here somebody with the key server's keys answers in its place.
+#[test]
+fn a_key_server_that_does_not_use_it_is_told() {
+    let key = b"the key of a, which is long enough";
+    let (mut world, at) = world(vec![ppk(b"a", key, true)], vec![ppk(b"a", key, true)]);
+    world.start(at);
+    for _ in 0..3 {
+        let packet = world.wire.pop_front().unwrap();
+        world.deliver(packet);
+    }
+    let mut answer = world.wire.pop_front().unwrap();
+    assert_eq!((world.server.established(), answer.exchange()), (1, ExchangeType::GSA_AUTH.0));
+    let mut chain = ChainWriter::new();
+    let auth = Auth { method: AuthMethod::SHARED_KEY, data: vec![7; 32].into() };
+    chain.push(PayloadKind::ID_R.0, &identity_to_wire(&Identity::from_ip(world.gateway.ip())).to_vec());
+    chain.push(PayloadKind::AUTH.0, &auth.to_vec());
+    let sa = world.server.sa_for_test().unwrap();
+    answer.bytes = sa.seal(ExchangeType::GSA_AUTH, Direction::Response, 1, chain, &mut world.rng).unwrap();
+    world.deliver(answer);
+    world.run();
+    let why = "the key server does not use the postquantum preshared key";
+    assert_eq!(world.hosts[at].events, [MemberEvent::Refused(why.to_owned())]);
+    assert_eq!((world.server.established(), world.server.counters().deleted), (0, 1));
+    assert_eq!(exchanges(&world)[2..], [ExchangeType::INFORMATIONAL.0], "once");
 }
