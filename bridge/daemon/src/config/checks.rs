@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use keyferry_crypto::KeyKind;
 use keyferry_model::id::Identity;
@@ -102,6 +103,7 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
             format!("the last copy of a rekey comes {} after the first, when senders have switched", text(last_copy));
         section.error("retransmit_interval", what, "fewer or faster copies, or a longer activation_delay");
     }
+    margin(section, p);
     acknowledgements(section, plan);
     if p.backward_access.is_none() && section.named_key("join_gathering") {
         let what = "is of no use: newcomers get the keys there are, and wait for nothing";
@@ -117,6 +119,25 @@ pub(super) fn group(section: &Section<'_>, plan: &GroupPlan) {
         section.error("sender_id_bits", what, "more bits, a smaller capacity, or a mode that is no counter mode");
     }
     sides(section, plan);
+}
+
+/// Are members told of new keys, whatever copy of a rekey reaches them, before they register anew for want of them?
+fn margin(section: &Section<'_>, p: &GroupPolicy) {
+    const OURS: Duration = Duration::from_secs(120);
+    const OTHERS: Duration = Duration::from_secs(3600);
+    let copies = p.retransmit.interval * u32::from(p.retransmit.copies);
+    let last = if p.ack_resend { copies.max(p.ack_patience) } else { copies };
+    let early = (p.tek_lifetime / 20).min(OTHERS).max((p.tek_lifetime / 10).min(OURS));
+    let bad = p.rekey_margin <= p.activation_delay || p.rekey_margin >= p.tek_lifetime;
+    if section.named_key("rekey_margin") && !bad && p.rekey_margin <= early + last {
+        let text = |d| humantime::format_duration(d).to_string();
+        let what = format!(
+            "is short: members register anew {} before keys end, and the last copy of a rekey comes {} after the first",
+            text(early),
+            text(last)
+        );
+        section.warning("rekey_margin", what, format!("more than {}, or remove it", text(early + last)));
+    }
 }
 
 fn acknowledgements(section: &Section<'_>, plan: &GroupPlan) {

@@ -191,6 +191,37 @@ fn the_margin_of_rekeys_grows_with_the_lifetime() {
     assert_eq!(of("rekey_margin = \"4m\""), 240, "an operator knows better");
 }
 
+/// A margin that is shorter than what members wait for is taken, with a word: where it stands, and what would do.
+#[test]
+fn short_margins_of_rekeys_draw_a_warning() {
+    let warnings = |keys: &str| {
+        let text = GATEWAY.replace("id = 1234", &format!("id = 1234\n{keys}"));
+        let of = |w: &Problem| w.key.contains("rekey_margin") && w.line.is_some();
+        gateway_of(&text).unwrap().warnings.iter().filter(|w| of(w)).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for keys in [
+        "",
+        "tek_lifetime = \"8h\"",
+        "rekey_margin = \"4m\"",
+        "tek_lifetime = \"10m\"\nrekey_margin = \"2m\"",
+        "tek_lifetime = \"1d\"\nkek_lifetime = \"1d\"\nrekey_margin = \"62m\"",
+    ] {
+        assert_eq!(warnings(keys), [""; 0], "{keys}");
+    }
+    for (keys, least) in [
+        ("rekey_margin = \"2m\"", "more than 3m"),
+        ("tek_lifetime = \"8h\"\nrekey_margin = \"20m\"", "more than 24m"),
+        ("tek_lifetime = \"10m\"\nrekey_margin = \"1m\"", "more than 1m"),
+        ("tek_lifetime = \"1d\"\nkek_lifetime = \"1d\"\nrekey_margin = \"1h\"", "more than 1h"),
+    ] {
+        let all = warnings(keys);
+        assert_eq!(all.len(), 1, "{keys}");
+        for word in ["warning: group[0].rekey_margin", "register anew", least, "or remove it"] {
+            assert!(all[0].contains(word), "{word:?} in {}", all[0]);
+        }
+    }
+}
+
 #[test]
 fn times_must_go_together() {
     let with = |key: &str, words: &[&str]| one_problem("id = 1234", &format!("id = 1234\n{key}"), key, words);
