@@ -63,7 +63,7 @@ impl Who {
                 let anchors = |c: &'_ Credentials| c.trust().map_or(Vec::new(), |t| t.store.anchors().to_vec());
                 let kept = anchors(new);
                 anchors(former).iter().all(|anchor| kept.contains(anchor))
-                    && !new.trust().is_some_and(|trust| trust.store.is_listed(certificate))
+                    && !new.trust().is_some_and(|trust| trust.store.is_listed(certificate, &trust.ocsp))
                     && new.ikev2_certificate(from, &self.identity, certificate).is_some()
             }
         }

@@ -643,6 +643,33 @@ fn ike_sas_end_with_what_they_rest_upon() {
     }
 }
 
+/// An answer of an OCSP responder that calls its certificate revoked has a peer prove itself again, as a list does; the answer
+/// itself is believed only once it is checked.
+#[test]
+fn ike_sas_end_when_an_answer_says_revoked() {
+    for (revoked, policy_of, stands) in [
+        ("gm1-p256", Revocation::IfKnown, false),
+        ("gm1-p256", Revocation::Ignore, true),
+        ("gm2-p256", Revocation::IfKnown, true),
+    ] {
+        let mut config = super::pki::config(&["gateway-p256"], vec![certified(None, None)]);
+        config.idle = Duration::from_secs(86_400);
+        let mut world = World::with(policy(false), config.clone(), 1);
+        let settings = with(&world, own("gm1-p256"));
+        assert_eq!(outcome(&mut world, settings), MemberEvent::Registered);
+        let store = Arc::new(TrustStore::new(trust("root").store.anchors().to_vec(), Vec::new(), policy_of));
+        let ocsp = Arc::new([super::pki::answered_revoked(&own(revoked).chain[0])]);
+        let credentials = config.credentials.as_ref().clone().with_trust(Trust { store, ocsp });
+        world.server.set_credentials(Arc::new(credentials));
+        world.pass(Duration::from_secs(1));
+        assert_eq!(!world.hosts[0].events.contains(&MemberEvent::Disconnected), stands, "{revoked} {policy_of:?}");
+        // Nobody has signed the answer, so whoever proves itself again is let in.
+        world.start(0);
+        world.run();
+        assert_eq!(world.hosts[0].events.last(), Some(&MemberEvent::Registered));
+    }
+}
+
 /// One address may have so many signatures checked in a second; the others wait for their turn.
 #[test]
 fn checks_are_begun_within_a_budget() {

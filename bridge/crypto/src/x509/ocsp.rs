@@ -98,6 +98,15 @@ impl OcspAnswer {
         about.standing
     }
 
+    /// Does it call a certificate of this serial number and of an issuer of this name revoked, whoever has made it?
+    pub(super) fn lists(&self, certificate: &Certificate) -> bool {
+        let named = |about: &About| {
+            about.serial == certificate.serial()
+                && about.issuer_name == about.hash.digest(&[certificate.issuer().der()])
+        };
+        self.about.iter().any(|about| about.standing == Standing::Revoked && named(about))
+    }
+
     fn is_by(&self, issuer: &Certificate, wall: Duration, revoked: &dyn Fn(&Certificate) -> bool) -> bool {
         let by = |key| self.signed.verify(key) == Some(true);
         let responder = |c: &&Certificate| {

@@ -69,12 +69,13 @@ impl TrustStore {
         &self.anchors
     }
 
-    /// Does a list of its issuer's name call this certificate revoked? Whether the issuer has signed the list is not looked at:
-    /// for who is to be asked to prove itself again, not for who is to be believed.
+    /// Does a list of its issuer's name, or one of these answers, call this certificate revoked? Who has signed that is not looked
+    /// at: for who is to be asked to prove itself again, not for who is to be believed.
     #[must_use]
-    pub fn is_listed(&self, certificate: &Certificate) -> bool {
-        let listed = |known: &Known| known.crl.lists(certificate);
-        self.revocation != Revocation::Ignore && self.crls.iter().any(listed)
+    pub fn is_listed(&self, certificate: &Certificate, ocsp: &[OcspAnswer]) -> bool {
+        let listed = self.crls.iter().any(|known| known.crl.lists(certificate))
+            || ocsp.iter().any(|answer| answer.lists(certificate));
+        self.revocation != Revocation::Ignore && listed
     }
 
     /// May this certificate be trusted now to sign for its owner in IKE? A chain leads from it over the others to an anchor,

@@ -220,6 +220,10 @@ fn ocsp_answers_count_if_the_issuer_stands_behind_them() {
             .map(|policy| fault(store(policy).check(&leaf, &[], now(), &[OcspAnswer::from_der(&all[name]).unwrap()])));
         assert_eq!(faults, expected, "{name}");
         let answer = OcspAnswer::from_der(&all[name]).unwrap();
+        // Whoever says revoked is reason enough to ask again, where that is looked at.
+        let listed = |policy| store(policy).is_listed(&leaf, std::slice::from_ref(&answer));
+        assert_eq!(POLICIES.map(listed), [false, name.starts_with("revoked"), name.starts_with("revoked")], "{name}");
+        assert!(!store(Revocation::Require).is_listed(&neighbour, std::slice::from_ref(&answer)), "{name}");
         assert_eq!(fault(store(Revocation::Require).check(&neighbour, &[], now(), &[answer])), unknown, "{name}");
     }
     // The responder is on a list of the CA, so nobody believes it that the leaf is revoked.
