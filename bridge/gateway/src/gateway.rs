@@ -103,6 +103,9 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Groups that are not there any more.
     pub removed: Vec<String>,
+    /// Keys of the configuration whose changes wait for the next start.
+    #[serde(default)]
+    pub later: Vec<String>,
 }
 
 /// The two protocols.
@@ -184,6 +187,11 @@ impl Gateway {
     pub fn set_credentials(&mut self, credentials: Arc<Credentials>) {
         self.endpoints.gdoi.set_credentials(&mut self.out, Arc::clone(&credentials));
         self.endpoints.gikev2.set_credentials(credentials);
+    }
+
+    /// Takes IKE SAs of G-IKEv2 with other algorithms and postquantum preshared keys from now on; those that stand go on.
+    pub fn set_ike2(&mut self, settings: &Ike2Settings) {
+        self.endpoints.gikev2.set_ike2(settings);
     }
 
     /// A datagram, as it was on the wire.
@@ -328,7 +336,7 @@ impl Gateway {
             self.model.remove(name);
         }
         self.expire(now, rng);
-        Ok(Reloaded { added, changed, removed })
+        Ok(Reloaded { added, changed, removed, later: Vec::new() })
     }
 
     /// Evicts a member: the rest is rekeyed so that it can follow no more, and it may not come back.

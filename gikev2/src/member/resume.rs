@@ -12,11 +12,12 @@ use keyferry_model::settings::MemberSettings;
 use keyferry_model::update::MemberCtx;
 use keyferry_wire::{ChainWriter, Decode, Encode, Header};
 
-use super::candidate::{Candidate, name, Failure, unproven};
+use super::candidate::{Candidate, Failure, name, unproven};
 use super::connecting::{Connecting, FIRST_ID, Next, Wish};
 use super::link::{Purpose, Spi};
 use super::{Link, Member, Step};
 use crate::ike_sa::auth::{SignedOctets, resumed_mac};
+use crate::ike_sa::certificates::Wanted;
 use crate::ike_sa::init::{ResumeParts, resume_request};
 use crate::ike_sa::int_auth::IntAuth;
 use crate::ike_sa::sa::IkeSa;
@@ -207,6 +208,7 @@ impl Connecting {
             nat: self.nat_of(wish, payloads, &header.spi_r),
             announced: Announced::read(payloads)?,
             takes_ppk: false,
+            wanted: Wanted::default(),
             keys: name,
             more: VecDeque::new(),
             int_auth: IntAuth::default(),

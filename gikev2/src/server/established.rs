@@ -10,6 +10,7 @@ use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::holder::Holder;
 use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::settings::Ike2Settings;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
 use super::in_band::LineId;
@@ -17,6 +18,7 @@ use super::redirect::Leaving;
 use super::rekeying::Rekeying;
 use super::resume::{Granted, Origin};
 use super::{Entry, Path, Server, ServerConfig, Spi, State};
+use crate::ike_sa::Preferences;
 use crate::ike_sa::rekey::no_child;
 use crate::ike_sa::sa::{Direction, IkeSa};
 use crate::ike_sa::window::{Answers, Due, Incoming, Repeating, Requests};
@@ -238,6 +240,13 @@ impl Server {
                 self.timers.arm(*spi, Duration::ZERO);
             }
         }
+    }
+
+    /// Goes by other algorithms and postquantum preshared keys from now on. IKE SAs that stand are not touched: what is asked over
+    /// them, new keys too, goes by the new ones.
+    pub fn set_ike2(&mut self, settings: &Ike2Settings) {
+        self.config.preferences = Preferences::configured(settings);
+        self.config.ppks.clone_from(&settings.ppks);
     }
 
     pub(super) fn established_message(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, spi: Spi) {

@@ -239,7 +239,7 @@ impl Server {
             }
             Proven::Certificate(der, held_against) => {
                 let certificate = Certificate::from_der(der).ok()?;
-                let listed = credentials.trust().is_none_or(|trust| trust.store.is_listed(&certificate));
+                let listed = credentials.trust().is_none_or(|trust| trust.store.is_listed(&certificate, &trust.ocsp));
                 if listed || anchors(credentials) != *held_against {
                     return None;
                 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::Secret;
+use keyferry_crypto::{KeGroup, Secret};
 use keyferry_model::id::Identity;
-use keyferry_model::settings::Ppk;
+use keyferry_model::settings::{Ike2Settings, Ppk};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode};
 
@@ -174,7 +174,7 @@ fn without_new_keys_there_is_no_registration() {
 /// Loss of any message, and PPK together with an additional key exchange.
 #[test]
 fn it_goes_with_ml_kem_and_loss() {
-    use keyferry_crypto::{KeGroup, Random, SeededRandom};
+    use keyferry_crypto::{Random, SeededRandom};
     use keyferry_model::settings::AdditionalKe;
     let key = b"the key of a, which is long enough";
     let kem = || vec![AdditionalKe { methods: vec![KeGroup::MlKem768], required: true }];
@@ -221,4 +221,33 @@ fn a_key_server_that_does_not_use_it_is_told() {
     assert_eq!(world.hosts[at].events, [MemberEvent::Refused(why.to_owned())]);
     assert_eq!((world.server.established(), world.server.counters().deleted), (0, 1));
     assert_eq!(exchanges(&world)[2..], [ExchangeType::INFORMATIONAL.0], "once");
+}
+
+/// Keys and algorithms may change while a key server runs: for whoever comes then, and not for IKE SAs that stand.
+#[test]
+fn new_settings_count_for_new_exchanges() {
+    let key = b"the key of a, which is long enough";
+    let (mut world, at) = world(Vec::new(), Vec::new());
+    world.start(at);
+    world.run();
+    assert_eq!(world.hosts[at].events.last(), Some(&MemberEvent::Registered));
+    let ppks = vec![ppk(b"a", key, true)];
+    world.server.set_ike2(&Ike2Settings { ppks: ppks.clone(), ..Ike2Settings::default() });
+    let comes = |world: &mut World, n: u8, ppks: &[Ppk]| {
+        let mut settings = world.settings(n);
+        settings.ike2.ppks = ppks.to_vec();
+        let at = world.add(settings);
+        world.start(at);
+        world.run();
+        world.pass(Duration::from_secs(3));
+        world.hosts[at].events.last() == Some(&MemberEvent::Registered)
+    };
+    assert!(!comes(&mut world, 2, &[]) && comes(&mut world, 3, &ppks));
+    world.start(at);
+    world.run();
+    assert_eq!(world.server.counters().registered, 3, "over the IKE SA that stands");
+    world.server.set_ike2(&Ike2Settings { groups: vec![KeGroup::Ecp384], ..Ike2Settings::default() });
+    assert!(!comes(&mut world, 4, &[]), "members here offer Curve25519 alone");
+    world.server.set_ike2(&Ike2Settings::default());
+    assert!(comes(&mut world, 5, &[]));
 }

@@ -86,7 +86,7 @@ enum Command {
         #[command(flatten)]
         gateway: GatewayArgs,
     },
-    /// Read the configuration again: groups and peers that have changed, are new or are gone.
+    /// Read the configuration again: groups, peers, algorithms and keys that have changed, are new or are gone.
     #[command(after_help = "Example:\n  keyferry check gateway.toml && keyferry reload\n\n\
         Members are told by rekeys, without losing a packet where the protocols allow it. SIGHUP does the same.")]
     Reload(GatewayArgs),

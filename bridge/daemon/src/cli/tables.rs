@@ -41,6 +41,9 @@ pub(super) fn reloaded(r: &Reloaded) -> String {
             let _ = writeln!(out, "{what}: {}", names.join(", "));
         }
     }
+    if !r.later.is_empty() {
+        let _ = writeln!(out, "at the next start: {}", r.later.join(", "));
+    }
     if out.is_empty() { "reloaded; members have nothing to learn from it\n".to_owned() } else { out }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connections::Connections;
 use super::jobs::{Finished, Jobs};
-use super::reload::Reloading;
+use super::reload::{Fresh, Reloading};
 use crate::control::{Call, DatagramCounters, Drained, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
 use crate::random::{Clock, OsRandom};
 use crate::store::{Store, StoreError};
@@ -152,9 +152,13 @@ impl Round {
     /// Reads the configuration again.
     fn reload(&mut self) -> Result<Reloaded, String> {
         let store = self.store.as_mut().ok_or_else(|| StoreError::Lost.to_string())?;
-        let (groups, credentials) = self.reloading.read(store)?;
+        let Fresh { groups, credentials, ike2, later } = self.reloading.read(store)?;
         let reloaded = self.gateway.reload(self.clock.now(), &mut OsRandom, groups, credentials);
-        let reloaded = reloaded.map_err(|e| e.to_string())?;
+        let reloaded = Reloaded { later, ..reloaded.map_err(|e| e.to_string())? };
+        self.gateway.set_ike2(&ike2);
+        if !reloaded.later.is_empty() {
+            tracing::warn!(keys = ?reloaded.later, "changes take effect when the gateway is started again");
+        }
         tracing::info!(added = ?reloaded.added, changed = ?reloaded.changed, removed = ?reloaded.removed,
             "configuration read again");
         Ok(reloaded)
