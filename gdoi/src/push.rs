@@ -15,8 +15,10 @@ pub(crate) mod member;
 mod render;
 pub(crate) mod roles;
 mod streams;
+mod unsigned;
 
-pub use render::{RenderError, render};
+pub use render::{RenderError, prepare, render};
+pub use unsigned::Unsigned;
 
 #[cfg(test)]
 mod tests;

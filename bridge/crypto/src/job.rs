@@ -8,6 +8,39 @@ use crate::peer::{CheckedPeer, PeerCheck, PeerError};
 use crate::secret::Secret;
 use crate::signature::{SignatureForm, SigningKey};
 
+/// Times that an ECDSA signature is made anew until its DER has the length that it was prepared for. Each fits with a
+/// probability of more than a half.
+const TRIES: usize = 128;
+
+/// A signature that a message is prepared for.
+#[derive(Debug)]
+pub struct ToSign {
+    /// Our key.
+    pub key: Arc<SigningKey>,
+    /// The way to sign.
+    pub how: SignatureForm,
+    /// What is signed.
+    pub octets: Secret,
+    /// Octets that the signature is to have.
+    pub len: usize,
+}
+
+impl ToSign {
+    /// Signs.
+    ///
+    /// # Errors
+    /// The key does not fit, or no signature got the length.
+    pub fn sign(&self) -> Result<Vec<u8>, CryptoError> {
+        for _ in 0..TRIES {
+            let value = self.key.sign_form(self.how, self.octets.expose())?;
+            if value.len() == self.len {
+                return Ok(value);
+            }
+        }
+        Err(CryptoError::Length("signature"))
+    }
+}
+
 /// Work that may run anywhere.
 #[derive(Debug)]
 pub enum Job {
@@ -45,6 +78,8 @@ pub enum Job {
         /// What is signed.
         octets: Secret,
     },
+    /// Sign a message that is made but for that.
+    SignMessage(ToSign),
 }
 
 /// What came of a [`Job`].
@@ -63,6 +98,12 @@ pub enum JobDone {
 }
 
 impl Job {
+    /// Does a whole group wait for it? No storm of registrations is to delay that.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Job::SignMessage(_))
+    }
+
     /// What to hand back where the work cannot be done.
     #[must_use]
     pub fn not_done(&self) -> JobDone {
@@ -71,7 +112,7 @@ impl Job {
             Job::KeyPair { .. } => JobDone::KeyPair(Err(CryptoError::NotDone)),
             Job::Agree { .. } => JobDone::Agree(Err(CryptoError::NotDone)),
             Job::CheckPeer(_) => JobDone::CheckPeer(Err(PeerError::NotDone)),
-            Job::Sign { .. } => JobDone::Sign(Err(CryptoError::NotDone)),
+            Job::Sign { .. } | Job::SignMessage(_) => JobDone::Sign(Err(CryptoError::NotDone)),
         }
     }
 
@@ -86,6 +127,30 @@ impl Job {
             Job::Agree { pair, peer } => JobDone::Agree(pair.agree(&peer)),
             Job::CheckPeer(check) => JobDone::CheckPeer(check.run()),
             Job::Sign { key, how, octets } => JobDone::Sign(key.sign_form(how, octets.expose())),
+            Job::SignMessage(message) => JobDone::Sign(message.sign()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+    use crate::signature::{KeyKind, SignatureAlgorithm};
+
+    /// DER of ECDSA values has no fixed length.
+    #[test]
+    fn a_signature_has_the_length_that_was_prepared_for() {
+        let key = Arc::new(SigningKey::generate_ec(KeyKind::EcP256).unwrap());
+        let how = SignatureForm::Algorithm(SignatureAlgorithm::Ecdsa(Hash::Sha256));
+        let job = |len| ToSign { key: Arc::clone(&key), how, octets: Secret::copy_from(b"octets"), len };
+        for len in [70, 71, 72] {
+            let job = Job::SignMessage(job(len));
+            assert!(job.is_urgent());
+            let JobDone::Sign(Ok(value)) = job.run() else { panic!("no signature") };
+            assert_eq!(value.len(), len);
+        }
+        assert!(job(80).sign().is_err());
     }
 }

@@ -26,7 +26,7 @@ pub use cipher::{AesCtr, BlockCipher};
 pub use error::CryptoError;
 pub use hash::Hash;
 pub use integrity::{Integrity, IntegrityKey};
-pub use job::{Job, JobDone};
+pub use job::{Job, JobDone, ToSign};
 pub use ke::{KeGroup, KeyPair};
 pub use peer::{CheckedPeer, PeerCheck, PeerError};
 pub use prf::{Prf, PrfKey};

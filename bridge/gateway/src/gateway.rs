@@ -23,7 +23,7 @@ use keyferry_wire::Frame;
 use serde::{Deserialize, Serialize};
 
 use crate::demux::{Route, classify};
-use crate::outgoing::{Message, Outgoing, Receivers};
+use crate::outgoing::{Message, Outgoing, Receivers, Unsigned};
 
 /// What a gateway is configured with.
 #[derive(Clone, Debug)]
@@ -173,6 +173,7 @@ impl Gateway {
         }
         gateway.out.persist(left.ops);
         gateway.flush();
+        gateway.outgoing.sign(now, &mut gateway.out);
         Ok(gateway)
     }
 
@@ -247,6 +248,10 @@ impl Gateway {
 
     /// The result of a job that was handed out.
     pub fn complete(&mut self, now: Now, rng: &mut dyn Random, job: JobId, done: JobDone) {
+        if self.outgoing.awaits(job) {
+            self.outgoing.signed(now, rng, job, done, &mut self.out);
+            return self.outgoing.expire(now, &mut self.out);
+        }
         match self.jobs.remove(&job) {
             Some(Protocol::Gdoi) => {
                 self.drive(Protocol::Gdoi, now, rng, |this, ctx| this.gdoi.complete(ctx, job, done))
@@ -465,7 +470,7 @@ impl Gateway {
         self.endpoints.gikev2.log_rekey(&plan);
         let mut ops = self.model.take_store_ops();
         for (protocol, marked) in Protocol::ALL.into_iter().zip(marked) {
-            let messages = render(&plan, protocol, rng);
+            let messages = prepare(&plan, protocol, rng);
             let unicast = messages.iter().any(|m| m.multicast.is_none());
             let members = if unicast { self.model.receivers(group, protocol, plan.id) } else { Vec::new() };
             if !messages.is_empty() {
@@ -474,6 +479,7 @@ impl Gateway {
             }
         }
         self.out.persist(ops);
+        self.outgoing.sign(now, &mut self.out);
         self.drive(Protocol::Gikev2, now, rng, |this, ctx| this.gikev2.rekey_in_band(ctx, &plan));
         Some(plan.id)
     }
@@ -484,24 +490,23 @@ impl Gateway {
     }
 }
 
-/// The messages of one protocol, in their order. If one cannot be made, those behind it would not be understood.
-fn render(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Message> {
+/// The messages of one protocol, in their order, but for their signatures. If one cannot be made, those behind it would not be
+/// understood.
+fn prepare(plan: &RekeyPlan, protocol: Protocol, rng: &mut dyn Random) -> Vec<Message> {
     let mut messages = Vec::new();
     for step in plan.steps.iter().filter(|s| s.protocol == protocol) {
-        let message = match protocol {
-            Protocol::Gdoi => gdoi::push::render(&plan.policy, step, rng).map_err(|e| e.to_string()),
-            Protocol::Gikev2 => {
-                gikev2::rekey::render(&plan.policy, step, plan.fragment_size, rng).map_err(|e| e.to_string())
-            }
+        let unsigned = match protocol {
+            Protocol::Gdoi => gdoi::push::prepare(&plan.policy, step).map(Unsigned::from).map_err(|e| e.to_string()),
+            Protocol::Gikev2 => gikev2::rekey::prepare(&plan.policy, step, plan.fragment_size, rng)
+                .map(Unsigned::from)
+                .map_err(|e| e.to_string()),
         };
-        match message {
-            Ok(bytes) => {
-                let multicast = match transport(protocol, &step.policy) {
-                    Some(RekeyTransport::Multicast(to)) => Some(to),
-                    Some(RekeyTransport::Unicast) | None => None,
-                };
-                messages.push(Message { bytes, multicast });
-            }
+        let multicast = match transport(protocol, &step.policy) {
+            Some(RekeyTransport::Multicast(to)) => Some(to),
+            Some(RekeyTransport::Unicast) | None => None,
+        };
+        match unsigned.and_then(|unsigned| Message::new(unsigned, multicast, rng)) {
+            Ok(message) => messages.push(message),
             Err(error) => {
                 tracing::error!(group = %plan.policy.name, rekey = plan.id, %protocol, %error,
                     "rekey message could not be made: members must register anew");

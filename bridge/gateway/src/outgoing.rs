@@ -1,12 +1,15 @@
-//! Rekey messages on their way: bitwise identical copies, sent several times, and again after a restart.
+//! Rekey messages on their way: stored, signed by jobs, stored again, and sent several times as bitwise identical copies, also
+//! after a restart.
+//!
+//! Where a message is not signed yet, those of its group and protocol behind it wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use gikev2::rekey::datagrams;
-use keyferry_crypto::Secret;
-use keyferry_model::drive::{Outbox, Transmit, Via};
+use keyferry_crypto::{CryptoError, Job, JobDone, Random, Secret, ToSign};
+use keyferry_model::drive::{JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::StoreOp;
@@ -16,12 +19,65 @@ use serde::{Deserialize, Serialize};
 /// What all keys of these records begin with.
 pub(crate) const PREFIX: &str = "outgoing/";
 
-/// A message, encrypted. One in fragments is their datagrams one after the other.
-#[derive(Clone, Serialize, Deserialize)]
+/// A signature that could not be made for want of time is asked for again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A message of either protocol that waits for its signature, if it has one.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Unsigned {
+    Gdoi(Box<gdoi::push::Unsigned>),
+    Gikev2(Box<gikev2::rekey::Unsigned>),
+}
+
+impl From<gdoi::push::Unsigned> for Unsigned {
+    fn from(message: gdoi::push::Unsigned) -> Self {
+        Self::Gdoi(Box::new(message))
+    }
+}
+
+impl From<gikev2::rekey::Unsigned> for Unsigned {
+    fn from(message: gikev2::rekey::Unsigned) -> Self {
+        Self::Gikev2(Box::new(message))
+    }
+}
+
+impl Unsigned {
+    /// The signature to make, if it has one.
+    fn to_sign(&self) -> Result<Option<ToSign>, String> {
+        match self {
+            Unsigned::Gdoi(m) => m.to_sign().map(Some).map_err(|e| e.to_string()),
+            Unsigned::Gikev2(m) => m.to_sign().map_err(|e| e.to_string()),
+        }
+    }
+
+    /// The message with its signature, encrypted.
+    fn finish(&self, signature: Option<&[u8]>, rng: &mut dyn Random) -> Result<Vec<u8>, String> {
+        match self {
+            Unsigned::Gdoi(m) => m.finish(signature.unwrap_or_default()).map_err(|e| e.to_string()),
+            Unsigned::Gikev2(m) => m.finish(signature, rng).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// A message. One in fragments is their datagrams one after the other.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Message {
-    pub(crate) bytes: Vec<u8>,
+    /// Encrypted; empty as long as it is not signed.
+    bytes: Vec<u8>,
+    #[serde(default)]
+    unsigned: Option<Unsigned>,
     /// A multicast address; none is each of the members.
     pub(crate) multicast: Option<SocketAddr>,
+}
+
+impl Message {
+    /// One that is to be signed, or is whole at once if nobody signs it.
+    pub(crate) fn new(unsigned: Unsigned, multicast: Option<SocketAddr>, rng: &mut dyn Random) -> Result<Self, String> {
+        Ok(match unsigned.to_sign()? {
+            Some(_) => Self { bytes: Vec::new(), unsigned: Some(unsigned), multicast },
+            None => Self { bytes: unsigned.finish(None, rng)?, unsigned: None, multicast },
+        })
+    }
 }
 
 /// The members that messages go to one by one.
@@ -54,9 +110,21 @@ struct Batch {
     /// Kept for members that miss it until then, monotonic.
     #[serde(skip)]
     kept: Duration,
+    /// When signatures are asked for that could not be made, monotonic.
+    #[serde(skip)]
+    again: Option<Duration>,
 }
 
 impl Batch {
+    /// Is every message signed?
+    fn is_signed(&self) -> bool {
+        self.messages.iter().all(|m| m.unsigned.is_none())
+    }
+
+    fn record(&self) -> Secret {
+        Secret::new(serde_json::to_vec(self).expect("a batch has no failing serializers"))
+    }
+
     /// Sends a message, in as many datagrams as it has.
     fn transmit(&self, message: &Message, to: SocketAddr, out: &mut Outbox) {
         let marker = self.marked.contains(&to);
@@ -65,6 +133,17 @@ impl Batch {
         for datagram in datagrams(&message.bytes) {
             out.send(Transmit { from, to, via: Via::udp(marker), bytes: datagram.to_vec() });
         }
+    }
+
+    /// Puts the signature into a message and encrypts it.
+    fn finish(&mut self, n: usize, signature: Option<&[u8]>, rng: &mut dyn Random) -> Result<(), String> {
+        if let Some(message) = self.messages.get_mut(n)
+            && let Some(unsigned) = &message.unsigned
+        {
+            message.bytes = unsigned.finish(signature, rng)?;
+            message.unsigned = None;
+        }
+        Ok(())
     }
 
     fn send(&self, out: &mut Outbox) {
@@ -81,6 +160,8 @@ impl Batch {
 #[derive(Default)]
 pub(crate) struct Outgoing {
     batches: BTreeMap<String, Batch>,
+    /// Signatures that are being made: of which batch, of which of its messages.
+    jobs: BTreeMap<JobId, (String, usize)>,
 }
 
 /// What the last run left.
@@ -103,13 +184,14 @@ impl Outgoing {
     pub(crate) fn load(records: &BTreeMap<String, Secret>, now: Now) -> Result<Left, (String, serde_json::Error)> {
         let mut left = Left { outgoing: Self::default(), overdue: BTreeSet::new(), ops: Vec::new() };
         for (key, bytes) in records.range(PREFIX.to_owned()..).take_while(|(k, _)| k.starts_with(PREFIX)) {
-            let batch: Batch = serde_json::from_slice(bytes.expose()).map_err(|e| (key.clone(), e))?;
+            let mut batch: Batch = serde_json::from_slice(bytes.expose()).map_err(|e| (key.clone(), e))?;
             if now.wall > batch.late {
                 left.overdue.extend(key[PREFIX.len()..].split('/').next().map(str::to_owned));
             }
             if now.wall > batch.useless {
                 left.ops.push(StoreOp::Delete(key.clone()));
             } else {
+                batch.again = Some(now.mono).filter(|_| !batch.is_signed());
                 left.outgoing.batches.insert(key.clone(), batch);
             }
         }
@@ -138,15 +220,118 @@ impl Outgoing {
             useless: now.wall + policy.last_copy().max(policy.rekey_margin),
             due: now.mono,
             kept: now.mono + kept,
+            again: Some(now.mono),
         };
-        let bytes = serde_json::to_vec(&batch).expect("a batch has no failing serializers");
+        let record = batch.record();
         self.batches.insert(key.clone(), batch);
-        StoreOp::Put(key, Secret::new(bytes))
+        StoreOp::Put(key, record)
+    }
+
+    /// Has signatures made that are missing. Call it when what [`add`](Self::add) returned is queued.
+    pub(crate) fn sign(&mut self, now: Now, out: &mut Outbox) {
+        let due = |b: &Batch| b.again.is_some_and(|at| at <= now.mono);
+        let due: Vec<String> = self.batches.iter().filter(|(_, b)| due(b)).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            self.sign_batch(key, out);
+        }
+    }
+
+    fn sign_batch(&mut self, key: String, out: &mut Outbox) {
+        let Some(batch) = self.batches.get_mut(&key) else { return };
+        batch.again = None;
+        let mut unusable = None;
+        for (n, message) in batch.messages.iter_mut().enumerate() {
+            let Some(unsigned) = &message.unsigned else { continue };
+            if self.jobs.values().any(|(of, at)| (of, *at) == (&key, n)) {
+                continue;
+            }
+            match unsigned.to_sign() {
+                Ok(Some(to_sign)) => {
+                    self.jobs.insert(out.job(Job::SignMessage(to_sign)), (key.clone(), n));
+                }
+                // Only a record that is none of ours.
+                Ok(None) => unusable = Some((n, "nothing to sign".to_owned())),
+                Err(error) => unusable = Some((n, error)),
+            }
+            if unusable.is_some() {
+                break;
+            }
+        }
+        if let Some((n, error)) = unusable {
+            self.give_up(&key, n, &error, out);
+        }
+    }
+
+    /// Is this the job of a signature?
+    pub(crate) fn awaits(&self, job: JobId) -> bool {
+        self.jobs.contains_key(&job)
+    }
+
+    /// A signature is made, or is not. Messages that are all signed are made durable before the first of them is sent.
+    pub(crate) fn signed(&mut self, now: Now, rng: &mut dyn Random, job: JobId, done: JobDone, out: &mut Outbox) {
+        let Some((key, n)) = self.jobs.remove(&job) else { return };
+        let Some(batch) = self.batches.get_mut(&key) else { return };
+        let result = if let JobDone::Sign(result) = done { result } else { Err(CryptoError::NotDone) };
+        match result {
+            Ok(signature) => match batch.finish(n, Some(&signature), rng) {
+                Ok(()) if batch.is_signed() => out.persist(vec![StoreOp::Put(key, batch.record())]),
+                Ok(()) => {}
+                Err(error) => self.give_up(&key, n, &error, out),
+            },
+            Err(CryptoError::NotDone) => {
+                tracing::debug!(%key, "no time for the signature of a rekey");
+                batch.again = Some(now.mono + AGAIN);
+            }
+            Err(error) => self.give_up(&key, n, &error.to_string(), out),
+        }
+    }
+
+    /// A message cannot be made, and those behind it would not be understood.
+    fn give_up(&mut self, key: &str, n: usize, error: &str, out: &mut Outbox) {
+        tracing::error!(%key, %error, "rekey message could not be made: members must register anew");
+        let Some(batch) = self.batches.get_mut(key) else { return };
+        batch.messages.truncate(n);
+        let op = match batch.messages.is_empty() {
+            true => {
+                self.batches.remove(key);
+                StoreOp::Delete(key.to_owned())
+            }
+            false => StoreOp::Put(key.to_owned(), batch.record()),
+        };
+        self.jobs.retain(|job, (of, at)| {
+            let kept = of != key || *at < n;
+            if !kept {
+                out.cancel(*job);
+            }
+            kept
+        });
+        out.persist(vec![op]);
+    }
+
+    /// The batches that may not be sent yet: those that are not signed, and those behind one of the same group and protocol that is
+    /// not. Members would not understand them without it.
+    fn held(&self) -> BTreeSet<String> {
+        let mut streams = BTreeSet::new();
+        let mut held = BTreeSet::new();
+        for (key, batch) in &self.batches {
+            let signed = batch.is_signed();
+            if signed && streams.is_empty() {
+                continue;
+            }
+            let mut parts = key[PREFIX.len()..].split('/');
+            let stream = (parts.next(), parts.next_back());
+            if !signed || streams.contains(&stream) {
+                streams.insert(stream);
+                held.insert(key.clone());
+            }
+        }
+        held
     }
 
     /// Sends a rekey once more, to these members of a protocol alone.
     pub(crate) fn resend(&mut self, group: &str, rekey: u64, protocol: Protocol, to: &[SocketAddr], out: &mut Outbox) {
-        let Some(batch) = self.batches.get(&key(group, rekey, protocol)) else { return };
+        let batch = self.batches.get(&key(group, rekey, protocol)).filter(|b| b.is_signed());
+        let Some(batch) = batch else { return };
         for to in to {
             batch.messages.iter().for_each(|m| batch.transmit(m, *to, out));
         }
@@ -154,7 +339,10 @@ impl Outgoing {
 
     /// Sends the copies that are due.
     pub(crate) fn expire(&mut self, now: Now, out: &mut Outbox) {
-        for batch in self.batches.values_mut().filter(|b| b.left > 0 && b.due <= now.mono) {
+        self.sign(now, out);
+        let held = self.held();
+        let due = |(key, b): &(&String, &mut Batch)| b.left > 0 && b.due <= now.mono && !held.contains(*key);
+        for (_, batch) in self.batches.iter_mut().filter(due) {
             batch.send(out);
             batch.left -= 1;
             batch.due = now.mono + batch.interval;
@@ -168,7 +356,12 @@ impl Outgoing {
     }
 
     pub(crate) fn deadline(&self) -> Option<Deadline> {
-        let at = self.batches.values().map(|b| if b.left > 0 { b.due } else { b.kept }).min()?;
+        let held = self.held();
+        let wake = |(key, b): (&String, &Batch)| match held.contains(key) {
+            true => b.again,
+            false => Some(if b.left > 0 { b.due } else { b.kept }),
+        };
+        let at = self.batches.iter().filter_map(wake).min()?;
         Some(Deadline { at, reason: "copy of a rekey message" })
     }
 }
@@ -191,6 +384,7 @@ mod tests {
             useless: Duration::MAX,
             due: Duration::ZERO,
             kept: Duration::ZERO,
+            again: None,
         }
     }
 
@@ -207,7 +401,7 @@ mod tests {
     fn copies_are_bitwise_identical_and_come_shortly() {
         let to = SocketAddr::from(([239, 192, 0, 2], 848));
         let mut outgoing = Outgoing::default();
-        let messages = vec![Message { bytes: vec![7; 90], multicast: Some(to) }];
+        let messages = vec![Message { bytes: vec![7; 90], unsigned: None, multicast: Some(to) }];
         let interval = Duration::from_secs(2);
         outgoing.batches.insert(key("g", 1, Protocol::Gikev2), batch(messages, &[], 3, interval));
         let mut out = Outbox::default();
@@ -245,7 +439,7 @@ mod tests {
         let members = [SocketAddr::from(([10, 0, 0, 1], 848)), SocketAddr::from(([10, 0, 0, 2], 848))];
         let mut outgoing = Outgoing::default();
         for (rekey, protocol, byte) in [(4, Protocol::Gdoi, 1), (4, Protocol::Gikev2, 2), (5, Protocol::Gdoi, 3)] {
-            let messages = vec![Message { bytes: vec![byte], multicast: None }];
+            let messages = vec![Message { bytes: vec![byte], unsigned: None, multicast: None }];
             let batch = Batch { kept: Duration::MAX, ..batch(messages, &members, 1, Duration::ZERO) };
             outgoing.batches.insert(key("g", rekey, protocol), batch);
         }

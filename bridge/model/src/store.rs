@@ -44,11 +44,19 @@ pub(crate) fn get<T: DeserializeOwned>(key: &str, bytes: &Secret) -> Result<T, R
 /// Key material on its way into or out of a record; zeroized when dropped.
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
-pub(crate) struct SecretRecord(Vec<u8>);
+pub struct SecretRecord(Vec<u8>);
 
 impl SecretRecord {
-    pub(crate) fn of(secret: &Secret) -> Self {
+    /// A copy for a record.
+    #[must_use]
+    pub fn of(secret: &Secret) -> Self {
         Self(secret.expose().to_vec())
+    }
+
+    /// The octets themselves. Keep the borrow short.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
     }
 
     pub(crate) fn into_secret(mut self) -> Secret {

@@ -5,7 +5,7 @@
 //! RFC 6407 section 7.3.5: decryption and form, number, signature.
 
 use keyferry_crypto::{
-    BlockCipher, CryptoError, DigestSignature, KeyKind, Secret, SignatureScheme, SigningKey, VerifyingKey,
+    BlockCipher, CryptoError, DigestSignature, KeyKind, Secret, SignatureForm, SignatureScheme, VerifyingKey,
 };
 use keyferry_model::reading::{Reading, Readings};
 use keyferry_wire::{Decode, Header, RawPayload};
@@ -24,48 +24,45 @@ const SIGNED_PREFIX: &[u8] = b"rekey";
 const COVERAGE: [Reading; 5] =
     [Reading::SigNul, Reading::SigUnpaddedLength, Reading::SigClearFlags, Reading::SigHashedTwice, Reading::SigRaw];
 
-/// What protects a push: the cipher, IV and key, the signature.
+/// What protects a push: the cipher, IV and key, the way to sign.
 pub(crate) struct Sealing<'a> {
     pub(crate) cipher: BlockCipher,
     /// IV and KEK.
-    pub(crate) keymat: &'a Secret,
-    pub(crate) signer: &'a SigningKey,
+    pub(crate) keymat: &'a [u8],
     pub(crate) scheme: SignatureScheme,
     pub(crate) sends: Readings,
 }
 
 impl Sealing<'_> {
-    /// Signs and encrypts a chain of payloads whose last one names SIG as the next.
-    pub(crate) fn seal(&self, header: &Header, chain: &Secret) -> Result<Vec<u8>, SealError> {
-        let signature_len = self.signer.signature_len();
+    /// What is signed, and how, of a chain of payloads whose last one names SIG as the next.
+    pub(crate) fn covered(&self, header: &Header, chain: &[u8], signature_len: usize) -> (SignatureForm, Secret) {
         let plain_len = chain.len() + 4 + signature_len;
         let wire_len = message::sealed_len(self.cipher, plain_len);
         let octets = covered_header(self.sends, header, wire_len, plain_len);
-        let signature = self.sign(&[SIGNED_PREFIX, nul(self.sends), &octets, chain.expose()])?;
-        let length = u16::try_from(4 + signature.len()).map_err(|_| SealError::TooLong)?;
-        let mut signed = Vec::with_capacity(plain_len);
-        signed.extend_from_slice(chain.expose());
-        signed.extend([0, 0]);
-        signed.extend_from_slice(&length.to_be_bytes());
-        signed.extend_from_slice(&signature);
-        let keymat = self.keymat.expose();
-        let zeros = [0; BlockCipher::MAX_BLOCK];
-        let iv = if self.sends.has(Reading::ZeroIv) { &zeros } else { keymat };
-        let iv = Iv::front(self.cipher, iv).ok_or(CryptoError::Length("the KEK"))?;
-        let key = secret_part(self.cipher, keymat);
-        message::seal(self.cipher, key, &iv, header, &Secret::new(signed)).map(|(datagram, _)| datagram)
+        let parts = [SIGNED_PREFIX, nul(self.sends), &octets, chain];
+        let digest = || Secret::new(self.scheme.hash().digest(&parts));
+        if self.sends.has(Reading::SigRaw) {
+            (SignatureForm::Digest(DigestSignature::RsaRaw), digest())
+        } else if self.sends.has(Reading::SigHashedTwice) {
+            (SignatureForm::Scheme(self.scheme), digest())
+        } else {
+            (SignatureForm::Scheme(self.scheme), Secret::new(parts.concat()))
+        }
     }
 
-    fn sign(&self, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
-        if self.sends.has(Reading::SigRaw) {
-            let digest = self.scheme.hash().digest(parts);
-            return self.signer.sign_digest(DigestSignature::RsaRaw, &digest);
-        }
-        if self.sends.has(Reading::SigHashedTwice) {
-            let digest = self.scheme.hash().digest(parts);
-            return self.signer.sign(self.scheme, &[&digest]);
-        }
-        self.signer.sign(self.scheme, parts)
+    /// Encrypts the chain with its signature behind it.
+    pub(crate) fn seal(&self, header: &Header, chain: &[u8], signature: &[u8]) -> Result<Vec<u8>, SealError> {
+        let length = u16::try_from(4 + signature.len()).map_err(|_| SealError::TooLong)?;
+        let mut signed = Vec::with_capacity(chain.len() + 4 + signature.len());
+        signed.extend_from_slice(chain);
+        signed.extend([0, 0]);
+        signed.extend_from_slice(&length.to_be_bytes());
+        signed.extend_from_slice(signature);
+        let zeros = [0; BlockCipher::MAX_BLOCK];
+        let iv = if self.sends.has(Reading::ZeroIv) { &zeros } else { self.keymat };
+        let iv = Iv::front(self.cipher, iv).ok_or(CryptoError::Length("the KEK"))?;
+        let key = secret_part(self.cipher, self.keymat);
+        message::seal(self.cipher, key, &iv, header, &Secret::new(signed)).map(|(datagram, _)| datagram)
     }
 }
 

@@ -5,7 +5,7 @@ use keyferry_model::plan::{Deletion, RekeyStep};
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::reading::{Reading, Readings};
 
-use super::envelope::Sealing;
+use super::unsigned::Unsigned;
 use crate::message::{self, Payloads, SealError};
 use crate::policy::streams::Telling;
 use crate::policy::tell::{KdParts, SaParts, TellError};
@@ -25,15 +25,28 @@ pub enum RenderError {
     /// It cannot be signed, or a key is unusable.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+    /// What was stored of it is none of ours.
+    #[error("not what was prepared")]
+    NotPrepared,
 }
 
-/// Renders one step into one GROUPKEY-PUSH: encrypted under the step's rekey SA and signed, without a non-ESP marker.
-/// RSA draws no randomness, so the same step always gives the same octets; with ECDSA each rendering is another message, and
-/// copies are those of one.
+/// Renders one step into one GROUPKEY-PUSH: encrypted under the step's rekey SA and signed, without a non-ESP marker, for who can
+/// wait for its signature: [`prepare`], sign, and [`Unsigned::finish`]. RSA draws no randomness, so the same step always gives the
+/// same octets; with ECDSA each rendering is another message, and copies are those of one.
 ///
 /// # Errors
 /// [`RenderError`]; nothing but an unfit policy or a message longer than a datagram brings one about.
 pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> Result<Vec<u8>, RenderError> {
+    let unsigned = prepare(policy, step)?;
+    let signature = unsigned.to_sign()?.sign()?;
+    unsigned.finish(&signature)
+}
+
+/// Makes the message of one step but for its signature and encryption.
+///
+/// # Errors
+/// [`RenderError`].
+pub fn prepare(policy: &GroupPolicy, step: &RekeyStep) -> Result<Unsigned, RenderError> {
     let gdoi = step.policy.gdoi.as_ref().ok_or(TellError::NotServed)?;
     // What is sent now is what counts, also under a rekey SA from before; a signature's reading fits its own kind of key.
     let present = policy.gdoi.as_ref().filter(|g| g.scheme.kind() == gdoi.scheme.kind());
@@ -42,9 +55,8 @@ pub fn render(policy: &GroupPolicy, step: &RekeyStep, _rng: &mut dyn Random) -> 
     #[cfg(feature = "fuzzing")]
     let payloads = crate::fuzzing::tampered(exchange::PUSH, payloads);
     let header = message::header(&step.over.spi, exchange::PUSH, flag::ENCRYPTED, 0, payloads.first());
-    let sealing =
-        Sealing { cipher: gdoi.cipher, keymat: &step.over.keymat, signer: &gdoi.signer, scheme: gdoi.scheme, sends };
-    Ok(sealing.seal(&header, &payloads.chain(payload::SIG)?)?)
+    let chain = payloads.chain(payload::SIG)?;
+    Ok(Unsigned::new(gdoi, &step.over.keymat, sends, &header, &chain))
 }
 
 fn payloads(policy: &GroupPolicy, sends: Readings, step: &RekeyStep) -> Result<Payloads, RenderError> {

@@ -19,7 +19,9 @@ pub(crate) mod in_band;
 pub(crate) mod receive;
 mod render;
 pub(crate) mod signature;
+mod unsigned;
 
 pub use crate::keylog::rekey_sa_line;
 pub use crate::wire::sk::datagrams;
-pub use render::{RenderError, render};
+pub use render::{RenderError, prepare, render};
+pub use unsigned::Unsigned;

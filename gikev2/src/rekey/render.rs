@@ -7,9 +7,11 @@ use keyferry_model::lkh::TreeUpdate;
 use keyferry_model::plan::{Deletion, NewRekeySa, RekeyStep};
 use keyferry_model::policy::{EspMode, GroupPolicy, RekeyAuthentication};
 use keyferry_model::rekey_sa::RekeySa;
+use keyferry_model::store::SecretRecord;
 use keyferry_wire::{ChainWriter, Encode};
 
-use super::signature::{chunk_a, value, value_len};
+use super::signature::value_len;
+use super::unsigned::{HEADER_ALONE, Signing, Unsigned};
 use crate::ike_sa::init::header;
 use crate::ike_sa::options::datagram_limit;
 use crate::policy::to_wire;
@@ -19,7 +21,7 @@ use crate::wire::gsa::{Gsa, GwPolicy};
 use crate::wire::kd::{GroupBag, Kd, MemberBag};
 use crate::wire::notify::Notify;
 use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, ProtocolId};
-use crate::wire::sk::{SealError, SkKeys};
+use crate::wire::sk::SealError;
 
 /// Why a rekey message cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,16 +38,17 @@ pub enum RenderError {
     /// A payload is longer than its length field can say.
     #[error("a payload is too long")]
     TooLong,
+    /// What was stored of it is none of ours, or the signature is not the one that it is for.
+    #[error("not what was prepared")]
+    NotPrepared,
 }
 
 /// A message with more octets of payloads goes whole: in fragments it would be more than members put together.
 const MOST_IN_FRAGMENTS: usize = 48 * 1024;
 
-/// Renders one step of a plan into one message, encrypted and authenticated, without marker. Repeats must be copies of
-/// this one (RFC 9838 section 2.4.1.3): rendering again gives other octets.
-///
-/// Where an IP packet would be longer than `fragment_size` the message is in fragments, and what is returned their datagrams
-/// one after the other, see [`datagrams`](super::datagrams).
+/// Renders one step of a plan into one message, encrypted and authenticated, without marker, for who can wait for its signature:
+/// [`prepare`], sign, and [`Unsigned::finish`]. Repeats must be copies of this one (RFC 9838 section 2.4.1.3): rendering again
+/// gives other octets.
 ///
 /// # Errors
 /// The group serves no G-IKEv2, or the message cannot be made.
@@ -55,6 +58,23 @@ pub fn render(
     fragment_size: Option<usize>,
     rng: &mut dyn Random,
 ) -> Result<Vec<u8>, RenderError> {
+    let unsigned = prepare(policy, step, fragment_size, rng)?;
+    let value = unsigned.to_sign()?.map(|message| message.sign()).transpose()?;
+    unsigned.finish(value.as_deref(), rng)
+}
+
+/// Makes the message of one step of a plan but for its signature and encryption.
+///
+/// Where an IP packet would be longer than `fragment_size` it will be in fragments.
+///
+/// # Errors
+/// The group serves no G-IKEv2, or the message cannot be made.
+pub fn prepare(
+    policy: &GroupPolicy,
+    step: &RekeyStep,
+    fragment_size: Option<usize>,
+    rng: &mut dyn Random,
+) -> Result<Unsigned, RenderError> {
     let rekey = step.policy.gikev2.as_ref().ok_or(RenderError::NotServed)?;
     let (spi_i, spi_r) = halves(&step.over.spi);
     let header = header(ExchangeType::GSA_REKEY, spi_i, spi_r, 0, step.counter);
@@ -72,34 +92,31 @@ pub fn render(
     if matches!(step.delete, Deletion::RekeySa | Deletion::Everything) {
         payloads.push(all(ProtocolId::GIKE_UPDATE, 16));
     }
-    let (first, inner) = match &rekey.authentication {
-        RekeyAuthentication::Implicit => finish(&payloads)?,
+    let signing = match &rekey.authentication {
+        RekeyAuthentication::Implicit => None,
         RekeyAuthentication::Signature(signer, algorithm) => {
-            let identifier = algorithm.to_der();
-            let auth = |value: &[u8]| {
-                let data = SignatureData { algorithm: &identifier, value }.to_vec();
-                Auth { method: AuthMethod::DIGITAL_SIGNATURE, data: Cow::Owned(data) }.to_vec()
-            };
-            payloads.push((PayloadKind::AUTH, auth(&vec![0; value_len(signer)])));
-            let (first, inner) = finish(&payloads)?;
-            let a = chunk_a(&header, first, 0, inner.len());
-            let value = value(signer, *algorithm, [&a, inner.expose()])?;
-            payloads.pop();
-            payloads.push((PayloadKind::AUTH, auth(&value)));
-            finish(&payloads)?
+            let (len, identifier) = (value_len(signer), algorithm.to_der());
+            let data = SignatureData { algorithm: &identifier, value: &vec![0; len] }.to_vec();
+            let auth = Auth { method: AuthMethod::DIGITAL_SIGNATURE, data: Cow::Owned(data) };
+            payloads.push((PayloadKind::AUTH, auth.to_vec()));
+            Some(Signing::new(signer, *algorithm, len))
         }
     };
+    let (first, inner) = finish(&payloads)?;
     let (e, a) = rekey.protection.key_lens();
-    let keymat = step.over.keymat.expose();
-    let (Some(encryption), Some(integrity)) = (keymat.get(..e), keymat.get(e..e + a)) else {
-        return Err(CryptoError::Length("keying material").into());
-    };
-    let keys = SkKeys::new(rekey.protection, encryption, integrity)?;
-    // Message ID and number of the fragment make the IV unique under these keys; random octets before them are for the day
-    // they would not.
-    let unique = rng.u64() << 48 | u64::from(step.counter) << 16;
-    let limit = fragment_size.filter(|_| inner.len() <= MOST_IN_FRAGMENTS).map_or(usize::MAX, datagram_limit);
-    Ok(keys.seal_within(limit, &header, first, inner.expose(), unique, rng)?.0)
+    let keymat = step.over.keymat.expose().get(..e + a).ok_or(CryptoError::Length("keying material"))?;
+    Ok(Unsigned {
+        header: header.octets(HEADER_ALONE).to_vec(),
+        first,
+        limit: fragment_size.filter(|_| inner.len() <= MOST_IN_FRAGMENTS).map(datagram_limit),
+        inner: SecretRecord::of(&inner),
+        signing,
+        protection: rekey.protection,
+        keymat: SecretRecord::of(&Secret::copy_from(keymat)),
+        // Message ID and number of the fragment make the IV unique under these keys; random octets before them are for the day
+        // they would not.
+        unique: rng.u64() << 48 | u64::from(step.counter) << 16,
+    })
 }
 
 fn halves(spi: &[u8; 16]) -> ([u8; 8], [u8; 8]) {

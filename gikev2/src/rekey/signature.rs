@@ -5,7 +5,7 @@
 //!  P: the payloads inside, AUTH complete but for the signature value
 //! ```
 
-use keyferry_crypto::{CryptoError, KeyKind, Secret, SignatureAlgorithm, SigningKey, VerifyingKey};
+use keyferry_crypto::{KeyKind, Secret, SignatureAlgorithm, SigningKey, VerifyingKey};
 use keyferry_wire::{Decode, Header};
 
 use crate::reject::Reject;
@@ -13,10 +13,6 @@ use crate::rekey::group::Authentication;
 use crate::wire::auth::{Auth, SignatureData};
 use crate::wire::registry::{AuthMethod, PayloadKind};
 use crate::wire::sk::{Opened, PAYLOAD_HEADER};
-
-/// Times that an ECDSA signature is made anew until its DER has the length that it was prepared for. Each fits with a
-/// probability of more than a half.
-const TRIES: usize = 128;
 
 /// Octets of a signature value that a message is prepared for. ECDSA values are DER here, whose length varies; this is the
 /// likeliest (reading 2).
@@ -27,22 +23,6 @@ pub(crate) fn value_len(signer: &SigningKey) -> usize {
         KeyKind::EcP521 => 139,
         KeyKind::Rsa | KeyKind::Ed25519 | KeyKind::Ed448 => signer.signature_len(),
     }
-}
-
-/// A signature value of [`value_len`] octets over the chunks.
-pub(crate) fn value(
-    signer: &SigningKey,
-    algorithm: SignatureAlgorithm,
-    chunks: [&[u8]; 2],
-) -> Result<Vec<u8>, CryptoError> {
-    let octets = Secret::new(chunks.concat());
-    for _ in 0..TRIES {
-        let value = signer.sign_named(algorithm, octets.expose())?;
-        if value.len() == value_len(signer) {
-            return Ok(value);
-        }
-    }
-    Err(CryptoError::Length("ECDSA value"))
 }
 
 /// The chunk A for `inner_len` octets of payloads. `flags` is the second octet of the Encrypted payload's header.

@@ -345,7 +345,7 @@ fn key_exchanges_of_the_key_server_are_jobs() {
         kinds.push(match &job {
             Job::KeyPair { .. } => 'p',
             Job::Agree { .. } => 'a',
-            Job::KeyExchange { .. } | Job::CheckPeer(_) | Job::Sign { .. } => '?',
+            Job::KeyExchange { .. } | Job::CheckPeer(_) | Job::Sign { .. } | Job::SignMessage(_) => '?',
         });
         world.on_server(false, |s, ctx| s.complete(ctx, id, job.run()));
         world.run();

@@ -73,6 +73,34 @@ fn rekeys_are_followed_however_they_are_signed() {
     }
 }
 
+/// The signature may come from elsewhere, and one that is not what was asked for makes no message.
+#[test]
+fn a_message_is_signed_elsewhere() {
+    for authentication in signatures() {
+        let mut group = policy(false);
+        group.gikev2.as_mut().unwrap().authentication = authentication;
+        let mut world = World::new(group);
+        let at = world.join(1);
+        let plan = world.plan_steps(RekeyReason::Operator, &[]);
+        let unsigned = rekey::prepare(&plan.policy, &plan.steps[0], None, &mut world.rng).unwrap();
+        let value = unsigned.to_sign().unwrap().unwrap().sign().unwrap();
+        for wrong in [None, Some(&[][..]), Some(&value[1..])] {
+            assert!(unsigned.finish(wrong, &mut world.rng).is_err());
+        }
+        let message = unsigned.finish(Some(&value), &mut world.rng).unwrap();
+        world.multicast(&message);
+        assert!(world.has_newest(at));
+    }
+    let mut world = self::world(true, false, false);
+    let at = world.join(1);
+    let plan = world.plan_steps(RekeyReason::Operator, &[]);
+    let unsigned = rekey::prepare(&plan.policy, &plan.steps[0], None, &mut world.rng).unwrap();
+    assert!(unsigned.to_sign().unwrap().is_none() && unsigned.finish(Some(&[1]), &mut world.rng).is_err());
+    let message = unsigned.finish(None, &mut world.rng).unwrap();
+    world.multicast(&message);
+    assert!(world.has_newest(at));
+}
+
 /// A new AUTH_KEY comes in a message that the old key signs, and holds for what follows, also when members are excluded by the
 /// same rekey (RFC 9838 section 2.4.1, readings 6 and 25).
 #[test]

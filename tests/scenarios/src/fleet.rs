@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dataplane::{Frame, IvSource, Sad};
-use keyferry_crypto::{Random, Secret, SeededRandom};
+use keyferry_crypto::{Job, JobDone, Random, Secret, SeededRandom};
 use keyferry_gateway::{Gateway, GatewaySettings, IkeOptions, Reloaded};
-use keyferry_model::drive::{Datagram, Output, Transmit, Via};
+use keyferry_model::drive::{Datagram, JobId, Output, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::settings::{Ike2Settings, MemberSettings};
@@ -102,6 +102,10 @@ pub struct Fleet {
     tampered: BTreeSet<(SocketAddr, Vec<u8>)>,
     /// Datagrams that tampering drew from the gateway.
     pub drawn: usize,
+    /// Keep signatures of rekeys from being made: they gather in `held`.
+    pub hold_signatures: bool,
+    /// Signatures that are not made yet.
+    pub held: Vec<(JobId, Job)>,
     /// What the group is configured with, when the gateway starts or reads its configuration again.
     pub policy: GroupPolicy,
     /// The gateway gives tickets of this lifetime when it starts, and members that join from then on resume by them.
@@ -134,6 +138,8 @@ impl Fleet {
             tamper: Vec::new(),
             tampered: BTreeSet::new(),
             drawn: 0,
+            hold_signatures: false,
+            held: Vec::new(),
             policy,
             tickets: None,
             variant,
@@ -191,6 +197,12 @@ impl Fleet {
     /// Kills the gateway: whatever was not durable is lost.
     pub fn kill(&mut self) {
         self.gateway = None;
+        self.held.clear();
+    }
+
+    /// Hands the gateway the result of a signature that was held.
+    pub fn hand_back(&mut self, (id, done): (JobId, JobDone)) {
+        self.command(|g, now, rng| g.complete(now, rng, id, done));
     }
 
     /// Kills the gateway in the middle of carrying out the outputs of a command: after `outputs` of them.
@@ -456,8 +468,10 @@ impl Fleet {
                         self.net.send(self.clock, from, to, &bytes);
                     }
                 }
-                // Jobs are done at once here.
-                Output::Cancel(_) | Output::Close(_) => {}
+                Output::Cancel(id) => self.held.retain(|(held, _)| *held != id),
+                Output::Job(id, job @ Job::SignMessage(_)) if self.hold_signatures => self.held.push((id, job)),
+                Output::Close(_) => {}
+                // Other jobs are done at once here.
                 Output::Job(id, job) => {
                     let done = job.run();
                     let now = self.now();

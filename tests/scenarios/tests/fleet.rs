@@ -143,7 +143,7 @@ fn members_of_gikev2_find_out_in_seconds_that_the_gateway_has_restarted() {
 /// The gateway dies after each single output of a rekey in turn: nobody is cut off, and it never sends what it has not stored.
 #[test]
 fn a_crash_within_a_rekey_loses_nobody() {
-    for outputs in 0..6 {
+    for outputs in 0..16 {
         let mut fleet = assembled(2, Variant::default(), Weather::default());
         let member = identity(Variant::default(), 13);
         fleet.command_only(|g, now, rng| g.evict(now, rng, NAME, &member)).unwrap();

@@ -111,8 +111,10 @@ fn unicast_rekeys_take_the_way_of_the_member() {
     gateway.rekey(NOW, &mut rng, &group).unwrap();
     let mut sent = Vec::new();
     while let Some(output) = gateway.poll() {
-        if let Output::Send(t) = output {
-            sent.push((t.from.map(|f| f.port()), t.to, t.via.is_marked_udp()));
+        match output {
+            Output::Job(id, job) => gateway.complete(NOW, &mut rng, id, job.run()),
+            Output::Send(t) => sent.push((t.from.map(|f| f.port()), t.to, t.via.is_marked_udp())),
+            Output::Persist(_) | Output::Cancel(_) | Output::Close(_) => {}
         }
     }
     assert_eq!(sent, [(Some(4500), SocketAddr::new(inside, 4500 + shift), true)]);

@@ -22,6 +22,8 @@ pub(super) type Finished = (JobId, JobDone);
 #[derive(Debug)]
 pub(super) struct Jobs {
     slots: Arc<Semaphore>,
+    /// For urgent jobs, which wait for no others; rekeys bound their number.
+    urgent: Arc<Semaphore>,
     waiting: Arc<Waiting>,
     results: mpsc::UnboundedSender<Finished>,
 }
@@ -44,7 +46,8 @@ impl Jobs {
 
     fn with_slots(slots: usize) -> (Self, mpsc::UnboundedReceiver<Finished>) {
         let (results, receiver) = mpsc::unbounded_channel();
-        (Self { slots: Arc::new(Semaphore::new(slots)), waiting: Arc::default(), results }, receiver)
+        let (slots, urgent) = (Arc::new(Semaphore::new(slots)), Arc::new(Semaphore::new(parallelism())));
+        (Self { slots, urgent, waiting: Arc::default(), results }, receiver)
     }
 
     /// Runs a job when there is a processor for it.
@@ -53,12 +56,14 @@ impl Jobs {
     /// Too many wait: what to tell the gateway instead of a result.
     pub(super) fn submit(&self, id: JobId, job: Job) -> Result<(), JobDone> {
         let mut ids = self.waiting.ids();
-        if ids.len() >= MAX_WAITING {
+        let urgent = job.is_urgent();
+        if ids.len() >= MAX_WAITING && !urgent {
             return Err(job.not_done());
         }
         ids.insert(id);
         drop(ids);
-        let (slots, waiting, results) = (Arc::clone(&self.slots), Arc::clone(&self.waiting), self.results.clone());
+        let slots = Arc::clone(if urgent { &self.urgent } else { &self.slots });
+        let (waiting, results) = (Arc::clone(&self.waiting), self.results.clone());
         tokio::spawn(async move {
             let _slot = slots.acquire_owned().await;
             if !waiting.ids().remove(&id) {
@@ -83,7 +88,9 @@ impl Jobs {
 
 #[cfg(test)]
 mod tests {
-    use keyferry_crypto::{CryptoError, KeGroup, Secret};
+    use keyferry_crypto::{
+        CryptoError, KeGroup, KeyKind, Secret, SignatureAlgorithm, SignatureForm, SigningKey, ToSign,
+    };
 
     use super::*;
 
@@ -108,6 +115,21 @@ mod tests {
         assert_eq!(done, [JobId(1), JobId(3)]);
         drop(jobs);
         assert!(results.recv().await.is_none(), "nothing else comes");
+    }
+
+    /// However many peers register.
+    #[tokio::test]
+    async fn a_rekey_waits_for_no_registrations() {
+        let (jobs, mut results) = Jobs::with_slots(0);
+        for id in 0..MAX_WAITING {
+            jobs.submit(JobId(u64::try_from(id).unwrap()), job()).unwrap();
+        }
+        let key = Arc::new(SigningKey::generate_edwards(KeyKind::Ed25519).unwrap());
+        let how = SignatureForm::Algorithm(SignatureAlgorithm::Ed25519);
+        let message = ToSign { key, how, octets: Secret::copy_from(b"octets"), len: 64 };
+        jobs.submit(JobId(u64::MAX), Job::SignMessage(message)).unwrap();
+        let (id, done) = results.recv().await.unwrap();
+        assert!(id == JobId(u64::MAX) && matches!(done, JobDone::Sign(Ok(_))));
     }
 
     #[tokio::test]

@@ -158,18 +158,20 @@ impl KeyServer {
     /// A push with these payloads in front of SIG, in some readings.
     pub(super) fn push(&self, payloads: &[Body], sends: Readings) -> Vec<u8> {
         let (chain, first) = Self::chain(payloads);
-        let keymat = Secret::copy_from(&self.keymat);
-        let sealing =
-            Sealing { cipher: self.cipher, keymat: &keymat, signer: &self.signer, scheme: self.scheme, sends };
-        sealing.seal(&self.header(first), &chain.chain(payload::SIG).unwrap()).unwrap()
+        self.seal(first, chain.chain(payload::SIG).unwrap().expose(), sends)
     }
 
     /// A push with these octets in front of SIG.
     pub(super) fn push_octets(&self, first: u8, octets: &[u8]) -> Vec<u8> {
-        let keymat = Secret::copy_from(&self.keymat);
-        let (signer, scheme) = (&self.signer, self.scheme);
-        let sealing = Sealing { cipher: self.cipher, keymat: &keymat, signer, scheme, sends: Readings::NONE };
-        sealing.seal(&self.header(first), &Secret::copy_from(octets)).unwrap()
+        self.seal(first, octets, Readings::NONE)
+    }
+
+    fn seal(&self, first: u8, chain: &[u8], sends: Readings) -> Vec<u8> {
+        let sealing = Sealing { cipher: self.cipher, keymat: &self.keymat, scheme: self.scheme, sends };
+        let header = self.header(first);
+        let (how, octets) = sealing.covered(&header, chain, self.signer.signature_len());
+        let signature = self.signer.sign_form(how, octets.expose()).unwrap();
+        sealing.seal(&header, chain, &signature).unwrap()
     }
 
     /// A push encrypted with another IV; with `prefix` it stands in front of the ciphertext.
