@@ -21,6 +21,23 @@ impl Members {
         (0..len.min(BURST)).filter(|at| is_one(*at)).fold(Self(0), |Self(bits), at| Self(bits | 1 << at))
     }
 
+    /// One place alone.
+    pub(crate) fn only(at: usize) -> Self {
+        Self(1u64.checked_shl(u32::try_from(at).unwrap_or(u32::MAX)).unwrap_or(0))
+    }
+
+    pub(crate) fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The first `count` of them.
+    pub(crate) fn take(self, count: u32) -> Self {
+        if count >= self.len() {
+            return self;
+        }
+        self.iter().take(count as usize).fold(Self(0), |Self(bits), at| Self(bits | Self::only(at).0))
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -34,12 +51,16 @@ impl Members {
         (self.0 != 0).then_some(self.0.trailing_zeros() as usize)
     }
 
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
     pub(crate) fn remove(&mut self, at: usize) {
-        self.0 &= !(1u64.checked_shl(u32::try_from(at).unwrap_or(u32::MAX)).unwrap_or(0));
+        *self = self.without(Self::only(at));
     }
 
     /// Places in order.
@@ -62,6 +83,8 @@ mod tests {
         let odd = Members::which(64, |at| at % 2 == 1);
         assert_eq!((odd.iter().count(), odd.first()), (32, Some(1)));
         assert!(odd.contains(63) && !odd.contains(64) && !odd.contains(0));
+        assert_eq!(odd.take(2).iter().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!((odd.take(99), odd.len()), (odd, 32));
         assert!(odd.without(odd).is_empty());
         let mut fewer = odd;
         fewer.remove(1);

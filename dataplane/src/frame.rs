@@ -53,6 +53,11 @@ impl Frame {
         &mut self.storage[self.start..self.end]
     }
 
+    /// Is there room to grow by `front` octets before and `back` octets behind the packet?
+    pub(crate) fn can_grow(&self, front: usize, back: usize) -> bool {
+        front <= self.start && back <= self.storage.len() - self.end
+    }
+
     /// Grows the packet by `front` octets before and `back` octets behind it, with unspecified content.
     /// `None`, and no change, when there is no room.
     pub(crate) fn grow(&mut self, front: usize, back: usize) -> Option<()> {

@@ -18,35 +18,35 @@ use crate::sa::Sa;
 use crate::transform::Job;
 
 /// Looks at the outer headers and finds the SPI. The frame is cut to the length that the IP header gives.
-pub(crate) fn find_esp(frame: &mut Frame) -> Result<(Headers, u32), DropReason> {
-    let headers = Headers::parse(frame.packet()).map_err(|_| DropReason::InHdrError)?;
+pub(crate) fn find_esp(frame: &mut Frame, headers: &mut Headers) -> Result<u32, DropReason> {
+    headers.read(frame.packet()).map_err(|_| DropReason::InHdrError)?;
     // Fragments are put together before they come here (RFC 4303 section 3.4.1).
     if headers.upper != protocol::ESP || headers.fragment {
         return Err(DropReason::InHdrError);
     }
     frame.narrow(0, headers.total);
     let esp = frame.packet().get(headers.upper_at..).and_then(EspPacket::new).ok_or(DropReason::InHdrError)?;
-    Ok((headers, esp.spi()))
+    Ok(esp.spi())
 }
 
 /// A burst of protected packets.
 pub(crate) struct Inbound<'b> {
     pub(crate) frames: &'b mut [Frame],
-    /// Outer headers of each, where they could be read.
-    pub(crate) outer: &'b [Option<Headers>],
+    /// Outer headers of each that can be a member.
+    pub(crate) outer: &'b [Headers],
     pub(crate) fates: &'b mut [Fate<u32>],
 }
 
 /// Opens packets of one SA.
 pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
-    let numbers = look(sa, &mut members, burst);
+    look(sa, &mut members, burst);
     decrypt(sa, &mut members, burst);
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
     let (mut packets, mut octets) = (0, 0);
+    let mut inner = Headers::NONE;
     for at in members.iter() {
-        let (Some(outer), Some(numbers)) = (&burst.outer[at], &numbers[at]) else { continue };
         let frame = &mut burst.frames[at];
-        let opened = leave(sa, frame, outer).and_then(|inner| {
+        let opened = leave(sa, frame, &burst.outer[at], &mut inner).and_then(|numbers| {
             if let Some(windows) = &mut windows {
                 accept(windows.mark(numbers.sender(sa, &inner), numbers.sequence))?;
             }
@@ -64,7 +64,7 @@ pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
     sa.state.opened.count(packets, octets);
 }
 
-/// What tells a packet from others of its SA.
+/// What tells a packet from others of its SA. It stands in clear.
 #[derive(Clone, Copy)]
 struct Numbers {
     sequence: u32,
@@ -86,28 +86,26 @@ impl Numbers {
 }
 
 /// Sorts out what is not worth the cipher's work, and changes nothing else.
-fn look(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) -> [Option<Numbers>; BURST] {
-    let mut all = [None; BURST];
+fn look(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
     for at in members.iter() {
-        let Some(outer) = &burst.outer[at] else { continue };
+        let outer = &burst.outer[at];
         let esp = burst.frames[at].packet().get(outer.upper_at..).unwrap_or_default();
-        let looked = shape(sa, esp).and_then(|numbers| {
-            if let Some(windows) = &mut windows {
-                accept(windows.check(numbers.sender(sa, outer), numbers.sequence))?;
+        let looked = shape(sa, esp).and_then(|()| match &mut windows {
+            Some(windows) => {
+                let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
+                accept(windows.check(numbers.sender(sa, outer), numbers.sequence))
             }
-            Ok(numbers)
+            None => Ok(()),
         });
-        match looked {
-            Ok(numbers) => all[at] = Some(numbers),
-            Err(reason) => refuse(sa, at, reason, members, burst.fates),
+        if let Err(reason) = looked {
+            refuse(sa, at, reason, members, burst.fates);
         }
     }
-    all
 }
 
 /// Are all parts there that the SA's layout has?
-fn shape(sa: &Sa, esp: &[u8]) -> Result<Numbers, DropReason> {
+fn shape(sa: &Sa, esp: &[u8]) -> Result<(), DropReason> {
     let layout = sa.layout;
     let body_len = esp.len().checked_sub(layout.body() + layout.icv).ok_or(DropReason::InStateInvalid)?;
     // Blocks are checked for CBC only: senders that do not align to four octets in a counter mode harm nobody.
@@ -115,24 +113,24 @@ fn shape(sa: &Sa, esp: &[u8]) -> Result<Numbers, DropReason> {
     if body_len < TRAILER_LEN || !whole {
         return Err(DropReason::InStateInvalid);
     }
-    Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)
+    Ok(())
 }
 
 fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    let mut places: ArrayVec<usize, BURST> = ArrayVec::new();
+    let mut given = Members::default();
     for (at, (frame, outer)) in burst.frames.iter_mut().zip(burst.outer).enumerate() {
-        if let Some(outer) = outer.as_ref().filter(|_| members.contains(at))
+        if members.contains(at)
             && let Some(esp) = frame.packet_mut().get_mut(outer.upper_at..)
         {
             jobs.push(Job::new(esp, None));
-            places.push(at);
+            given = given.with(Members::only(at));
         }
     }
     sa.transform.open(&mut jobs);
-    for (job, at) in jobs.iter().zip(&places) {
-        if job.outcome.is_err() {
-            refuse(sa, *at, DropReason::InStateProtoError, members, burst.fates);
+    for (job, at) in jobs.iter().zip(given.iter()) {
+        if !job.done {
+            refuse(sa, at, DropReason::InStateProtoError, members, burst.fates);
         }
     }
 }
@@ -144,9 +142,10 @@ fn refuse(sa: &Sa, at: usize, reason: DropReason, members: &mut Members, fates: 
 }
 
 /// Leaves only the plain packet of a decrypted one in the frame, and reads its headers.
-fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<Headers, DropReason> {
+fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Headers) -> Result<Numbers, DropReason> {
     let (layout, esp_at) = (sa.layout, outer.upper_at);
     let esp = frame.packet().get(esp_at..).ok_or(DropReason::InHdrError)?;
+    let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
     let icv_at = esp.len().checked_sub(layout.icv).ok_or(DropReason::InStateInvalid)?;
     let plain = esp.get(layout.body()..icv_at).ok_or(DropReason::InStateInvalid)?;
     let (payload, next_header) = read_trailer(plain).ok_or(DropReason::InPaddingError)?;
@@ -154,12 +153,20 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers) -> Result<Headers, DropRea
         return Err(DropReason::InDummy);
     }
     match sa.policy.mode {
-        EspMode::Tunnel => leave_tunnel(sa, frame, outer, esp_at + layout.body(), payload, next_header),
+        EspMode::Tunnel => {
+            let congested = outer_ecn(frame.packet(), outer) == CONGESTED;
+            frame.narrow(esp_at + layout.body(), payload);
+            leave_tunnel(sa, frame, outer, inner, next_header)?;
+            if congested {
+                mark_congested(frame.packet_mut(), inner);
+            }
+        }
         EspMode::Transport => {
             leave_transport(frame, outer, layout.body(), payload, next_header);
-            Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)
+            inner.read(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
         }
     }
+    Ok(numbers)
 }
 
 fn accept(verdict: Verdict) -> Result<(), DropReason> {
@@ -170,18 +177,15 @@ fn accept(verdict: Verdict) -> Result<(), DropReason> {
     }
 }
 
-/// Leaves only the inner packet in the frame. Octets behind it are traffic flow padding (RFC 4303 section 2.7).
+/// Reads the packet inside, and cuts off the octets behind it, which are traffic flow padding (RFC 4303 section 2.7).
 fn leave_tunnel(
     sa: &Sa,
     frame: &mut Frame,
     outer: &Headers,
-    at: usize,
-    payload: usize,
+    inner: &mut Headers,
     next_header: u8,
-) -> Result<Headers, DropReason> {
-    let congested = outer_ecn(frame.packet(), outer) == CONGESTED;
-    frame.narrow(at, payload);
-    let inner = Headers::parse(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
+) -> Result<(), DropReason> {
+    inner.read(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
     let kept = sa.preserved();
     let preserved = (!kept.keeps_source() || inner.source == outer.source)
         && (!kept.keeps_destination() || inner.destination == outer.destination);
@@ -189,10 +193,7 @@ fn leave_tunnel(
         return Err(DropReason::InStateModeError);
     }
     frame.narrow(0, inner.total);
-    if congested {
-        mark_congested(frame.packet_mut(), &inner);
-    }
-    Ok(inner)
+    Ok(())
 }
 
 /// Moves the IP header to the payload and names the protocol that follows it.
@@ -273,20 +274,20 @@ mod tests {
         EspPacket::new(&mut esp[..]).unwrap().set_header(sa.spi, 1);
         let mut job = [Job::new(&mut esp, Some(1))];
         sa.transform.seal(&mut job, &mut IvSource::new(&mut SeededRandom::new(1)));
-        assert!(job[0].outcome.is_ok());
+        assert!(job[0].done);
         Frame::holding(&header(protocol::ESP, &esp))
     }
 
     fn opened(sa: &Sa, plain: &[u8]) -> Result<Vec<u8>, DropReason> {
         let mut frame = sealed(sa, plain);
-        let (headers, spi) = find_esp(&mut frame).unwrap();
-        assert_eq!(spi, sa.spi);
+        let mut headers = Headers::NONE;
+        assert_eq!(find_esp(&mut frame, &mut headers), Ok(sa.spi));
         open_one(sa, &mut frame, headers).map(|_| frame.packet().to_vec())
     }
 
     fn open_one(sa: &Sa, frame: &mut Frame, outer: Headers) -> Fate<u32> {
         let mut fates = [Err(DropReason::InNoStates)];
-        let mut burst = Inbound { frames: std::slice::from_mut(frame), outer: &[Some(outer)], fates: &mut fates };
+        let mut burst = Inbound { frames: std::slice::from_mut(frame), outer: &[outer], fates: &mut fates };
         open(sa, Members::which(1, |_| true), &mut burst);
         fates[0]
     }
@@ -334,7 +335,8 @@ mod tests {
         for len in 0..18 {
             let esp = [&sa.spi.to_be_bytes()[..], &[0; 4], &vec![0; 8 + len]].concat();
             let mut frame = Frame::holding(&header(protocol::ESP, &esp));
-            let (headers, _) = find_esp(&mut frame).unwrap();
+            let mut headers = Headers::NONE;
+            find_esp(&mut frame, &mut headers).unwrap();
             assert_eq!(open_one(&sa, &mut frame, headers), Err(DropReason::InStateInvalid));
         }
     }

@@ -120,13 +120,36 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Of no packet; what a place holds before [`Headers::read`].
+    pub(crate) const NONE: Self = Self {
+        version: IpVersion::V4,
+        source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        destination: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        total: 0,
+        split: 0,
+        split_named_at: 0,
+        split_protocol: 0,
+        upper_at: 0,
+        upper_named_at: 0,
+        upper: 0,
+        ports: None,
+        fragment: false,
+    };
+
     /// Reads the headers of a packet. Octets behind the length that the header gives are ignored.
-    #[inline]
     pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
+        let mut headers = Self::NONE;
+        headers.read(packet)?;
+        Ok(headers)
+    }
+
+    /// [`Headers::parse`] into its place: copying headers that were only just written is dear.
+    #[inline]
+    pub(crate) fn read(&mut self, packet: &[u8]) -> Result<(), HeaderError> {
         match packet.first().map(|b| b >> 4) {
             None => Err(HeaderError::Truncated),
-            Some(4) => ipv4::parse(packet),
-            Some(6) => ipv6::parse(packet),
+            Some(4) => ipv4::read(packet, self),
+            Some(6) => ipv6::read(packet, self),
             Some(_) => Err(HeaderError::Version),
         }
     }

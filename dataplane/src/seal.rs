@@ -23,15 +23,15 @@ use crate::transform::Job;
 /// A burst of plain packets.
 pub(crate) struct Outbound<'b> {
     pub(crate) frames: &'b mut [Frame],
-    /// Headers of each, where they could be read.
-    pub(crate) headers: &'b [Option<Headers>],
+    /// Headers of each that can be a member.
+    pub(crate) headers: &'b [Headers],
     pub(crate) fates: &'b mut [Fate<Sealed>],
     pub(crate) ivs: &'b mut IvSource,
 }
 
 impl Outbound<'_> {
-    fn refuse(&mut self, places: impl Iterator<Item = usize>, sa: &Sa, reason: DropReason) {
-        for at in places {
+    fn refuse(&mut self, members: Members, sa: &Sa, reason: DropReason) {
+        for at in members.iter() {
             self.fates[at] = Err(reason);
             sa.state.drops.count(reason);
         }
@@ -60,32 +60,32 @@ pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outboun
 /// unchanged.
 fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     if sa.is_revoked() {
-        burst.refuse(members.iter(), sa, DropReason::OutStateExpired);
+        burst.refuse(members, sa, DropReason::OutStateExpired);
         return Members::default();
     }
-    let mut plans: ArrayVec<(usize, Plan), BURST> = ArrayVec::new();
+    let mut left = members;
     for at in members.iter() {
-        let Some(headers) = &burst.headers[at] else { continue };
-        match Plan::new(sa, headers) {
-            Ok(plan) => plans.push((at, plan)),
-            Err(reason) => burst.refuse(std::iter::once(at), sa, reason),
+        let plan = Plan::new(sa, &burst.headers[at]);
+        let room = plan.and_then(|plan| plan.room_in(&burst.frames[at]));
+        if let Err(reason) = room {
+            let one = Members::only(at);
+            burst.refuse(one, sa, reason);
+            left = left.without(one);
         }
     }
-    let mut left = &plans[..];
     while !left.is_empty() {
-        let wanted = u32::try_from(left.len()).unwrap_or(u32::MAX);
-        match sa.state.numbers.take(sa.is_counter_mode(), wanted) {
+        match sa.state.numbers.take(sa.is_counter_mode(), left.len()) {
             Ok(ticket) => {
-                let (now, later) = left.split_at((ticket.count as usize).min(left.len()));
+                let now = left.take(ticket.count);
                 run(sa, now, ticket, burst);
-                left = later;
+                left = left.without(now);
             }
             Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
-                left.iter().for_each(|(at, _)| burst.fates[*at] = Err(reason));
-                return Members::which(BURST, |at| left.iter().any(|(other, _)| *other == at));
+                left.iter().for_each(|at| burst.fates[at] = Err(reason));
+                return left;
             }
             Err(reason) => {
-                burst.refuse(left.iter().map(|(at, _)| *at), sa, reason);
+                burst.refuse(left, sa, reason);
                 break;
             }
         }
@@ -93,35 +93,29 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     Members::default()
 }
 
-/// Seals packets for which numbers were taken.
-fn run(sa: &Sa, plans: &[(usize, Plan)], ticket: Ticket, burst: &mut Outbound<'_>) {
+/// Seals packets that there is room for and for which numbers were taken.
+fn run(sa: &Sa, members: Members, ticket: Ticket, burst: &mut Outbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    let mut places: ArrayVec<(usize, usize, u32), BURST> = ArrayVec::new();
-    let mut frames = burst.frames.iter_mut().enumerate();
-    for ((at, plan), number) in plans.iter().zip(0u32..) {
-        let Some(headers) = &burst.headers[*at] else { continue };
-        let Some((_, frame)) = frames.by_ref().find(|(other, _)| other == at) else { continue };
-        let sequence = ticket.sequence + number;
-        match plan.lay_out(sa, frame, headers, sequence) {
-            Some(esp) => {
-                jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
-                places.push((*at, headers.total, sequence));
-            }
-            None => {
-                burst.fates[*at] = Err(DropReason::OutBundleGenError);
-                sa.state.drops.count(DropReason::OutBundleGenError);
-            }
+    let mut octets = 0;
+    for (at, (frame, headers)) in burst.frames.iter_mut().zip(burst.headers).enumerate() {
+        if members.contains(at)
+            && let Ok(plan) = Plan::new(sa, headers)
+            && let Ok(number) = u32::try_from(jobs.len())
+            && let Some(esp) = plan.lay_out(sa, frame, headers, ticket.sequence + number)
+        {
+            jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
+            octets += headers.total;
         }
     }
     sa.transform.seal(&mut jobs, burst.ivs);
 
-    let (mut packets, mut octets) = (0, 0);
-    for (job, (at, total, sequence)) in jobs.iter().zip(&places) {
-        burst.fates[*at] = if job.outcome.is_ok() {
+    let mut packets = 0;
+    for ((job, at), number) in jobs.iter().zip(members.iter()).zip(0u32..) {
+        burst.fates[at] = if job.done {
             packets += 1;
-            octets += total;
-            Ok(Sealed { spi: sa.spi, sequence: *sequence })
+            Ok(Sealed { spi: sa.spi, sequence: ticket.sequence + number })
         } else {
+            octets -= burst.headers[at].total;
             sa.state.drops.count(DropReason::OutStateProtoError);
             Err(DropReason::OutStateProtoError)
         };
@@ -144,8 +138,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// Writes everything around the payload and returns the ESP packet, ready for the cipher. `None` if the frame has
-    /// no room.
+    /// Can a frame hold the protected packet?
+    fn room_in(&self, frame: &Frame) -> Result<(), DropReason> {
+        if frame.can_grow(self.front, self.back) { Ok(()) } else { Err(DropReason::OutBundleGenError) }
+    }
+
+    /// Writes everything around the payload and returns the ESP packet, ready for the cipher. `None` if the frame has no
+    /// room, which [`Plan::room_in`] tells before.
+    #[inline]
     fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers, sequence: u32) -> Option<&'f mut [u8]> {
         frame.narrow(0, headers.total);
         frame.grow(self.front, self.back)?;
@@ -175,6 +175,7 @@ impl Plan {
         Some(esp)
     }
 
+    #[inline]
     fn new(sa: &Sa, headers: &Headers) -> Result<Self, DropReason> {
         let mode = sa.policy.mode;
         let (outer, esp_at, payload, next_header) = match mode {

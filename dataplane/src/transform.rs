@@ -45,13 +45,13 @@ pub(crate) struct Job<'p> {
     pub(crate) esp: &'p mut [u8],
     /// IV of a counter mode, for a packet to protect.
     pub(crate) iv: Option<u64>,
-    /// What came of it.
-    pub(crate) outcome: Result<(), CryptoError>,
+    /// Is it protected, or authentic and readable?
+    pub(crate) done: bool,
 }
 
 impl<'p> Job<'p> {
     pub(crate) fn new(esp: &'p mut [u8], iv: Option<u64>) -> Self {
-        Self { esp, iv, outcome: Ok(()) }
+        Self { esp, iv, done: false }
     }
 }
 
@@ -79,13 +79,13 @@ impl<T: Single> Transform for T {
 
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
         for job in burst {
-            job.outcome = Single::seal(self, job.esp, job.iv, ivs);
+            job.done = Single::seal(self, job.esp, job.iv, ivs).is_ok();
         }
     }
 
     fn open(&self, burst: &mut [Job<'_>]) {
         for job in burst {
-            job.outcome = Single::open(self, job.esp);
+            job.done = Single::open(self, job.esp).is_ok();
         }
     }
 }
@@ -141,15 +141,13 @@ mod tests {
     fn seal(keys: &dyn Transform, esp: &mut [u8], iv: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError> {
         let mut job = [Job::new(esp, iv)];
         keys.seal(&mut job, ivs);
-        let [job] = job;
-        job.outcome
+        if job[0].done { Ok(()) } else { Err(CryptoError::NotDone) }
     }
 
     fn open(keys: &dyn Transform, esp: &mut [u8]) -> Result<(), CryptoError> {
         let mut job = [Job::new(esp, None)];
         keys.open(&mut job);
-        let [job] = job;
-        job.outcome
+        if job[0].done { Ok(()) } else { Err(CryptoError::Unauthentic) }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address4, be16, ports};
+use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address4, ports};
 use crate::tunnel::Outer;
 
 /// Octets of a header without options.
@@ -30,7 +30,7 @@ pub(super) const DESTINATION: usize = 16;
 const DONT_FRAGMENT: u8 = 0x40;
 
 #[inline]
-pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
+pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderError> {
     let fixed = packet.first_chunk::<HEADER_LEN>().ok_or(HeaderError::Truncated)?;
     let header_len = usize::from(fixed[0] & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([fixed[TOTAL], fixed[TOTAL + 1]]));
@@ -38,13 +38,13 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
         return Err(HeaderError::Length);
     }
     let payload = packet.get(header_len..total).ok_or(HeaderError::Truncated)?;
-    let fragmentation = be16(packet, FLAGS).ok_or(HeaderError::Truncated)?;
+    let fragmentation = u16::from_be_bytes([fixed[FLAGS], fixed[FLAGS + 1]]);
     let (more, offset) = (fragmentation & 0x2000 != 0, fragmentation & 0x1fff);
     let upper = fixed[PROTOCOL];
-    Ok(Headers {
+    *headers = Headers {
         version: IpVersion::V4,
-        source: address4(packet, SOURCE)?,
-        destination: address4(packet, DESTINATION)?,
+        source: address4(fixed, SOURCE)?,
+        destination: address4(fixed, DESTINATION)?,
         total,
         split: header_len,
         split_named_at: PROTOCOL,
@@ -54,7 +54,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
         upper,
         ports: if offset == 0 { ports(upper, payload) } else { None },
         fragment: more || offset != 0,
-    })
+    };
+    Ok(())
 }
 
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
@@ -139,6 +140,11 @@ fn fold(mut sum: u64) -> u16 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
+        let mut headers = Headers::NONE;
+        read(packet, &mut headers).map(|()| headers)
+    }
 
     // A header with its checksum, from the worked example in the encyclopaedic article on the IPv4 header checksum.
     const HEADER: &str = "45000073000040004011b861c0a80001c0a800c7";

@@ -28,7 +28,7 @@ const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 const MAX_EXTENSIONS: usize = 16;
 
-pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
+pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderError> {
     let fixed = packet.first_chunk::<HEADER_LEN>().ok_or(HeaderError::Truncated)?;
     let payload = be16(packet, PAYLOAD_LENGTH).ok_or(HeaderError::Truncated)?;
     let total = HEADER_LEN + usize::from(payload);
@@ -65,7 +65,7 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
             break;
         }
     }
-    Ok(Headers {
+    *headers = Headers {
         version: IpVersion::V6,
         source: address6(fixed, SOURCE)?,
         destination: address6(fixed, DESTINATION)?,
@@ -78,7 +78,8 @@ pub(super) fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
         upper: next,
         ports: if hidden { None } else { ports(next, packet.get(at..).unwrap_or_default()) },
         fragment,
-    })
+    };
+    Ok(())
 }
 
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: DS and ECN of the inner one
@@ -155,6 +156,11 @@ pub(crate) fn write_received(packet: &mut [u8], from: Received, protocol: u8) {
 mod tests {
     use super::super::protocol::{ESP, UDP};
     use super::*;
+
+    fn parse(packet: &[u8]) -> Result<Headers, HeaderError> {
+        let mut headers = Headers::NONE;
+        read(packet, &mut headers).map(|()| headers)
+    }
 
     fn packet(next: u8, rest: &[u8]) -> Vec<u8> {
         let mut p = vec![0u8; HEADER_LEN];

@@ -104,22 +104,25 @@ impl Snapshot {
 
     /// At most [`BURST`] packets.
     fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>]) {
-        let mut headers: ArrayVec<Option<Headers>, BURST> = ArrayVec::new();
+        let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
-            match Headers::parse(frame.packet()) {
-                Ok(read) => headers.push(Some(read)),
-                Err(_) => {
-                    headers.push(None);
+            headers.push(Headers::NONE);
+            let (before, read) = match &mut headers[..] {
+                [.., before, read] => (lines.last().copied().flatten().map(|line| (&*before, line)), read),
+                [read] => (None, read),
+                [] => continue,
+            };
+            let line = match (read.read(frame.packet()), before) {
+                // Packets come in runs of one flow.
+                (Ok(()), Some((before, line))) if read.is_same_flow(before) => Some(line),
+                (Ok(()), _) => self.classifier.find(read),
+                (Err(_), _) => {
                     *fate = Err(DropReason::OutHdrError);
+                    None
                 }
-            }
-            // Packets come in runs of one flow.
-            lines.push(match (&headers[..], lines.last()) {
-                ([.., Some(before), Some(read)], Some(line)) if read.is_same_flow(before) => *line,
-                ([.., Some(read)], _) => self.classifier.find(read),
-                _ => None,
-            });
+            };
+            lines.push(line);
         }
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
         let mut burst = Outbound { frames, headers: &headers, fates, ivs };
@@ -135,20 +138,16 @@ impl Snapshot {
 
     /// At most [`BURST`] packets.
     fn open_some(&self, frames: &mut [Frame], fates: &mut [Fate<u32>]) {
-        let mut outer: ArrayVec<Option<Headers>, BURST> = ArrayVec::new();
+        let mut outer: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut sas: ArrayVec<Option<&Sa>, BURST> = ArrayVec::new();
         for (frame, fate) in frames.iter_mut().zip(&mut *fates) {
-            match open::find_esp(frame) {
-                Ok((headers, spi)) => {
-                    sas.push(self.find(spi, &headers));
-                    outer.push(Some(headers));
-                }
-                Err(reason) => {
-                    *fate = Err(reason);
-                    sas.push(None);
-                    outer.push(None);
-                }
-            }
+            outer.push(Headers::NONE);
+            let Some(headers) = outer.last_mut() else { continue };
+            let sa = open::find_esp(frame, headers).map(|spi| self.find(spi, headers));
+            sas.push(sa.unwrap_or_else(|reason| {
+                *fate = Err(reason);
+                None
+            }));
         }
         let mut left = Members::which(sas.len(), |at| sas[at].is_some());
         let mut burst = Inbound { frames, outer: &outer, fates };
