@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
@@ -13,6 +14,7 @@ use dataplane::engine::{EngineConfig, Userspace};
 use keyferry_model::policy::EspMode;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::geteuid;
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 use support::*;
@@ -111,27 +113,35 @@ fn receiver(group: &str) -> UdpSocket {
     socket
 }
 
-/// Sends through the TUN device. A socket bound to an IPv4 address would send through that address's interface instead,
-/// past every route.
-fn send(group: &str, text: &[u8]) {
+/// A socket that sends through the TUN device. If it were bound to an IPv4 address it would send through that address's
+/// interface instead, past every route. Receivers on the same host get nothing of it.
+fn sender(group: &str, host: u8) -> (UdpSocket, SocketAddr) {
     let group: IpAddr = group.parse().unwrap();
     let socket = match group {
         IpAddr::V4(_) => {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
             socket.set_multicast_ttl_v4(8).unwrap();
+            socket.set_multicast_loop_v4(false).unwrap();
             socket
         }
         IpAddr::V6(_) => {
             let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
             socket.set_multicast_if_v6(if_nametoindex("kf0").unwrap()).unwrap();
             socket.set_multicast_hops_v6(8).unwrap();
-            socket.bind(&SocketAddr::new("fd09::1".parse().unwrap(), 0).into()).unwrap();
+            socket.set_multicast_loop_v6(false).unwrap();
+            socket.bind(&SocketAddr::new(format!("fd09::{host}").parse().unwrap(), 0).into()).unwrap();
             socket
         }
     };
-    socket.send_to(text, &SocketAddr::new(group, PORT).into()).unwrap();
+    (UdpSocket::from(socket), SocketAddr::new(group, PORT))
 }
 
+fn send(group: &str, text: &[u8]) {
+    let (socket, to) = sender(group, 1);
+    socket.send_to(text, to).unwrap();
+}
+
+/// In a thread of its own, since it changes its namespace. Tests share the names of the namespaces, so they are one.
 #[test]
 fn two_engines_carry_a_group_over_a_real_wire() {
     if !geteuid().is_root() {
@@ -139,12 +149,14 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        let Some(net) = Net::new() else {
-            println!("skipped: no network namespaces here, or no `ip`");
-            return;
-        };
-        let (a, b) = (net.a.clone(), net.b.clone());
-        thread::spawn(move || carry(&a, &b, mode)).join().unwrap();
+        for scene in [carry, carry_bursts] {
+            let Some(net) = Net::new() else {
+                println!("skipped: no network namespaces here, or no `ip`");
+                return;
+            };
+            let (a, b) = (net.a.clone(), net.b.clone());
+            thread::spawn(move || scene(&a, &b, mode)).join().unwrap();
+        }
     }
 }
 
@@ -182,4 +194,78 @@ fn carry(a: &str, b: &str, mode: EspMode) {
     sender.stop();
     listener.stop();
     assert!(if_nametoindex("kf0").is_err(), "the TUN device is gone");
+}
+
+/// Packets in a burst; fewer than a TUN device queues.
+const MANY: u32 = 400;
+/// Octets of payload, the last of which the interface does not take once its MTU is [`NARROW`].
+const SIZES: [usize; 5] = [4, 100, 555, 1_100, 1_300];
+const NARROW: usize = 1_300;
+
+fn payload(number: u32) -> Vec<u8> {
+    let mut payload = vec![number.to_be_bytes()[3]; SIZES[number as usize % SIZES.len()]];
+    payload[..4].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
+/// Sends a burst from where the thread is, and gives the numbers of the packets that arrive.
+fn burst(group: &str, host: u8, receiver: &UdpSocket, expected: usize) -> BTreeSet<u32> {
+    let (socket, to) = sender(group, host);
+    for number in 0..MANY {
+        socket.send_to(&payload(number), to).unwrap();
+    }
+    let mut arrived = BTreeSet::new();
+    let mut buffer = [0; 2_000];
+    while arrived.len() < expected
+        && let Ok(len) = receiver.recv(&mut buffer)
+    {
+        let number = u32::from_be_bytes(*buffer.first_chunk().unwrap());
+        assert_eq!(buffer[..len], payload(number));
+        assert!(arrived.insert(number), "{number} twice");
+    }
+    arrived
+}
+
+fn carry_bursts(a: &str, b: &str, mode: EspMode) {
+    enter(a);
+    let (engine_a, receivers_a) = (engine(a, 1, mode), [GROUP4, GROUP6].map(roomy_receiver));
+    enter(b);
+    let (engine_b, receivers_b) = (engine(b, 2, mode), [GROUP4, GROUP6].map(roomy_receiver));
+
+    for (from, host, receivers, status) in [(a, 1, &receivers_b, &engine_b), (b, 2, &receivers_a, &engine_a)] {
+        enter(from);
+        for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(receivers) {
+            let arrived = burst(group, host, receiver, MANY as usize);
+            assert!(arrived.iter().copied().eq(0..MANY), "{group} {mode:?} {}\n{:#?}", arrived.len(), status.status());
+        }
+    }
+
+    // Every fifth packet is too large now; all others still arrive.
+    enter(a);
+    assert!(ip(&format!("-n {a} link set eth0 mtu {NARROW}")));
+    let fits = |number: &u32| SIZES[*number as usize % SIZES.len()] < NARROW;
+    let expected: BTreeSet<u32> = (0..MANY).filter(fits).collect();
+    for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(&receivers_b) {
+        let arrived = burst(group, 1, receiver, expected.len());
+        assert_eq!(arrived, expected, "{group} {mode:?} {:#?}", engine_a.status());
+    }
+    // Those behind the last that arrives are counted a moment later.
+    let too_large = 2 * (u64::from(MANY) - expected.len() as u64);
+    let not_sent = || engine_a.status().sad.drops["OutError"];
+    let waited = (0..100).find(|_| {
+        thread::sleep(Duration::from_millis(20));
+        not_sent() >= too_large
+    });
+    assert!(waited.is_some() && not_sent() == too_large, "{too_large}, {:#?}", engine_a.status());
+    assert_eq!(engine_b.status().sad.drops["OutError"], 0);
+
+    engine_a.stop();
+    engine_b.stop();
+}
+
+/// A receiver whose buffer holds a burst.
+fn roomy_receiver(group: &str) -> UdpSocket {
+    let socket = receiver(group);
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).unwrap();
+    socket
 }

@@ -13,6 +13,9 @@
 //! sockets live in the network namespace of the thread that calls [`Userspace::start`]; the other calls may come from
 //! any.
 //!
+//! The raw sockets take and give bursts of packets, one system call for each. A TUN device has no such call: it needs
+//! one for each packet.
+//!
 //! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does
 //! not fit the interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to
 //! [`MAX_OVERHEAD`].
@@ -38,9 +41,15 @@ use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
 use crate::packet::ipv6;
 use crate::sad::{ApplyError, Sad, Snapshot};
 
+mod incoming;
 mod joins;
+mod outgoing;
 mod sockets;
 mod workers;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use joins::Joins;
 use sockets::Sockets;

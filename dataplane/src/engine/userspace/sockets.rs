@@ -1,16 +1,12 @@
 //! Raw sockets of IP protocol 50.
 
-use std::io::{self, IoSliceMut, Read};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::cmsg_space;
-use nix::libc::{c_int, in6_pktinfo};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::frame::Frame;
-use crate::packet::{ipv6, protocol};
+use crate::packet::protocol;
 
 /// Asked for, in octets; the kernel doubles it for its own use.
 const BUFFER: usize = 8 << 20;
@@ -20,14 +16,6 @@ pub(super) struct Sockets {
     v4: Socket,
     v6: Option<Socket>,
     index: u32,
-}
-
-/// What was read.
-pub(super) enum Received {
-    /// A packet, whole, in the frame.
-    Packet,
-    /// Something that did not fit or cannot be told from where it came.
-    Unusable,
 }
 
 impl Sockets {
@@ -54,67 +42,19 @@ impl Sockets {
         Ok(Self { v4, v6, index })
     }
 
-    /// Descriptors to wait for.
+    /// For IPv4: what is sent brings its header along, and so does what is received.
     pub(super) fn v4(&self) -> BorrowedFd<'_> {
         self.v4.as_fd()
     }
 
-    /// Likewise.
+    /// For IPv6: only what is sent brings its header along.
     pub(super) fn v6(&self) -> Option<BorrowedFd<'_>> {
         self.v6.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends a packet whose IP header is as it shall be on the wire; the kernel fills in an IPv4 identification of
-    /// zero.
-    pub(super) fn send(&self, packet: &[u8], destination: IpAddr) -> io::Result<()> {
-        let (socket, to) = match destination {
-            IpAddr::V4(_) => (&self.v4, SocketAddr::new(destination, 0)),
-            IpAddr::V6(ip) => {
-                let v6 = self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-                (v6, SocketAddr::V6(SocketAddrV6::new(ip, 0, 0, self.index)))
-            }
-        };
-        socket.send_to(packet, &to.into()).map(|_| ())
-    }
-
-    /// Reads an IPv4 packet; the kernel gives its header too.
-    pub(super) fn receive_v4(&self, frame: &mut Frame) -> io::Result<Received> {
-        let len = (&self.v4).read(frame.space())?;
-        frame.filled(len);
-        Ok(Received::Packet)
-    }
-
-    /// Reads an IPv6 packet. The kernel keeps its header and tells addresses, hop limit and traffic class.
-    pub(super) fn receive_v6(&self, frame: &mut Frame, control: &mut [u8]) -> io::Result<Received> {
-        let v6 = self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        let space = frame.space();
-        let (_, payload) = space.split_at_mut(ipv6::HEADER_LEN);
-        let mut parts = [IoSliceMut::new(payload)];
-        let message = recvmsg::<SockaddrIn6>(v6.as_raw_fd(), &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
-        let (mut destination, mut hop_limit, mut class) = (None, 0, 0);
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::Ipv6PacketInfo(info) = part {
-                destination = Some(info.ipi6_addr.s6_addr.into());
-            } else if let ControlMessageOwned::Ipv6HopLimit(limit) = part {
-                hop_limit = u8::try_from(limit).unwrap_or(0);
-            } else if let ControlMessageOwned::Ipv6TClass(value) = part {
-                class = u8::try_from(value).unwrap_or(0);
-            }
-        }
-        let (Some(destination), Some(from)) = (destination, message.address) else { return Ok(Received::Unusable) };
-        if message.flags.contains(MsgFlags::MSG_TRUNC) {
-            return Ok(Received::Unusable);
-        }
-        let len = ipv6::HEADER_LEN + message.bytes;
-        frame.filled(len);
-        let header = ipv6::Received { source: from.ip(), destination, class, hop_limit };
-        ipv6::write_received(frame.packet_mut(), header, protocol::ESP);
-        Ok(Received::Packet)
-    }
-
-    /// Room for what the kernel tells of an IPv6 packet.
-    pub(super) fn control_buffer() -> Vec<u8> {
-        cmsg_space!(in6_pktinfo, c_int, c_int)
+    /// The interface that they are bound to.
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 }
 

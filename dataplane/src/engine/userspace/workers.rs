@@ -4,14 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tun_rs::SyncDevice;
 
-use super::Shared;
-use super::sockets::{Received, Sockets};
+use super::incoming::{Receive, ReceiveV4, ReceiveV6};
+use super::{Shared, outgoing};
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
-use crate::packet;
 
 /// The largest packet.
 const CAPACITY: usize = 40 + 65_535;
@@ -23,20 +23,13 @@ pub(super) fn outbound(shared: &Shared, mut ivs: IvSource) {
     let mut frames = vec![Frame::new(CAPACITY); BURST];
     let mut fates = Vec::with_capacity(BURST);
     while wait(&[shared.tun.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
+        let (read, end) = gather(&shared.tun, &mut frames);
         let snapshot = shared.snapshot.load();
-        let (read, end) = gather(&mut frames, |frame| {
-            let len = shared.tun.recv(frame.space())?;
-            frame.filled(len);
-            Ok(Received::Packet)
-        });
         let frames = &mut frames[..read];
         snapshot.seal_burst(frames, &mut ivs, &mut fates);
-        for (frame, _) in frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()) {
-            let Some(destination) = packet::destination(frame.packet()) else { continue };
-            if let Err(error) = shared.sockets.send(frame.packet(), destination) {
-                snapshot.count_drop(DropReason::OutError);
-                tracing::debug!(%error, to = %destination, "not sent");
-            }
+        let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
+        for _ in 0..outgoing::send(&shared.sockets, sealed) {
+            snapshot.count_drop(DropReason::OutError);
         }
         if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
             return;
@@ -44,15 +37,27 @@ pub(super) fn outbound(shared: &Shared, mut ivs: IvSource) {
     }
 }
 
+/// Fills frames from the front until all are full or there is nothing to read: a TUN device gives one packet to a
+/// system call. Says how many are, and what ended it.
+fn gather(tun: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>) {
+    for (at, frame) in frames.iter_mut().enumerate() {
+        match tun.recv(frame.space()) {
+            Ok(len) => frame.filled(len),
+            Err(error) => return (at, Some(error)),
+        }
+    }
+    (frames.len(), None)
+}
+
 /// Protected packets become plain ones.
 pub(super) fn inbound(shared: &Shared) {
     let mut inbound = Inbound { shared, frames: vec![Frame::new(CAPACITY); BURST], fates: Vec::with_capacity(BURST) };
-    let mut control = Sockets::control_buffer();
+    let (mut v4, mut v6) = (ReceiveV4::new(), ReceiveV6::new());
     let sockets: Vec<BorrowedFd<'_>> = [Some(shared.sockets.v4()), shared.sockets.v6()].into_iter().flatten().collect();
     while wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
-        let v4 = inbound.burst(|frame| shared.sockets.receive_v4(frame));
-        let v6 = shared.sockets.v6().is_none() || inbound.burst(|frame| shared.sockets.receive_v6(frame, &mut control));
-        if !v4 || !v6 {
+        let goes_on = inbound.burst(shared.sockets.v4(), &mut v4)
+            && shared.sockets.v6().is_none_or(|socket| inbound.burst(socket, &mut v6));
+        if !goes_on {
             return;
         }
     }
@@ -65,42 +70,25 @@ struct Inbound<'s> {
 }
 
 impl Inbound<'_> {
-    /// Reads until there is nothing more, or a burst is there, and opens it. False when it is time to stop.
-    fn burst(&mut self, mut receive: impl FnMut(&mut Frame) -> io::Result<Received>) -> bool {
+    /// Reads what is there, up to a burst, and opens it. False when it is time to stop.
+    fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut impl Receive) -> bool {
+        let gathered = match from.receive(socket, &mut self.frames) {
+            Ok(gathered) => gathered,
+            Err(error) => return recover(&error, self.shared.stop.as_fd()),
+        };
         let snapshot = self.shared.snapshot.load();
-        let (read, end) = gather(&mut self.frames, |frame| {
-            receive(frame).inspect(|received| {
-                if matches!(received, Received::Unusable) {
-                    snapshot.count_drop(DropReason::InBufferError);
-                }
-            })
-        });
-        let frames = &mut self.frames[..read];
+        for _ in 0..gathered.unusable {
+            snapshot.count_drop(DropReason::InBufferError);
+        }
+        let frames = &mut self.frames[..gathered.packets];
         snapshot.open_burst(frames, &mut self.fates);
         for (frame, _) in frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()) {
             if self.shared.tun.send(frame.packet()).is_err() {
                 snapshot.count_drop(DropReason::InError);
             }
         }
-        end.is_none_or(|error| recover(&error, self.shared.stop.as_fd()))
+        true
     }
-}
-
-/// Fills frames from the front until all are full or there is nothing to read. Says how many are, and what ended it.
-fn gather(
-    frames: &mut [Frame],
-    mut receive: impl FnMut(&mut Frame) -> io::Result<Received>,
-) -> (usize, Option<io::Error>) {
-    let mut filled = 0;
-    // Unusable packets count, too, so that a flood of them does not keep the worker from looking at the stop signal.
-    for _ in 0..frames.len() {
-        match receive(&mut frames[filled]) {
-            Ok(Received::Packet) => filled += 1,
-            Ok(Received::Unusable) => {}
-            Err(error) => return (filled, Some(error)),
-        }
-    }
-    (filled, None)
 }
 
 /// Waits until one of `fds` is readable. False when it is time to stop.
