@@ -79,6 +79,12 @@ fn anchors(credentials: &Credentials) -> Vec<u8> {
     Hash::Sha256.digest(&[&digests.concat()])
 }
 
+/// The ticket in an IKE_SESSION_RESUME request that was taken up.
+fn shown(request: &[u8]) -> Option<Vec<u8>> {
+    let (header, body) = Header::decode(request).ok()?;
+    Some(Resume::request(header.next, body).ok()?.ticket)
+}
+
 /// A ticket for a peer, or TICKET_NACK; and how it is named.
 pub(super) fn grant(
     tickets: &mut Tickets,
@@ -264,10 +270,14 @@ impl Server {
     /// The peer proves that it has the keys that the ticket led to (RFC 5723 section 4.3.3).
     pub(super) fn resumed_auth(&mut self, ctx: &mut Ctx<'_>, spi: Spi, claim: Claim) {
         let Some(State::ExpectAuth(state)) = self.sas.get(&spi).map(|e| &e.state) else { return };
-        let Some(resumed) = &state.resumed else { return };
-        // Another one may have been faster with it.
-        let spent = self.tickets.as_ref().is_none_or(|tickets| tickets.is_spent(&resumed.ticket.serial));
-        let verified = if spent { Err(FAILED) } else { state.verify_resumed(resumed, &claim) };
+        // Another one may have been faster with it, and what stood behind it may have gone since it was shown.
+        let recalled = shown(&state.init_request).and_then(|ticket| self.recall(ctx, &ticket, claim.path.peer.ip()));
+        let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
+        let verified = recalled.ok_or(FAILED).and_then(|(resumed, ..)| {
+            let peer = state.verify_resumed(&resumed, &claim)?;
+            state.resumed = Some(Box::new(resumed));
+            Ok(peer)
+        });
         match verified {
             Ok(peer) => self.establish(ctx, spi, claim, peer, &Evidence::Resumed),
             Err(reject) => self.refuse_auth(ctx, spi, claim, &reject),

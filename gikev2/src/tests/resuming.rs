@@ -9,7 +9,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::Ppk;
+use keyferry_model::settings::{Ike2Settings, Ppk};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
@@ -376,6 +376,33 @@ fn other_credentials_void_tickets() {
         assert_eq!((resumed(&world).0, registered(&world, at)), (0, 1));
     }
     assert_eq!(count(&world, ExchangeType::IKE_SESSION_RESUME), 1);
+}
+
+/// A ticket was good when it was shown; what has changed since then counts when its owner proves that it is his.
+#[test]
+fn what_changes_between_a_ticket_and_auth_counts() {
+    type Change = fn(&mut World);
+    let changes: [(Change, bool); 4] = [
+        (|_| {}, true),
+        (|w| w.server.set_credentials(Arc::new(Credentials::new(Vec::new()))), false),
+        (|w| w.server.set_ike2(&Ike2Settings { ppks: vec![ppk(1, true, false)], ..Ike2Settings::default() }), false),
+        (|w| w.rekey(RekeyReason::Eviction, &[identity(1)]), false),
+    ];
+    for (n, (change, good)) in changes.into_iter().enumerate() {
+        let (mut world, at) = world();
+        restart(&mut world, giving());
+        world.fate = Box::new(|p| usize::from(p.exchange() != ExchangeType::IKE_AUTH.0));
+        world.on_member(at, false, |m, ctx| m.reregister(ctx));
+        while count(&world, ExchangeType::IKE_AUTH) == 0 {
+            world.pass(Duration::from_millis(100));
+        }
+        change(&mut world);
+        let asks = |p: &&Packet| p.exchange() == ExchangeType::IKE_AUTH.0;
+        let auth = world.seen.iter().find(asks).unwrap().clone();
+        world.deliver(auth);
+        assert_eq!((world.server.established(), resumed(&world).0), (usize::from(good), u64::from(good)), "{n}");
+        assert_eq!(world.server.counters().authentication_failed, u64::from(!good), "{n}");
+    }
 }
 
 /// RFC 7296 section 2.6, for IKE_SESSION_RESUME too.
