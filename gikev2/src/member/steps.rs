@@ -373,8 +373,7 @@ impl Member {
             && let Link::Connecting(connecting) = &mut self.link
             && let Some(why) = connecting.take_refusal()
         {
-            self.link = Link::Down;
-            self.fail(ctx, Some(why));
+            self.not_connected(ctx, Some(why));
         }
     }
 

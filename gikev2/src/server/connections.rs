@@ -4,8 +4,8 @@
 //!  a connection        input                                    next      output
 //!  -                   opened                                   unproven
 //!  -                   opened, one too many                     unproven  Close of the oldest unproven one, or of itself
-//!  unproven, proven    IKE_SA_INIT, no IKE SA over it           the same
-//!  unproven, proven    IKE_SA_INIT, an IKE SA over it           the same  (silence)
+//!  unproven, proven    a first request, no IKE SA over it       the same
+//!  unproven, proven    a first request, an IKE SA over it       the same  (silence)
 //!  unproven            a peer has proved itself, or an IKE SA   proven
 //!                      that there is goes on over it
 //!  proven              its last IKE SA has gone, or goes on     unproven

@@ -150,6 +150,10 @@ impl Server {
             self.repeat_init(ctx, dgram, *spi);
             return Ok(());
         }
+        if self.connections.is_taken(dgram.via) {
+            self.counters.unexpected += 1;
+            return Ok(());
+        }
         let request = match Resume::request(header.next, &dgram.bytes[Header::LEN..]) {
             Ok(request) => request,
             Err(reject @ Reject::UnsupportedCritical(_)) => {
@@ -204,6 +208,7 @@ impl Server {
         };
         let entry = Entry { path, digest: digest.clone(), state: State::ExpectAuth(Box::new(state)) };
         self.half_open.enter(dgram.from.ip());
+        self.connections.begin(dgram.via, spi, self.config.half_open_timeout);
         self.sas.insert(spi, entry);
         self.inits.insert(digest, spi);
         self.arm(spi, ctx.now.mono + self.config.half_open_timeout);

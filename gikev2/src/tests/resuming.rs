@@ -9,7 +9,7 @@ use keyferry_model::credentials::{Credentials, Peer, Proof};
 use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::reading::Readings;
-use keyferry_model::settings::{Ike2Settings, Ppk};
+use keyferry_model::settings::{Ike2Settings, Ppk, Transport};
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
@@ -510,4 +510,69 @@ fn a_ticket_that_is_put_off_is_not_asked_for_at_once() {
     let bytes = sa.seal(exchange, Direction::Response, header.message_id, chain, &mut rng).unwrap();
     world.deliver(Packet { from: request.to, to: request.from, bytes, ..request });
     assert!(!world.wire.iter().any(asks));
+}
+
+const PORT: u16 = 4500;
+
+/// A registered member that resumes, over TCP.
+fn world_over_tcp() -> (World, usize) {
+    let mut world = World::with(policy(false), giving(), 1);
+    restart(&mut world, giving());
+    world.tcp_port = Some(PORT);
+    let mut settings = world.settings(1);
+    settings.ike2.resume = true;
+    settings.gikev2.transport = Transport::Tcp(PORT);
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    (world, at)
+}
+
+/// The key server starts again, and its connections are gone.
+fn restart_with_connections(world: &mut World, server: Server) {
+    world.server = server;
+    for id in world.connections.keys().copied().collect::<Vec<_>>() {
+        world.cut(id);
+    }
+}
+
+/// RFC 9329 section 6.1: what goes on from a ticket shares no connection with another IKE SA either, be that only in the making,
+/// and has the same time for its AUTH.
+#[test]
+fn a_resumption_has_a_connection_of_its_own() {
+    for proven in [true, false] {
+        let (mut world, at) = world_over_tcp();
+        let server = server(&world, giving());
+        restart_with_connections(&mut world, server);
+        world.fate = Box::new(move |p| usize::from(proven || p.exchange() != ExchangeType::IKE_AUTH.0));
+        while count(&world, ExchangeType::IKE_AUTH) == 0 {
+            world.pass(Duration::from_millis(100));
+        }
+        assert_eq!(resumed(&world), (u64::from(proven), 0, 0));
+        let mut another = shown(&world);
+        another.bytes[0] ^= 1;
+        let before = (world.seen.len(), world.server.counters().unexpected);
+        world.deliver(another);
+        assert_eq!((world.seen.len(), world.server.counters().unexpected), (before.0, before.1 + 1), "{proven}");
+        world.pass_quietly(secs(20));
+        world.on_server(false, |s, ctx| s.expire(ctx));
+        world.run();
+        assert_eq!(world.connections.len(), 1);
+        assert!(world.hosts[at].member.status().over_tcp);
+    }
+}
+
+/// RFC 9329 section 6.4 has a refusal believed at once; that of a ticket is no refusal of the whole exchange.
+#[test]
+fn the_whole_exchange_follows_at_once_over_tcp() {
+    let (mut world, at) = world_over_tcp();
+    let mut other = Server::new(giving());
+    other.load_tickets(&Default::default()).unwrap();
+    restart_with_connections(&mut world, other);
+    while resumed(&world).1 == 0 {
+        world.pass(Duration::from_millis(100));
+    }
+    world.run();
+    assert_eq!((world.server.established(), resumed(&world)), (1, (0, 1, 1)));
+    assert!(!world.hosts[at].events.iter().any(|e| matches!(e, MemberEvent::Refused(_))));
 }
