@@ -96,8 +96,9 @@ impl Server {
     ) -> bool {
         let Some(willing) = Willing::read(payloads) else { return false };
         let Some(elsewhere) = &self.config.redirect else { return false };
-        // Half-open SAs do not count: anybody can make them.
-        let full = elsewhere.when == RedirectWhen::Full && self.sas.len() - self.half_open.total() >= elsewhere.above;
+        // Half-open SAs do not count, nor closed ones: anybody can make them.
+        let in_use = self.sas.len() - self.half_open.total() - self.closed;
+        let full = elsewhere.when == RedirectWhen::Full && in_use >= elsewhere.above;
         if !full && !self.is_drained() {
             return false;
         }

@@ -195,7 +195,7 @@ impl Server {
         message_id: u32,
         payloads: &Payloads<'_>,
     ) -> Option<Notify<'static>> {
-        let full = self.sas.len() >= self.config.sas;
+        let full = !self.has_room_for_sa();
         let state = self.in_use(&spi)?;
         let closing = state.is_closing();
         let Some(Theirs::Awaited(answering, _)) = &state.rekeying.theirs else { return Some(followup::not_found()) };

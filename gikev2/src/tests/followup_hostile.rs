@@ -344,10 +344,16 @@ fn a_full_key_server_says_so() {
     world.run();
     let mut puppet = Puppet { world, at, to_server: true, id: 4, rng: SeededRandom::new(77) };
     let (following, pair) = puppet.begun();
-    puppet.world.join(2);
+    let other = puppet.world.join(2);
     let chain = following.chain(pair.group(), pair.public());
     assert_eq!(puppet.error(FOLLOW_UP, chain), Some(NotifyType::NO_ADDITIONAL_SAS));
     assert_eq!((puppet.world.server.established(), puppet.made()), (2, 0));
+    // One that is gone, and kept only to repeat its last answer, takes no room.
+    puppet.world.on_member(other, false, |m, ctx| m.disconnect(ctx));
+    puppet.world.run();
+    let (following, pair) = puppet.begun();
+    let chain = following.chain(pair.group(), pair.public());
+    assert_ne!(puppet.error(FOLLOW_UP, chain), Some(NotifyType::NO_ADDITIONAL_SAS));
 }
 
 /// Whatever the answerer calls the next exchange comes back as it is; a superfluous link after the last is passed over.

@@ -143,6 +143,13 @@ fn a_full_gateway_sends_newcomers_away() {
     world.run();
     assert_eq!((present(&world, served), present(&world, sent)), (world.gateway, other()));
     assert_eq!((registered(&world, served), registered(&world, sent)), (1, 1));
+    // One that is gone, and kept only to repeat its last answer, is none of them.
+    world.on_member(served, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    let later = add(&mut world, 3);
+    world.start(later);
+    world.run();
+    assert_eq!((present(&world, later), registered(&world, later)), (world.gateway, 1));
     // Half-open SAs, which anybody can make, fill nothing.
     let mut first = sends(RedirectWhen::Full);
     first.redirect.as_mut().unwrap().above = 1;
