@@ -35,7 +35,8 @@ const REJECTED: u32 = 16;
 /// A connection.
 struct Connection {
     source: IpAddr,
-    opened: Duration,
+    /// Since when nobody has proved itself over it.
+    unproven: Duration,
     /// The IKE SAs that go over it: one, or while it gets new keys those beside it.
     sas: BTreeSet<Spi>,
     /// It is closed then, unless somebody proves itself.
@@ -63,7 +64,7 @@ impl Connections {
         let full = self.open.len() >= config.connections.total;
         let out = full.then(|| self.due.first().map_or(id, |(_, oldest)| *oldest));
         if out != Some(id) {
-            let connection = Connection { source, opened: now, sas: BTreeSet::new(), until: None, rejected: 0 };
+            let connection = Connection { source, unproven: now, sas: BTreeSet::new(), until: None, rejected: 0 };
             self.open.insert(id, connection);
             *self.by_source.entry(source).or_default() += 1;
             self.limit(id, Some(now + SILENCE));
@@ -102,7 +103,7 @@ impl Connections {
         let Some(id) = via.connection() else { return };
         let Some(connection) = self.open.get_mut(&id) else { return };
         connection.sas.insert(spi);
-        let most = connection.opened + SILENCE + patience;
+        let most = connection.unproven + SILENCE + patience;
         if connection.until.is_some() {
             self.limit(id, Some(most));
         }
@@ -128,10 +129,16 @@ impl Connections {
         }
     }
 
-    /// Gives those that carry nothing any more a while to be used again.
-    fn linger(&mut self, until: Duration) {
+    /// Gives those that carry nothing any more a while to be used again. Who has proved itself has as much time then as at the
+    /// beginning; nobody else gains any.
+    fn linger(&mut self, now: Duration, patience: Duration) {
+        let until = now + patience;
         for id in std::mem::take(&mut self.left) {
-            let sooner = self.open.get(&id).and_then(|c| c.until).map_or(until, |at| at.min(until));
+            let Some(connection) = self.open.get_mut(&id) else { continue };
+            if connection.until.is_none() {
+                connection.unproven = now;
+            }
+            let sooner = connection.until.map_or(until, |at| at.min(until));
             self.limit(id, Some(sooner));
         }
     }
@@ -196,7 +203,7 @@ impl Server {
 
     /// Gives connections without an IKE SA their time.
     pub(super) fn linger_connections(&mut self, now: Duration) {
-        self.connections.linger(now + self.config.linger);
+        self.connections.linger(now, self.config.linger);
     }
 
     /// Closes connections whose time is up.

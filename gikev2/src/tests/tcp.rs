@@ -332,6 +332,31 @@ fn two_ike_sas_do_not_share_a_connection() {
     assert_eq!(world.seen.len(), before + 1, "answered");
 }
 
+/// However long a connection was in use, whoever begins anew over it has time for that.
+#[test]
+fn a_connection_that_was_in_use_can_be_used_again() {
+    let (mut world, at) = registered(false);
+    let first = connection(&world);
+    let mut init = world.seen[0].clone();
+    init.bytes[0] ^= 1;
+    world.pass(Duration::from_secs(600));
+    let end = world.connections[&first];
+    world.seen.clear();
+    world.on_member(at, false, |m, ctx| m.disconnect(ctx));
+    let delete = world.seen.first().unwrap().clone();
+    world.wire.clear();
+    world.connections.insert(first, end);
+    world.deliver(delete);
+    assert_eq!(world.server.counters().deleted, 1);
+    world.deliver(init);
+    world.pass_quietly(Duration::from_secs(25));
+    world.on_server(false, |s, ctx| s.expire(ctx));
+    assert_eq!(world.server.counters().connections_closed, 0);
+    world.pass_quietly(Duration::from_secs(20));
+    world.on_server(false, |s, ctx| s.expire(ctx));
+    assert_eq!(world.server.counters().connections_closed, 1, "once");
+}
+
 /// RFC 9329 sections 6.3 and 7.5.
 #[test]
 fn neither_cookies_nor_fragments_go_over_tcp() {
