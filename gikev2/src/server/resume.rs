@@ -48,12 +48,18 @@ pub(super) struct Origin {
     pub(super) ppk: Option<Vec<u8>>,
 }
 
+/// A ticket over an IKE SA in use is replaced no sooner than after this time: each that was replaced is remembered, durably, and
+/// too many are the end of everybody's.
+const REPLACED_AFTER: Duration = Duration::from_secs(30);
+
 /// A ticket that a peer has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     serial: Serial,
     /// By the wall clock.
     expires: Duration,
+    /// When it was given, or shown.
+    at: Duration,
 }
 
 /// What a half-open SA is that goes on from a ticket.
@@ -124,7 +130,7 @@ pub(super) fn grant(
     match sealed {
         Some((ticket, serial)) => {
             let grant = TicketGrant { lifetime: seconds, ticket: ticket.into() };
-            (Notify::new(NotifyType::TICKET_LT_OPAQUE, grant.to_vec()), Some(Granted { serial, expires }))
+            (Notify::new(NotifyType::TICKET_LT_OPAQUE, grant.to_vec()), Some(Granted { serial, expires, at: now.mono }))
         }
         None => (Notify::bare(NotifyType::TICKET_NACK), None),
     }
@@ -236,7 +242,8 @@ impl Server {
         }
         let Content { expires, ids, ppk, spis, derive, .. } = content;
         let origin = Origin { ids, ppk: ppk.map(|(id, _)| id) };
-        Some((Resumed { who, ours, origin, ticket: Granted { serial, expires }, spis }, suite, derive))
+        let ticket = Granted { serial, expires, at: ctx.now.mono };
+        Some((Resumed { who, ours, origin, ticket, spis }, suite, derive))
     }
 
     /// Do the credentials there are now stand behind the peer?
@@ -305,6 +312,10 @@ impl Server {
 
     /// A ticket over an IKE SA in use, in the place of the one there is (section 4.1); nothing where there are no tickets.
     pub(super) fn grant_over(&mut self, ctx: &mut Ctx<'_>, spi: Spi) -> Option<Notify<'static>> {
+        let held = self.in_use(&spi)?.ticket;
+        if held.is_some_and(|ticket| ctx.now.mono < ticket.at + REPLACED_AFTER) {
+            return Some(Notify::bare(NotifyType::TICKET_NACK));
+        }
         self.revoke(ctx, spi);
         let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return None };
         let tickets = self.tickets.as_mut()?;
@@ -316,7 +327,7 @@ impl Server {
     /// The IKE SA ends, or gets new keys: its ticket goes with it (section 6.2).
     pub(super) fn revoke(&mut self, ctx: &mut Ctx<'_>, spi: Spi) {
         let Some(State::Established(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
-        if let (Some(Granted { serial, expires }), Some(tickets)) = (state.ticket.take(), &mut self.tickets) {
+        if let (Some(Granted { serial, expires, .. }), Some(tickets)) = (state.ticket.take(), &mut self.tickets) {
             tickets.spend(serial, expires, ctx.now.wall, ctx.out);
         }
     }

@@ -512,6 +512,45 @@ fn a_ticket_that_is_put_off_is_not_asked_for_at_once() {
     assert!(!world.wire.iter().any(asks));
 }
 
+/// What the key server says when it is asked for a ticket over the IKE SA.
+fn asks_for_a_ticket(world: &mut World, at: usize, id: u32) -> Notify<'static> {
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::TICKET_REQUEST).to_vec());
+    over_sa(world, at, (ExchangeType::INFORMATIONAL, id), chain)
+}
+
+/// The last notify of the answer to a request over the IKE SA.
+fn over_sa(world: &mut World, at: usize, (exchange, id): (ExchangeType, u32), chain: ChainWriter) -> Notify<'static> {
+    let (from, to) = (world.hosts[at].address, world.gateway);
+    let mut rng = SeededRandom::new(id.into());
+    let sa = world.hosts[at].member.sa_for_test().unwrap();
+    let bytes = sa.seal(exchange, Direction::Request, id, chain, &mut rng).unwrap();
+    world.deliver(Packet { from, to, via: Via::Udp, bytes, tainted: false });
+    let answer = world.wire.pop_back().expect("an answer");
+    let opened = world.hosts[at].member.sa_for_test().unwrap().open(&answer.bytes).unwrap();
+    let payloads = Payloads::parse(opened.first, opened.inner.expose(), &[]).unwrap();
+    let last = payloads.notifies.last().unwrap();
+    Notify::new(last.kind, last.data.to_vec())
+}
+
+fn spent(world: &World) -> usize {
+    world.store.keys().filter(|key| key.starts_with("ikev2/spent-ticket/")).count()
+}
+
+/// A member fills no store by wishes, and spends nobody else's ticket.
+#[test]
+fn tickets_are_not_replaced_at_once() {
+    let (mut world, at) = world();
+    for id in 2..20 {
+        assert_eq!(asks_for_a_ticket(&mut world, at, id).kind, NotifyType::TICKET_NACK);
+    }
+    assert_eq!(spent(&world), 0, "it keeps the one that it has");
+    world.pass_quietly(secs(30));
+    assert_eq!(asks_for_a_ticket(&mut world, at, 20).kind, NotifyType::TICKET_LT_OPAQUE);
+    assert_eq!(asks_for_a_ticket(&mut world, at, 21).kind, NotifyType::TICKET_NACK);
+    assert_eq!(spent(&world), 1);
+}
+
 const PORT: u16 = 4500;
 
 /// A registered member that resumes, over TCP.
