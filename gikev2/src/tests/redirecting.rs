@@ -399,3 +399,64 @@ fn a_long_name_is_told_only_in_an_answer_to_a_long_request() {
         assert!(short || answer.bytes.len() <= request.bytes.len());
     }
 }
+
+/// RFC 5685 section 10: only the responder sends anybody elsewhere.
+#[test]
+fn a_member_sends_its_gateway_nowhere() {
+    let mut first = sends(RedirectWhen::Command);
+    first.idle = secs(3600);
+    let mut world = world(first, config());
+    let at = started(&mut world);
+    let mut chain = ChainWriter::new();
+    chain.push(PayloadKind::NOTIFY.0, &redirect(&GatewayName::Address(other().ip()), &[]).to_vec());
+    let mut rng = keyferry_crypto::SeededRandom::new(5);
+    let sa = world.hosts[at].member.sa_for_test().unwrap();
+    let bytes = sa.seal(ExchangeType::INFORMATIONAL, Direction::Request, 2, chain, &mut rng).unwrap();
+    let (from, to) = (world.hosts[at].address, world.gateway);
+    world.deliver(Packet { from, to, via: Via::Udp, bytes, tainted: false });
+    let answer = world.wire.pop_front().unwrap();
+    let opened = world.hosts[at].member.sa_for_test().unwrap().open(&answer.bytes).unwrap();
+    assert!(opened.inner.expose().is_empty(), "answered, and that is all");
+    world.pass(secs(120));
+    let counters = world.server.counters();
+    assert_eq!((world.server.established(), counters.redirected, counters.malformed), (1, 0, 0));
+    assert!(sent(&world, other().ip(), ExchangeType::INFORMATIONAL).is_empty());
+}
+
+/// RFC 5723 section 4.3.2 and RFC 5685: who shows a ticket is sent elsewhere as ever, before or after AUTH, and the ticket stays
+/// with the gateway that made it.
+#[test]
+fn who_resumes_is_sent_elsewhere_too() {
+    for after_auth in [false, true] {
+        let mut first = config();
+        (first.ticket_lifetime, first.idle) = (Some(secs(3600)), secs(24 * 3600));
+        let again = |world: &mut World, config: ServerConfig| {
+            world.server = Server::new(config);
+            world.server.load_tickets(&world.store).unwrap();
+        };
+        let mut world = world(first.clone(), config());
+        again(&mut world, first.clone());
+        let mut settings = settings(&world, 1);
+        settings.ike2.resume = true;
+        let at = world.add(settings);
+        world.start(at);
+        world.run();
+        let when = if after_auth { RedirectWhen::Command } else { RedirectWhen::Always };
+        let mut redirect = to(GatewayName::Address(other().ip()), when);
+        redirect.members = vec![identity(1)];
+        first.redirect = Some(redirect);
+        again(&mut world, first);
+        let from = world.seen.len();
+        world.on_member(at, false, |m, ctx| m.reregister(ctx));
+        world.pass(secs(60));
+        assert_eq!((present(&world, at), registered(&world, at)), (other(), 2), "{after_auth}");
+        let counters = world.server.counters();
+        assert_eq!((counters.redirected, counters.resumed), (1, u64::from(after_auth)));
+        assert_eq!((world.server.established(), world.hosts[at].member.status().redirects), (0, 1));
+        world.seen.drain(..from);
+        assert_eq!(sent(&world, world.gateway.ip(), ExchangeType::IKE_SESSION_RESUME).len(), 1);
+        assert!(sent(&world, other().ip(), ExchangeType::IKE_SESSION_RESUME).is_empty());
+        let init = sent(&world, other().ip(), ExchangeType::IKE_SA_INIT);
+        assert_eq!(with_payloads(&init[0], who_redirected), Some(world.gateway.ip()));
+    }
+}

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Secret, SeededRandom};
-use keyferry_model::credentials::{Credentials, Peer, Proof};
+use keyferry_model::credentials::{Credentials, Peer, Proof, Trust};
 use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::reading::Readings;
 use keyferry_model::settings::{Ike2Settings, Ppk, Transport};
 use keyferry_model::update::MemberEvent;
-use keyferry_wire::{ChainWriter, Encode, Header};
+use keyferry_wire::{ChainWriter, Decode, Encode, Header};
 
+use super::pki;
 use super::support::*;
 use crate::ike_sa::init::{ResumeParts, header, refusal, resume_request};
 use crate::ike_sa::sa::Direction;
 use crate::wire::message::Payloads;
 use crate::wire::notify::Notify;
 use crate::wire::registry::{ExchangeType, NotifyType, PayloadKind};
+use crate::wire::ticket::TicketGrant;
 use crate::{IkeOptions, Server, ServerConfig};
 
 fn secs(n: u64) -> Duration {
@@ -614,4 +616,72 @@ fn the_whole_exchange_follows_at_once_over_tcp() {
     world.run();
     assert_eq!((world.server.established(), resumed(&world)), (1, (0, 1, 1)));
     assert!(!world.hosts[at].events.iter().any(|e| matches!(e, MemberEvent::Refused(_))));
+}
+
+/// RFC 5723 section 4.3.3: no certificates, no signatures. What speaks against a certificate speaks against its tickets.
+#[test]
+fn certificates_are_not_shown_again_and_hold_still() {
+    let peer = |subject| vec![pki::certified(None, subject)];
+    let given = |peers| {
+        let pki = pki::config(&["gateway-p256"], peers);
+        ServerConfig { credentials: pki.credentials, ..giving() }
+    };
+    let trusting = |trust: Trust| {
+        let mut config = given(peer(None));
+        config.credentials = Arc::new(config.credentials.as_ref().clone().with_trust(trust));
+        config
+    };
+    let certificate = pki::own("gm1-p256").chain[0].clone();
+    let revoked = Trust { ocsp: Arc::new([pki::answered_revoked(&certificate)]), ..pki::trust("root") };
+    for (n, (after, resumes)) in [
+        (given(peer(None)), true),
+        (given(peer(Some("CN=somebody else"))), false),
+        (given(Vec::new()), false),
+        (trusting(revoked), false),
+        (trusting(pki::trust("other-root")), false),
+        (giving(), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let config = given(peer(None));
+        let mut world = World::with(policy(false), config.clone(), 1);
+        restart(&mut world, config);
+        let mut settings = world.settings(1);
+        (settings.ike2.resume, settings.auth) = (true, pki::auth(pki::own("gm1-p256")));
+        let at = world.add(settings);
+        world.start(at);
+        world.run();
+        assert_eq!(registered(&world, at), 1);
+        restart(&mut world, after);
+        world.hold_jobs = resumes;
+        world.on_member(at, false, |m, ctx| m.reregister(ctx));
+        world.pass(secs(30));
+        assert_eq!(resumed(&world).0, u64::from(resumes), "{n}");
+        assert_eq!(resumed(&world).1, u64::from(!resumes), "{n}");
+        if resumes {
+            assert_eq!((registered(&world, at), world.held.len()), (2, 0), "nothing is signed, and nothing checked");
+        }
+    }
+}
+
+/// RFC 5723 section 5: a ticket is good no longer than what its owner had proved itself with.
+#[test]
+fn a_ticket_ends_with_the_certificate() {
+    let pki = pki::config(&["gateway-p256"], vec![pki::certified(None, None)]);
+    let config = ServerConfig { credentials: pki.credentials, ..giving() };
+    let certificate = pki::own("gm1-p256").chain[0].clone();
+    let mut world = World::with(policy(false), config.clone(), 1);
+    world.now.wall = certificate.not_after() - secs(600);
+    restart(&mut world, config);
+    let mut settings = world.settings(1);
+    settings.auth = pki::auth(pki::own("gm1-p256"));
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    assert_eq!(registered(&world, at), 1);
+    world.pass_quietly(secs(100));
+    let notify = asks_for_a_ticket(&mut world, at, 2);
+    let grant = TicketGrant::exact(&notify.data).unwrap();
+    assert_eq!((notify.kind, grant.lifetime), (NotifyType::TICKET_LT_OPAQUE, 500));
 }
