@@ -37,6 +37,7 @@ use keyferry_model::drive::{Ctx, Datagram, JobId};
 use keyferry_wire::{ChainWriter, Encode};
 
 use super::established::{Established, Purpose};
+use super::resume::{Granted, grant};
 use super::{Entry, Path, Server, Spi, State};
 use crate::ike_sa::followup::{self, Answering, Failure, Following};
 use crate::ike_sa::life::Life;
@@ -57,6 +58,8 @@ pub(super) struct Rekeying {
     pub(super) life: Life,
     ours: Attempt,
     theirs: Option<Theirs>,
+    /// With the new SA the peer wants a ticket.
+    wants_ticket: bool,
     made: Succession,
     /// Another SA has taken its place: it is deleted then.
     pub(super) doomed: Option<Duration>,
@@ -99,6 +102,7 @@ impl Rekeying {
             life: Life::new(lifetime, now, rng),
             ours: Attempt::None,
             theirs: None,
+            wants_ticket: false,
             made: Succession::default(),
             doomed: None,
             predecessor: None,
@@ -178,6 +182,7 @@ impl Server {
         let computing = Computing { exchange, message_id, request: dgram.bytes.to_vec(), method, answering };
         self.compute(ctx, dgram, spi, computing, peer);
         let state = self.in_use(&spi)?;
+        state.rekeying.wants_ticket = init.payloads.notify(NotifyType::TICKET_REQUEST).is_some();
         if let Attempt::KeyPair(job, _) = state.rekeying.ours {
             state.rekeying.ours = Attempt::None;
             self.jobs.remove(&job);
@@ -386,7 +391,7 @@ impl Server {
             Ok((sa, made)) => {
                 let active = state.active;
                 state.rekeying.made.ours = Some(made);
-                self.install(ctx, spi, sa, active);
+                self.install(ctx, spi, sa, active, None);
             }
             // Nothing has come of it at the peer yet.
             Err(CryptoError::NotDone) if goes_on => state.rekeying.life.try_later(ctx.now.mono, ctx.rng),
@@ -413,8 +418,18 @@ impl Server {
             let made = answering.is_done().then(|| answering.finish(&state.sa, ctx.rng, log)).transpose()?;
             Ok((chain, made))
         });
+        let mut granted = None;
         let (chain, made, failed) = match answered {
-            Ok((chain, made)) => (chain, made, None),
+            Ok((mut chain, made)) => {
+                // Those keys are there only now, so it comes with the last answer (RFC 5723 section 4.1).
+                let tickets = self.tickets.as_mut().filter(|_| state.rekeying.wants_ticket);
+                if let (Some(tickets), Some((sa, _))) = (tickets, &made) {
+                    let (notify, named) = grant(tickets, &self.config, ctx, (sa, &state.who, &state.origin));
+                    chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
+                    granted = named;
+                }
+                (chain, made, None)
+            }
             Err(error) => {
                 tracing::debug!(member = %state.who.identity, %error, "new keys of an IKE SA could not be made");
                 let theirs = matches!(error, CryptoError::BadPublicValue);
@@ -436,7 +451,7 @@ impl Server {
             // It takes messages over the new SA from now on (RFC 7296 section 2.8).
             Some((sa, made)) => {
                 state.rekeying.made.theirs = Some(made);
-                self.install(ctx, spi, sa, active);
+                self.install(ctx, spi, sa, active, granted);
             }
             // Who knows already that it loses awaits nothing more.
             None if failed.is_none() => {
@@ -451,7 +466,7 @@ impl Server {
     }
 
     /// Takes a new SA into use beside the one that it replaces: all that belongs to the peer is its as well.
-    fn install(&mut self, ctx: &mut Ctx<'_>, old: Spi, sa: IkeSa, active: Duration) {
+    fn install(&mut self, ctx: &mut Ctx<'_>, old: Spi, sa: IkeSa, active: Duration, ticket: Option<Granted>) {
         let Some(Entry { path, state: State::Established(state), .. }) = self.sas.get(&old) else { return };
         let mut rekeying = Rekeying::new(self.config.ike.lifetime, ctx.now.mono, ctx.rng);
         rekeying.predecessor = Some(old);
@@ -459,7 +474,7 @@ impl Server {
         let mut fresh = Established::fresh(sa, state.who.clone(), rekeying, ctx.now.mono);
         (fresh.active, fresh.line, fresh.kept) = (active, state.line, state.kept);
         fresh.leaving = state.leaving;
-        fresh.origin = state.origin.clone();
+        (fresh.origin, fresh.ticket) = (state.origin.clone(), ticket);
         self.lines.enter(state.line, spi);
         self.connections.carry(path.via, spi);
         tracing::info!(member = %fresh.who.identity, "IKE SA has new keys");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_crypto::{Secret, SeededRandom};
+use keyferry_crypto::{KeyPair, Secret, SeededRandom};
 use keyferry_model::credentials::{Credentials, Peer, Proof, Trust};
 use keyferry_model::drive::Via;
 use keyferry_model::plan::RekeyReason;
@@ -15,7 +15,9 @@ use keyferry_wire::{ChainWriter, Decode, Encode, Header};
 
 use super::pki;
 use super::support::*;
+use crate::ike_sa::Preferences;
 use crate::ike_sa::init::{ResumeParts, header, refusal, resume_request};
+use crate::ike_sa::rekey::Proposed;
 use crate::ike_sa::sa::Direction;
 use crate::wire::message::Payloads;
 use crate::wire::notify::Notify;
@@ -518,11 +520,16 @@ fn a_ticket_that_is_put_off_is_not_asked_for_at_once() {
 fn asks_for_a_ticket(world: &mut World, at: usize, id: u32) -> Notify<'static> {
     let mut chain = ChainWriter::new();
     chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::TICKET_REQUEST).to_vec());
-    over_sa(world, at, (ExchangeType::INFORMATIONAL, id), chain)
+    over_sa(world, at, (ExchangeType::INFORMATIONAL, id), chain).expect("it says something")
 }
 
-/// The last notify of the answer to a request over the IKE SA.
-fn over_sa(world: &mut World, at: usize, (exchange, id): (ExchangeType, u32), chain: ChainWriter) -> Notify<'static> {
+/// The last notify, if there is any, of the answer to a request over the IKE SA.
+fn over_sa(
+    world: &mut World,
+    at: usize,
+    (exchange, id): (ExchangeType, u32),
+    chain: ChainWriter,
+) -> Option<Notify<'static>> {
     let (from, to) = (world.hosts[at].address, world.gateway);
     let mut rng = SeededRandom::new(id.into());
     let sa = world.hosts[at].member.sa_for_test().unwrap();
@@ -531,8 +538,7 @@ fn over_sa(world: &mut World, at: usize, (exchange, id): (ExchangeType, u32), ch
     let answer = world.wire.pop_back().expect("an answer");
     let opened = world.hosts[at].member.sa_for_test().unwrap().open(&answer.bytes).unwrap();
     let payloads = Payloads::parse(opened.first, opened.inner.expose(), &[]).unwrap();
-    let last = payloads.notifies.last().unwrap();
-    Notify::new(last.kind, last.data.to_vec())
+    payloads.notifies.last().map(|last| Notify::new(last.kind, last.data.to_vec()))
 }
 
 fn spent(world: &World) -> usize {
@@ -684,4 +690,26 @@ fn a_ticket_ends_with_the_certificate() {
     let notify = asks_for_a_ticket(&mut world, at, 2);
     let grant = TicketGrant::exact(&notify.data).unwrap();
     assert_eq!((notify.kind, grant.lifetime), (NotifyType::TICKET_LT_OPAQUE, 500));
+}
+
+/// RFC 5723 section 4.1: a peer may ask when it asks for new keys. The ticket is for the SA that has them, and voids the former.
+#[test]
+fn a_ticket_comes_with_new_keys_for_who_asks() {
+    for gives in [true, false] {
+        let (mut world, at) = world();
+        let mut rng = SeededRandom::new(9);
+        let suite = world.hosts[at].member.sa_for_test().unwrap().suite;
+        let proposed = Proposed::draw(&Preferences::default(), &suite, None, [9; 8], &mut rng);
+        let pair = KeyPair::generate(proposed.group, &mut rng).unwrap();
+        let mut chain = proposed.chain(pair.public());
+        if gives {
+            chain.push(PayloadKind::NOTIFY.0, &Notify::bare(NotifyType::TICKET_REQUEST).to_vec());
+        }
+        let answer = over_sa(&mut world, at, (ExchangeType::CREATE_CHILD_SA, 2), chain);
+        assert_eq!(answer.as_ref().map(|n| n.kind), gives.then_some(NotifyType::TICKET_LT_OPAQUE));
+        assert_eq!((world.server.counters().rekeyed, spent(&world)), (1, 1));
+        let Some(answer) = answer else { continue };
+        let ticket = TicketGrant::exact(&answer.data).unwrap().ticket.to_vec();
+        assert_eq!(shows(&mut world, &ticket, 3), None, "taken");
+    }
 }
