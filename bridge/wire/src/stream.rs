@@ -28,6 +28,9 @@ pub const MAX_FRAMED: usize = 65_535 - LENGTH - NON_ESP_MARKER.len();
 /// Octets of the length.
 const LENGTH: usize = 2;
 
+/// Room that is kept for what comes next.
+const KEPT: usize = 8192;
+
 /// All that a NAT keepalive holds (RFC 9329 section 6.6).
 const KEEPALIVE: &[u8] = &[0xff];
 
@@ -87,6 +90,10 @@ impl Deframer {
     /// Takes octets as they came. Take the frames out before the next ones.
     pub fn push(&mut self, octets: &[u8]) {
         self.buffer.drain(..std::mem::take(&mut self.taken));
+        // Most messages are short: one long one is no reason to hold on to its room for as long as the connection lasts.
+        if self.buffer.len() < KEPT {
+            self.buffer.shrink_to(KEPT);
+        }
         if self.failed.is_none() {
             self.buffer.extend_from_slice(octets);
         }
@@ -204,6 +211,17 @@ mod tests {
         assert_eq!(octets.len(), 65_535);
         assert_eq!(all(Deframer::originator(), &octets), (vec![Frame::Ike(longest)], None));
         assert_eq!(frame(&vec![7; MAX_FRAMED + 1]), None);
+    }
+
+    #[test]
+    fn the_room_of_a_long_message_is_given_back() {
+        let mut deframer = Deframer::originator();
+        let octets = frame(&vec![7; MAX_FRAMED]).unwrap();
+        octets.chunks(4096).for_each(|part| deframer.push(part));
+        assert!(matches!(deframer.take(), Ok(Some(Frame::Ike(_)))) && deframer.buffer.capacity() > 60_000);
+        deframer.push(&frame(b"ike").unwrap());
+        assert_eq!(deframer.take(), Ok(Some(Frame::Ike(b"ike".to_vec()))));
+        assert!(deframer.buffer.capacity() <= KEPT);
     }
 
     /// A length promises 64 KiB, and nothing follows.
