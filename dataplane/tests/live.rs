@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::num::NonZeroU8;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -84,8 +85,10 @@ fn enter(namespace: &str) {
 }
 
 /// An engine in a namespace with an SA for each group, and its TUN device ready for applications.
-fn engine(namespace: &str, id: u32, mode: EspMode) -> Userspace {
-    let engine = Userspace::start(EngineConfig::new("kf0", "eth0", 1_400)).unwrap();
+fn engine(namespace: &str, id: u32, mode: EspMode, queues: u8) -> Userspace {
+    let mut config = EngineConfig::new("kf0", "eth0", 1_400);
+    config.queues = NonZeroU8::new(queues).unwrap();
+    let engine = Userspace::start(config).unwrap();
     let install = vec![new_sa(0x1001, &policy(GCM, mode, GROUP4), 1), new_sa(0x1002, &policy(CBC, mode, GROUP6), 2)];
     engine.apply(registration(install, ids(&[id])), at(0)).unwrap();
     assert!(ip(&format!("-n {namespace} route add {GROUP4}/32 dev kf0")));
@@ -149,7 +152,9 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        for scene in [carry, carry_bursts] {
+        let scenes: [fn(&str, &str, EspMode); 3] =
+            [carry, |a, b, mode| carry_bursts(a, b, mode, 1), |a, b, mode| carry_bursts(a, b, mode, QUEUES)];
+        for scene in scenes {
             let Some(net) = Net::new() else {
                 println!("skipped: no network namespaces here, or no `ip`");
                 return;
@@ -162,9 +167,9 @@ fn two_engines_carry_a_group_over_a_real_wire() {
 
 fn carry(a: &str, b: &str, mode: EspMode) {
     enter(a);
-    let sender = engine(a, 1, mode);
+    let sender = engine(a, 1, mode, 1);
     enter(b);
-    let listener = engine(b, 2, mode);
+    let listener = engine(b, 2, mode, 1);
     let sockets = [receiver(GROUP4), receiver(GROUP6)];
 
     enter(a);
@@ -198,6 +203,9 @@ fn carry(a: &str, b: &str, mode: EspMode) {
 
 /// Packets in a burst; fewer than a TUN device queues.
 const MANY: u32 = 400;
+/// Enough for the kernel to use all queues.
+const FLOWS: usize = 16;
+const QUEUES: u8 = 3;
 /// Octets of payload, the last of which the interface does not take once its MTU is [`NARROW`].
 const SIZES: [usize; 5] = [4, 100, 555, 1_100, 1_300];
 const NARROW: usize = 1_300;
@@ -210,8 +218,8 @@ fn payload(number: u32) -> Vec<u8> {
 
 /// Sends a burst from where the thread is, and gives the numbers of the packets that arrive.
 fn burst(group: &str, host: u8, receiver: &UdpSocket, expected: usize) -> BTreeSet<u32> {
-    let (socket, to) = sender(group, host);
-    for number in 0..MANY {
+    let senders: [_; FLOWS] = std::array::from_fn(|_| sender(group, host));
+    for (number, (socket, to)) in (0..MANY).zip(senders.iter().cycle()) {
         socket.send_to(&payload(number), to).unwrap();
     }
     let mut arrived = BTreeSet::new();
@@ -226,11 +234,11 @@ fn burst(group: &str, host: u8, receiver: &UdpSocket, expected: usize) -> BTreeS
     arrived
 }
 
-fn carry_bursts(a: &str, b: &str, mode: EspMode) {
+fn carry_bursts(a: &str, b: &str, mode: EspMode, queues: u8) {
     enter(a);
-    let (engine_a, receivers_a) = (engine(a, 1, mode), [GROUP4, GROUP6].map(roomy_receiver));
+    let (engine_a, receivers_a) = (engine(a, 1, mode, queues), [GROUP4, GROUP6].map(roomy_receiver));
     enter(b);
-    let (engine_b, receivers_b) = (engine(b, 2, mode), [GROUP4, GROUP6].map(roomy_receiver));
+    let (engine_b, receivers_b) = (engine(b, 2, mode, queues), [GROUP4, GROUP6].map(roomy_receiver));
 
     for (from, host, receivers, status) in [(a, 1, &receivers_b, &engine_b), (b, 2, &receivers_a, &engine_a)] {
         enter(from);
@@ -259,8 +267,14 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode) {
     assert!(waited.is_some() && not_sent() == too_large, "{too_large}, {:#?}", engine_a.status());
     assert_eq!(engine_b.status().sad.drops["OutError"], 0);
 
+    // A device that others use is left alone.
+    let mut another = EngineConfig::new("kf0", "eth0", 1_400);
+    another.queues = NonZeroU8::new(QUEUES).unwrap();
+    assert!(Userspace::start(another).is_err());
+
     engine_a.stop();
     engine_b.stop();
+    assert!(if_nametoindex("kf0").is_err(), "no queue is left open");
 }
 
 /// A receiver whose buffer holds a burst.

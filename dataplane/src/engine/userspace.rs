@@ -1,7 +1,7 @@
 //! ESP by this process: a TUN device on the plain side, raw sockets of IP protocol 50 on the protected side.
 //!
 //! ```text
-//!  application -> route -> TUN -> [tx thread: seal] -> raw socket, header included -> interface
+//!  application -> route -> TUN -> [tx threads: seal] -> raw socket, header included -> interface
 //!  application <- TUN <- [rx thread: open] <- raw sockets (IPv4, IPv6) <- joined groups <- interface
 //! ```
 //!
@@ -16,12 +16,19 @@
 //! The raw sockets take and give bursts of packets, one system call for each. A TUN device has no such call: it needs
 //! one for each packet.
 //!
+//! With several queues the TUN device has a tx thread for each, and the kernel keeps the packets of a flow in one
+//! queue. Sequence numbers are common to them, so packets of different flows can leave out of the order of their
+//! numbers, by a burst of each queue and more where a thread has to wait for its turn: receivers need a replay window
+//! of several hundred packets. There is one rx thread, since a further raw socket would only get a copy of each packet.
+//!
 //! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does
 //! not fit the interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to
 //! [`MAX_OVERHEAD`].
 
 use std::io;
+use std::iter;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -66,6 +73,8 @@ pub struct EngineConfig {
     pub interface: String,
     /// MTU of the TUN device.
     pub mtu: u16,
+    /// Queues of the TUN device, each with a thread that seals. With more than one, the device must not exist before.
+    pub queues: NonZeroU8,
     /// Groups to join besides the single multicast addresses of the policies, for policies about whole networks.
     pub groups: Vec<IpAddr>,
     /// Install inbound SAs only: the member did not register as a sender.
@@ -77,13 +86,14 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// A configuration without additional groups and without a key log.
+    /// A configuration with one queue, without additional groups and without a key log.
     #[must_use]
     pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
         Self {
             tun: tun.into(),
             interface: interface.into(),
             mtu,
+            queues: NonZeroU8::MIN,
             groups: Vec::new(),
             receive_only: false,
             tunnel: Tunnel::default(),
@@ -111,7 +121,8 @@ struct Control {
 
 /// What the workers share.
 struct Shared {
-    tun: SyncDevice,
+    /// One of the queues; which of them opened packets go to is all the same.
+    tun: Arc<SyncDevice>,
     sockets: Sockets,
     snapshot: Arc<ArcSwap<Snapshot>>,
     stop: Arc<EventFd>,
@@ -123,11 +134,11 @@ impl Userspace {
     /// # Errors
     /// No such interface, no such privilege, or the TUN device exists and is in use.
     pub fn start(config: EngineConfig) -> io::Result<Self> {
-        let EngineConfig { tun: tun_name, interface, mtu, groups, receive_only, tunnel: ends, key_log } = config;
+        let EngineConfig { tun: tun_name, interface, mtu, queues, groups, receive_only, tunnel: ends, key_log } =
+            config;
         let index = if_nametoindex(interface.as_str())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
-        let tun = DeviceBuilder::new().name(&tun_name).mtu(mtu).build_sync()?;
-        tun.set_nonblocking(true)?;
+        let (tun, others) = open_tun(&tun_name, mtu, queues)?;
         let sockets = Sockets::open(&interface, index)?;
         let joins = Joins::open(index)?;
         let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
@@ -138,6 +149,7 @@ impl Userspace {
 
         let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let queues: Vec<_> = iter::once(Arc::clone(&tun)).chain(others).collect();
         let shared = Arc::new(Shared { tun, sockets, snapshot: Arc::clone(&snapshot), stop: Arc::clone(&stop) });
         let mut engine = Self {
             tun_name,
@@ -148,17 +160,19 @@ impl Userspace {
             stop,
             workers: Vec::new(),
         };
-        let ivs = IvSource::new(&mut SystemRandom);
-        let (outbound, inbound) = (Arc::clone(&shared), shared);
-        // Should the second thread fail to start, dropping the engine ends the first.
-        engine
-            .workers
-            .push(thread::Builder::new().name("esp-tx".to_owned()).spawn(move || workers::outbound(&outbound, ivs))?);
-        engine
-            .workers
-            .push(thread::Builder::new().name("esp-rx".to_owned()).spawn(move || workers::inbound(&inbound))?);
+        // Should a thread fail to start, dropping the engine ends those before.
+        for (at, queue) in queues.into_iter().enumerate() {
+            let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
+            engine.spawn(format!("esp-tx-{at}"), move || workers::outbound(&shared, &queue, ivs))?;
+        }
+        engine.spawn("esp-rx".to_owned(), move || workers::inbound(&shared))?;
         engine.settle(&mut engine.control());
         Ok(engine)
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.workers.push(thread::Builder::new().name(name).spawn(work)?);
+        Ok(())
     }
 
     /// Applies an update, as a whole or not at all, and joins the groups that it is about.
@@ -226,6 +240,31 @@ impl Userspace {
         // A poisoned lock means a panic in a control operation; the SAD changes only after its checks, so it is whole.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the TUN device, and gives its first queue and the others.
+fn open_tun(name: &str, mtu: u16, queues: NonZeroU8) -> io::Result<(Arc<SyncDevice>, Vec<Arc<SyncDevice>>)> {
+    let several = queues > NonZeroU8::MIN;
+    // The kernel lets one process have a device with one queue. To one with several it would add ours, and divide the
+    // packets between us and whoever made it.
+    if several && if_nametoindex(name).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("there is a device {name}")));
+    }
+    let first = DeviceBuilder::new()
+        .name(name)
+        .mtu(mtu)
+        .with(|device| {
+            device.multi_queue(several);
+        })
+        .build_sync()?;
+    first.set_nonblocking(true)?;
+    let other = |_| {
+        let other = first.try_clone()?;
+        other.set_nonblocking(true)?;
+        Ok(Arc::new(other))
+    };
+    let others = (1..queues.get()).map(other).collect::<io::Result<_>>()?;
+    Ok((Arc::new(first), others))
 }
 
 impl Drop for Userspace {

@@ -1,6 +1,7 @@
 //! `[member]`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct MemberConfig {
     pub interface: Option<String>,
     /// MTU of TUN devices; `None` leaves room for ESP in the interface's.
     pub mtu: Option<u16>,
+    /// Queues of TUN devices, each with a thread.
+    pub queues: NonZeroU8,
     /// Route what the group's policy protects into the TUN device?
     pub routes: bool,
     /// Leave the group when the process ends?
@@ -159,6 +162,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         interface: section.text("interface"),
         // Zero is no MTU, so it says that there is none.
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
+        queues: u8::try_from(section.number("queues", 1..=8, 1))
+            .ok()
+            .and_then(NonZeroU8::new)
+            .unwrap_or(NonZeroU8::MIN),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: phase1.ke_groups,

@@ -167,6 +167,7 @@ impl Plane {
             bail!("the MTU of {} leaves no room for ESP: set mtu in [member]", place.interface);
         }
         let mut engine = EngineConfig::new(tun, &place.interface, mtu);
+        engine.queues = config.queues;
         engine.groups = group.join.clone();
         engine.receive_only = config.sender_ids == 0;
         engine.tunnel = Tunnel { local: Some(place.address), remote: config.traffic.tunnel_destination };

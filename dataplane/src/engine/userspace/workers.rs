@@ -18,12 +18,12 @@ const CAPACITY: usize = 40 + 65_535;
 /// How long a failing descriptor is left alone, in milliseconds.
 const PAUSE: u16 = 100;
 
-/// Plain packets become protected ones.
-pub(super) fn outbound(shared: &Shared, mut ivs: IvSource) {
+/// Plain packets of one queue become protected ones.
+pub(super) fn outbound(shared: &Shared, queue: &SyncDevice, mut ivs: IvSource) {
     let mut frames = vec![Frame::new(CAPACITY); BURST];
     let mut fates = Vec::with_capacity(BURST);
-    while wait(&[shared.tun.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
-        let (read, end) = gather(&shared.tun, &mut frames);
+    while wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
+        let (read, end) = gather(queue, &mut frames);
         let snapshot = shared.snapshot.load();
         let frames = &mut frames[..read];
         snapshot.seal_burst(frames, &mut ivs, &mut fates);
@@ -39,9 +39,9 @@ pub(super) fn outbound(shared: &Shared, mut ivs: IvSource) {
 
 /// Fills frames from the front until all are full or there is nothing to read: a TUN device gives one packet to a
 /// system call. Says how many are, and what ended it.
-fn gather(tun: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>) {
+fn gather(queue: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>) {
     for (at, frame) in frames.iter_mut().enumerate() {
-        match tun.recv(frame.space()) {
+        match queue.recv(frame.space()) {
             Ok(len) => frame.filled(len),
             Err(error) => return (at, Some(error)),
         }

@@ -46,6 +46,15 @@ fn a_member_of_streams_alone_has_no_device() {
 }
 
 #[test]
+fn all_devices_have_as_many_queues() {
+    assert_eq!(member_of(SEVERAL).unwrap().config.queues.get(), 1);
+    let text = SEVERAL.replacen("group = 1234", "group = 1234\nqueues = 4", 1);
+    assert_eq!(member_of(&text).unwrap().config.queues.get(), 4);
+    wrong("group = 1234", "group = 1234\nqueues = 0", "queues");
+    wrong("group = 1234", "group = 1234\nqueues = 9", "queues");
+}
+
+#[test]
 fn groups_of_a_member_must_go_together() {
     // The streams among them come by GDOI alone.
     wrong("protocol = \"gdoi\"", "protocol = \"gikev2\"", "GDOI");
