@@ -1,5 +1,7 @@
 //! What registrations and rekeys in band tell, and what members ask: messages as they are built, read again.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
@@ -19,7 +21,7 @@ use crate::registration::serve::{Asking, Outcome, answer};
 use crate::rekey::in_band;
 use crate::wire::gsa::Gsa;
 use crate::wire::message::{GroupKeys, Payloads, Registration};
-use crate::wire::registry::{NotifyType, ProtocolId};
+use crate::wire::registry::{ExchangeType, NotifyType, ProtocolId, TransformType, sn};
 use crate::wire::rules;
 
 fn built(chain: ChainWriter) -> (u8, Vec<u8>) {
@@ -202,5 +204,78 @@ fn keys_are_never_told_unwrapped() {
         for key in keys {
             assert!(key.len() >= 20 && told.1.windows(8).all(|part| !key.windows(8).any(|secret| secret == part)));
         }
+    }
+}
+
+/// RFC 9838 section 4.4.2: rekeys may come from any address and port of a key server that has several.
+#[test]
+fn rekeys_come_from_anywhere() {
+    let mut world = World::new(policy(false));
+    let told = registration(&mut world, false);
+    let keys = read(&told);
+    let gsa = keys.gsa.as_ref().unwrap();
+    let rekey = gsa.sas.iter().find(|sa| sa.protocol == ProtocolId::GIKE_UPDATE).unwrap();
+    let (source, to) = (&rekey.source, &rekey.destination);
+    assert_eq!((source.first.to_string(), source.last.to_string()), ("0.0.0.0".into(), "255.255.255.255".into()));
+    assert_eq!((source.protocol, source.ports), (17, (0, 65_535)));
+    assert_eq!((to.first, to.last, to.protocol, to.ports), ([239, 192, 0, 2].into(), to.first, 17, (848, 848)));
+    // And so a member takes them, wherever they come from.
+    let at = world.join(1);
+    world.gateway = SocketAddr::new([10, 9, 9, 9].into(), 4242);
+    world.rekey(RekeyReason::Operator, &[]);
+    assert!(world.has_newest(at));
+}
+
+/// RFC 9838 section 4.4.2.1.3: numbers of one sender are sequential, those of several are not specified.
+#[test]
+fn sequence_numbers_say_whether_replays_can_be_told() {
+    for (sequence, id) in
+        [(SequenceNumbers::Sequential, sn::SEQUENTIAL_32), (SequenceNumbers::Unspecified, sn::UNSPECIFIED_32)]
+    {
+        let mut group = policy(false);
+        let line = TrafficPolicy { sequence, ..(*group.traffic[0]).clone() };
+        group.traffic = vec![Arc::new(line)];
+        let mut world = World::new(group);
+        let told = registration(&mut world, true);
+        let keys = read(&told);
+        let data = keys.gsa.as_ref().unwrap().sas.iter().find(|sa| sa.protocol == ProtocolId::ESP).unwrap();
+        let numbers: Vec<u16> = data.transforms.iter().filter(|t| t.kind == TransformType::SN).map(|t| t.id).collect();
+        assert_eq!(numbers, [id]);
+        let at = world.join(1);
+        let taken = &world.hosts[at].policies[0];
+        assert_eq!((taken.sequence, taken.replay_window > 0), (sequence, sequence == SequenceNumbers::Sequential));
+    }
+}
+
+/// RFC 9838 section 2.3.3: the Rekey SA is inbound only. Nothing that a member sends names it but acknowledgements, which it does
+/// not protect; and SAs of several senders are for both ways, for who sends as well.
+#[test]
+fn members_send_nothing_over_the_rekey_sa() {
+    let mut world = with(Gikev2Options { ack: true, ..Gikev2Options::default() });
+    let mut settings = world.settings(1);
+    settings.gikev2.ack = true;
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    let spis = world.rekey_sa().spi;
+    world.rekey(RekeyReason::Operator, &[]);
+    world.rekey(RekeyReason::Operator, &[]);
+    world.leave(at);
+    world.pass(Duration::from_secs(20));
+    let own = world.hosts[at].address;
+    let sent: Vec<&Packet> = world.seen.iter().filter(|p| p.from == own && p.bytes[..16] == spis).collect();
+    assert!(!sent.is_empty() && sent.iter().all(|p| p.exchange() == ExchangeType::REKEY_ACK.0));
+}
+
+/// RFC 9838 section 2.3.3 has SAs for one way alone: where several send under the same, who sends hears the others.
+#[test]
+fn sas_of_several_senders_are_for_both_ways() {
+    for sender in [true, false] {
+        let mut world = World::new(policy(false));
+        let told = registration(&mut world, sender);
+        let wanted = u32::from(sender);
+        let grant = evaluate(&read(&told), &Secret::new(vec![7; 32]), wanted, world.now.mono, None).unwrap();
+        let ways: Vec<SaDirection> = grant.update.install.iter().map(|sa| sa.direction).collect();
+        assert_eq!(ways, [SaDirection::Symmetric]);
     }
 }

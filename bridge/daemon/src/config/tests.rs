@@ -11,9 +11,11 @@ use keyferry_crypto::KeyKind;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::policy::{
     Authorization, BackwardAccess, BackwardScope, EspMode, Gikev2Options, InBand, KekManagement, RekeyTransport,
+    SequenceNumbers,
 };
 use keyferry_model::settings::MemberAuth;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) const GATEWAY: &str = r#"
@@ -520,7 +522,13 @@ fn a_replay_window_needs_one_sender_where_gikev2_is_served() {
     let line = "protocol = \"udp\"";
     one_problem(line, "protocol = \"udp\"\nreplay_window = 64", "[[group.traffic]]", &["several senders"]);
     let one = GATEWAY.replacen(line, "protocol = \"udp\"\nreplay_window = 64\nsource = \"10.0.0.1\"", 1);
-    assert_eq!(gateway_of(&one).unwrap().config.groups[0].base().traffic[0].replay_window, 64);
+    let numbers = |text: &str| {
+        let line = Arc::clone(&gateway_of(text).unwrap().config.groups[0].base().traffic[0]);
+        (line.sequence, line.replay_window)
+    };
+    // RFC 9838 section 4.4.2.1.3.
+    assert_eq!(numbers(&one), (SequenceNumbers::Sequential, 64));
+    assert_eq!(numbers(GATEWAY), (SequenceNumbers::Unspecified, 0));
 }
 
 #[test]
@@ -606,6 +614,10 @@ fn rekeys_of_gikev2_are_signed_as_configured() {
         let [.., signer] = config.groups[0].signers()[..] else { panic!("G-IKEv2 signs") };
         assert_eq!(signer, Signer { protocol: Protocol::Gikev2, kind, number: 3 });
     }
+    // Signatures are what there is unless somebody says otherwise (RFC 9838 section 2.4.1).
+    let usual = with("").unwrap().config;
+    let [.., signer] = usual.groups[0].signers()[..] else { panic!("G-IKEv2 signs") };
+    assert_eq!(signer, Signer { protocol: Protocol::Gikev2, kind: KeyKind::Rsa, number: 1 });
     let problems = with("authentication = \"implicit\"\nsignature = \"ecdsa-p256\"").unwrap_err();
     assert!(problems.to_string().contains("nothing is signed"), "{problems}");
     assert_eq!(with("authentication = \"implicit\"").unwrap().config.groups[0].signers().len(), 1);
