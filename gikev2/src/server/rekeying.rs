@@ -211,6 +211,9 @@ impl Server {
         let Some(Theirs::Awaited(answering, _)) = state.rekeying.theirs.take() else { return None };
         if closing || full {
             let kind = if full { NotifyType::NO_ADDITIONAL_SAS } else { NotifyType::TEMPORARY_FAILURE };
+            // What we have made meanwhile stays alone.
+            state.rekeying.life.resume(ctx.now.mono, ctx.rng);
+            self.settle(ctx, spi);
             return Some(Notify::bare(kind));
         }
         let exchange = ExchangeType::IKE_FOLLOWUP_KE;

@@ -486,3 +486,26 @@ fn answers_to_something_else_are_passed_over() {
         assert_eq!(exchange, FOLLOW_UP, "it goes on");
     }
 }
+
+/// SAs that are closed, and only kept to repeat their last answer, take no room from a series.
+#[test]
+fn closed_sas_leave_room_for_a_series() {
+    let mut config = config();
+    (config.sas, config.idle) = (2, Duration::from_secs(3600));
+    config.preferences.additional = exchanges(&METHODS);
+    let mut world = World::with(policy(false), config, 3);
+    let mut settings = world.settings(1);
+    settings.ike2.additional = exchanges(&METHODS);
+    let at = world.add(settings);
+    world.start(at);
+    world.run();
+    let other = world.join(2);
+    world.on_member(other, false, |m, ctx| m.disconnect(ctx));
+    world.run();
+    assert_eq!(world.server.established(), 1);
+    let mut puppet = Puppet { world, at, to_server: true, id: 4, rng: SeededRandom::new(77) };
+    let (mut following, pair) = puppet.begun();
+    let next = puppet.goes_on(&mut following, &pair).unwrap();
+    assert!(puppet.goes_on(&mut following, &next).is_none());
+    assert_eq!(puppet.made(), 1);
+}
