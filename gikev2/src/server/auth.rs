@@ -120,6 +120,8 @@ impl Server {
         }
         let opened = match state.sa.open(dgram.bytes) {
             Ok(opened) => opened,
+            // Whoever sent IKE_SA_INIT made it, and made it wrong.
+            Err(reject @ Reject::Misbehaved(_)) => return self.refuse_early(ctx, dgram, spi, exchange, &reject),
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
         let claim = Claim { path: Path::of(dgram), exchange, opened, request: dgram.bytes.to_vec() };
@@ -134,7 +136,7 @@ impl Server {
         match examined {
             Ok(Examined::Proven(peer)) => self.prove(ctx, spi, claim, peer),
             // Whoever gets here has received at its address, and proved nothing else.
-            Ok(Examined::Signed(..)) if !self.may_check(dgram.from.ip(), ctx.now.mono) => {
+            Ok(Examined::Signed(..)) if !self.may_check(dgram.from.ip(), claim.octets(), ctx.now.mono) => {
                 self.counters.checks_withheld += 1;
             }
             Ok(Examined::Signed(identity, padding, check)) => {
@@ -144,9 +146,9 @@ impl Server {
         }
     }
 
-    /// May another signature be checked for this source?
-    fn may_check(&mut self, from: IpAddr, mono: Duration) -> bool {
-        self.work.draw(source(from), self.config.checks_per_address, mono)
+    /// May another signature be checked for this source, and its request be kept meanwhile?
+    fn may_check(&mut self, from: IpAddr, octets: usize, mono: Duration) -> bool {
+        self.early_requests.have_room(octets) && self.work.draw(source(from), self.config.checks_per_address, mono)
     }
 
     /// Tells the peer that there will be no IKE SA, protected by its keys, and drops it (RFC 7296 section 2.21.2).
@@ -170,6 +172,7 @@ impl Server {
         self.connections.release(path.via, spi);
         self.half_open.leave(path.peer.ip());
         self.early_fragments.forget(&spi);
+        self.early_requests.forget(&spi);
         let (behind_nat, willing) = (state.behind_nat, state.willing);
         let identity = peer.who.identity.clone();
         let elsewhere = self.elsewhere(willing, &identity);
@@ -287,6 +290,11 @@ impl Claim {
         self.read().ok().map(|request| request.id_i_body.to_vec())
     }
 
+    /// Octets that it keeps: as it came, and opened.
+    pub(super) fn octets(&self) -> usize {
+        self.request.len() + self.opened.inner.len()
+    }
+
     /// The request, read.
     pub(super) fn read(&self) -> Result<AuthRequest<'_>, Reject> {
         match self.exchange {
@@ -297,6 +305,11 @@ impl Claim {
 }
 
 impl ExpectAuth {
+    /// Octets of requests that it keeps.
+    pub(super) fn early_octets(&self) -> usize {
+        self.init_request.len() + self.intermediate.pending_octets()
+    }
+
     /// Who is it, and is its AUTH right?
     fn examine(
         &self,

@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub half_open_per_address: usize,
     /// Octets of fragments that all half-open SAs hold together; those that have waited longest for their rest go first.
     pub half_open_fragments: usize,
+    /// Octets of requests that all half-open SAs keep together; while there are more nothing is taken up that would be kept.
+    pub half_open_requests: usize,
     /// Checks of signatures begun within a second for one address (one /64 network with IPv6), at most; who is beyond asks again.
     pub checks_per_address: u32,
     /// A half-open SA is forgotten after this time.
@@ -87,6 +89,7 @@ impl ServerConfig {
             half_open: 10_000,
             half_open_per_address: 50,
             half_open_fragments: 16 << 20,
+            half_open_requests: 64 << 20,
             checks_per_address: 40,
             half_open_timeout: Duration::from_secs(30),
             sas: 100_000,
@@ -138,13 +141,13 @@ pub struct Counters {
     pub tickets_refused: u64,
     /// Members sent to other gateways.
     pub redirected: u64,
-    /// IKE_SA_INIT requests refused because too many SAs are half-open, or there are too many SAs.
+    /// IKE_SA_INIT requests refused because too many SAs are half-open, or keep too much, or there are too many SAs.
     pub half_open_refused: u64,
     /// Half-open SAs that came to nothing.
     pub half_open_expired: u64,
     /// Public values that were not acceptable.
     pub key_exchange_failed: u64,
-    /// Checks of signatures put off, for there were too many of one address.
+    /// Checks of signatures put off, for there were too many of one address, or too much waited for others.
     pub checks_withheld: u64,
     /// Peers that did not authenticate.
     pub authentication_failed: u64,

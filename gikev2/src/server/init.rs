@@ -32,7 +32,7 @@ pub(super) struct AwaitKe {
     pub(super) spi_i: [u8; 8],
     choice: Choice,
     nonce_i: Vec<u8>,
-    request: Vec<u8>,
+    pub(super) request: Vec<u8>,
     behind_nat: bool,
     /// The most octets of a datagram, if the peer takes fragments.
     limit: Option<usize>,
@@ -133,6 +133,7 @@ impl Server {
         }
         let room = self.half_open.total() < self.config.half_open
             && self.half_open.of(dgram.from.ip()) < self.config.half_open_per_address
+            && self.early_requests.have_room(dgram.bytes.len())
             && self.has_room_for_sa();
         if !room {
             self.counters.half_open_refused += 1;
@@ -170,6 +171,7 @@ impl Server {
         self.half_open.enter(dgram.from.ip());
         self.connections.begin(dgram.via, spi, self.config.half_open_timeout);
         self.sas.insert(spi, entry);
+        self.note_early(spi);
         self.inits.insert(digest, spi);
         self.jobs.insert(job, spi);
         self.arm(spi, ctx.now.mono + self.config.half_open_timeout);

@@ -62,7 +62,19 @@ enum AnswerError {
     TooLong,
 }
 
+impl Pending {
+    /// Octets that it keeps: as it came, and opened.
+    fn octets(&self) -> usize {
+        self.request.len() + self.opened.inner.len()
+    }
+}
+
 impl Intermediate {
+    /// Octets of the request that is being worked upon.
+    pub(super) fn pending_octets(&self) -> usize {
+        self.pending.as_ref().map_or(0, Pending::octets)
+    }
+
     pub(super) fn new(suite: &Suite) -> Self {
         let more = suite.additional.into_iter().flatten().collect();
         Self { more, pending: None, answers: Answers::starting_at(1), int_auth: IntAuth::default() }
@@ -127,20 +139,24 @@ impl Server {
                 return;
             }
         }
+        let exchange = ExchangeType::IKE_INTERMEDIATE;
         let opened = match state.sa.open(dgram.bytes) {
             Ok(opened) => opened,
+            Err(reject @ Reject::Misbehaved(_)) => return self.refuse_early(ctx, dgram, spi, exchange, &reject),
             Err(reject) => return self.drop_unauthenticated(dgram, &reject),
         };
-        match state.intermediate.next_exchange(&opened) {
+        let pending = Pending { path: Path::of(dgram), request: dgram.bytes.to_vec(), opened };
+        match state.intermediate.next_exchange(&pending.opened) {
+            Ok(_) if !self.early_requests.have_room(pending.octets()) => self.counters.unexpected += 1,
             Ok((group, peer)) => {
                 let private = Secret::random(group.seed_len(), ctx.rng);
                 let job = ctx.out.job(Job::KeyExchange { group, private, peer });
-                state.intermediate.pending =
-                    Some(Pending { path: Path::of(dgram), request: dgram.bytes.to_vec(), opened });
+                state.intermediate.pending = Some(pending);
                 self.jobs.insert(job, spi);
+                self.note_early(spi);
             }
             Err(Refusal::NotOurs) => self.counters.unexpected += 1,
-            Err(Refusal::Fatal(reject)) => self.refuse_intermediate(ctx, dgram, spi, &reject),
+            Err(Refusal::Fatal(reject)) => self.refuse_early(ctx, dgram, spi, exchange, &reject),
         }
     }
 
@@ -153,6 +169,7 @@ impl Server {
     ) {
         let Some(Entry { state: State::ExpectAuth(state), .. }) = self.sas.get_mut(&spi) else { return };
         let Some(pending) = state.intermediate.pending.take() else { return };
+        self.early_requests.note(spi, state.early_octets());
         let Pending { path, request, .. } = &pending;
         let (public, shared) = match result {
             Ok(both) => both,
@@ -161,7 +178,7 @@ impl Server {
                 tracing::debug!(peer = %path.peer, %error, "additional key exchange failed");
                 let dgram = Datagram { from: path.peer, to: path.local, via: path.via, bytes: request };
                 let reject = Reject::Malformed("an unacceptable public value");
-                return self.refuse_intermediate(ctx, &dgram, spi, &reject);
+                return self.refuse_early(ctx, &dgram, spi, ExchangeType::IKE_INTERMEDIATE, &reject);
             }
         };
         let log = self.key_log.as_deref_mut().map(|l| l as _);
@@ -180,8 +197,16 @@ impl Server {
         }
     }
 
-    /// Says that the SA will not come to be, protected by its keys, and drops it (RFC 9242 section 3.4).
-    fn refuse_intermediate(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, spi: Spi, reject: &Reject) {
+    /// Says that the SA will not come to be, for its peer breaks the format, protected by its keys, and drops it (RFC 9242
+    /// section 3.4, RFC 7296 section 2.21.2).
+    pub(super) fn refuse_early(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        spi: Spi,
+        exchange: ExchangeType,
+        reject: &Reject,
+    ) {
         self.counters.malformed += 1;
         tracing::debug!(peer = %dgram.from, %reject, "peer refused");
         let Some(State::ExpectAuth(state)) = self.sas.get_mut(&spi).map(|e| &mut e.state) else { return };
@@ -189,7 +214,6 @@ impl Server {
         let mut chain = ChainWriter::new();
         chain.push(PayloadKind::NOTIFY.0, &notify.to_vec());
         let message_id = state.intermediate.next_id();
-        let exchange = ExchangeType::IKE_INTERMEDIATE;
         match state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng) {
             Ok(response) => self.close(ctx, spi, dgram, response),
             Err(_) => self.remove(ctx.out, spi),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::Spi;
+use crate::ike_sa::reassembly::MAX_EARLY_OCTETS;
 
 /// Half-open SAs, in all and by source.
 #[derive(Debug, Default)]
@@ -90,6 +91,45 @@ impl EarlyFragments {
         let spi = *spi;
         self.forget(&spi);
         Some(spi)
+    }
+
+    #[cfg(test)]
+    pub(super) fn octets(&self) -> usize {
+        self.octets
+    }
+}
+
+/// Octets of requests that half-open SAs keep: of the first one, and of one that is being worked upon.
+#[derive(Debug)]
+pub(super) struct EarlyRequests {
+    most: usize,
+    octets: usize,
+    of: BTreeMap<Spi, usize>,
+}
+
+impl EarlyRequests {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, octets: 0, of: BTreeMap::new() }
+    }
+
+    /// May so many more be kept? Those that are longer than usual get no more than half of the room.
+    pub(super) fn have_room(&self, octets: usize) -> bool {
+        let most = if octets > MAX_EARLY_OCTETS { self.most / 2 } else { self.most };
+        self.octets + octets <= most
+    }
+
+    /// An SA keeps so many from now on.
+    pub(super) fn note(&mut self, spi: Spi, octets: usize) {
+        self.forget(&spi);
+        if octets > 0 {
+            self.octets += octets;
+            self.of.insert(spi, octets);
+        }
+    }
+
+    /// It keeps none any more.
+    pub(super) fn forget(&mut self, spi: &Spi) {
+        self.octets -= self.of.remove(spi).unwrap_or(0);
     }
 
     #[cfg(test)]
@@ -185,6 +225,21 @@ mod tests {
         fragments.forget(&[3; 8]);
         fragments.forget(&[4; 8]);
         assert!(fragments.octets() == 0 && fragments.queue.is_empty() && fragments.of.is_empty());
+    }
+
+    #[test]
+    fn requests_are_kept_while_there_is_room() {
+        let mut requests = EarlyRequests::new(100);
+        requests.note([1; 8], 60);
+        requests.note([2; 8], 30);
+        assert!(requests.have_room(10) && !requests.have_room(11));
+        requests.note([1; 8], 90);
+        assert!(!requests.have_room(0), "who is in grows beyond");
+        requests.note([1; 8], 0);
+        requests.forget(&[3; 8]);
+        assert_eq!(requests.octets(), 30);
+        requests.forget(&[2; 8]);
+        assert!(requests.octets() == 0 && requests.of.is_empty());
     }
 
     #[test]

@@ -90,7 +90,7 @@ use connections::Connections;
 use established::Established;
 use in_band::Lines;
 use init::AwaitKe;
-use limits::{Budget, EarlyFragments, HalfOpen, Timers};
+use limits::{Budget, EarlyFragments, EarlyRequests, HalfOpen, Timers};
 use proof::AwaitProof;
 use tickets::Tickets;
 
@@ -104,6 +104,7 @@ pub struct Server {
     cookies: Cookies,
     half_open: HalfOpen,
     early_fragments: EarlyFragments,
+    early_requests: EarlyRequests,
     budget: Budget,
     work: WorkBudget,
     sas: BTreeMap<Spi, Entry>,
@@ -162,6 +163,18 @@ enum State {
     Closed(Closed),
 }
 
+impl State {
+    /// Octets of requests that it keeps before its peer has proved who it is.
+    fn early_octets(&self) -> usize {
+        match self {
+            State::AwaitKe(s) => s.request.len(),
+            State::ExpectAuth(s) => s.early_octets(),
+            State::AwaitProof(s) => s.early_octets(),
+            State::Established(_) | State::Closed(_) => 0,
+        }
+    }
+}
+
 /// An SA that is gone; its last answer is repeated until the peer has had time to get it.
 struct Closed {
     peer_spi: [u8; 8],
@@ -176,6 +189,7 @@ impl Server {
         Self {
             half_open: HalfOpen::default(),
             early_fragments: EarlyFragments::new(config.half_open_fragments),
+            early_requests: EarlyRequests::new(config.half_open_requests),
             budget: Budget::new(config.unprotected_answers_per_second),
             work: WorkBudget::default(),
             config,
@@ -439,6 +453,12 @@ impl Server {
         }
     }
 
+    /// Notes what a half-open SA keeps of requests.
+    fn note_early(&mut self, spi: Spi) {
+        let octets = self.sas.get(&spi).map_or(0, |entry| entry.state.early_octets());
+        self.early_requests.note(spi, octets);
+    }
+
     /// Answers what is not protected, within a budget, so that nobody makes us shout at others (RFC 7296 section 2.21.4).
     fn answer_unprotected(&mut self, ctx: &mut Ctx<'_>, dgram: &Datagram<'_>, header: &Header, notify: &Notify<'_>) {
         if self.budget.spend(ctx.now.mono) {
@@ -471,6 +491,7 @@ impl Server {
         if entry.is_half_open() {
             self.half_open.leave(entry.path.peer.ip());
             self.early_fragments.forget(&spi);
+            self.early_requests.forget(&spi);
         }
         if let State::Established(state) = &entry.state {
             self.lines.leave(state.line, spi);
@@ -494,6 +515,7 @@ impl Server {
             if entry.is_half_open() {
                 self.half_open.leave(entry.path.peer.ip());
                 self.early_fragments.forget(&spi);
+                self.early_requests.forget(&spi);
             }
             match &entry.state {
                 State::Established(state) => self.lines.leave(state.line, spi),
@@ -515,6 +537,11 @@ impl Server {
     #[cfg(test)]
     pub(crate) fn fragments_for_test(&self) -> usize {
         self.early_fragments.octets()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn requests_for_test(&self) -> usize {
+        self.early_requests.octets()
     }
 
     #[cfg(test)]

@@ -34,6 +34,11 @@ enum Stage {
 }
 
 impl AwaitProof {
+    /// Octets of requests that it keeps.
+    pub(super) fn early_octets(&self) -> usize {
+        self.expect.early_octets() + self.claim.octets()
+    }
+
     /// Is this the request that waits?
     pub(super) fn is_of(&self, datagram: &[u8]) -> bool {
         first_datagram(&self.claim.request) == first_datagram(datagram)
@@ -91,6 +96,7 @@ impl Server {
             self.jobs.insert(ctx.out.job(job), spi);
         }
         self.sas.insert(spi, entry);
+        self.note_early(spi);
     }
 
     /// A job of an authentication is done.
@@ -103,6 +109,7 @@ impl Server {
         let AwaitProof { expect, claim, credentials, stage } = *waiting;
         entry.state = State::ExpectAuth(expect);
         self.sas.insert(spi, entry);
+        self.note_early(spi);
         if !Arc::ptr_eq(&credentials, &self.config.credentials) {
             tracing::debug!(peer = %claim.path.peer, "checked against credentials that hold no more");
             return;

@@ -216,6 +216,7 @@ impl Server {
         self.half_open.enter(dgram.from.ip());
         self.connections.begin(dgram.via, spi, self.config.half_open_timeout);
         self.sas.insert(spi, entry);
+        self.note_early(spi);
         self.inits.insert(digest, spi);
         self.arm(spi, ctx.now.mono + self.config.half_open_timeout);
         ctx.out.send(dgram.reply(response));

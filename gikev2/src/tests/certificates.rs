@@ -849,3 +849,28 @@ fn a_key_server_shows_the_certificate_that_is_asked_for() {
         }
     }
 }
+
+/// A request whose signature is checked is kept meanwhile: there is room for so many octets of them.
+#[test]
+fn requests_under_check_are_kept_within_bounds() {
+    for (room, established) in [(1000, 0), (20_000, 1)] {
+        let mut config = super::pki::config(&["gateway-p256"], vec![certified(None, None)]);
+        config.half_open_requests = room;
+        let mut world = World::with(policy(false), config, 1);
+        if established == 1 {
+            let (_, id, job) = up_to_the_check(&mut world);
+            let auth = world.seen.iter().find(|p| p.exchange() == ExchangeType::GSA_AUTH.0).unwrap();
+            assert!(world.server.requests_for_test() > auth.bytes.len());
+            world.on_server(false, |s, ctx| s.complete(ctx, id, job.run()));
+            world.run_jobs();
+        } else {
+            let settings = with(&world, own("gm1-p256"));
+            let at = world.add(settings);
+            world.start(at);
+        }
+        world.run();
+        let counters = world.server.counters();
+        assert_eq!((counters.established, counters.checks_withheld), (established, 1 - established));
+        assert_eq!(world.server.requests_for_test() == 0, established == 1);
+    }
+}

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use keyferry_crypto::{Aead, AeadKey, SeededRandom};
+use keyferry_crypto::{Aead, SeededRandom};
 use keyferry_model::drive::Via;
 use keyferry_model::policy::InBand;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Encode, Header};
 
-use super::forger::Forger;
+use super::forger::{Forger, badly_padded, first_request};
 use super::support::*;
 use crate::IkeOptions;
 use crate::ike_sa::Preferences;
@@ -184,15 +184,49 @@ fn padding_that_cannot_be_is_answered() {
             (ExchangeType::INFORMATIONAL, Direction::Request, first_id(of_server)),
             ChainWriter::new(),
         );
-        let (key, salt) = sk_e.split_at(32);
-        let (mut bytes, mut plain, mut icv) = (good[..good.len() - 17].to_vec(), [200], [0; 16]);
-        let nonce = [salt, &bytes[32..40]].concat();
-        AeadKey::new(Aead::Aes256Gcm16, key).unwrap().seal(&nonce, &bytes[..32], &mut plain, &mut icv).unwrap();
-        bytes.extend(plain);
-        bytes.extend(icv);
-        let answer = bring(&mut world, at, of_server, bytes).unwrap();
+        let answer = bring(&mut world, at, of_server, badly_padded(&sk_e, &good)).unwrap();
         assert_eq!(read(&mut world, at, of_server, &answer).1, [(SYNTAX, vec![])]);
         assert!(!lives(&mut world, at, of_server));
+    }
+}
+
+/// The same before anybody has proved itself: the keys are those of whoever sent IKE_SA_INIT (RFC 7296 section 2.21.2).
+#[test]
+fn padding_that_cannot_be_is_answered_before_authentication() {
+    for exchange in [ExchangeType::IKE_AUTH, ExchangeType::GSA_AUTH, ExchangeType::IKE_INTERMEDIATE] {
+        let lines = Lines::default();
+        let mut config = config();
+        config.preferences.protections.retain(|p| *p == crate::algorithms::Protection::Aead(Aead::Aes256Gcm16));
+        let mut world = World::with(policy(false), config, 1);
+        world.server.set_key_log(Box::new(lines.clone()));
+        let mut forger = Forger::new(&mut world);
+        let sk_e = hex::decode(lines.0.lock().unwrap()[0].split(',').nth(2).unwrap()).unwrap();
+        let good = forger.empty(&mut world, exchange);
+        let bad = Packet { bytes: badly_padded(&sk_e, &good.bytes), ..good.clone() };
+        for times in 1..=2 {
+            world.deliver(bad.clone());
+            let answer = world.wire.pop_front().expect("an answer, again if it is repeated");
+            assert_eq!(forger.error_in(&answer), Some(SYNTAX), "{exchange:?}");
+            assert_eq!(world.server.counters().malformed, 1);
+            assert_eq!(world.server.counters().repeated, times - 1);
+        }
+        // Nothing is left to ask.
+        world.deliver(good);
+        assert!(world.wire.is_empty());
+    }
+}
+
+/// The answer could not say which of them was chosen (RFC 7296 section 3.3.1).
+#[test]
+fn two_proposals_of_one_number_are_no_offer() {
+    for (numbers, malformed) in [([1, 2], 0), ([1, 1], 1), ([7, 7], 1)] {
+        let mut world = World::new(policy(false));
+        let mut offer = Preferences::default().proposals(true);
+        assert_eq!(offer.proposals.len(), 2);
+        offer.proposals.iter_mut().zip(numbers).for_each(|(p, number)| p.number = number);
+        let request = first_request(&mut world, 1, &offer, 0);
+        world.deliver(request);
+        assert_eq!((world.server.counters().malformed, world.wire.is_empty()), (malformed, malformed == 1));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use keyferry_crypto::x509::Certificate;
-use keyferry_crypto::{KeGroup, KeyPair, Random, Secret};
+use keyferry_crypto::{Aead, AeadKey, KeGroup, KeyPair, Random, Secret};
 use keyferry_model::credentials::OwnCertificate;
 use keyferry_model::drive::Via;
 use keyferry_wire::{ChainWriter, Encode, Header};
@@ -21,6 +21,7 @@ use crate::wire::cert::Cert;
 use crate::wire::message::{Init, Payloads};
 use crate::wire::registry::{AuthMethod, CertEncoding, ExchangeType, NotifyType, PayloadKind};
 use crate::wire::rules;
+use crate::wire::sa::Sa;
 use crate::wire::sk::datagrams;
 
 /// It calls itself member 1, and asks by IKE_AUTH.
@@ -32,6 +33,39 @@ pub(super) struct Forger {
     response: Vec<u8>,
     nonces: (Vec<u8>, Vec<u8>),
     announced: Announced,
+}
+
+/// An IKE_SA_INIT request of its own address that makes this offer, with a cookie of so many octets if any.
+pub(super) fn first_request(world: &mut World, n: u8, offer: &Sa<'_>, cookie: usize) -> Packet {
+    let pair = KeyPair::generate(KeGroup::X25519, &mut world.rng).unwrap();
+    let (from, to) = (SocketAddr::new([10, 0, n, 77].into(), 848), world.gateway);
+    let parts = Parts {
+        spi_i: [n; 8],
+        spi_r: [0; 8],
+        sa: offer,
+        ke_method: ke_number(KeGroup::X25519),
+        public: pair.public(),
+        nonce: &[n; NONCE_LEN],
+        path: (from, to),
+        abilities: &[],
+        announcement: None,
+        certificates: None,
+        redirected_from: None,
+    };
+    let cookie = vec![7; cookie];
+    let bytes = request(&parts, Some(&cookie).filter(|c| !c.is_empty()).map(Vec::as_slice));
+    Packet { from, to, via: Via::Udp, bytes, tainted: false }
+}
+
+/// A message under AES-256-GCM without payloads, with this key and salt, once more with padding that cannot be.
+pub(super) fn badly_padded(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let (key, salt) = key.split_at(32);
+    let (mut bytes, mut plain, mut icv) = (message[..message.len() - 17].to_vec(), [200], [0; 16]);
+    let nonce = [salt, &bytes[32..40]].concat();
+    AeadKey::new(Aead::Aes256Gcm16, key).unwrap().seal(&nonce, &bytes[..32], &mut plain, &mut icv).unwrap();
+    bytes.extend(plain);
+    bytes.extend(icv);
+    bytes
 }
 
 /// What it is answered.
@@ -72,6 +106,18 @@ impl Forger {
         let (from, to) = (self.from, world.gateway);
         let packet = |d: &&[u8]| Packet { from, to, via: Via::Udp, bytes: d.to_vec(), tainted: false };
         datagrams(&sealed).iter().map(packet).collect()
+    }
+
+    /// A first request after IKE_SA_INIT without payloads.
+    pub(super) fn empty(&mut self, world: &mut World, exchange: ExchangeType) -> Packet {
+        let bytes = self.sa.seal(exchange, Direction::Request, 1, ChainWriter::new(), &mut world.rng).unwrap();
+        Packet { from: self.from, to: world.gateway, via: Via::Udp, bytes, tainted: false }
+    }
+
+    /// The error in an answer.
+    pub(super) fn error_in(&self, answer: &Packet) -> Option<NotifyType> {
+        let opened = self.sa.open(&answer.bytes).unwrap();
+        Payloads::parse(opened.first, opened.inner.expose(), &[]).unwrap().error()
     }
 
     fn begin(world: &mut World, announces: bool, from: &str, abilities: &[NotifyType]) -> Self {

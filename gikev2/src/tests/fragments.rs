@@ -9,9 +9,11 @@ use keyferry_model::settings::AdditionalKe;
 use keyferry_model::update::MemberEvent;
 use keyferry_wire::{ChainWriter, Header};
 
-use super::forger::Forger;
+use super::followup::exchanges;
+use super::forger::{Forger, first_request};
 use super::support::*;
 use crate::IkeOptions;
+use crate::ike_sa::Preferences;
 use crate::ike_sa::sa::Direction;
 use crate::wire::registry::{ExchangeType, PayloadKind};
 use crate::wire::sk::{Fragment, datagrams};
@@ -310,5 +312,55 @@ fn fragments_go_with_their_half_open_sa() {
             assert_eq!(world.server.fragments_for_test(), 0, "refused");
             world.wire.clear();
         }
+    }
+}
+
+/// Nor are requests kept without end: no more than there is room for, and of long ones half as many.
+#[test]
+fn first_requests_are_kept_within_bounds() {
+    let mut config = config();
+    config.half_open_requests = 52_000;
+    let mut world = World::with(policy(false), config, 11);
+    let offer = Preferences::default().proposals(true);
+    for n in 1..=3 {
+        let request = first_request(&mut world, n, &offer, 20_000);
+        world.deliver(request);
+    }
+    assert_eq!((world.wire.len(), world.server.counters().half_open_refused), (2, 1));
+    assert!((40_000..52_000).contains(&world.server.requests_for_test()));
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.server.requests_for_test(), 0);
+    for (n, len, refused) in [(3, 24_600, 1), (4, 24_600, 2), (5, 20_000, 2)] {
+        let request = first_request(&mut world, n, &offer, len);
+        world.deliver(request);
+        assert_eq!(world.server.counters().half_open_refused, refused);
+    }
+}
+
+/// Those that are being worked upon count as well.
+#[test]
+fn requests_under_way_are_kept_within_bounds() {
+    for (room, registered) in [(2000, 0), (10_000, 1)] {
+        let mut config = config();
+        (config.half_open_requests, config.preferences.additional) = (room, exchanges(&[KeGroup::MlKem768]));
+        let mut world = World::with(policy(false), config, 12);
+        let mut settings = world.settings(1);
+        settings.ike2.additional = exchanges(&[KeGroup::MlKem768]);
+        let at = world.add(settings);
+        world.start(at);
+        world.hold_jobs = true;
+        world.run();
+        let first = world.server.requests_for_test();
+        assert!(first > 0);
+        world.run_jobs();
+        world.hold_jobs = true;
+        world.run();
+        assert_eq!(world.server.requests_for_test() > first + 2400, registered == 1);
+        world.run_jobs();
+        world.run();
+        let counters = world.server.counters();
+        assert_eq!((counters.registered, counters.unexpected), (registered, 1 - registered));
+        world.pass(Duration::from_secs(60));
+        assert!(world.server.requests_for_test() == 0 || registered == 0);
     }
 }

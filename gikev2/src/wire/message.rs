@@ -1,5 +1,7 @@
 //! Typed messages: what is left to work with once the rules of an exchange hold.
 
+use std::collections::BTreeSet;
+
 use keyferry_wire::{Decode, RawPayload, chain};
 
 use super::auth::Auth;
@@ -114,12 +116,13 @@ impl<'a> Init<'a> {
     /// # Errors
     /// [`Reject::Malformed`].
     pub fn of(payloads: Payloads<'a>) -> Result<Self, Reject> {
-        Ok(Self {
-            sa: payloads.need(PayloadKind::SA)?,
-            ke: payloads.need(PayloadKind::KE)?,
-            nonce: payloads.need(PayloadKind::NONCE)?,
-            payloads,
-        })
+        let sa: Sa<'a> = payloads.need(PayloadKind::SA)?;
+        // A number is all that says which proposal was chosen (RFC 7296 section 3.3.1).
+        let mut numbers = BTreeSet::new();
+        if !sa.proposals.iter().all(|proposal| numbers.insert(proposal.number)) {
+            return Err(Reject::Malformed("two proposals of one number"));
+        }
+        Ok(Self { sa, ke: payloads.need(PayloadKind::KE)?, nonce: payloads.need(PayloadKind::NONCE)?, payloads })
     }
 }
 
