@@ -430,13 +430,11 @@ impl Connecting {
         self.ask(wish, candidate, step, log)
     }
 
-    /// Where a response says that NATs are. A socket bound to no address in particular says nothing about them.
+    /// Where a response says that NATs are. Of one in front of us we know nothing while we do not know our address.
     pub(super) fn nat_of(&self, wish: &Wish<'_>, payloads: &Payloads<'_>, spi_r: &[u8; 8]) -> Nat {
         let (local, gateway) = wish.path;
-        match local.ip().is_unspecified() {
-            true => Nat::default(),
-            false => nat_found(payloads, &self.spi_i, spi_r, (gateway, local)),
-        }
+        let nat = nat_found(payloads, &self.spi_i, spi_r, (gateway, local));
+        Nat { receiver: nat.receiver && !local.ip().is_unspecified(), ..nat }
     }
 
     /// Asks over a candidate's keys, unless that was done, and follows it from now on. Where an additional key exchange was done

@@ -301,7 +301,11 @@ impl Member {
     pub(super) fn connecting_response(&mut self, ctx: &mut MemberCtx<'_>, dgram: &Datagram<'_>, header: &Header) {
         let Link::Connecting(connecting) = &mut self.link else { return };
         let resumed = connecting.resumes();
-        let wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
+        let mut wish = wish(&self.settings, &self.ike, self.goal, (&self.redirects, ctx.now.mono), &self.tcp);
+        if wish.path.0.ip().is_unspecified() {
+            // Where the response came to is our address.
+            wish.path.0.set_ip(dgram.to.ip());
+        }
         let mut step = Step { now: ctx.now, rng: &mut *ctx.rng };
         let mut elsewhere = None;
         let result = match ExchangeType(header.exchange) {

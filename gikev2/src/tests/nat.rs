@@ -150,3 +150,24 @@ fn any_request_tells_the_address() {
     let marked = world.model.marked_addresses("g", keyferry_model::id::Protocol::Gikev2);
     assert_eq!(marked.into_iter().collect::<Vec<_>>(), [after]);
 }
+
+/// A socket that is bound to no address in particular gets to know its address by what comes there.
+#[test]
+fn a_member_that_was_told_no_address_finds_nats() {
+    for there in [true, false] {
+        let (mut world, at) = world(there);
+        let mut settings = world.settings(2);
+        let own = settings.local;
+        settings.local.set_ip([0, 0, 0, 0].into());
+        world.hosts.remove(at);
+        let at = world.add(settings);
+        world.hosts[at].address = own;
+        world.start(at);
+        world.pass(Duration::from_secs(30));
+        assert_eq!(world.hosts[at].events, REGISTERED);
+        assert_eq!(world.hosts[at].member.status().behind_nat, there);
+        let auth = world.seen.iter().find(|p| p.exchange() == ExchangeType::GSA_AUTH.0).unwrap();
+        assert_eq!((auth.to.port() == NAT_PORT, auth.via.is_marked_udp()), (there, there));
+        assert_eq!(world.seen.iter().any(is_keepalive), there);
+    }
+}

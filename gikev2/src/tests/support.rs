@@ -357,7 +357,10 @@ impl World {
         for output in out {
             match output {
                 MemberOutput::Send(t) => {
-                    let from = t.from.unwrap_or(host.address);
+                    let mut from = t.from.unwrap_or(host.address);
+                    if from.ip().is_unspecified() {
+                        from.set_ip(host.address.ip());
+                    }
                     push(&mut self.wire, &mut self.seen, &mut self.fate, from, t, tainted);
                 }
                 MemberOutput::Update(update) => {
