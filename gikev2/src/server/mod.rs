@@ -280,6 +280,10 @@ impl Server {
             Err(error) => return self.drop_malformed(&dgram, &error.into()),
         };
         let response = header.flags & flags::RESPONSE != 0;
+        if header.spi_r == [0; 8] && dgram.bytes.len() > MAX_EARLY_OCTETS {
+            // A copy of it is kept until its sender has proved itself.
+            return self.drop_malformed(&dgram, &Reject::Malformed("too long for a first request"));
+        }
         if header.major != 2 {
             // A peer that could speak more is told what we speak (RFC 7296 section 2.5).
             if header.major > 2 && !response {
