@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gdoi::fuzzing;
 use gdoi::wire::registry::{exchange, payload};
-use keyferry_fuzz::{gateway, gdoi_member, gdoi_server};
+use keyferry_fuzz::{esp, gateway, gdoi_member, gdoi_server, gikev2_sealed};
 use keyferry_model::id::Protocol;
 use keyferry_scenarios::fleet::Fleet;
 use keyferry_scenarios::policy::{NAME, Variant};
@@ -56,11 +56,18 @@ fn main() -> std::io::Result<()> {
         gdoi_member::target(script);
         write("gdoi_member", &format!("run{number}"), script)?;
     }
+    // In fragments, of which two change places.
+    let fragments = [&[2, 0, 41, 0, 200][..], &[7; 200], &[5, 0, 1]].concat();
+    for (number, script) in SEALED.into_iter().chain([&fragments[..]]).enumerate() {
+        gikev2_sealed::target(script);
+        write("gikev2_sealed", &format!("run{number}"), script)?;
+    }
     for (number, script) in GATEWAY.iter().enumerate() {
         gateway::target(script);
         write("gateway", &format!("run{number}"), script)?;
     }
     streams(&write)?;
+    protected(&write)?;
     let mut fleet = Fleet::new(1, Variant::default());
     for (n, protocol) in [(11, Protocol::Gdoi), (21, Protocol::Gikev2)] {
         fleet.join([n], protocol);
@@ -118,6 +125,28 @@ fn streams(write: Write<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Seeds of what is sent under ESP: the first known answers of each SA, sealed by another implementation and by us.
+fn protected(write: Write<'_>) -> std::io::Result<()> {
+    let mut seen = BTreeMap::new();
+    for vector in esp::VECTORS.iter() {
+        let number = seen.entry(vector.sa).and_modify(|n| *n += 1).or_insert(0);
+        let (Ok(plain), Ok(sealed)) = (u8::try_from(vector.plain.len()), u8::try_from(vector.sealed.len())) else {
+            continue;
+        };
+        if *number < 2 {
+            let name = format!("vector{}-{number}", vector.sa);
+            let script = [&[2, vector.sa, plain][..], &vector.plain, &[0, 0, sealed], &vector.sealed].concat();
+            esp::target(&script);
+            write("esp", &name, &script)?;
+        }
+    }
+    for (number, script) in ESP.iter().enumerate() {
+        esp::target(script);
+        write("esp", &format!("run{number}"), script)?;
+    }
+    Ok(())
+}
+
 /// The SA TEKs inside an SA payload, with their place.
 fn teks(sa: &[u8]) -> Vec<(usize, &[u8])> {
     let (Some(first), Some(inside)) = (sa.get(9), sa.get(12..)) else { return Vec::new() };
@@ -155,6 +184,22 @@ const SERVER: [&[u8]; 4] = [
     &[0, 0, 1, 2, 6, 0, 40, 1, 1, 2, 6, 1, 0, 1, 2, 6, 4, 30, 9, 9, 9, 9, 3],
     &[0, 0, 0, 1, 3, 8, 0, 3, 3, 0, 0, 9, 2, 0, 12, 200, 13, 0, 3],
     &[10, 4, 0, 40, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 16, 2, 0, 0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 12],
+];
+
+const SEALED: [&[u8]; 3] = [
+    // As it was, damaged, longer.
+    &[0, 0, 41, 0, 8, 0, 0, 0, 8, 0, 0, 64, 0],
+    &[1, 0, 41, 0, 8, 0, 0, 0, 8, 0, 0, 64, 0, 0, 0, 40, 1],
+    &[2, 200, 41, 0, 8, 0, 0, 0, 8, 0, 0, 64, 0, 2, 0, 4, 0, 0, 0, 0],
+];
+
+const ESP: [&[u8]; 3] = [
+    // A full burst, a copy, a change.
+    &[1, 1, 1, 0, 0, 0, 4, 1, 2, 3, 4, 255, 4, 0, 5, 0, 0, 0, 40, 1],
+    // Extension headers, and an octet between them.
+    &[1, 3, 1, 3, 0, 3, 0, 1, 1, 0, 3, 0, 4, 1, 2, 3, 4, 0, 5, 0, 0, 132, 40, 8, 60, 0, 1, 4, 0, 0, 0, 0],
+    // Somebody with keys and no manners.
+    &[3, 2, 0, 1, 0, 1, 0, 0, 8, 69, 0, 0, 20, 0, 0, 0, 0, 3, 1, 0, 1, 0, 4, 0, 0, 0],
 ];
 
 const GATEWAY: [&[u8]; 3] = [

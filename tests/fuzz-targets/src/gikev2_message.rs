@@ -1,7 +1,8 @@
 //! Each message of G-IKEv2 behind its decryption.
 
+use gikev2::wire::delete::Delete;
 use gikev2::wire::ke::Ke;
-use gikev2::wire::message::{AuthRequest, GroupKeys, Init, Payloads, Registration, Resume};
+use gikev2::wire::message::{AuthRequest, ChildRequest, GroupKeys, Init, Payloads, Registration, Resume};
 use gikev2::wire::nonce::Nonce;
 use gikev2::wire::redirect::{GatewayId, Redirect};
 use gikev2::wire::registry::{NotifyType, PayloadKind};
@@ -17,7 +18,12 @@ pub fn target(data: &[u8]) {
             let _ = GroupKeys::of(&payloads);
         }
     };
-    match kind % 12 {
+    let exchanged = |rules| {
+        if let Ok(payloads) = Payloads::parse(*first, octets, rules) {
+            let _: Result<Option<Ke<'_>>, _> = payloads.get(PayloadKind::KE);
+        }
+    };
+    match kind % 16 {
         0 => drop(Init::request(*first, octets)),
         1 => drop(Payloads::parse(*first, octets, rules::INIT_RESPONSE).and_then(Init::of)),
         2 => drop(AuthRequest::ike(*first, octets)),
@@ -26,6 +32,7 @@ pub fn target(data: &[u8]) {
         5 => keys(rules::AUTH_RESPONSE),
         6 => keys(rules::REGISTRATION_RESPONSE),
         7 => keys(rules::REKEY),
+        8 => exchanged(rules::INTERMEDIATE),
         9 => drop(Resume::request(*first, octets)),
         10 => {
             if let Ok(payloads) = Payloads::parse(*first, octets, rules::RESUME_RESPONSE) {
@@ -35,17 +42,17 @@ pub fn target(data: &[u8]) {
         }
         11 => {
             if let Ok(payloads) = Payloads::parse(*first, octets, rules::INFORMATIONAL) {
+                let _: Result<Vec<Delete<'_>>, _> = payloads.all(PayloadKind::DELETE);
                 redirect(&payloads);
                 if let Some(notify) = payloads.notify(NotifyType::TICKET_LT_OPAQUE) {
                     let _ = TicketGrant::exact(&notify.data);
                 }
             }
         }
-        _ => {
-            if let Ok(payloads) = Payloads::parse(*first, octets, rules::INTERMEDIATE) {
-                let _: Result<Option<Ke<'_>>, _> = payloads.get(PayloadKind::KE);
-            }
-        }
+        12 => drop(ChildRequest::of(*first, octets)),
+        13 => drop(Payloads::parse(*first, octets, rules::CHILD_RESPONSE).and_then(Init::of)),
+        14 => keys(rules::INBAND_REKEY),
+        _ => exchanged(rules::FOLLOWUP_KE),
     }
 }
 

@@ -6,14 +6,17 @@
 //! | [`demux`] | a datagram | headers come out as they went in |
 //! | [`gdoi_payload`], [`gikev2_payload`] | which payload, then its body | what is taken means the same after encoding |
 //! | [`gdoi_message`], [`gikev2_message`] | which message, then its payloads | readers behind decryption keep their promises |
+//! | [`gikev2_sealed`] | a message, then what happens to it | nothing but what was sealed opens |
 //! | [`gdoi_server`] | a script | tables within bounds, one answer per datagram, newcomers get in |
 //! | [`gdoi_member`] | changes to what a key server seals | bounded work, and an honest key server is believed afterwards |
 //! | [`iec61850`] | an SA TEK with keys, or a name | keys have their length, names come back from their text |
 //! | [`x509`] | what it is, then a certificate, revocation list, OCSP answer or name | nobody but an anchor makes trusted; names read back |
 //! | [`stream`] | a TCP stream | its frames are the same however it is cut |
+//! | [`esp`] | a script | what is sealed opens and nothing else; bursts are as packets one by one; honest members are heard |
 //! | [`gateway`] | a script | newcomers of both protocols get in and hear each other |
 
 pub mod demux;
+pub mod esp;
 pub mod gateway;
 pub mod gdoi_member;
 pub mod gdoi_message;
@@ -21,6 +24,7 @@ pub mod gdoi_payload;
 pub mod gdoi_server;
 pub mod gikev2_message;
 pub mod gikev2_payload;
+pub mod gikev2_sealed;
 pub mod iec61850;
 mod script;
 pub mod stream;
@@ -33,8 +37,9 @@ pub use script::Script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     ("demux", demux::target),
+    ("esp", esp::target),
     ("gateway", gateway::target),
     ("gdoi_member", gdoi_member::target),
     ("gdoi_message", gdoi_message::target),
@@ -42,6 +47,7 @@ pub const TARGETS: [Target; 11] = [
     ("gdoi_server", gdoi_server::target),
     ("gikev2_message", gikev2_message::target),
     ("gikev2_payload", gikev2_payload::target),
+    ("gikev2_sealed", gikev2_sealed::target),
     ("iec61850", iec61850::target),
     ("stream", stream::target),
     ("x509", x509::target),

@@ -18,7 +18,7 @@ fn files(name: &str) -> Vec<PathBuf> {
 
 fn replay(name: &str) {
     let (_, target) = TARGETS.iter().find(|(n, _)| *n == name).unwrap();
-    let whole = ["gateway", "gdoi_member", "gdoi_server"].contains(&name);
+    let whole = ["esp", "gateway", "gdoi_member", "gdoi_server"].contains(&name);
     let files = files(name);
     assert!(!files.is_empty(), "{name} has no corpus");
     for file in files {
@@ -34,6 +34,11 @@ fn replay(name: &str) {
 #[test]
 fn demux() {
     replay("demux");
+}
+
+#[test]
+fn esp() {
+    replay("esp");
 }
 
 #[test]
@@ -69,6 +74,11 @@ fn gikev2_message() {
 #[test]
 fn gikev2_payload() {
     replay("gikev2_payload");
+}
+
+#[test]
+fn gikev2_sealed() {
+    replay("gikev2_sealed");
 }
 
 #[test]
