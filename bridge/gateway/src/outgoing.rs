@@ -12,7 +12,7 @@ use keyferry_crypto::{CryptoError, Job, JobDone, Random, Secret, ToSign};
 use keyferry_model::drive::{JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
-use keyferry_model::store::StoreOp;
+use keyferry_model::store::{StoreOp, record};
 use keyferry_model::time::{Deadline, Now};
 use serde::{Deserialize, Serialize};
 
@@ -122,7 +122,7 @@ impl Batch {
     }
 
     fn record(&self) -> Secret {
-        Secret::new(serde_json::to_vec(self).expect("a batch has no failing serializers"))
+        record(self)
     }
 
     /// Sends a message, in as many datagrams as it has.
@@ -423,7 +423,7 @@ mod tests {
         let aged = |late, useless| {
             let mut batch = batch(Vec::new(), &[], 2, Duration::ZERO);
             (batch.late, batch.useless) = (Duration::from_secs(late), Duration::from_secs(useless));
-            Secret::new(serde_json::to_vec(&batch).unwrap())
+            batch.record()
         };
         let records = BTreeMap::from([(key("g", 1, Protocol::Gikev2), aged(10, 20))]);
         for (wall, kept, overdue) in [(10, 1, 0), (11, 1, 1), (20, 1, 1), (21, 0, 1)] {
