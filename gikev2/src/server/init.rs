@@ -48,6 +48,44 @@ pub(super) fn digest(from: SocketAddr, request: &[u8]) -> Vec<u8> {
 }
 
 impl Server {
+    /// Is it a request that an IKE SA may begin with? Names it; `None` for one that was answered before, or must not come
+    /// this way.
+    pub(super) fn begins(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        header: &Header,
+    ) -> Result<Option<Vec<u8>>, Reject> {
+        if header.flags & flags::INITIATOR == 0 || header.message_id != 0 || header.spi_i == [0; 8] {
+            return Err(Reject::Malformed("not a first request"));
+        }
+        let digest = digest(dgram.from, dgram.bytes);
+        if let Some(spi) = self.inits.get(&digest) {
+            self.repeat_init(ctx, dgram, *spi);
+            return Ok(None);
+        }
+        if self.connections.is_taken(dgram.via) {
+            self.counters.unexpected += 1;
+            return Ok(None);
+        }
+        Ok(Some(digest))
+    }
+
+    /// Answers a first request that demands what we do not know. Whoever sends garbage hears nothing (reading 28).
+    pub(super) fn understood<T>(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        dgram: &Datagram<'_>,
+        header: &Header,
+        read: Result<T, Reject>,
+    ) -> Result<T, Reject> {
+        if let Err(reject @ Reject::UnsupportedCritical(_)) = &read {
+            let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
+            self.answer_unprotected(ctx, dgram, header, &notify);
+        }
+        read
+    }
+
     pub(super) fn init_request(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -55,29 +93,9 @@ impl Server {
         header: &Header,
     ) -> Result<(), Reject> {
         self.counters.initiations += 1;
-        if header.flags & flags::INITIATOR == 0 || header.message_id != 0 || header.spi_i == [0; 8] {
-            return Err(Reject::Malformed("not a first request"));
-        }
-        let digest = digest(dgram.from, dgram.bytes);
-        if let Some(spi) = self.inits.get(&digest) {
-            self.repeat_init(ctx, dgram, *spi);
-            return Ok(());
-        }
-        if self.connections.is_taken(dgram.via) {
-            self.counters.unexpected += 1;
-            return Ok(());
-        }
-        let body = &dgram.bytes[Header::LEN..];
-        let init = match Init::request(header.next, body) {
-            Ok(init) => init,
-            Err(reject @ Reject::UnsupportedCritical(_)) => {
-                let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
-                self.answer_unprotected(ctx, dgram, header, &notify);
-                return Err(reject);
-            }
-            // Whoever sends garbage hears nothing (reading 28).
-            Err(reject) => return Err(reject),
-        };
+        let Some(digest) = self.begins(ctx, dgram, header)? else { return Ok(()) };
+        let read = Init::request(header.next, &dgram.bytes[Header::LEN..]);
+        let init = self.understood(ctx, dgram, header, read)?;
         let (payloads, nonce) = (&init.payloads, init.nonce.0.as_ref());
         if self.redirect_init(ctx, dgram, header, payloads, nonce)
             || !self.has_room(ctx, dgram, header, payloads, nonce)

@@ -19,7 +19,6 @@ use keyferry_wire::{Decode, Encode, Header};
 
 use super::auth::{Claim, Evidence, ExpectAuth, FAILED, Peer};
 use super::established::{By, Who};
-use super::init::digest;
 use super::intermediate::Intermediate;
 use super::ppk::PpkUse;
 use super::redirect::Willing;
@@ -35,7 +34,7 @@ use crate::reject::Reject;
 use crate::wire::id::Id;
 use crate::wire::message::Resume;
 use crate::wire::notify::Notify;
-use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind, flags};
+use crate::wire::registry::{AuthMethod, ExchangeType, NotifyType, PayloadKind};
 use crate::wire::sa::Sa;
 use crate::wire::ticket::TicketGrant;
 
@@ -148,27 +147,9 @@ impl Server {
             self.counters.unexpected += 1;
             return Ok(());
         }
-        if header.flags & flags::INITIATOR == 0 || header.message_id != 0 || header.spi_i == [0; 8] {
-            return Err(Reject::Malformed("not a first request"));
-        }
-        let digest = digest(dgram.from, dgram.bytes);
-        if let Some(spi) = self.inits.get(&digest) {
-            self.repeat_init(ctx, dgram, *spi);
-            return Ok(());
-        }
-        if self.connections.is_taken(dgram.via) {
-            self.counters.unexpected += 1;
-            return Ok(());
-        }
-        let request = match Resume::request(header.next, &dgram.bytes[Header::LEN..]) {
-            Ok(request) => request,
-            Err(reject @ Reject::UnsupportedCritical(_)) => {
-                let notify = reject.notify().unwrap_or(Notify::bare(NotifyType::INVALID_SYNTAX));
-                self.answer_unprotected(ctx, dgram, header, &notify);
-                return Err(reject);
-            }
-            Err(reject) => return Err(reject),
-        };
+        let Some(digest) = self.begins(ctx, dgram, header)? else { return Ok(()) };
+        let read = Resume::request(header.next, &dgram.bytes[Header::LEN..]);
+        let request = self.understood(ctx, dgram, header, read)?;
         let (payloads, nonce) = (&request.payloads, request.nonce.0.as_ref());
         if self.redirect_init(ctx, dgram, header, payloads, nonce)
             || !self.has_room(ctx, dgram, header, payloads, nonce)
