@@ -75,9 +75,10 @@ neigh add {US[4]} lladdr {OUR_MAC} nud permanent dev eth0
 neigh add {US[6]} lladdr {OUR_MAC} nud permanent dev eth0
 addr add {GROUP[4]}/32 dev eth0 autojoin
 addr add {GROUP[6]}/128 dev eth0 autojoin nodad
-route del local {GROUP[6]}/128 dev eth0 table local
 route add 224.0.0.0/4 dev eth0
 END
+# The kernel adds the route a moment after the address.
+n=0; until ip -6 route del local {GROUP[6]}/128 dev eth0 table local 2>/dev/null; do n=$((n + 1)); [ $n -lt 100 ] || break; sleep 0.1; done
 echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts
 """
 
