@@ -7,27 +7,10 @@ source "$(dirname "$0")/lib.sh"
 need ip charon-systemd swanctl pki
 hosts
 
-# A root, a CA below it, and certificates of that for the gateway and a member. Whoever shows one shows the CA's, too.
+# Whoever shows a certificate shows the CA's, too.
 pki=$work/pki
-mkdir "$pki" "$work/private" "$work/x509" "$work/x509ca"
-(
-    umask 077
-    for name in root ca gateway member; do
-        pki --gen --type rsa --size 4096 --outform pem >"$pki/$name.key" &
-    done
-    wait
-    pki --self --ca --in "$pki/root.key" --type rsa --dn "O=Example, CN=Root" --outform pem >"$pki/root.pem"
-    issue() {
-        pki --issue --in "$pki/$1.key" --type priv --cacert "$pki/$2.pem" --cakey "$pki/$2.key" --dn "O=Example, CN=$1" \
-            --outform pem "${@:3}" >"$pki/$1.pem"
-    }
-    issue ca root --ca
-    issue gateway ca --san 10.85.0.1
-    issue member ca --san member.example
-) 2>"$work/pki.log" || fail "pki makes no certificates"
-for name in gateway member; do
-    cat "$pki/$name.pem" "$pki/ca.pem" >"$pki/$name-chain.pem"
-done
+mkdir "$work/private" "$work/x509" "$work/x509ca"
+rsa_4096_chains "$pki"
 cp "$pki/root.pem" "$work/x509ca/"
 cp "$pki/ca.pem" "$work/x509/"
 

@@ -41,32 +41,7 @@ patient="retransmit_timeout = 1.0
 
 # our_gateway LINE...: a gateway with these lines in [gateway].
 our_gateway() {
-    (
-        umask 077
-        cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848", "10.85.0.1:500", "10.85.0.1:4500"]
-store = "$work/gateway.redb"
-$(printf '%s\n' "$@")
-
-[control]
-socket = "$work/gateway.sock"
-
-[[group]]
-name = "interop"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
-
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-CONF
-    )
+    ike2_gateway_config 10.85.0.2 'listen = ["10.85.0.1:848", "10.85.0.1:500", "10.85.0.1:4500"]' "$@"
     gateway
 }
 

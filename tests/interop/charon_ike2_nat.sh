@@ -94,32 +94,7 @@ both_ask() {
 
 ### charon behind the translator as initiator, our gateway as responder
 
-(
-    umask 077
-    cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848", "10.85.0.1:500", "10.85.0.1:4500"]
-store = "$work/gateway.redb"
-$lifetime
-
-[control]
-socket = "$work/gateway.sock"
-
-[[group]]
-name = "interop"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
-
-[[peer]]
-identity = "member.example"
-psk = "correct horse battery staple"
-CONF
-)
+ike2_gateway_config member.example 'listen = ["10.85.0.1:848", "10.85.0.1:500", "10.85.0.1:4500"]' "$lifetime"
 
 # counter NAME: one of the gateway's counters of G-IKEv2.
 counter() {

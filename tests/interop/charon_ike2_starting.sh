@@ -83,34 +83,7 @@ lines() {
 
 ### charon as initiator, our gateway as responder
 
-(
-    umask 077
-    cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848"]
-store = "$work/gateway.redb"
-
-[ike2]
-key_exchange = ["x25519"]
-
-[control]
-socket = "$work/gateway.sock"
-
-[[group]]
-name = "interop"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
-
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-CONF
-)
+ike2_gateway_config 10.85.0.2 'listen = ["10.85.0.1:848"]' '' '[ike2]' 'key_exchange = ["x25519"]'
 
 # counter NAME: one of the gateway's counters of G-IKEv2.
 counter() {

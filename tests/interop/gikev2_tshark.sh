@@ -12,24 +12,9 @@ for n in 3 4; do
     ip -n "$right" addr add "10.85.0.$n/24" dev eth0
 done
 pki=$work/pki
-mkdir "$pki"
+rsa_4096_chains "$pki"
 (
     umask 077
-    for name in root ca gateway member; do
-        pki --gen --type rsa --size 4096 --outform pem >"$pki/$name.key" &
-    done
-    wait
-    pki --self --ca --in "$pki/root.key" --type rsa --dn "O=Example, CN=Root" --outform pem >"$pki/root.pem"
-    issue() {
-        pki --issue --in "$pki/$1.key" --type priv --cacert "$pki/$2.pem" --cakey "$pki/$2.key" --dn "O=Example, CN=$1" \
-            --outform pem "${@:3}" >"$pki/$1.pem"
-    }
-    issue ca root --ca
-    issue gateway ca --san 10.85.0.1
-    issue member ca --san member.example
-    for name in gateway member; do
-        cat "$pki/$name.pem" "$pki/ca.pem" >"$pki/$name-chain.pem"
-    done
     cat >"$work/gateway.toml" <<CONF
 [gateway]
 listen = ["10.85.0.1:848"]
@@ -138,7 +123,7 @@ rekey = true'
 certificate = \"$pki/member-chain.pem\"
 private_key = \"$pki/member.key\"
 trust = \"$pki/root.pem\"" ''
-) 2>"$work/pki.log" || fail "pki makes no certificates"
+)
 
 # counter NAME: one of the gateway's counters of G-IKEv2.
 counter() {

@@ -190,6 +190,31 @@ certificates() {
     ) 2>"$work/pki.log" || fail "pki makes no certificates"
 }
 
+# rsa_4096_chains DIR: in a folder, a root, a CA below it, and certificates of that for the gateway and a member, each also with the
+# CA's behind it.
+rsa_4096_chains() {
+    local pki=$1 name
+    mkdir "$pki"
+    (
+        umask 077
+        for name in root ca gateway member; do
+            pki --gen --type rsa --size 4096 --outform pem >"$pki/$name.key" &
+        done
+        wait
+        pki --self --ca --in "$pki/root.key" --type rsa --dn "O=Example, CN=Root" --outform pem >"$pki/root.pem"
+        issue() {
+            pki --issue --in "$pki/$1.key" --type priv --cacert "$pki/$2.pem" --cakey "$pki/$2.key" --dn "O=Example, CN=$1" \
+                --outform pem "${@:3}" >"$pki/$1.pem"
+        }
+        issue ca root --ca
+        issue gateway ca --san 10.85.0.1
+        issue member ca --san member.example
+        for name in gateway member; do
+            cat "$pki/$name.pem" "$pki/ca.pem" >"$pki/$name-chain.pem"
+        done
+    ) 2>"$work/pki.log" || fail "pki makes no certificates"
+}
+
 # gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, others by their certificates, and two to which
 # it proves itself in the other way.
 gateway_config() {
@@ -241,6 +266,35 @@ gateway_auth = "certificate"
 identity = "member@example.org"
 auth = "certificate"
 gateway_auth = "psk"
+psk = "correct horse battery staple"
+CONF
+    )
+}
+
+# ike2_gateway_config PEER LINE...: a gateway of G-IKEv2 that knows this peer by its key, with these lines in [gateway] and behind it.
+ike2_gateway_config() {
+    (
+        umask 077
+        cat >"$work/gateway.toml" <<CONF
+[gateway]
+store = "$work/gateway.redb"
+$(printf '%s\n' "${@:2}")
+
+[control]
+socket = "$work/gateway.sock"
+
+[[group]]
+name = "interop"
+id = 1234
+
+[[group.traffic]]
+destination = "239.192.0.1"
+
+[group.gikev2]
+rekey = "239.192.0.85:848"
+
+[[peer]]
+identity = "$1"
 psk = "correct horse battery staple"
 CONF
     )
