@@ -330,9 +330,8 @@ fn new_keys_are_as_strong_as_those_before() {
     }
 }
 
-/// A crowd fills the key server while a series is under way.
-#[test]
-fn a_full_key_server_says_so() {
+/// A key server that has room for two IKE SAs, and a member with one of them.
+fn room_for_two() -> (World, usize) {
     let mut config = config();
     (config.sas, config.idle) = (2, Duration::from_secs(3600));
     config.preferences.additional = exchanges(&METHODS);
@@ -342,6 +341,13 @@ fn a_full_key_server_says_so() {
     let at = world.add(settings);
     world.start(at);
     world.run();
+    (world, at)
+}
+
+/// A crowd fills the key server while a series is under way.
+#[test]
+fn a_full_key_server_says_so() {
+    let (world, at) = room_for_two();
     let mut puppet = Puppet { world, at, to_server: true, id: 4, rng: SeededRandom::new(77) };
     let (following, pair) = puppet.begun();
     let other = puppet.world.join(2);
@@ -490,15 +496,7 @@ fn answers_to_something_else_are_passed_over() {
 /// SAs that are closed, and only kept to repeat their last answer, take no room from a series.
 #[test]
 fn closed_sas_leave_room_for_a_series() {
-    let mut config = config();
-    (config.sas, config.idle) = (2, Duration::from_secs(3600));
-    config.preferences.additional = exchanges(&METHODS);
-    let mut world = World::with(policy(false), config, 3);
-    let mut settings = world.settings(1);
-    settings.ike2.additional = exchanges(&METHODS);
-    let at = world.add(settings);
-    world.start(at);
-    world.run();
+    let (mut world, at) = room_for_two();
     let other = world.join(2);
     world.on_member(other, false, |m, ctx| m.disconnect(ctx));
     world.run();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
-use keyferry_model::drive::{Ctx, Outbox};
 use keyferry_model::id::GroupId;
 use keyferry_model::plan::RekeyReason;
 use keyferry_model::policy::*;
@@ -14,10 +13,8 @@ use keyferry_wire::ChainWriter;
 
 use super::support::*;
 use crate::policy::sag;
-use crate::registration::carried::Groups;
 use crate::registration::grant::evaluate;
 use crate::registration::request::{join, leave};
-use crate::registration::serve::{Asking, Outcome, answer};
 use crate::rekey::in_band;
 use crate::wire::gsa::Gsa;
 use crate::wire::message::{GroupKeys, Payloads, Registration};
@@ -67,30 +64,20 @@ fn spis_in_sag_are_not_looked_at() {
     assert_eq!(sag::understood(&told), sag::understood(&sag::capabilities()));
 }
 
-/// The answer to a member's registration, and the key it is under.
+/// The answer to a member's registration.
 fn registration(world: &mut World, sender: bool) -> (u8, Vec<u8>) {
+    registration_and_key(world, sender).0
+}
+
+/// Likewise, and the key that its keys are under.
+fn registration_and_key(world: &mut World, sender: bool) -> ((u8, Vec<u8>), Secret) {
     let mut settings = world.settings(1);
     settings.sender_ids = u32::from(sender);
     settings.gikev2.ack = true;
     let mut chain = ChainWriter::new();
     join(&settings, &settings.group, &mut chain);
-    let (first, body) = built(chain);
-    let request = Registration::request(first, &body).unwrap();
-    let (default, groups, mut out) = (Secret::new(vec![7; 32]), Groups::default(), Outbox::default());
-    let mut ctx = Ctx { now: world.now, model: &mut world.model, rng: &mut world.rng, out: &mut out };
-    let asking = Asking {
-        identity: &settings.identity,
-        holder: None,
-        address: settings.local,
-        marked: false,
-        default: Some(&default),
-        early: false,
-        fragments: true,
-        groups: &groups,
-    };
-    let mut chain = ChainWriter::new();
-    assert!(matches!(answer(&mut ctx, asking, &request, &mut chain), Outcome::Registered { .. }));
-    built(chain)
+    let (body, first, key) = world.answer(1, chain);
+    ((first, body), key)
 }
 
 fn with(options: Gikev2Options) -> World {
@@ -194,8 +181,8 @@ fn a_registration_replaces_what_was_known() {
 fn keys_are_never_told_unwrapped() {
     for in_band in [InBand::Nobody, InBand::Everybody] {
         let mut world = with(Gikev2Options { in_band, ..Gikev2Options::default() });
-        let told = registration(&mut world, true);
-        let grant = evaluate(&read(&told), &Secret::new(vec![7; 32]), 1, world.now.mono, None).unwrap();
+        let (told, key) = registration_and_key(&mut world, true);
+        let grant = evaluate(&read(&told), &key, 1, world.now.mono, None).unwrap();
         let mut keys: Vec<Vec<u8>> = grant.update.install.iter().map(|sa| sa.keymat.expose().to_vec()).collect();
         assert_eq!(keys.len(), 1);
         if in_band == InBand::Nobody {
@@ -272,9 +259,9 @@ fn members_send_nothing_over_the_rekey_sa() {
 fn sas_of_several_senders_are_for_both_ways() {
     for sender in [true, false] {
         let mut world = World::new(policy(false));
-        let told = registration(&mut world, sender);
+        let (told, key) = registration_and_key(&mut world, sender);
         let wanted = u32::from(sender);
-        let grant = evaluate(&read(&told), &Secret::new(vec![7; 32]), wanted, world.now.mono, None).unwrap();
+        let grant = evaluate(&read(&told), &key, wanted, world.now.mono, None).unwrap();
         let ways: Vec<SaDirection> = grant.update.install.iter().map(|sa| sa.direction).collect();
         assert_eq!(ways, [SaDirection::Symmetric]);
     }

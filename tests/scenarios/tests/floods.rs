@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use keyferry_crypto::{Random, SeededRandom};
@@ -34,28 +35,39 @@ fn forged(i: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::from((0x0a80_0001 + i).to_be_bytes()), 848)
 }
 
-/// 100,000 main modes from as many addresses, 10,000 a second, each as genuine as a first message can be. Meanwhile a rekey
-/// reaches everybody and is acknowledged, and newcomers of both protocols get in.
-#[test]
-fn a_hundred_thousand_half_open_main_modes_leave_everybody_alone() {
+/// A fleet whose members are all there, and the first message that one of them sent in an exchange of this version.
+fn fleet_and_first(seed: u64, version: u8) -> (Fleet, Vec<u8>) {
     let variant = Variant { sender_id_bits: 16, ..Variant::default() };
-    let mut fleet = Fleet::new(8, variant);
+    let mut fleet = Fleet::new(seed, variant);
     for n in MEMBERS {
         fleet.join([n], protocol(n));
     }
     fleet.run(secs(20));
-    let genuine = |p: &&Packet| opens_exchange(&p.bytes) && p.bytes[17] == 0x10;
+    let genuine = |p: &&Packet| opens_exchange(&p.bytes) && p.bytes[17] == version;
     let first = fleet.net.log.iter().find(genuine).unwrap().bytes.clone();
     fleet.net.log.clear();
+    (fleet, first)
+}
+
+/// Sends a first message under other SPIs in the names of many.
+fn forge(fleet: &mut Fleet, first: &[u8], numbers: Range<u32>, rng: &mut SeededRandom) {
+    for number in numbers {
+        let mut bytes = first.to_vec();
+        rng.fill(&mut bytes[..8]);
+        bytes[0] |= 1;
+        fleet.deliver(forged(number), Family::V4.gateway(), &bytes);
+    }
+}
+
+/// 100,000 main modes from as many addresses, 10,000 a second, each as genuine as a first message can be. Meanwhile a rekey
+/// reaches everybody and is acknowledged, and newcomers of both protocols get in.
+#[test]
+fn a_hundred_thousand_half_open_main_modes_leave_everybody_alone() {
+    let (mut fleet, first) = fleet_and_first(8, 0x10);
     let mut rng = SeededRandom::new(7);
     let mut newcomers = Vec::new();
     for burst in 0..FLOOD / BURST {
-        for i in 0..BURST {
-            let mut bytes = first.clone();
-            rng.fill(&mut bytes[..8]);
-            bytes[0] |= 1;
-            fleet.deliver(forged(burst * BURST + i), Family::V4.gateway(), &bytes);
-        }
+        forge(&mut fleet, &first, burst * BURST..(burst + 1) * BURST, &mut rng);
         if burst % 20 == 5 {
             for n in [31 + u8::try_from(burst / 20).unwrap(), 41 + u8::try_from(burst / 20).unwrap()] {
                 fleet.join([n], if n < 40 { Protocol::Gdoi } else { Protocol::Gikev2 });
@@ -98,24 +110,11 @@ fn a_hundred_thousand_half_open_main_modes_leave_everybody_alone() {
 fn spoofed_first_messages_of_ikev2_bring_on_cookies_and_leave_everybody_alone() {
     const FLOOD: u32 = 50_000;
     const BURST: u32 = 500;
-    let variant = Variant { sender_id_bits: 16, ..Variant::default() };
-    let mut fleet = Fleet::new(9, variant);
-    for n in MEMBERS {
-        fleet.join([n], protocol(n));
-    }
-    fleet.run(secs(20));
-    let genuine = |p: &&Packet| opens_exchange(&p.bytes) && p.bytes[17] == 0x20;
-    let first = fleet.net.log.iter().find(genuine).unwrap().bytes.clone();
-    fleet.net.log.clear();
+    let (mut fleet, first) = fleet_and_first(9, 0x20);
     let mut rng = SeededRandom::new(7);
     let mut newcomers = Vec::new();
     for burst in 0..FLOOD / BURST {
-        for i in 0..BURST {
-            let mut bytes = first.clone();
-            rng.fill(&mut bytes[..8]);
-            bytes[0] |= 1;
-            fleet.deliver(forged(burst * BURST + i), Family::V4.gateway(), &bytes);
-        }
+        forge(&mut fleet, &first, burst * BURST..(burst + 1) * BURST, &mut rng);
         if burst % 20 == 5 {
             let n = 41 + u8::try_from(burst / 20).unwrap();
             fleet.join([n], Protocol::Gikev2);
