@@ -49,7 +49,8 @@ impl Frame {
         &self.storage[self.start..self.end]
     }
 
-    pub(crate) fn packet_mut(&mut self) -> &mut [u8] {
+    /// The packet, to be changed in place.
+    pub fn packet_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.end]
     }
 
@@ -60,7 +61,7 @@ impl Frame {
 
     /// Grows the packet by `front` octets before and `back` octets behind it, with unspecified content.
     /// `None`, and no change, when there is no room.
-    pub(crate) fn grow(&mut self, front: usize, back: usize) -> Option<()> {
+    pub fn grow(&mut self, front: usize, back: usize) -> Option<()> {
         let start = self.start.checked_sub(front)?;
         let end = self.end.checked_add(back).filter(|end| *end <= self.storage.len())?;
         (self.start, self.end) = (start, end);
@@ -68,7 +69,7 @@ impl Frame {
     }
 
     /// Narrows the packet to a part of itself; a part that lies outside empties it.
-    pub(crate) fn narrow(&mut self, from: usize, len: usize) {
+    pub fn narrow(&mut self, from: usize, len: usize) {
         let start = (self.start + from).min(self.end);
         self.end = (start + len).min(self.end);
         self.start = start;

@@ -26,11 +26,9 @@
 //! [`MAX_OVERHEAD`].
 
 use std::io;
-use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 use keyferry_crypto::Random;
@@ -38,11 +36,10 @@ use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use nix::net::if_::if_nametoindex;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{Engine, EngineStatus};
-use crate::iv::IvSource;
 use crate::key_log::KeyLog;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
 use crate::packet::ipv6;
@@ -51,6 +48,7 @@ use crate::sad::{ApplyError, Sad, Snapshot};
 mod incoming;
 mod joins;
 mod outgoing;
+mod passage;
 mod sockets;
 mod workers;
 
@@ -59,6 +57,7 @@ mod workers;
 mod tests;
 
 use joins::Joins;
+pub use passage::{Passage, Workers};
 use sockets::Sockets;
 
 /// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4
@@ -109,8 +108,8 @@ pub struct Userspace {
     groups: Vec<IpAddr>,
     control: Mutex<Control>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    stop: Arc<EventFd>,
-    workers: Vec<JoinHandle<()>>,
+    /// Ends after the SAD has been flushed.
+    _workers: Workers,
 }
 
 /// What control operations share.
@@ -120,11 +119,11 @@ struct Control {
 }
 
 /// What the workers share.
-struct Shared {
+struct Shared<P> {
     /// One of the queues; which of them opened packets go to is all the same.
     tun: Arc<SyncDevice>,
     sockets: Sockets,
-    snapshot: Arc<ArcSwap<Snapshot>>,
+    passage: Arc<P>,
     stop: Arc<EventFd>,
 }
 
@@ -134,45 +133,19 @@ impl Userspace {
     /// # Errors
     /// No such interface, no such privilege, or the TUN device exists and is in use.
     pub fn start(config: EngineConfig) -> io::Result<Self> {
-        let EngineConfig { tun: tun_name, interface, mtu, queues, groups, receive_only, tunnel: ends, key_log } =
-            config;
-        let index = if_nametoindex(interface.as_str())
-            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
-        let (tun, others) = open_tun(&tun_name, mtu, queues)?;
-        let sockets = Sockets::open(&interface, index)?;
-        let joins = Joins::open(index)?;
-        let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
-        sad.set_tunnel(ends);
+        let mut sad = if config.receive_only { Sad::receive_only() } else { Sad::new() };
+        sad.set_tunnel(config.tunnel);
+        let joins = Joins::open(index_of(&config.interface)?)?;
+        let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));
+        let workers = Workers::start(&config, Arc::clone(&snapshot))?;
+        let EngineConfig { tun: tun_name, interface, groups, key_log, .. } = config;
         if let Some(log) = key_log {
             sad.set_key_log(log);
         }
-
-        let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let queues: Vec<_> = iter::once(Arc::clone(&tun)).chain(others).collect();
-        let shared = Arc::new(Shared { tun, sockets, snapshot: Arc::clone(&snapshot), stop: Arc::clone(&stop) });
-        let mut engine = Self {
-            tun_name,
-            interface,
-            groups,
-            control: Mutex::new(Control { sad, joins }),
-            snapshot,
-            stop,
-            workers: Vec::new(),
-        };
-        // Should a thread fail to start, dropping the engine ends those before.
-        for (at, queue) in queues.into_iter().enumerate() {
-            let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
-            engine.spawn(format!("esp-tx-{at}"), move || workers::outbound(&shared, &queue, ivs))?;
-        }
-        engine.spawn("esp-rx".to_owned(), move || workers::inbound(&shared))?;
+        let control = Mutex::new(Control { sad, joins });
+        let engine = Self { tun_name, interface, groups, control, snapshot, _workers: workers };
         engine.settle(&mut engine.control());
         Ok(engine)
-    }
-
-    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.workers.push(thread::Builder::new().name(name).spawn(work)?);
-        Ok(())
     }
 
     /// Applies an update, as a whole or not at all, and joins the groups that it is about.
@@ -242,6 +215,11 @@ impl Userspace {
     }
 }
 
+fn index_of(interface: &str) -> io::Result<u32> {
+    if_nametoindex(interface)
+        .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))
+}
+
 /// Makes the TUN device, and gives its first queue and the others.
 fn open_tun(name: &str, mtu: u16, queues: NonZeroU8) -> io::Result<(Arc<SyncDevice>, Vec<Arc<SyncDevice>>)> {
     let several = queues > NonZeroU8::MIN;
@@ -270,15 +248,6 @@ fn open_tun(name: &str, mtu: u16, queues: NonZeroU8) -> io::Result<(Arc<SyncDevi
 impl Drop for Userspace {
     fn drop(&mut self) {
         self.control().sad.flush();
-        if let Err(error) = self.stop.write(1) {
-            tracing::error!(%error, "workers could not be told to stop");
-            return;
-        }
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
-                tracing::error!("a worker had panicked");
-            }
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tun_rs::SyncDevice;
 
 use super::incoming::{Receive, ReceiveV4, ReceiveV6};
+use super::passage::Passage;
 use super::{Shared, outgoing};
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
@@ -19,17 +20,16 @@ const CAPACITY: usize = 40 + 65_535;
 const PAUSE: u16 = 100;
 
 /// Plain packets of one queue become protected ones.
-pub(super) fn outbound(shared: &Shared, queue: &SyncDevice, mut ivs: IvSource) {
+pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &SyncDevice, mut ivs: IvSource) {
     let mut frames = vec![Frame::new(CAPACITY); BURST];
     let mut fates = Vec::with_capacity(BURST);
     while wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
         let (read, end) = gather(queue, &mut frames);
-        let snapshot = shared.snapshot.load();
         let frames = &mut frames[..read];
-        snapshot.seal_burst(frames, &mut ivs, &mut fates);
+        shared.passage.outbound(frames, &mut ivs, &mut fates);
         let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
         for _ in 0..outgoing::send(&shared.sockets, sealed) {
-            snapshot.count_drop(DropReason::OutError);
+            shared.passage.count_drop(DropReason::OutError);
         }
         if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
             return;
@@ -50,7 +50,7 @@ fn gather(queue: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>
 }
 
 /// Protected packets become plain ones.
-pub(super) fn inbound(shared: &Shared) {
+pub(super) fn inbound<P: Passage>(shared: &Shared<P>) {
     let mut inbound = Inbound { shared, frames: vec![Frame::new(CAPACITY); BURST], fates: Vec::with_capacity(BURST) };
     let (mut v4, mut v6) = (ReceiveV4::new(), ReceiveV6::new());
     let sockets: Vec<BorrowedFd<'_>> = [Some(shared.sockets.v4()), shared.sockets.v6()].into_iter().flatten().collect();
@@ -63,28 +63,28 @@ pub(super) fn inbound(shared: &Shared) {
     }
 }
 
-struct Inbound<'s> {
-    shared: &'s Shared,
+struct Inbound<'s, P> {
+    shared: &'s Shared<P>,
     frames: Vec<Frame>,
     fates: Vec<Fate<u32>>,
 }
 
-impl Inbound<'_> {
+impl<P: Passage> Inbound<'_, P> {
     /// Reads what is there, up to a burst, and opens it. False when it is time to stop.
     fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut impl Receive) -> bool {
         let gathered = match from.receive(socket, &mut self.frames) {
             Ok(gathered) => gathered,
             Err(error) => return recover(&error, self.shared.stop.as_fd()),
         };
-        let snapshot = self.shared.snapshot.load();
+        let passage = &self.shared.passage;
         for _ in 0..gathered.unusable {
-            snapshot.count_drop(DropReason::InBufferError);
+            passage.count_drop(DropReason::InBufferError);
         }
         let frames = &mut self.frames[..gathered.packets];
-        snapshot.open_burst(frames, &mut self.fates);
+        passage.inbound(frames, &mut self.fates);
         for (frame, _) in frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()) {
             if self.shared.tun.send(frame.packet()).is_err() {
-                snapshot.count_drop(DropReason::InError);
+                passage.count_drop(DropReason::InError);
             }
         }
         true

@@ -1,0 +1,90 @@
+//! The threads between a TUN device and an interface, and what they do to the packets that pass.
+
+use std::io;
+use std::iter;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use arc_swap::ArcSwap;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::sockets::Sockets;
+use super::{EngineConfig, Shared, SystemRandom, index_of, open_tun, workers};
+use crate::burst::Fate;
+use crate::drops::DropReason;
+use crate::frame::Frame;
+use crate::iv::IvSource;
+use crate::sad::{Sealed, Snapshot};
+
+/// What becomes of packets between the TUN device and the network, a burst at a time. The engine's is ESP; a benchmark puts
+/// another in its place, to see what the way costs without it.
+pub trait Passage: Send + Sync + 'static {
+    /// Packets from the TUN device, in place; those whose fate is an error go no further.
+    fn outbound(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>);
+    /// Packets from the network, likewise.
+    fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>);
+    /// Counts a packet that was lost before it came here or after it went.
+    fn count_drop(&self, reason: DropReason);
+}
+
+impl Passage for ArcSwap<Snapshot> {
+    fn outbound(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
+        self.load().seal_burst(frames, ivs, fates);
+    }
+
+    fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>) {
+        self.load().open_burst(frames, fates);
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        self.load().count_drop(reason);
+    }
+}
+
+/// Running threads. Dropping it ends them, and takes the TUN device away.
+pub struct Workers {
+    stop: Arc<EventFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Makes the TUN device and the sockets (CAP_NET_ADMIN and CAP_NET_RAW) and starts the threads.
+    ///
+    /// # Errors
+    /// No such interface, no such privilege, or the TUN device exists and is in use.
+    pub fn start<P: Passage>(config: &EngineConfig, passage: Arc<P>) -> io::Result<Self> {
+        let index = index_of(&config.interface)?;
+        let (tun, others) = open_tun(&config.tun, config.mtu, config.queues)?;
+        let sockets = Sockets::open(&config.interface, index)?;
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let queues: Vec<_> = iter::once(Arc::clone(&tun)).chain(others).collect();
+        let shared = Arc::new(Shared { tun, sockets, passage, stop: Arc::clone(&stop) });
+        let mut workers = Self { stop, threads: Vec::new() };
+        // Should a thread fail to start, dropping the others ends them.
+        for (at, queue) in queues.into_iter().enumerate() {
+            let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
+            workers.spawn(format!("esp-tx-{at}"), move || workers::outbound(&shared, &queue, ivs))?;
+        }
+        workers.spawn("esp-rx".to_owned(), move || workers::inbound(&shared))?;
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(thread::Builder::new().name(name).spawn(work)?);
+        Ok(())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop.write(1) {
+            tracing::error!(%error, "workers could not be told to stop");
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+    }
+}
