@@ -13,7 +13,6 @@ share a counter mode's key. Exits 0 only if all agree.
 import hashlib
 import itertools
 import json
-import os
 import selectors
 import signal
 import socket
@@ -21,7 +20,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
+
+from guest import Guest, Silence
 
 # Transform: octets of the AEAD's key and salt, its name in the kernel and the bits of its ICV; or octets of the cipher's key and
 # nonce, its name in the kernel, and the MAC's name here.
@@ -62,7 +62,6 @@ ECHO = {4: (1, 8, 0), 6: (58, 128, 129)}  # protocol, type of the request, type 
 UDP, ESP, PORT = 17, 50, 5001
 IN_SIZES = [0, 1, 2, 3, 13, 16, 100, 1300]
 OUT_SIZES = [1, 2, 3, 14, 100, 1000]  # more than 1,024 octets the shell writes in pieces
-PATIENCE = 60  # seconds: the emulated processor may get little of the real one
 
 # The route goes that makes the IPv6 group an address like others: answers would come from it.
 SETUP = f"""
@@ -81,10 +80,6 @@ END
 n=0; until ip -6 route del local {GROUP[6]}/128 dev eth0 table local 2>/dev/null; do n=$((n + 1)); [ $n -lt 100 ] || break; sleep 0.1; done
 echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts
 """
-
-
-class Silence(Exception):
-    """The guest didn't do in time what it was asked."""
 
 
 def octets(name, count):
@@ -168,60 +163,20 @@ class Subject:
         return bytes.fromhex(answer["packet"])
 
 
-class Guest:
+class CabledGuest(Guest):
+    """Its interface is on a cable to us."""
+
     def __init__(self, kernel, initrd, folder):
-        here, there = f"{folder}/here", f"{folder}/there"
-        self.console = f"{folder}/console"
+        here, self.there = f"{folder}/here", f"{folder}/there"
         self.cable = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.cable.bind(here)
-        self.there = there
-        self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", "128", "-nodefaults", "-no-user-config", "-no-reboot",
-             "-display", "none", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS1 panic=-1 quiet",
-             "-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell", "-serial", f"file:{self.console}",
-             "-netdev", f"dgram,id=cable,local.type=unix,local.path={there},remote.type=unix,remote.path={here}",
-             "-device", f"virtio-net-pci,netdev=cable,mac={GUEST_MAC},romfile="],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self.frames = []
+        super().__init__(
+            kernel, initrd, folder,
+            "-netdev", f"dgram,id=cable,local.type=unix,local.path={self.there},remote.type=unix,remote.path={here}",
+            "-device", f"virtio-net-pci,netdev=cable,mac={GUEST_MAC},romfile=",
         )
-        self.typed, self.frames, self.commands = b"", [], 0
-        self.ready = selectors.DefaultSelector()
-        self.ready.register(self.process.stdout, selectors.EVENT_READ)
-        self.ready.register(self.cable, selectors.EVENT_READ)
-
-    def wait(self, what, found):
-        """Takes in what the guest says and sends until `found` gives something; returns that."""
-        deadline = time.monotonic() + PATIENCE
-        while (it := found()) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Silence(f"no {what} in {PATIENCE} seconds")
-            for key, _ in self.ready.select(left):
-                if key.fileobj is self.cable:
-                    self.frames.append(self.cable.recv(65536))
-                elif data := os.read(self.process.stdout.fileno(), 65536):
-                    self.typed += data
-                else:
-                    raise Silence("qemu ended")
-        return it
-
-    def written(self, end):
-        """What the guest's shell writes before a line that is `end`."""
-
-        def found():
-            before, line, _ = self.typed.partition(f"{end}\n".encode())
-            return before if line else None
-
-        before = self.wait(f"line {end!r}", found)
-        self.typed = b""
-        return before.decode(errors="replace").strip()
-
-    def run(self, script):
-        """What a script for the guest's shell writes."""
-        self.commands += 1
-        end = f"done {self.commands}."
-        self.process.stdin.write(f"{script}\necho {end}\n".encode())
-        self.process.stdin.flush()
-        return self.written(end)
+        self.ready.register(self.cable, selectors.EVENT_READ, lambda: self.frames.append(self.cable.recv(65536)))
 
     def send(self, version, packet):
         frame = mac(GROUP_MAC[version]) + mac(OUR_MAC) + struct.pack("!H", ETHERTYPE[version]) + packet
@@ -239,15 +194,6 @@ class Guest:
             return None
 
         return self.wait(what, found)
-
-    def drops(self):
-        """The kernel's counters of packets that XFRM dropped."""
-        words = self.run("cat /proc/net/xfrm_stat").split()
-        return {name: int(count) for name, count in zip(words[::2], words[1::2])}
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
 
 
 def algorithm(transform, keymat):
@@ -392,13 +338,11 @@ def main():
     # The guest ends with this program, also when that is told to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as folder:
-        guest = Guest(kernel, initrd, folder)
+        guest = CabledGuest(kernel, initrd, folder)
         try:
             return run(Subject(binary), guest)
         except Silence as silence:
-            print(f"FAIL {silence}; on the line: {guest.typed!r}; the end of the guest's console:")
-            with open(guest.console, errors="replace") as console:
-                print(console.read()[-4000:])
+            print(f"FAIL {silence}; {guest.last_words()}")
             return 1
         finally:
             guest.end()
