@@ -110,6 +110,37 @@ impl DropReason {
     }
 }
 
+impl DropReason {
+    /// What it means, in a few words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            DropReason::InHdrError => "no sound IP packet, no ESP, or a fragment",
+            DropReason::InBufferError => "longer than the buffer",
+            DropReason::InNoStates => "no SA with this SPI and destination",
+            DropReason::InStateInvalid => "too short, or not whole blocks",
+            DropReason::InStateSeqError => "seen before, or behind the window",
+            DropReason::InTooManySenders => "no window left for one more sender",
+            DropReason::InStateProtoError => "not authentic: the ICV is wrong",
+            DropReason::InPaddingError => "authentic, with wrong padding",
+            DropReason::InStateModeError => "authentic, but not of the SA's mode",
+            DropReason::InStateMismatch => "authentic, outside of the selectors",
+            DropReason::InDummy => "a dummy, dropped as it should be",
+            DropReason::InError => "the TUN device did not take it",
+            DropReason::OutHdrError => "no sound IP packet",
+            DropReason::OutNoPols => "no policy, or no keys of it",
+            DropReason::OutFragment => "a fragment, in transport mode",
+            DropReason::OutBundleGenError => "too long when protected",
+            DropReason::OutNoSenderId => "this member has no sender ID",
+            DropReason::OutIvExhausted => "the IVs are used up",
+            DropReason::OutStateSeqError => "the sequence numbers are used up",
+            DropReason::OutStateExpired => "the SA was removed meanwhile",
+            DropReason::OutStateProtoError => "the cipher refused",
+            DropReason::OutError => "the network did not take it",
+        }
+    }
+}
+
 /// A counter for each reason.
 #[derive(Debug, Default)]
 pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
@@ -129,6 +160,29 @@ impl DropCounters {
     pub(crate) fn by_name(&self) -> BTreeMap<&'static str, u64> {
         DropReason::ALL.into_iter().map(|reason| (reason.name(), self.get(reason))).collect()
     }
+
+    /// Those that have counted anything, by name.
+    pub(crate) fn counted(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = self.by_name();
+        all.retain(|_, packets| *packets > 0);
+        all
+    }
+
+    /// Adds what others have counted.
+    pub(crate) fn add(&self, others: &Self) {
+        for (counter, other) in self.0.iter().zip(&others.0) {
+            counter.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// What is left of these counters without what others have counted of it. Both may go on counting meanwhile.
+    pub(crate) fn without(&self, others: &Self) -> Self {
+        let left = Self::default();
+        for ((counter, all), other) in left.0.iter().zip(&self.0).zip(&others.0) {
+            counter.store(all.load(Ordering::Relaxed).saturating_sub(other.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
+        left
+    }
 }
 
 #[cfg(test)]
@@ -140,9 +194,22 @@ mod tests {
         let counters = DropCounters::default();
         for (at, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
+            assert!((1..=42).contains(&reason.meaning().len()), "{reason:?}");
             counters.count(reason);
         }
         assert_eq!(counters.by_name().len(), DropReason::ALL.len());
         assert!(counters.by_name().values().all(|n| *n == 1));
+    }
+
+    #[test]
+    fn counters_are_added_and_taken_apart() {
+        let (all, some) = (DropCounters::default(), DropCounters::default());
+        all.count(DropReason::InDummy);
+        some.count(DropReason::InDummy);
+        all.count(DropReason::OutNoPols);
+        assert_eq!(all.without(&some).counted(), [("OutNoPols", 1)].into());
+        all.add(&some);
+        assert_eq!(all.counted(), [("InDummy", 2), ("OutNoPols", 1)].into());
+        assert_eq!(some.without(&all).counted(), BTreeMap::new());
     }
 }

@@ -83,6 +83,8 @@ pub struct Sad {
     memories: Vec<Memory>,
     sender_ids: Option<SenderIds>,
     drops: Arc<DropCounters>,
+    /// What SAs had dropped of which nothing is remembered any more.
+    ended: DropCounters,
     snapshot: Arc<Snapshot>,
     /// The latest time heard of.
     clock: Duration,
@@ -154,6 +156,7 @@ impl Sad {
             memories: Vec::new(),
             sender_ids: None,
             drops,
+            ended: DropCounters::default(),
             snapshot,
             clock: Duration::ZERO,
             key_log: None,
@@ -313,11 +316,19 @@ impl Sad {
             let (sends, leaving) = (sending.contains(&entry.sa.spi), entry.leaves.is_some());
             SaStatus::of(&entry.sa, entry.direction, sends, leaving, remaining)
         };
+        let ended = DropCounters::default();
+        ended.add(&self.ended);
+        self.memories.iter().for_each(|memory| ended.add(&memory.state.drops));
+        let with_sa = DropCounters::default();
+        with_sa.add(&ended);
+        self.entries.iter().for_each(|entry| with_sa.add(&entry.sa.state.drops));
         SadStatus {
             sas: self.entries.iter().map(of).collect(),
             sender_ids: self.sender_ids.as_ref().map_or_else(Vec::new, |ids| ids.ids.clone()),
             needs_rekey: self.needs_rekey(),
             drops: self.drops.by_name(),
+            drops_without_sa: self.drops.without(&with_sa).counted(),
+            drops_of_ended_sas: ended.counted(),
         }
     }
 
@@ -372,7 +383,9 @@ impl Sad {
             let why = if entry.expires <= clock { "expired" } else { "removed" };
             self.forget(entry, why);
         }
-        self.memories.retain(|memory| memory.until > clock);
+        let (lasting, over) = std::mem::take(&mut self.memories).into_iter().partition(|memory| memory.until > clock);
+        self.memories = lasting;
+        over.iter().for_each(|memory: &Memory| self.ended.add(&memory.state.drops));
         let used: HashSet<Selectors> = self.entries.iter().map(Entry::selectors).collect();
         self.lines.retain(|line| used.contains(line));
         self.publish();
@@ -383,12 +396,14 @@ impl Sad {
         entry.sa.revoke();
         tracing::info!(spi = format_args!("{:#010x}", entry.sa.spi), why, "data SA gone");
         if entry.expires <= self.clock {
+            self.ended.add(&entry.sa.state.drops);
             return;
         }
         if self.memories.len() == MAX_MEMORIES
             && let Some((at, _)) = self.memories.iter().enumerate().min_by_key(|(_, memory)| memory.until)
         {
-            self.memories.swap_remove(at);
+            let forgotten = self.memories.swap_remove(at);
+            self.ended.add(&forgotten.state.drops);
         }
         let Entry { sa, expires, .. } = entry;
         self.memories.push(Memory {

@@ -48,6 +48,8 @@ pub struct SaStatus {
     pub replay_senders: Option<usize>,
     /// Are its sequence numbers or IVs running out?
     pub needs_rekey: bool,
+    /// Packets dropped that were its own, by reason; only reasons that there were.
+    pub drops: BTreeMap<&'static str, u64>,
 }
 
 /// A SAD.
@@ -59,8 +61,12 @@ pub struct SadStatus {
     pub sender_ids: Vec<u32>,
     /// Is any sending SA running out of numbers?
     pub needs_rekey: bool,
-    /// Packets dropped, by reason.
+    /// Packets dropped, by reason, whether an SA was theirs or not.
     pub drops: BTreeMap<&'static str, u64>,
+    /// Of these, those that were no SA's; only reasons that there were.
+    pub drops_without_sa: BTreeMap<&'static str, u64>,
+    /// Of these, those of SAs that are gone; only reasons that there were.
+    pub drops_of_ended_sas: BTreeMap<&'static str, u64>,
 }
 
 impl SaStatus {
@@ -104,6 +110,7 @@ impl SaStatus {
             sequence,
             replay_senders: sa.state.windows.as_ref().map(|windows| windows.senders()),
             needs_rekey,
+            drops: sa.state.drops.counted(),
         }
     }
 }

@@ -334,6 +334,52 @@ fn status_serializes_with_counters_by_name() {
     assert_eq!((&status["drops"]["InStateSeqError"], &status["needs_rekey"]), (&0.into(), &false.into()));
 }
 
+#[test]
+fn drops_are_told_apart_by_sa_through_a_roll_over() {
+    let policy = protected(GCM, 64);
+    let (mut alice, mut bob) = (Member::with(0x1000, &policy, 1), Member::with(0x1000, &policy, 2));
+    let sealed = bob.seal(&udp(2, GROUP, b"x")).unwrap();
+    assert!(alice.open(&sealed).is_ok());
+    assert_eq!(alice.open(&sealed), Err(DropReason::InStateSeqError));
+    assert_eq!(alice.seal(&udp(1, "239.255.0.9", b"x")), Err(DropReason::OutNoPols));
+    let replayed: BTreeMap<_, _> = [("InStateSeqError", 1)].into();
+    let status = alice.sad.status();
+    assert_eq!((&status.sas[0].drops, &status.drops_without_sa), (&replayed, &[("OutNoPols", 1)].into()));
+    assert!(status.drops_of_ended_sas.is_empty());
+
+    // Removed before the end of its lifetime, it is remembered; if it comes back, so do its counters.
+    alice.sad.apply(rekey(vec![new_sa(0x1001, &policy, 8)], &[0x1000], 0, 0), at(10)).unwrap();
+    let status = alice.sad.status();
+    assert_eq!((&status.sas[0].drops, &status.drops_of_ended_sas), (&BTreeMap::new(), &replayed));
+    alice.sad.apply(rekey(vec![new_sa(0x1000, &policy, 7)], &[], 0, 0), at(20)).unwrap();
+    let status = alice.sad.status();
+    assert_eq!((&status.sas[1].drops, &status.drops_of_ended_sas), (&replayed, &BTreeMap::new()));
+
+    // When its lifetime is over nothing of it is left but this.
+    alice.sad.expire(at(4_000_000));
+    let status = alice.sad.status();
+    assert!(status.sas.is_empty());
+    assert_eq!((&status.drops_of_ended_sas, status.drops["InStateSeqError"]), (&replayed, 1));
+    assert_eq!(status.drops_without_sa, [("OutNoPols", 1)].into());
+}
+
+#[test]
+fn drops_of_sas_that_are_forgotten_are_not_taken_for_those_of_none() {
+    let policy = protected(GCM, 64);
+    let (mut alice, mut bob) = (Member::with(0x1000, &policy, 1), Member::with(0x1000, &policy, 2));
+    let sealed = bob.seal(&udp(2, GROUP, b"x")).unwrap();
+    assert!(alice.open(&sealed).is_ok());
+    assert_eq!(alice.open(&sealed), Err(DropReason::InStateSeqError));
+    // More removals than are remembered: the first one's memory has to go.
+    for spi in 0x1000..0x1200 {
+        let next = new_sa(spi + 1, &policy, u64::from(spi));
+        alice.sad.apply(rekey(vec![next], &[spi], 0, 0), at(u64::from(spi))).unwrap();
+    }
+    let status = alice.sad.status();
+    assert_eq!(status.drops_of_ended_sas, [("InStateSeqError", 1)].into());
+    assert!(status.drops_without_sa.is_empty());
+}
+
 /// What can happen to a member of the nonce test.
 #[derive(Clone, Debug)]
 enum Step {
