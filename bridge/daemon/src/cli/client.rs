@@ -1,12 +1,12 @@
 //! Commands that talk to a running process: what they print.
 
 use keyferry_gateway::Delete;
-use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::id::{GroupId, Identity, Protocol};
 use serde::Serialize;
 
-use super::tables;
-use super::{GatewayArgs, MemberArgs};
-use crate::control::{Client, Drained, RekeyStarted};
+use super::{GatewayArgs, MemberArgs, SaArgs};
+use super::{sa, tables};
+use crate::control::{Client, Drained, JoinedStatus, RekeyStarted};
 
 /// A value as indented JSON with its line end.
 pub(super) fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
@@ -66,6 +66,19 @@ pub(super) fn drain(args: &GatewayArgs, begin: bool) -> anyhow::Result<String> {
 
 pub(super) fn member_status(args: &MemberArgs) -> anyhow::Result<String> {
     shown(args.json, &Client::connect(&args.socket)?.member_status()?, tables::member)
+}
+
+pub(super) fn sa(args: &SaArgs) -> anyhow::Result<String> {
+    let groups = Client::connect(&args.member.socket)?.member_status()?.groups;
+    shown(args.member.json, &of_group(groups, args.group.as_ref())?, |groups| sa::groups(groups, args.details))
+}
+
+/// Those of one group, or of all.
+fn of_group(groups: Vec<JoinedStatus>, wanted: Option<&GroupId>) -> anyhow::Result<Vec<JoinedStatus>> {
+    let Some(wanted) = wanted else { return Ok(groups) };
+    let found: Vec<_> = groups.into_iter().filter(|joined| joined.group == *wanted).collect();
+    anyhow::ensure!(!found.is_empty(), "this member has no group {wanted}");
+    Ok(found)
 }
 
 pub(super) fn move_to(args: &MemberArgs, to: Protocol) -> anyhow::Result<String> {

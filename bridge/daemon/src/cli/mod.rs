@@ -1,6 +1,7 @@
 //! The command line.
 
 mod client;
+mod sa;
 mod tables;
 
 use std::io::Write;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use keyferry_gateway::Delete;
-use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::id::{GroupId, Identity, Protocol};
 
 use crate::config::{self, GATEWAY_SOCKET, MEMBER_SOCKET, Problems};
 use crate::logging::LogArgs;
@@ -27,6 +28,7 @@ Examples:
   keyferry rekey branches && keyferry rekeys branches
   keyferry evict branches 10.0.0.9
   keyferry move --to gikev2                  On a member: change the protocol
+  keyferry sa                                On a member: packets by SA, drops by reason
 
 Exit codes:
   0  done    1  failed    2  the command line or the configuration is wrong";
@@ -123,6 +125,10 @@ enum Command {
     },
     /// Show a running member: its keys, and what they carried.
     MemberStatus(MemberArgs),
+    /// Show the SAs of a running member: what they protected and opened, what was dropped, and why.
+    #[command(after_help = "Examples:\n  keyferry sa\n  keyferry sa --group 1234 --details\n  keyferry sa --json\n\n\
+        Reasons are named as in /proc/net/xfrm_stat where the kernel has the like.")]
+    Sa(SaArgs),
     /// Change a running member to the other protocol, without losing a packet.
     #[command(after_help = "Example:\n  keyferry move --to gikev2\n\n\
         The member keeps its keys while it registers by the other protocol. If that fails, it stays where it is.")]
@@ -208,6 +214,19 @@ struct MemberArgs {
     json: bool,
 }
 
+/// What `sa` shows.
+#[derive(Clone, Debug, clap::Args)]
+struct SaArgs {
+    /// One group alone: a number, an address, or fqdn:NAME and its kin.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<GroupId>,
+    /// Octets, directions and replay windows, too.
+    #[arg(long)]
+    details: bool,
+    #[command(flatten)]
+    member: MemberArgs,
+}
+
 /// Parses the command line of this process and does what it says.
 ///
 /// # Errors
@@ -243,6 +262,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Readmit { group, member, gateway } => print(&client::readmit(&gateway, &group, &member)?),
         Command::Drain { stop, gateway } => print(&client::drain(&gateway, !stop)?),
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
+        Command::Sa(a) => print(&client::sa(&a)?),
         Command::Move { to, member } => print(&client::move_to(&member, to)?),
         Command::Leave(a) => print(&client::leave(&a)?),
     }

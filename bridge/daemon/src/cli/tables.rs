@@ -12,9 +12,9 @@ use serde_json::Value;
 use crate::control::{GatewayStatus, GroupMember, MemberStatus, StreamStatus};
 
 /// Columns that a table may take.
-const WIDTH: u16 = 80;
+pub(super) const WIDTH: u16 = 80;
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
@@ -24,7 +24,7 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn text(table: &Table) -> String {
+pub(super) fn text(table: &Table) -> String {
     let mut out = String::new();
     for line in table.to_string().lines() {
         out.push_str(line.trim_end());
@@ -48,7 +48,7 @@ pub(super) fn reloaded(r: &Reloaded) -> String {
 }
 
 /// Seconds in the two largest units that say something.
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let first = units.iter().position(|(size, _)| seconds >= *size).unwrap_or(units.len() - 1);
     let mut rest = seconds;

@@ -1,0 +1,268 @@
+//! `keyferry sa`: what a member's data plane does, SA by SA, in at most 80 columns.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use comfy_table::CellAlignment;
+use dataplane::DropReason;
+use serde_json::Value;
+
+use super::tables::{WIDTH, table, text, time};
+use crate::control::JoinedStatus;
+
+/// Numbers up to this are written out.
+const WRITTEN_OUT: u64 = 99_999_999;
+
+/// The SAs of each group, and below what was dropped.
+pub(super) fn groups(joined: &[JoinedStatus], details: bool) -> String {
+    joined.iter().map(|group| group_of(group, details)).collect::<Vec<_>>().join("\n")
+}
+
+fn group_of(joined: &JoinedStatus, details: bool) -> String {
+    let plane = &joined.dataplane;
+    let Some(tun) = &joined.tun else { return format!("group {}: streams alone, no data plane\n", joined.group) };
+    let mut out = format!("group {}, device {tun}", joined.group);
+    if let (Some(engine), Some(interface)) = (word(plane, "engine"), word(plane, "interface")) {
+        let _ = write!(out, ", engine {engine} at {interface}");
+    }
+    out.push('\n');
+    let sas = list(plane, "sas");
+    if sas.is_empty() {
+        out += "no keys\n";
+    }
+    // Through a roll-over the SAs of a policy stand together, oldest first.
+    let mut policies: Vec<(String, Vec<&Value>)> = Vec::new();
+    for sa in sas {
+        let policy = policy(sa);
+        match policies.iter_mut().find(|(known, _)| *known == policy) {
+            Some((_, sas)) => sas.push(sa),
+            None => policies.push((policy, vec![sa])),
+        }
+    }
+    for (policy, sas) in &policies {
+        let _ = write!(out, "\n{policy}\n{}", rows(sas));
+        for sa in sas {
+            if is(sa, "needs_rekey") {
+                let spi = word(sa, "spi").unwrap_or_default();
+                let _ = writeln!(out, "{spi} runs out of sequence numbers or IVs: new keys are due");
+            }
+            if details {
+                out += &more(sa);
+            }
+        }
+    }
+    out + &drops(plane, sas)
+}
+
+/// Traffic and protection.
+fn policy(sa: &Value) -> String {
+    let part = |name| word(sa, name).unwrap_or_default();
+    let protection = match word(sa, "preserves") {
+        Some("both") | None => format!("{}, {}", part("mode"), part("transform")),
+        Some(kept) => format!("{} that preserves {kept}, {}", part("mode"), part("transform")),
+    };
+    fold(&[part("source"), &format!("-> {}", part("destination")), &format!("({protection})")], 4)
+}
+
+/// Words side by side, those that find no room on lines of their own.
+fn fold(parts: &[&str], indent: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for part in parts {
+        let width = part.chars().count();
+        if used == 0 {
+            used = width;
+        } else if used + 1 + width <= usize::from(WIDTH) {
+            out.push(' ');
+            used += 1 + width;
+        } else {
+            let _ = write!(out, "\n{:indent$}", "");
+            used = indent + width;
+        }
+        out += part;
+    }
+    out
+}
+
+fn rows(sas: &[&Value]) -> String {
+    let mut rows = table(["SPI", "STATE", "SEALED", "OPENED", "DROPPED", "SEQUENCE", "LEFT"]);
+    for sa in sas {
+        let state = match (is(sa, "sending"), is(sa, "leaving")) {
+            (true, false) => "sending",
+            (true, true) => "sending, leaving",
+            (false, true) => "leaving",
+            (false, false) => "receiving",
+        };
+        rows.add_row([
+            word(sa, "spi").unwrap_or_default().to_owned(),
+            state.to_owned(),
+            count(number(sa, "packets_sealed")),
+            count(number(sa, "packets_opened")),
+            count(counters(sa, "drops").map(|(_, n)| n).sum()),
+            count(number(sa, "sequence")),
+            time(number(sa, "remaining")),
+        ]);
+    }
+    for column in rows.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    text(&rows)
+}
+
+/// What has no room in the table.
+fn more(sa: &Value) -> String {
+    let windows = sa.get("replay_senders").and_then(Value::as_u64);
+    let windows = windows.map_or_else(|| "no replay protection".to_owned(), |n| format!("replay windows {n}"));
+    format!(
+        "{} {}, octets sealed {}, opened {}, {windows}\n",
+        word(sa, "spi").unwrap_or_default(),
+        word(sa, "direction").unwrap_or_default(),
+        number(sa, "octets_sealed"),
+        number(sa, "octets_opened"),
+    )
+}
+
+/// Drops by reason, of each SA, of those that are gone, and of none.
+fn drops(plane: &Value, sas: &[Value]) -> String {
+    let mut found: Vec<(String, String, u64)> = Vec::new();
+    let mut add = |whose: &str, counters: &mut dyn Iterator<Item = (&str, u64)>| {
+        found.extend(counters.map(|(reason, n)| (reason.to_owned(), whose.to_owned(), n)));
+    };
+    for sa in sas {
+        add(word(sa, "spi").unwrap_or_default(), &mut counters(sa, "drops"));
+    }
+    add("ended SAs", &mut counters(plane, "drops_of_ended_sas"));
+    add("no SA", &mut counters(plane, "drops_without_sa"));
+    if found.is_empty() {
+        return "\nnothing dropped\n".to_owned();
+    }
+    let meanings: BTreeMap<&str, &str> = DropReason::ALL.into_iter().map(|r| (r.name(), r.meaning())).collect();
+    let order = |name: &str| DropReason::ALL.into_iter().position(|r| r.name() == name);
+    found.sort_by_key(|(reason, ..)| order(reason));
+    let mut rows = table(["DROPPED", "PACKETS", "OF", "WHICH MEANS"]);
+    let mut before = "";
+    for (reason, whose, n) in &found {
+        let (name, meaning) = match reason == before {
+            true => ("", ""),
+            false => (reason.as_str(), meanings.get(reason.as_str()).copied().unwrap_or("-")),
+        };
+        rows.add_row([name, &count(*n), whose, meaning]);
+        before = reason;
+    }
+    rows.column_iter_mut().skip(1).take(1).for_each(|column| {
+        column.set_cell_alignment(CellAlignment::Right);
+    });
+    format!("\n{}", text(&rows))
+}
+
+/// A number in at most eight digits and a letter.
+fn count(n: u64) -> String {
+    let mut scaled = n;
+    let mut letter = "";
+    for next in ["k", "M", "G", "T", "P"] {
+        if scaled <= WRITTEN_OUT {
+            break;
+        }
+        scaled /= 1000;
+        letter = next;
+    }
+    format!("{scaled}{letter}")
+}
+
+fn word<'v>(of: &'v Value, name: &str) -> Option<&'v str> {
+    of.get(name).and_then(Value::as_str)
+}
+
+fn number(of: &Value, name: &str) -> u64 {
+    of.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn is(of: &Value, name: &str) -> bool {
+    of.get(name).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn list<'v>(of: &'v Value, name: &str) -> &'v [Value] {
+    of.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Names and numbers, zeros left out.
+fn counters<'v>(of: &'v Value, name: &str) -> impl Iterator<Item = (&'v str, u64)> {
+    let object = of.get(name).and_then(Value::as_object).into_iter().flatten();
+    object.map(|(name, n)| (name.as_str(), n.as_u64().unwrap_or(0))).filter(|(_, n)| *n > 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A member in the middle of a roll-over, with a policy of each IP version.
+    fn joined() -> JoinedStatus {
+        let sa = |spi: &str, source: &str, destination: &str, sending: bool, sealed: u64| {
+            serde_json::json!({
+                "spi": spi, "mode": "tunnel", "transform": "Aes256Cbc, HmacSha256_128", "direction": "symmetric",
+                "preserves": "both", "source": source, "destination": destination, "sending": sending,
+                "leaving": !sending, "remaining": if sending { 86_399 } else { 58 }, "packets_sealed": sealed,
+                "octets_sealed": sealed * 1400, "packets_opened": 18_446_744_073_709_551_615u64, "octets_opened": 1,
+                "sequence": 4_294_967_295u64, "replay_senders": 12, "needs_rekey": sending,
+                "drops": { "InStateSeqError": 3, "InStateProtoError": 12_345_678_901u64 },
+            })
+        };
+        let (from, to) = (
+            "2001:db8:1111:2222:3333::/80 protocol 17 port 5000",
+            "ff3e:40:2001:db8:1111:2222:3333:4444/128 protocol 17 port 5000",
+        );
+        let plane = serde_json::json!({
+            "engine": "userspace", "interface": "enp1s0f1np1",
+            "sas": [
+                sa("0x79f28435", from, to, false, 4_000_000_000), sa("0x79f28437", "0.0.0.0/0", "239.192.0.1/32", false, 5),
+                sa("0x8a04b3c1", from, to, true, 7), sa("0x8a04b3c2", "0.0.0.0/0", "239.192.0.1/32", true, 0),
+            ],
+            "drops": { "InError": 1, "InStateSeqError": 13 },
+            "drops_without_sa": { "InNoStates": 17, "InError": 1 }, "drops_of_ended_sas": { "InStateSeqError": 1 },
+        });
+        JoinedStatus {
+            group: "1234".parse().unwrap(),
+            registered: true,
+            tun: Some("kf0".to_owned()),
+            streams: Vec::new(),
+            dataplane: plane,
+        }
+    }
+
+    #[test]
+    fn a_roll_over_fits_eighty_columns() {
+        let shown = groups(&[joined()], true);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        let heading = "0.0.0.0/0 -> 239.192.0.1/32 (tunnel, Aes256Cbc, HmacSha256_128)";
+        assert_eq!(shown.matches(heading).count(), 1, "{shown}");
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        for line in [
+            "0x8a04b3c1 sending 7 18446744T 12345678k 4294967k 23h 59m",
+            "InNoStates 17 no SA no SA with this SPI and destination",
+            "InStateSeqError 3 0x79f28435 seen before, or behind the window",
+            "1 ended SAs",
+            "0x8a04b3c2 runs out of sequence numbers or IVs: new keys are due",
+        ] {
+            assert!(shown.lines().any(|l| words(l) == line), "{line} in\n{shown}");
+        }
+        assert!(!groups(&[joined()], false).contains("replay windows"));
+    }
+
+    #[test]
+    fn little_is_said_where_little_is() {
+        let mut joined = joined();
+        joined.dataplane = serde_json::json!({ "sas": [], "drops": { "InError": 0 } });
+        assert_eq!(
+            groups(std::slice::from_ref(&joined), false),
+            "group 1234, device kf0\nno keys\n\nnothing dropped\n"
+        );
+        joined.tun = None;
+        assert_eq!(groups(&[joined], false), "group 1234: streams alone, no data plane\n");
+    }
+
+    #[test]
+    fn numbers_keep_their_column() {
+        assert_eq!([0, 99_999_999, 100_000_000, u64::MAX].map(count), ["0", "99999999", "100000k", "18446744T"]);
+    }
+}
