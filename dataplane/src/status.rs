@@ -17,6 +17,8 @@ pub struct SaStatus {
     pub mode: &'static str,
     /// Protection, for people.
     pub transform: String,
+    /// Whose implementation of it is used.
+    pub cipher: &'static str,
     /// `symmetric`, `sender-only` or `receiver-only`.
     pub direction: &'static str,
     /// Addresses that the outer header of tunnel mode repeats: `both`, `source`, `destination` or `none`; absent in transport
@@ -87,6 +89,7 @@ impl SaStatus {
                 EspTransform::CtrHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
                 EspTransform::NullHmac(integrity) => format!("{integrity:?} for authentication alone"),
             },
+            cipher: sa.transform.library(),
             direction: match direction {
                 SaDirection::Symmetric => "symmetric",
                 SaDirection::SenderOnly => "sender-only",

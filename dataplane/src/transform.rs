@@ -12,6 +12,8 @@ use crate::packet::esp::HEADER_LEN;
 mod combined;
 mod counter;
 mod gmac;
+#[cfg(feature = "ipsec-mb")]
+mod multi_buffer;
 mod null;
 mod separate;
 
@@ -59,6 +61,8 @@ impl<'p> Job<'p> {
 pub(crate) trait Transform: Send + Sync {
     /// Where the parts of its packets are.
     fn layout(&self) -> Layout;
+    /// Whose implementation it is, for people.
+    fn library(&self) -> &'static str;
     /// Protects packets. Transforms without counters draw their IVs from `ivs`.
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource);
     /// Verifies and decrypts packets. What is not authentic is not readable afterwards either.
@@ -67,6 +71,8 @@ pub(crate) trait Transform: Send + Sync {
 
 /// A transform that knows nothing better than one packet after the other.
 trait Single: Send + Sync {
+    /// [`Transform::library`].
+    const LIBRARY: &'static str;
     fn layout(&self) -> Layout;
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError>;
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError>;
@@ -75,6 +81,10 @@ trait Single: Send + Sync {
 impl<T: Single> Transform for T {
     fn layout(&self) -> Layout {
         Single::layout(self)
+    }
+
+    fn library(&self) -> &'static str {
+        Self::LIBRARY
     }
 
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
@@ -95,6 +105,14 @@ impl<T: Single> Transform for T {
 /// # Errors
 /// Material of the wrong length, or a combination that is not offered.
 pub(crate) fn prepare(transform: EspTransform, keymat: &[u8]) -> Result<Box<dyn Transform>, CryptoError> {
+    let usual = prepare_usual(transform, keymat)?;
+    #[cfg(feature = "ipsec-mb")]
+    let usual = multi_buffer::prepare(transform, keymat, usual);
+    Ok(usual)
+}
+
+/// By AWS-LC and OpenSSL, which are everywhere.
+fn prepare_usual(transform: EspTransform, keymat: &[u8]) -> Result<Box<dyn Transform>, CryptoError> {
     if keymat.len() != transform.keymat_len() {
         return Err(CryptoError::Length("keying material"));
     }
@@ -138,6 +156,16 @@ mod tests {
     use super::*;
     use crate::packet::esp::read_trailer;
 
+    /// All implementations there are here.
+    fn implementations(transform: EspTransform, keymat: &[u8]) -> Vec<Box<dyn Transform>> {
+        let usual = prepare_usual(transform, keymat).unwrap();
+        #[cfg(feature = "ipsec-mb")]
+        if let Ok(other) = multi_buffer::prepare_for(transform, keymat, prepare_usual(transform, keymat).unwrap(), 0) {
+            return vec![usual, other];
+        }
+        vec![usual]
+    }
+
     fn seal(keys: &dyn Transform, esp: &mut [u8], iv: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError> {
         let mut job = [Job::new(esp, iv)];
         keys.seal(&mut job, ivs);
@@ -163,16 +191,17 @@ mod tests {
                 28 => Aead::Aes192Gcm16,
                 _ => Aead::Aes256Gcm16,
             };
-            let keys = prepare(EspTransform::Aead(aead), keymat).unwrap();
-            let sealed = [&header[..], iv, ciphertext, icv].concat();
-            let mut esp = [&header[..], &[0; 8], plain, &[0; 16]].concat();
-            let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
-            seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
-            assert_eq!(esp, sealed);
-            open(&*keys, &mut esp).unwrap();
-            assert_eq!(esp[keys.layout().body()..][..plain.len()], plain[..]);
-            // The vectors call ICMP the next header, and pad as RFC 4303 says.
-            assert_eq!(read_trailer(plain).map(|(_, next)| next), Some(1));
+            for keys in implementations(EspTransform::Aead(aead), keymat) {
+                let sealed = [&header[..], iv, ciphertext, icv].concat();
+                let mut esp = [&header[..], &[0; 8], plain, &[0; 16]].concat();
+                let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
+                seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
+                assert_eq!(esp, sealed);
+                open(&*keys, &mut esp).unwrap();
+                assert_eq!(esp[keys.layout().body()..][..plain.len()], plain[..]);
+                // The vectors call ICMP the next header, and pad as RFC 4303 says.
+                assert_eq!(read_trailer(plain).map(|(_, next)| next), Some(1));
+            }
             seen += 1;
         }
         assert_eq!(seen, 3);
@@ -198,20 +227,21 @@ mod tests {
             let [keymat, sealed, clear] = &fields[..] else { panic!("malformed line: {line}") };
             let transform = EspTransform::Aead(named(name));
             assert_eq!(keymat.len(), transform.keymat_len());
-            let keys = prepare(transform, keymat).unwrap();
-            let layout = keys.layout();
-            assert_eq!(layout.body() + clear.len() + layout.icv, sealed.len());
-            let iv = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
-            let mut esp = [&sealed[..8], &[0; 8], clear, &vec![0; layout.icv]].concat();
-            seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
-            assert_eq!(esp, *sealed, "{name}");
-            for at in 0..esp.len() {
-                let mut changed = esp.clone();
-                changed[at] ^= 1;
-                assert!(open(&*keys, &mut changed).is_err(), "{name}, octet {at}");
+            for keys in implementations(transform, keymat) {
+                let layout = keys.layout();
+                assert_eq!(layout.body() + clear.len() + layout.icv, sealed.len());
+                let iv = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
+                let mut esp = [&sealed[..8], &[0; 8], clear, &vec![0; layout.icv]].concat();
+                seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
+                assert_eq!(esp, *sealed, "{name}");
+                for at in 0..esp.len() {
+                    let mut changed = esp.clone();
+                    changed[at] ^= 1;
+                    assert!(open(&*keys, &mut changed).is_err(), "{name}, octet {at}");
+                }
+                open(&*keys, &mut esp).unwrap();
+                assert_eq!(esp[layout.body()..][..clear.len()], clear[..]);
             }
-            open(&*keys, &mut esp).unwrap();
-            assert_eq!(esp[layout.body()..][..clear.len()], clear[..]);
             seen += 1;
         }
         assert_eq!(seen, 16);
@@ -230,20 +260,21 @@ mod tests {
                 28 => Aead::Aes192Gcm16,
                 _ => Aead::Aes256Gcm16,
             };
-            let keys = prepare(EspTransform::Gmac(aead), keymat).unwrap();
-            let iv = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
-            let mut esp = sealed.clone();
-            esp[8..16].fill(0);
-            let end = esp.len() - 16;
-            esp[end..].fill(0);
-            seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
-            assert_eq!(esp, *sealed);
-            open(&*keys, &mut esp).unwrap();
-            assert_eq!(esp, *sealed, "readable before and after");
-            for at in 0..esp.len() {
-                esp[at] ^= 1;
-                assert!(open(&*keys, &mut esp).is_err(), "octet {at}");
-                esp[at] ^= 1;
+            for keys in implementations(EspTransform::Gmac(aead), keymat) {
+                let iv = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
+                let mut esp = sealed.clone();
+                esp[8..16].fill(0);
+                let end = esp.len() - 16;
+                esp[end..].fill(0);
+                seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
+                assert_eq!(esp, *sealed);
+                open(&*keys, &mut esp).unwrap();
+                assert_eq!(esp, *sealed, "readable before and after");
+                for at in 0..esp.len() {
+                    esp[at] ^= 1;
+                    assert!(open(&*keys, &mut esp).is_err(), "octet {at}");
+                    esp[at] ^= 1;
+                }
             }
             seen += 1;
         }
@@ -281,28 +312,29 @@ mod tests {
             let [keymat, sealed, clear] = [keymat, sealed, clear].map(|field| hex::decode(field).unwrap());
             let transform = separate(cipher, mac);
             assert_eq!(keymat.len(), transform.keymat_len());
-            let keys = prepare(transform, &keymat).unwrap();
-            let Layout { iv, block, icv } = keys.layout();
-            assert_eq!((HEADER_LEN + iv + clear.len() + icv, clear.len() % block), (sealed.len(), 0));
-            let mut esp = [&sealed[..HEADER_LEN], &vec![0; iv], &clear, &vec![0; icv]].concat();
-            let counter = sealed[HEADER_LEN..].first_chunk().copied().map(u64::from_be_bytes);
-            seal(&*keys, &mut esp, counter.filter(|_| transform.is_counter_mode()), &mut ivs).unwrap();
-            if let EspTransform::CbcHmac(cipher, _) = transform {
-                let (iv, body) = esp[HEADER_LEN..sealed.len() - icv].split_at(iv);
-                let mut body = body.to_vec();
-                cipher.decrypt(&keymat[..cipher.key_len()], iv, &mut body).unwrap();
-                assert_eq!(body, clear, "{line}");
+            for keys in implementations(transform, &keymat) {
+                let Layout { iv, block, icv } = keys.layout();
+                assert_eq!((HEADER_LEN + iv + clear.len() + icv, clear.len() % block), (sealed.len(), 0));
+                let mut esp = [&sealed[..HEADER_LEN], &vec![0; iv], &clear, &vec![0; icv]].concat();
+                let counter = sealed[HEADER_LEN..].first_chunk().copied().map(u64::from_be_bytes);
+                seal(&*keys, &mut esp, counter.filter(|_| transform.is_counter_mode()), &mut ivs).unwrap();
+                if let EspTransform::CbcHmac(cipher, _) = transform {
+                    let (iv, body) = esp[HEADER_LEN..sealed.len() - icv].split_at(iv);
+                    let mut body = body.to_vec();
+                    cipher.decrypt(&keymat[..cipher.key_len()], iv, &mut body).unwrap();
+                    assert_eq!(body, clear, "{line}");
+                    open(&*keys, &mut esp).unwrap();
+                    esp = sealed.clone();
+                }
+                assert_eq!(esp, sealed, "{line}");
+                for at in 0..esp.len() {
+                    let mut changed = esp.clone();
+                    changed[at] ^= 1;
+                    assert!(open(&*keys, &mut changed).is_err(), "{cipher} {mac}, octet {at}");
+                }
                 open(&*keys, &mut esp).unwrap();
-                esp = sealed.clone();
+                assert_eq!(esp[keys.layout().body()..][..clear.len()], clear[..]);
             }
-            assert_eq!(esp, sealed, "{line}");
-            for at in 0..esp.len() {
-                let mut changed = esp.clone();
-                changed[at] ^= 1;
-                assert!(open(&*keys, &mut changed).is_err(), "{cipher} {mac}, octet {at}");
-            }
-            open(&*keys, &mut esp).unwrap();
-            assert_eq!(esp[keys.layout().body()..][..clear.len()], clear[..]);
             seen += 1;
         }
         assert_eq!(seen, 28);
@@ -318,13 +350,14 @@ mod tests {
             let fields: Vec<Vec<u8>> = line.split(' ').map(|field| hex::decode(field).unwrap()).collect();
             let [key, nonce, iv, plain, cipher] = &fields[..] else { panic!("malformed line: {line}") };
             let transform = separate(&format!("ctr-{}", key.len()), "sha256");
-            let keys = prepare(transform, &[&key[..], nonce, &[9; 32]].concat()).unwrap();
-            let mut esp = [&[0; HEADER_LEN + AesCtr::IV], &plain[..], &[0; 16]].concat();
-            let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
-            seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
-            assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], cipher[..]);
-            open(&*keys, &mut esp).unwrap();
-            assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], plain[..]);
+            for keys in implementations(transform, &[&key[..], nonce, &[9; 32]].concat()) {
+                let mut esp = [&[0; HEADER_LEN + AesCtr::IV], &plain[..], &[0; 16]].concat();
+                let iv = u64::from_be_bytes(iv[..].try_into().unwrap());
+                seal(&*keys, &mut esp, Some(iv), &mut ivs).unwrap();
+                assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], cipher[..]);
+                open(&*keys, &mut esp).unwrap();
+                assert_eq!(esp[HEADER_LEN + AesCtr::IV..][..plain.len()], plain[..]);
+            }
             seen += 1;
         }
         assert_eq!(seen, 9);
@@ -334,13 +367,14 @@ mod tests {
     fn cbc_ivs_differ_from_packet_to_packet() {
         let mut ivs = IvSource::new(&mut SeededRandom::new(1));
         let transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
-        let keys = prepare(transform, &[7; 48]).unwrap();
-        let mut sealed: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..100 {
-            let mut esp = vec![0; 8 + 16 + 16 + 16];
-            seal(&*keys, &mut esp, None, &mut ivs).unwrap();
-            assert!(sealed.iter().all(|other| other[8..24] != esp[8..24] && other[24..40] != esp[24..40]));
-            sealed.push(esp);
+        for keys in implementations(transform, &[7; 48]) {
+            let mut sealed: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..100 {
+                let mut esp = vec![0; 8 + 16 + 16 + 16];
+                seal(&*keys, &mut esp, None, &mut ivs).unwrap();
+                assert!(sealed.iter().all(|other| other[8..24] != esp[8..24] && other[24..40] != esp[24..40]));
+                sealed.push(esp);
+            }
         }
     }
 }

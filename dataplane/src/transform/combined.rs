@@ -62,6 +62,8 @@ impl Fast {
 }
 
 impl Single for Fast {
+    const LIBRARY: &'static str = "AWS-LC";
+
     fn layout(&self) -> Layout {
         Layout { iv: Aead::IV, block: 4, icv: self.key().algorithm().tag_len() }
     }
@@ -104,6 +106,8 @@ impl Any {
 }
 
 impl Single for Any {
+    const LIBRARY: &'static str = "OpenSSL";
+
     fn layout(&self) -> Layout {
         Layout { iv: Aead::IV, block: 4, icv: self.key.algorithm().icv_len() }
     }

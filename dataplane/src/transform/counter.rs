@@ -45,6 +45,8 @@ impl CtrHmac {
 }
 
 impl Single for CtrHmac {
+    const LIBRARY: &'static str = "AWS-LC and OpenSSL";
+
     fn layout(&self) -> Layout {
         Layout { iv: AesCtr::IV, block: 4, icv: self.mac.algorithm().icv_len() }
     }

@@ -24,6 +24,8 @@ impl Gmac {
 }
 
 impl Single for Gmac {
+    const LIBRARY: &'static str = "AWS-LC";
+
     fn layout(&self) -> Layout {
         Layout { iv: Aead::IV, block: 4, icv: self.key().algorithm().tag_len() }
     }

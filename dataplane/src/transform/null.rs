@@ -18,6 +18,8 @@ impl NullHmac {
 }
 
 impl Single for NullHmac {
+    const LIBRARY: &'static str = "OpenSSL";
+
     fn layout(&self) -> Layout {
         Layout { iv: 0, block: 4, icv: self.0.algorithm().icv_len() }
     }

@@ -30,6 +30,8 @@ impl CbcHmac {
 }
 
 impl Single for CbcHmac {
+    const LIBRARY: &'static str = "AWS-LC and OpenSSL";
+
     fn layout(&self) -> Layout {
         Layout { iv: BLOCK, block: BLOCK, icv: self.mac.algorithm().icv_len() }
     }
