@@ -10,8 +10,11 @@ use serde::Serialize;
 use crate::sad::ApplyError;
 use crate::status::SadStatus;
 
+mod joins;
+pub mod none;
 pub mod userspace;
 
+pub use none::KeysOnly;
 pub use userspace::{EngineConfig, Userspace};
 
 /// Something that protects a member's traffic as its [`GroupUpdate`]s say.
@@ -37,12 +40,14 @@ pub trait Engine: Send + Sync {
 /// What an engine does and has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineStatus {
-    /// Name of the engine.
+    /// Name of the engine: `userspace` or `none`.
     pub engine: &'static str,
-    /// TUN device, on the plain side.
-    pub tun: String,
-    /// Interface on the protected side.
-    pub interface: String,
+    /// TUN device on the plain side, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tun: Option<String>,
+    /// Interface on the protected side, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// Multicast groups joined there.
     pub joined: Vec<IpAddr>,
     /// Groups that could not be joined, and why.

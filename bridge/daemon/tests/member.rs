@@ -1,5 +1,5 @@
-//! A gateway and a member of several groups as processes, on loopback and without privileges: the groups have streams alone,
-//! so there is no device to be made.
+//! A gateway and members as processes, on loopback and without privileges: of groups that have streams alone, or without an
+//! engine for traffic, so there is no device to be made.
 
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
@@ -148,4 +148,48 @@ fn a_member_of_streams_alone_joins_several_groups_and_makes_no_device() {
     let left: Vec<(String, String)> =
         members.iter().map(|m| (m.group.clone(), format!("{:?}", m.member.state))).collect();
     assert_eq!(left, [("bay-1".to_owned(), "Left".to_owned()), ("bay-2".to_owned(), "Left".to_owned())]);
+}
+
+/// A member that protects nothing has the keys all the same, and needs nothing of the system for it.
+#[test]
+fn a_member_of_keys_alone_registers_and_makes_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, own) = (port(), port());
+    let traffic = r#"
+[[group]]
+name = "branches"
+id = 1234
+
+[[group.traffic]]
+destination = "239.192.0.1"
+transform = "aes-128-gcm"
+
+[group.gikev2]
+rekey = "unicast"
+"#;
+    let _gateway = run(dir.path(), "serve", &(gateway(server) + traffic));
+    let text = format!(
+        r#"[member]
+gateway = "127.0.0.1:{server}"
+address = "127.0.0.1"
+port = {own}
+interface = "lo"
+group = 1234
+engine = "none"
+psk = "a key of more than sixteen octets"
+
+[control]
+socket = "member.sock"
+"#
+    );
+    let _member = run(dir.path(), "member", &text);
+    let shown = status(dir.path(), |s| s.registered);
+    let group = &shown.groups[0];
+    assert_eq!((group.engine.as_deref(), &group.tun), (Some("none"), &None));
+    let sas = group.dataplane["sas"].as_array().unwrap();
+    assert_eq!((sas.len(), &sas[0]["sending"]), (1, &serde_json::Value::Bool(false)));
+    assert_eq!(shown.last_error, None);
+    for n in 0..4 {
+        assert!(!Path::new(&format!("/sys/class/net/kf{n}")).exists(), "there is no traffic to take");
+    }
 }

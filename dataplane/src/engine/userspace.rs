@@ -39,6 +39,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::eventfd::EventFd;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::joins::Joins;
 use super::{Engine, EngineStatus};
 use crate::key_log::KeyLog;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
@@ -46,7 +47,6 @@ use crate::packet::ipv6;
 use crate::sad::{ApplyError, Sad, Snapshot};
 
 mod incoming;
-mod joins;
 mod outgoing;
 mod passage;
 mod sockets;
@@ -56,7 +56,6 @@ mod workers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use joins::Joins;
 pub use passage::{Passage, Workers};
 use sockets::Sockets;
 
@@ -188,8 +187,8 @@ impl Userspace {
         let control = self.control();
         EngineStatus {
             engine: "userspace",
-            tun: self.tun_name.clone(),
-            interface: self.interface.clone(),
+            tun: Some(self.tun_name.clone()),
+            interface: Some(self.interface.clone()),
             joined: control.joins.joined(),
             refused: control.joins.refused(),
             sad: control.sad.status(),

@@ -20,16 +20,21 @@ pub(super) fn groups(joined: &[JoinedStatus], details: bool) -> String {
 
 fn group_of(joined: &JoinedStatus, details: bool) -> String {
     let plane = &joined.dataplane;
-    let Some(tun) = &joined.tun else { return format!("group {}: streams alone, no data plane\n", joined.group) };
-    let mut out = format!("group {}, device {tun}", joined.group);
-    if let (Some(engine), Some(interface)) = (word(plane, "engine"), word(plane, "interface")) {
-        let _ = write!(out, ", engine {engine} at {interface}");
+    let Some(engine) = &joined.engine else { return format!("group {}: streams alone, no data plane\n", joined.group) };
+    let mut out = format!("group {}", joined.group);
+    if let Some(tun) = &joined.tun {
+        let _ = write!(out, ", device {tun}");
+    }
+    let _ = write!(out, ", engine {engine}");
+    if let Some(interface) = word(plane, "interface") {
+        let _ = write!(out, " at {interface}");
     }
     out.push('\n');
     let sas = list(plane, "sas");
     if sas.is_empty() {
         out += "no keys\n";
     }
+    let idle = if engine == "none" { "known" } else { "receiving" };
     // Through a roll-over the SAs of a policy stand together, oldest first.
     let mut policies: Vec<(String, Vec<&Value>)> = Vec::new();
     for sa in sas {
@@ -40,7 +45,7 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
         }
     }
     for (policy, sas) in &policies {
-        let _ = write!(out, "\n{policy}\n{}", rows(sas));
+        let _ = write!(out, "\n{policy}\n{}", rows(sas, idle));
         for sa in sas {
             if is(sa, "needs_rekey") {
                 let spi = word(sa, "spi").unwrap_or_default();
@@ -84,14 +89,15 @@ fn fold(parts: &[&str], indent: usize) -> String {
     out
 }
 
-fn rows(sas: &[&Value]) -> String {
+/// `idle` is what an SA does that neither sends nor goes.
+fn rows(sas: &[&Value], idle: &str) -> String {
     let mut rows = table(["SPI", "STATE", "SEALED", "OPENED", "DROPPED", "SEQUENCE", "LEFT"]);
     for sa in sas {
         let state = match (is(sa, "sending"), is(sa, "leaving")) {
             (true, false) => "sending",
             (true, true) => "sending, leaving",
             (false, true) => "leaving",
-            (false, false) => "receiving",
+            (false, false) => idle,
         };
         rows.add_row([
             word(sa, "spi").unwrap_or_default().to_owned(),
@@ -224,6 +230,7 @@ mod tests {
         JoinedStatus {
             group: "1234".parse().unwrap(),
             registered: true,
+            engine: Some("userspace".to_owned()),
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
             dataplane: plane,
@@ -255,9 +262,15 @@ mod tests {
         joined.dataplane = serde_json::json!({ "sas": [], "drops": { "InError": 0 } });
         assert_eq!(
             groups(std::slice::from_ref(&joined), false),
-            "group 1234, device kf0\nno keys\n\nnothing dropped\n"
+            "group 1234, device kf0, engine userspace\nno keys\n\nnothing dropped\n"
         );
-        joined.tun = None;
+        (joined.tun, joined.engine) = (None, Some("none".to_owned()));
+        joined.dataplane = serde_json::json!({ "sas": [{ "spi": "0x79f28435" }] });
+        let shown = groups(std::slice::from_ref(&joined), false);
+        assert!(shown.starts_with("group 1234, engine none\n"), "{shown}");
+        // It has keys, and receives nothing by them.
+        assert!(shown.contains("known") && !shown.contains("receiving"), "{shown}");
+        joined.engine = None;
         assert_eq!(groups(&[joined], false), "group 1234: streams alone, no data plane\n");
     }
 

@@ -199,12 +199,17 @@ pub(super) fn member(status: &MemberStatus) -> String {
     }
     for joined in &status.groups {
         let registered = if joined.registered { "registered" } else { "without keys" };
-        let device = joined.tun.as_ref().map_or_else(|| "streams alone".to_owned(), |tun| format!("device {tun}"));
-        let _ = writeln!(out, "\n{:<12} {}, {registered}, {device}", "group", joined.group);
+        let engine = match (joined.engine.as_deref(), &joined.tun) {
+            (None, _) => "streams alone".to_owned(),
+            (Some("none"), _) => "keys only".to_owned(),
+            (Some(engine), None) => engine.to_owned(),
+            (Some(engine), Some(tun)) => format!("{engine}, device {tun}"),
+        };
+        let _ = writeln!(out, "\n{:<12} {}, {registered}, {engine}", "group", joined.group);
         if !joined.streams.is_empty() {
             out += &streams(&joined.streams);
         }
-        if joined.tun.is_some() {
+        if joined.engine.is_some() {
             out += &dataplane(&joined.dataplane);
         }
     }
@@ -234,12 +239,14 @@ fn dataplane(status: &Value) -> String {
         None => "-".to_owned(),
     };
     let mut rows = table(["SPI", "DESTINATION", "MODE", "STATE", "SENT", "RECEIVED", "LEFT"]);
+    let unused = status.get("engine").and_then(Value::as_str) == Some("none");
     let sas = status.get("sas").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for sa in sas {
         let is = |name: &str| sa.get(name).and_then(Value::as_bool).unwrap_or(false);
         let state = match (is("sending"), is("leaving")) {
             (true, _) => "sending",
             (false, true) => "leaving",
+            (false, false) if unused => "known",
             (false, false) => "receiving",
         };
         rows.add_row([
@@ -328,6 +335,9 @@ mod tests {
         assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
         assert!(shown.contains("3456") && shown.ends_with("\ndropped: OutNoPols 2\n"), "{shown}");
         assert_eq!(dataplane(&Value::Null), "no keys\n");
+        // An engine that touches no packet has keys, and receives nothing by them.
+        let known = dataplane(&serde_json::json!({ "engine": "none", "sas": [{ "spi": "0x79f28435" }] }));
+        assert!(known.contains("known") && !known.contains("receiving"), "{known}");
     }
 
     #[test]

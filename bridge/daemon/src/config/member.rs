@@ -103,7 +103,9 @@ pub struct MemberConfig {
 pub struct MemberGroup {
     /// Its identity.
     pub id: GroupId,
-    /// Name of its TUN device; `None` takes no traffic, but IEC 61850 streams alone.
+    /// What protects its traffic.
+    pub engine: EngineChoice,
+    /// Name of its TUN device, if its engine makes one; `None` takes no traffic, but IEC 61850 streams alone.
     pub tun: Option<String>,
     /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
     pub protect: Vec<(IpAddr, u8)>,
@@ -113,6 +115,22 @@ pub struct MemberGroup {
     pub stream_keys: Option<PathBuf>,
     /// Hand on streams that nothing protects?
     pub danger_unprotected_streams: bool,
+}
+
+/// What protects a group's traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// This process, by a TUN device.
+    #[default]
+    Auto,
+    /// This process, by a TUN device.
+    Userspace,
+    /// Nothing: the member has keys alone.
+    None,
+}
+
+impl EngineChoice {
+    const NAMES: [(&str, Self); 3] = [("auto", Self::Auto), ("userspace", Self::Userspace), ("none", Self::None)];
 }
 
 /// Groups of one member at most.
@@ -227,15 +245,27 @@ fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
         section.error("further", format!("these are more than {MAX_GROUPS} groups"), "run another member for the rest");
     }
     let mut groups: Vec<MemberGroup> = Vec::new();
-    groups.extend(group(section, protocol, 0, &[]));
+    let engine = section.choice("engine", &EngineChoice::NAMES, EngineChoice::Auto);
+    groups.extend(group(section, (protocol, engine), 0, &[]));
     for (i, mut section) in further.into_iter().enumerate() {
-        groups.extend(group(&mut section, protocol, i + 1, &groups));
+        let engine = section.choice("engine", &EngineChoice::NAMES, engine);
+        groups.extend(group(&mut section, (protocol, engine), i + 1, &groups));
         section.finish();
+    }
+    if groups.iter().all(|g| g.tun.is_none() || g.engine == EngineChoice::None) {
+        for key in ["mtu", "queues", "routes"].into_iter().filter(|key| section.named_key(key)) {
+            section.error(key, "is about TUN devices, and there are none", "remove it");
+        }
     }
     groups
 }
 
-fn group(section: &mut Section<'_>, protocol: Protocol, at: usize, others: &[MemberGroup]) -> Option<MemberGroup> {
+fn group(
+    section: &mut Section<'_>,
+    (protocol, engine): (Protocol, EngineChoice),
+    at: usize,
+    others: &[MemberGroup],
+) -> Option<MemberGroup> {
     let id: Option<GroupId> = section.required("group", "1234");
     let streams_only = section.flag("streams_only", false);
     let given = section.text("tun");
@@ -243,6 +273,7 @@ fn group(section: &mut Section<'_>, protocol: Protocol, at: usize, others: &[Mem
     let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
     let group = MemberGroup {
         id: id?,
+        engine,
         tun: (!streams_only).then_some(tun),
         protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
         join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
@@ -275,13 +306,19 @@ fn group(section: &mut Section<'_>, protocol: Protocol, at: usize, others: &[Mem
     if group.danger_unprotected_streams && group.stream_keys.is_none() {
         section.error("danger_unprotected_streams", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
     }
+    let traffic = [("tun", given.is_some()), ("protect", !group.protect.is_empty()), ("join", !group.join.is_empty())];
+    if engine == EngineChoice::None {
+        for (key, _) in traffic.into_iter().filter(|(_, given)| *given) {
+            section.error(key, "is about traffic, and the engine is \"none\"", "remove one of the two");
+        }
+    }
     if streams_only {
         if group.stream_keys.is_none() {
             section.error("streams_only", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
         }
-        let traffic =
-            [("tun", given.is_some()), ("protect", !group.protect.is_empty()), ("join", !group.join.is_empty())];
-        for (key, _) in traffic.into_iter().filter(|(_, given)| *given) {
+        let engine_named = ("engine", at > 0 && section.named_key("engine"));
+        let traffic = traffic.into_iter().chain([engine_named]);
+        for (key, _) in traffic.filter(|(_, given)| *given) {
             section.error(key, "is about traffic, and streams_only takes none", "remove one of the two");
         }
     }

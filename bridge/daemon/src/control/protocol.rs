@@ -206,7 +206,9 @@ pub struct JoinedStatus {
     pub group: GroupId,
     /// Are there keys of it?
     pub registered: bool,
-    /// Its TUN device; `None` takes streams alone.
+    /// What protects its traffic, by name; `None` takes streams alone.
+    pub engine: Option<String>,
+    /// Its TUN device, if its engine has one.
     pub tun: Option<String>,
     /// IEC 61850 streams whose keys are handed on, oldest first.
     pub streams: Vec<StreamStatus>,

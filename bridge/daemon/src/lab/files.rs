@@ -188,6 +188,7 @@ protocol = "{protocol}"
 identity = "{identity}"
 address = "{address}"
 interface = "{INTERFACE}"
+engine = "userspace"
 tun = "{TUN}"
 protect = ["{traffic}/{prefix}"]
 retransmit = "500ms"

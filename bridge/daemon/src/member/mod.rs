@@ -1,4 +1,4 @@
-//! `keyferry member`: a group member with real sockets, a TUN device and routes.
+//! `keyferry member`: a group member with real sockets, an engine of the data plane and routes.
 //!
 //! ```text
 //!  UDP 848, multicast rekeys --+                          +--> UDP
@@ -15,6 +15,7 @@ mod joined;
 mod listening;
 mod machine;
 mod network;
+mod plane;
 mod runner;
 mod stream_keys;
 
@@ -35,6 +36,7 @@ use crate::udp::{MulticastOut, Udp};
 use connections::Connections;
 use joined::Joined;
 use listening::Listening;
+use plane::Surroundings;
 use runner::{Parts, Runner};
 
 /// Runs a member until it is told to stop.
@@ -68,9 +70,10 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         config.ike.nat_port = config.life.nat_port;
     }
 
+    let around = Surroundings { config: &config, place: &place, handle: &handle, key_log: key_log.as_ref() };
     let mut joined = Vec::with_capacity(config.groups.len());
     for group in &config.groups {
-        joined.push(Joined::open(group, &config, &place, &handle, key_log.as_ref()).await?);
+        joined.push(Joined::open(group, &around).await?);
     }
 
     let (server, mut calls) = control::Server::start(&config.socket)

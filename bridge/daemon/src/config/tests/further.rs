@@ -55,6 +55,24 @@ fn all_devices_have_as_many_queues() {
 }
 
 #[test]
+fn a_group_names_its_engine_or_has_that_of_the_member() {
+    let engines =
+        |text: &str| -> Vec<EngineChoice> { member_of(text).unwrap().config.groups.iter().map(|g| g.engine).collect() };
+    assert_eq!(engines(SEVERAL), [EngineChoice::Auto; 3]);
+    let text = SEVERAL.replacen("group = 77", "group = 77\nengine = \"userspace\"", 1);
+    let text = text.replacen("group = 1234", "group = 1234\nengine = \"none\"", 1);
+    assert_eq!(engines(&text), [EngineChoice::None, EngineChoice::Userspace, EngineChoice::None]);
+    wrong("group = 77", "group = 77\nengine = \"hardware\"", "not known here");
+    // What is about traffic is of no use without an engine for it.
+    wrong("group = 77", "group = 77\nengine = \"none\"", "the engine is \"none\"");
+    wrong("streams_only = true", "streams_only = true\nengine = \"userspace\"", "streams_only takes none");
+    for key in ["mtu = 1400", "queues = 2", "routes = false", "tun = \"kf0\"", "join = [\"239.192.0.1\"]"] {
+        assert!(member_of(&format!("{MEMBER}engine = \"none\"\n")).is_ok());
+        assert!(member_of(&format!("{MEMBER}engine = \"none\"\n{key}\n")).is_err(), "{key}");
+    }
+}
+
+#[test]
 fn groups_of_a_member_must_go_together() {
     // The streams among them come by GDOI alone.
     wrong("protocol = \"gdoi\"", "protocol = \"gikev2\"", "GDOI");
