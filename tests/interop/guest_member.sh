@@ -31,33 +31,44 @@ switched_hosts() {
     ip -n "$middle" link set switch up
 }
 
-# traffic LINE...: a [[group.traffic]] for each of the two addresses that a group protects.
-traffic() {
-    local destination
-    for destination in "239.192.0.$id" "ff15::$id"; do
-        printf '\n[[group.traffic]]\ndestination = "%s"\nprotocol = "udp"\n' "$destination"
-        printf '%s\n' "$@"
-    done
-}
-
-# group NAME ID LINE...: a group with these lines in each traffic policy.
+# group NAME ID REKEY: a group, without its traffic.
 group() {
-    local id=$2
     cat <<CONF
 
 [[group]]
 name = "$1"
-id = $id
+id = $2
 activation_delay = "2s"
 deactivation_delay = "7s"
 retransmit_copies = 2
 retransmit_interval = "500ms"
 
 [group.gikev2]
-rekey = "239.192.1.$id:848"
+rekey = "$3"
 signature = "ecdsa-p256"
-$(traffic "${@:3}")
 CONF
+}
+
+# traffic ID LINE...: a policy with these lines for each of the two addresses that a group protects.
+traffic() {
+    local destination
+    for destination in "239.192.0.$1" "ff15::$1"; do
+        policy "$destination" "${@:2}"
+    done
+}
+
+# sources ID LINE...: the same with a policy for each sender.
+sources() {
+    local host
+    for host in 2 3; do
+        policy "239.192.0.$1" "source = \"10.85.0.$host\"" "${@:2}"
+        policy "ff15::$1" "source = \"fd85::$host\"" "${@:2}"
+    done
+}
+
+policy() {
+    printf '\n[[group.traffic]]\ndestination = "%s"\nprotocol = "udp"\n' "$1"
+    printf '%s\n' "${@:2}"
 }
 
 switched_hosts
@@ -65,22 +76,25 @@ switched_hosts
     umask 077
     cat >"$work/gateway.toml" <<CONF
 [gateway]
-listen = ["10.85.0.1:848"]
+listen = ["10.85.0.1:848", "[fd85::1]:848"]
 store = "$work/gateway.redb"
-rekey_source = ["10.85.0.1"]
+rekey_source = ["10.85.0.1", "fd85::1"]
 rekey_interface = "eth0"
 
 [control]
 socket = "$work/gateway.sock"
 
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-
-[[peer]]
-identity = "10.85.0.3"
-psk = "correct horse battery staple"
-$(group gcm-tunnel 1 'transform = "aes-128-gcm"' 'mode = "tunnel"')
+$(for host in 10.85.0.2 10.85.0.3 fd85::2 fd85::3; do
+            printf '\n[[peer]]\nidentity = "%s"\npsk = "correct horse battery staple"\n' "$host"
+        done)
+$(group gcm-tunnel 1 239.192.1.1:848)
+$(traffic 1 'transform = "aes-128-gcm"')
+$(group cbc-tunnel 2 239.192.1.2:848)
+$(traffic 2 'transform = "aes-128-cbc-hmac-sha2-256"')
+$(group cbc-transport 3 239.192.1.3:848)
+$(traffic 3 'transform = "aes-256-cbc-hmac-sha2-384"' 'mode = "transport"')
+$(group gcm-senders 4 '[ff15::104]:848')
+$(sources 4 'transform = "aes-256-gcm"' 'replay_window = 64')
 CONF
 )
 
