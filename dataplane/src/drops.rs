@@ -27,6 +27,8 @@ pub enum DropReason {
     InStateModeError,
     /// Inbound: authentic, but outside of the SA's selectors.
     InStateMismatch,
+    /// Inbound: authentic, but marked on its way for a congestion that the packet inside cannot tell of (RFC 6040 section 4.2).
+    InCongested,
     /// Inbound: an authentic dummy packet, dropped as it should be.
     InDummy,
     /// Inbound: the plain packet could not be handed on.
@@ -55,7 +57,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 23] = [
         DropReason::InHdrError,
         DropReason::InBufferError,
         DropReason::InNoStates,
@@ -66,6 +68,7 @@ impl DropReason {
         DropReason::InPaddingError,
         DropReason::InStateModeError,
         DropReason::InStateMismatch,
+        DropReason::InCongested,
         DropReason::InDummy,
         DropReason::InError,
         DropReason::OutHdrError,
@@ -94,6 +97,7 @@ impl DropReason {
             DropReason::InPaddingError => "InPaddingError",
             DropReason::InStateModeError => "InStateModeError",
             DropReason::InStateMismatch => "InStateMismatch",
+            DropReason::InCongested => "InCongested",
             DropReason::InDummy => "InDummy",
             DropReason::InError => "InError",
             DropReason::OutHdrError => "OutHdrError",

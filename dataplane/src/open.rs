@@ -154,12 +154,10 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Headers) -> Re
     }
     match sa.policy.mode {
         EspMode::Tunnel => {
-            let congested = outer_ecn(frame.packet(), outer) == CONGESTED;
+            let told = ecn(frame.packet(), outer);
             frame.narrow(esp_at + layout.body(), payload);
             leave_tunnel(sa, frame, outer, inner, next_header)?;
-            if congested {
-                mark_congested(frame.packet_mut(), inner);
-            }
+            pass_on_congestion(told, frame.packet_mut(), inner)?;
         }
         EspMode::Transport => {
             leave_transport(frame, outer, layout.body(), payload, next_header);
@@ -207,24 +205,32 @@ fn leave_transport(frame: &mut Frame, outer: &Headers, body: usize, payload: usi
     }
 }
 
-const CONGESTED: u8 = 0x03;
+const NOT_CAPABLE: u8 = 0;
+const CAPABLE_1: u8 = 1;
+const CAPABLE_0: u8 = 2;
+const CONGESTED: u8 = 3;
 
-fn outer_ecn(packet: &[u8], headers: &Headers) -> u8 {
+fn ecn(packet: &[u8], headers: &Headers) -> u8 {
     match headers.version {
         IpVersion::V4 => ipv4::ecn(packet),
         IpVersion::V6 => ipv6::ecn(packet),
     }
 }
 
-/// An inner packet that knows about congestion notification learns of the outer one's mark (RFC 4301 section 5.1.2.1,
-/// note 6).
-fn mark_congested(packet: &mut [u8], inner: &Headers) {
-    if matches!(outer_ecn(packet, inner), 1 | 2) {
-        match inner.version {
-            IpVersion::V4 => ipv4::set_congested(packet, inner.split),
-            IpVersion::V6 => ipv6::set_congested(packet),
-        }
+/// A tunnelled packet learns of the congestion on its way (RFC 6040 section 4.2, which adds to RFC 4301 section 5.1.2.1,
+/// note 6, what a packet inside that cannot bear the news and one of the lesser mark become).
+fn pass_on_congestion(told: u8, packet: &mut [u8], inner: &Headers) -> Result<(), DropReason> {
+    let marked = match (ecn(packet, inner), told) {
+        (NOT_CAPABLE, CONGESTED) => return Err(DropReason::InCongested),
+        (CAPABLE_0, CAPABLE_1) => CAPABLE_1,
+        (CAPABLE_0 | CAPABLE_1, CONGESTED) => CONGESTED,
+        _ => return Ok(()),
+    };
+    match inner.version {
+        IpVersion::V4 => ipv4::set_ecn(packet, inner.split, marked),
+        IpVersion::V6 => ipv6::set_ecn(packet, marked),
     }
+    Ok(())
 }
 
 #[cfg(test)]

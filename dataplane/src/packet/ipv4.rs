@@ -101,10 +101,10 @@ pub(crate) fn ecn(header: &[u8]) -> u8 {
     header.get(TOS).map_or(0, |tos| tos & 0x03)
 }
 
-/// Marks congestion and corrects the checksum.
-pub(crate) fn set_congested(packet: &mut [u8], header_len: usize) {
+/// Sets them and corrects the checksum.
+pub(crate) fn set_ecn(packet: &mut [u8], header_len: usize, ecn: u8) {
     if let Some(header) = packet.get_mut(..header_len.max(HEADER_LEN)) {
-        header[TOS] |= 0x03;
+        header[TOS] = header[TOS] & !0x03 | ecn;
         refresh_checksum(header);
     }
 }

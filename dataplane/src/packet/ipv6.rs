@@ -118,10 +118,10 @@ pub(crate) fn ecn(header: &[u8]) -> u8 {
     header.get(1).map_or(0, |b| (b >> 4) & 0x03)
 }
 
-/// Marks congestion.
-pub(crate) fn set_congested(packet: &mut [u8]) {
+/// Sets them.
+pub(crate) fn set_ecn(packet: &mut [u8], ecn: u8) {
     if let Some(b) = packet.get_mut(1) {
-        *b |= 0x30;
+        *b = *b & !0x30 | ecn << 4;
     }
 }
 
