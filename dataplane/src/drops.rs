@@ -39,8 +39,10 @@ pub enum DropReason {
     OutNoPols,
     /// Outbound: a fragment cannot be protected in transport mode (RFC 4303 section 3.3.4).
     OutFragment,
-    /// Outbound: the protected packet would be too long.
+    /// Outbound: the protected packet would be longer than any can be.
     OutBundleGenError,
+    /// Outbound: the link does not take a packet of the protected one's size, and it is not to be fragmented.
+    OutTooBig,
     /// Outbound: a counter-mode SA, and this member has no sender ID.
     OutNoSenderId,
     /// Outbound: the sender IDs' IV space is used up.
@@ -57,7 +59,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [DropReason; 23] = [
+    pub const ALL: [DropReason; 24] = [
         DropReason::InHdrError,
         DropReason::InBufferError,
         DropReason::InNoStates,
@@ -75,6 +77,7 @@ impl DropReason {
         DropReason::OutNoPols,
         DropReason::OutFragment,
         DropReason::OutBundleGenError,
+        DropReason::OutTooBig,
         DropReason::OutNoSenderId,
         DropReason::OutIvExhausted,
         DropReason::OutStateSeqError,
@@ -104,6 +107,7 @@ impl DropReason {
             DropReason::OutNoPols => "OutNoPols",
             DropReason::OutFragment => "OutFragment",
             DropReason::OutBundleGenError => "OutBundleGenError",
+            DropReason::OutTooBig => "OutTooBig",
             DropReason::OutNoSenderId => "OutNoSenderId",
             DropReason::OutIvExhausted => "OutIvExhausted",
             DropReason::OutStateSeqError => "OutStateSeqError",
@@ -129,12 +133,14 @@ impl DropReason {
             DropReason::InPaddingError => "authentic, with wrong padding",
             DropReason::InStateModeError => "authentic, but not of the SA's mode",
             DropReason::InStateMismatch => "authentic, outside of the selectors",
+            DropReason::InCongested => "congestion it cannot tell of",
             DropReason::InDummy => "a dummy, dropped as it should be",
             DropReason::InError => "the TUN device did not take it",
             DropReason::OutHdrError => "no sound IP packet",
             DropReason::OutNoPols => "no policy, or no keys of it",
             DropReason::OutFragment => "a fragment, in transport mode",
             DropReason::OutBundleGenError => "too long when protected",
+            DropReason::OutTooBig => "too large for the link when protected",
             DropReason::OutNoSenderId => "this member has no sender ID",
             DropReason::OutIvExhausted => "the IVs are used up",
             DropReason::OutStateSeqError => "the sequence numbers are used up",

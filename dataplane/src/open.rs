@@ -247,6 +247,7 @@ mod tests {
     use crate::iv::IvSource;
     use crate::packet::ipv4::rewrite;
     use crate::sa::SaState;
+    use crate::sizes::Sizes;
 
     /// An SA of a tunnel between any IPv4 addresses.
     fn sa(mode: EspMode) -> Sa {
@@ -262,7 +263,8 @@ mod tests {
             only_sender: None,
         };
         let state = Arc::new(SaState::new(&policy, None));
-        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default()).unwrap()
+        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default(), Sizes::default())
+            .unwrap()
     }
 
     fn header(protocol: u8, payload: &[u8]) -> Vec<u8> {

@@ -10,6 +10,8 @@ pub mod ipv6;
 
 /// IP protocol numbers that the data plane acts upon.
 pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
     /// IPv4 inside (tunnel mode).
     pub const IPV4: u8 = 4;
     /// TCP.
@@ -22,6 +24,8 @@ pub mod protocol {
     pub const IPV6: u8 = 41;
     /// ESP.
     pub const ESP: u8 = 50;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
     /// No next header: a dummy packet (RFC 4303 section 2.6).
     pub const NONE: u8 = 59;
     /// SCTP.

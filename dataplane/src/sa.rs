@@ -14,6 +14,7 @@ use crate::nonce::Numbers;
 use crate::packet::Headers;
 use crate::replay::{Sender, Windows};
 use crate::selector;
+use crate::sizes::Sizes;
 use crate::transform::{self, Layout, Transform};
 use crate::tunnel::Outer;
 
@@ -84,6 +85,7 @@ pub(crate) struct Sa {
     pub(crate) layout: Layout,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) state: Arc<SaState>,
+    pub(crate) sizes: Sizes,
     tunnel: Tunnel,
     preserved: AddressPreservation,
     outer: Outer,
@@ -97,6 +99,7 @@ impl Sa {
         keymat: &Secret,
         state: Arc<SaState>,
         tunnel: Tunnel,
+        sizes: Sizes,
     ) -> Result<Self, CryptoError> {
         let transform = transform::prepare(policy.transform, keymat.expose())?;
         let layout = transform.layout();
@@ -105,8 +108,8 @@ impl Sa {
             EspMode::Tunnel => policy.preservation,
             EspMode::Transport => AddressPreservation::Both,
         };
-        let (outer, revoked) = (Outer::of(preserved, tunnel), AtomicBool::new(false));
-        Ok(Self { spi, policy, transform, layout, fingerprint, state, tunnel, preserved, outer, revoked })
+        let (outer, revoked) = (Outer::of(preserved, tunnel, sizes.dont_fragment), AtomicBool::new(false));
+        Ok(Self { spi, policy, transform, layout, fingerprint, state, sizes, tunnel, preserved, outer, revoked })
     }
 
     /// What the outer header bears that is not the packet's own.
@@ -148,6 +151,11 @@ impl Sa {
     /// Does a packet fall under the SA's selectors?
     pub(crate) fn covers(&self, packet: &Headers) -> bool {
         selector::covers(&self.policy.source, &self.policy.destination, packet)
+    }
+
+    /// May fragments go by it? Those behind the first show no ports (RFC 4301 section 7.1).
+    pub(crate) fn carries_fragments(&self) -> bool {
+        self.policy.source.port == 0 && self.policy.destination.port == 0
     }
 
     /// Ends its use even where a worker still holds it.

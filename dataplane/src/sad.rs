@@ -25,6 +25,7 @@ use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use crate::drops::DropCounters;
 use crate::key_log::{self, KeyLog};
 use crate::sa::{Fingerprint, Sa, SaState};
+use crate::sizes::{Link, Sizes};
 use crate::status::{SaStatus, SadStatus};
 
 mod check;
@@ -91,6 +92,8 @@ pub struct Sad {
     key_log: Option<Box<dyn KeyLog + Send>>,
     receives_only: bool,
     tunnel: Tunnel,
+    sizes: Sizes,
+    link: Arc<Link>,
 }
 
 type Selectors = (Selector, Selector);
@@ -149,7 +152,8 @@ impl Sad {
     #[must_use]
     pub fn new() -> Self {
         let drops = Arc::new(DropCounters::default());
-        let snapshot = Arc::new(Snapshot::new(Vec::new(), Vec::new(), Arc::clone(&drops)));
+        let link = Arc::new(Link::new());
+        let snapshot = Arc::new(Snapshot::new(Vec::new(), Vec::new(), Arc::clone(&drops), Arc::clone(&link)));
         Self {
             entries: Vec::new(),
             lines: Vec::new(),
@@ -162,6 +166,8 @@ impl Sad {
             key_log: None,
             receives_only: false,
             tunnel: Tunnel::default(),
+            sizes: Sizes::default(),
+            link,
         }
     }
 
@@ -175,6 +181,16 @@ impl Sad {
     /// Says where tunnels begin and end whose outer headers do not repeat all addresses, for SAs installed from now on.
     pub fn set_tunnel(&mut self, tunnel: Tunnel) {
         self.tunnel = tunnel;
+    }
+
+    /// Says what is done about the sizes of packets, for SAs installed from now on.
+    pub fn set_sizes(&mut self, sizes: Sizes) {
+        self.sizes = sizes;
+    }
+
+    /// Says where the identifications of fragmented packets begin; anybody who can foretell them can spoil the fragments.
+    pub fn set_identification(&mut self, start: u32) {
+        self.link.set_identification(start);
     }
 
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
@@ -356,7 +372,7 @@ impl Sad {
             Some(memory) => Arc::clone(&memory.state),
             None => Arc::new(SaState::new(&new.policy, width)),
         };
-        Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state, self.tunnel)
+        Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state, self.tunnel, self.sizes.clone())
     }
 
     /// What may open packets.
@@ -425,7 +441,7 @@ impl Sad {
         lines.sort_by_key(|(tier, _)| *tier);
         let inbound = self.inbound().map(|entry| Arc::clone(&entry.sa)).collect();
         let lines = lines.into_iter().map(|(_, line)| line).collect();
-        self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops)));
+        self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops), Arc::clone(&self.link)));
     }
 
     /// The SAs of one line, oldest first, in the order in which a sender tries them: the newest active one, then those still

@@ -27,6 +27,8 @@ pub(crate) struct Outbound<'b> {
     pub(crate) headers: &'b [Headers],
     pub(crate) fates: &'b mut [Fate<Sealed>],
     pub(crate) ivs: &'b mut IvSource,
+    /// The largest packet that the link takes.
+    pub(crate) mtu: usize,
 }
 
 impl Outbound<'_> {
@@ -65,11 +67,16 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     }
     let mut left = members;
     for at in members.iter() {
-        let plan = Plan::new(sa, &burst.headers[at]);
+        let plan = Plan::new(sa, &burst.headers[at], burst.mtu);
         let room = plan.and_then(|plan| plan.room_in(&burst.frames[at]));
         if let Err(reason) = room {
             let one = Members::only(at);
-            burst.refuse(one, sa, reason);
+            // What is too large may still be of use in parts.
+            if reason == DropReason::OutTooBig {
+                burst.fates[at] = Err(reason);
+            } else {
+                burst.refuse(one, sa, reason);
+            }
             left = left.without(one);
         }
     }
@@ -99,7 +106,7 @@ fn run(sa: &Sa, members: Members, ticket: Ticket, burst: &mut Outbound<'_>) {
     let mut octets = 0;
     for (at, (frame, headers)) in burst.frames.iter_mut().zip(burst.headers).enumerate() {
         if members.contains(at)
-            && let Ok(plan) = Plan::new(sa, headers)
+            && let Ok(plan) = Plan::new(sa, headers, burst.mtu)
             && let Ok(number) = u32::try_from(jobs.len())
             && let Some(esp) = plan.lay_out(sa, frame, headers, ticket.sequence + number)
         {
@@ -121,6 +128,16 @@ fn run(sa: &Sa, members: Members, ticket: Ticket, burst: &mut Outbound<'_>) {
         };
     }
     sa.state.sealed.count(packets, octets);
+}
+
+/// The longest plain packet with such headers that, protected, has at most `mtu` octets.
+pub(crate) fn room(sa: &Sa, headers: &Headers, mtu: usize) -> Option<usize> {
+    let (outside, inside) = match sa.policy.mode {
+        EspMode::Transport => (headers.split, headers.split),
+        EspMode::Tunnel => (headers.version.header_len(), 0),
+    };
+    let body = mtu.checked_sub(outside + sa.layout.body() + sa.layout.icv)?;
+    Some(inside + (body & !(sa.layout.block - 1)).checked_sub(TRAILER_LEN)?)
 }
 
 /// Where everything goes, in octets.
@@ -176,7 +193,7 @@ impl Plan {
     }
 
     #[inline]
-    fn new(sa: &Sa, headers: &Headers) -> Result<Self, DropReason> {
+    fn new(sa: &Sa, headers: &Headers, mtu: usize) -> Result<Self, DropReason> {
         let mode = sa.policy.mode;
         let (outer, esp_at, payload, next_header) = match mode {
             EspMode::Transport if headers.fragment => return Err(DropReason::OutFragment),
@@ -192,8 +209,9 @@ impl Plan {
             IpVersion::V4 => ipv4::MAX_TOTAL,
             IpVersion::V6 => ipv6::MAX_TOTAL,
         };
-        if headers.total + front + back > limit {
-            return Err(DropReason::OutBundleGenError);
+        let len = headers.total + front + back;
+        if len > mtu.min(limit) {
+            return Err(if len > mtu { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
         }
         Ok(Self { mode, front, back, esp_at, payload, next_header })
     }

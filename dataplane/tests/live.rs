@@ -11,11 +11,12 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use dataplane::Fragment;
 use dataplane::engine::{EngineConfig, Userspace};
 use keyferry_model::policy::EspMode;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::geteuid;
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 use support::*;
@@ -88,10 +89,16 @@ fn enter(namespace: &str) {
 fn engine(namespace: &str, id: u32, mode: EspMode, queues: u8) -> Userspace {
     let mut config = EngineConfig::new("kf0", "eth0", 1_400);
     config.queues = NonZeroU8::new(queues).unwrap();
+    engine_of(config, namespace, id, mode)
+}
+
+fn engine_of(config: EngineConfig, namespace: &str, id: u32, mode: EspMode) -> Userspace {
     let engine = Userspace::start(config).unwrap();
     let install = vec![new_sa(0x1001, &policy(GCM, mode, GROUP4), 1), new_sa(0x1002, &policy(CBC, mode, GROUP6), 2)];
     engine.apply(registration(install, ids(&[id])), at(0)).unwrap();
     assert!(ip(&format!("-n {namespace} route add {GROUP4}/32 dev kf0")));
+    // Before the kernel's own of ff00::/8, so that it learns what senders are told of the device's packets.
+    assert!(ip(&format!("-n {namespace} -6 route add multicast {GROUP6}/128 dev kf0 table local metric 64")));
     engine
 }
 
@@ -152,8 +159,12 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        let scenes: [fn(&str, &str, EspMode); 3] =
-            [carry, |a, b, mode| carry_bursts(a, b, mode, 1), |a, b, mode| carry_bursts(a, b, mode, QUEUES)];
+        let scenes: [fn(&str, &str, EspMode); 4] = [
+            carry,
+            |a, b, mode| carry_bursts(a, b, mode, 1),
+            |a, b, mode| carry_bursts(a, b, mode, QUEUES),
+            carry_large,
+        ];
         for scene in scenes {
             let Some(net) = Net::new() else {
                 println!("skipped: no network namespaces here, or no `ip`");
@@ -248,24 +259,31 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode, queues: u8) {
         }
     }
 
-    // Every fifth packet is too large now; all others still arrive.
+    // Every fifth packet is too large now; all others still arrive. Nobody may be told of the IPv4 ones, which bear DF.
     enter(a);
     assert!(ip(&format!("-n {a} link set eth0 mtu {NARROW}")));
     let fits = |number: &u32| SIZES[*number as usize % SIZES.len()] < NARROW;
     let expected: BTreeSet<u32> = (0..MANY).filter(fits).collect();
-    for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(&receivers_b) {
-        let arrived = burst(group, 1, receiver, expected.len());
-        assert_eq!(arrived, expected, "{group} {mode:?} {:#?}", engine_a.status());
-    }
+    let arrived = burst(GROUP4, 1, &receivers_b[0], expected.len());
+    assert_eq!(arrived, expected, "{mode:?} {:#?}", engine_a.status());
     // Those behind the last that arrives are counted a moment later.
-    let too_large = 2 * (u64::from(MANY) - expected.len() as u64);
-    let not_sent = || engine_a.status().sad.drops["OutError"];
+    let too_large = u64::from(MANY) - expected.len() as u64;
+    let not_sent = || engine_a.status().sad.drops["OutTooBig"];
     let waited = (0..100).find(|_| {
         thread::sleep(Duration::from_millis(20));
         not_sent() >= too_large
     });
     assert!(waited.is_some() && not_sent() == too_large, "{too_large}, {:#?}", engine_a.status());
-    assert_eq!(engine_b.status().sad.drops["OutError"], 0);
+    // Senders of IPv6 are told, and then send fragments, which only tunnels carry.
+    let learned = (0..5).any(|_| {
+        let arrived = burst(GROUP6, 1, &receivers_b[1], MANY as usize);
+        assert!(arrived.is_superset(&expected), "{mode:?} {:#?}", engine_a.status());
+        let refused = engine_a.status().sad.drops["OutFragment"];
+        if mode == EspMode::Tunnel { arrived.iter().copied().eq(0..MANY) } else { arrived == expected && refused > 0 }
+    });
+    assert!(learned, "{mode:?} {:#?}", engine_a.status());
+    let drops = [engine_a.status(), engine_b.status()].map(|status| status.sad.drops["OutError"]);
+    assert_eq!(drops, [0, 0]);
 
     // A device that others use is left alone.
     let mut another = EngineConfig::new("kf0", "eth0", 1_400);
@@ -275,6 +293,94 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode, queues: u8) {
     engine_a.stop();
     engine_b.stop();
     assert!(if_nametoindex("kf0").is_err(), "no queue is left open");
+}
+
+/// A TUN device that takes what the interface takes: there is no room for ESP.
+fn carry_large(a: &str, b: &str, mode: EspMode) {
+    enter(b);
+    let (engine_b, receivers) = (engine(b, 2, mode, 1), [GROUP4, GROUP6].map(receiver));
+    for (at, fragment) in [Fragment::Before, Fragment::After].into_iter().enumerate() {
+        enter(a);
+        // Senders of IPv4 allow fragments.
+        assert!(ip(&format!("netns exec {a} sysctl -qw net.ipv4.ip_no_pmtu_disc=1")));
+        let mut config = EngineConfig::new("kf0", "eth0", 1_500);
+        config.sizes.fragment = fragment;
+        let engine_a = engine_of(config, a, 10 + u32::try_from(at).unwrap(), mode);
+        for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(&receivers) {
+            // IPv6 packets are fragmented by those who send them, or afterwards.
+            let (whole, alone) = if group == GROUP4 { (1_472, true) } else { (1_452, fragment == Fragment::After) };
+            let before = reassembled(b, group);
+            let large = match (alone, mode) {
+                // The largest is fragmented by its sender, and again.
+                (true, EspMode::Tunnel) => vec![whole, whole - 20, 4_000],
+                (true, EspMode::Transport) => vec![whole, whole - 20],
+                (false, _) => vec![1_300],
+            };
+            for (number, len) in large.iter().enumerate() {
+                enter(a);
+                let (socket, to) = sender(group, 1);
+                let text = vec![u8::try_from(number).unwrap(); *len];
+                socket.send_to(&text, to).unwrap();
+                let mut buffer = [0; 5_000];
+                let got = receiver.recv(&mut buffer).unwrap_or_else(|error| {
+                    panic!(
+                        "{error}: {len} {group} {mode:?} {fragment:?}\n{:#?}\n{:#?}",
+                        engine_a.status(),
+                        engine_b.status()
+                    )
+                });
+                assert_eq!(buffer[..got], text);
+            }
+            let fragments = reassembled(b, group) - before;
+            assert!(!alone || fragments >= large.len() as u64, "{group} {mode:?} {fragment:?}: {fragments}");
+        }
+        assert_eq!(engine_a.status().sad.drops["OutTooBig"], 0, "{mode:?} {fragment:?}");
+        enter(a);
+        if mode == EspMode::Tunnel && fragment == Fragment::Before {
+            senders_are_told(a, &engine_a);
+        }
+        engine_a.stop();
+    }
+    engine_b.stop();
+}
+
+/// Who sends to a single host with DF gets an ICMP message, and an error the next time.
+fn senders_are_told(namespace: &str, engine: &Userspace) {
+    let mut policy = policy(GCM, EspMode::Tunnel, "198.51.100.0");
+    policy.destination = side("198.51.100.0", 24);
+    engine.apply(registration(vec![new_sa(0x1003, &policy, 3)], ids(&[30])), at(0)).unwrap();
+    // Protected packets take the other way to the same address.
+    assert!(
+        ip(&format!("-n {namespace} route add 198.51.100.0/24 dev kf0 metric 1"))
+            && ip(&format!("-n {namespace} route add 198.51.100.0/24 dev eth0 metric 2"))
+            && ip(&format!("netns exec {namespace} sysctl -qw net.ipv4.ip_no_pmtu_disc=0"))
+            && ip(&format!("netns exec {namespace} sysctl -qw net.ipv4.conf.kf0.rp_filter=0"))
+    );
+    let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+    socket.connect("198.51.100.7:9").unwrap();
+    assert_eq!(getsockopt(&socket, sockopt::IpMtu).unwrap(), 1_500);
+    socket.send(&[7; 1_472]).unwrap();
+    let learned = (0..100).find(|_| {
+        thread::sleep(Duration::from_millis(20));
+        getsockopt(&socket, sockopt::IpMtu).unwrap() == 1_446
+    });
+    assert!(learned.is_some(), "{:#?}", engine.status());
+    assert_eq!(engine.status().sad.drops["OutTooBig"], 1);
+}
+
+/// Packets that a namespace's kernel has put together of fragments, inside of tunnels or outside.
+fn reassembled(namespace: &str, group: &str) -> u64 {
+    enter(namespace);
+    if group == GROUP4 {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+        let at = lines.next().unwrap().split(' ').position(|name| name == "ReasmOKs").unwrap();
+        lines.next().unwrap().split(' ').nth(at).unwrap().parse().unwrap()
+    } else {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Ip6ReasmOKs")).unwrap();
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    }
 }
 
 /// A receiver whose buffer holds a burst.

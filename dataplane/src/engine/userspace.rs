@@ -21,9 +21,10 @@
 //! numbers, by a burst of each queue and more where a thread has to wait for its turn: receivers need a replay window
 //! of several hundred packets. There is one rx thread, since a further raw socket would only get a copy of each packet.
 //!
-//! Fragments of protected packets are put together by the kernel before they come here. A protected packet that does
-//! not fit the interface is dropped and counted as `OutError`: give the TUN device an MTU that is smaller by up to
-//! [`MAX_OVERHEAD`].
+//! Fragments of protected packets are put together by the kernel before they come here. With a TUN device whose MTU is smaller
+//! than the interface's by [`MAX_OVERHEAD`] the host's own stack sees to it that protected packets fit; what becomes of those
+//! that do not, [`Sizes`] says. The interface's MTU is looked up at the start, with each control operation, and when a packet
+//! turns out to be too large for it; a packet that finds this out is lost.
 
 use std::io;
 use std::net::IpAddr;
@@ -45,6 +46,7 @@ use crate::key_log::KeyLog;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
 use crate::packet::ipv6;
 use crate::sad::{ApplyError, Sad, Snapshot};
+use crate::sizes::Sizes;
 
 mod incoming;
 mod outgoing;
@@ -57,7 +59,7 @@ mod workers;
 mod tests;
 
 pub use passage::{Passage, Workers};
-use sockets::Sockets;
+use sockets::{Gauge, Sockets};
 
 /// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4
 /// tunnel adds at most 57.
@@ -79,6 +81,10 @@ pub struct EngineConfig {
     pub receive_only: bool,
     /// Where tunnels begin and end whose outer headers do not repeat all addresses.
     pub tunnel: Tunnel,
+    /// Octets of the largest IP packet that the path to all receivers takes, where that is less than the interface does.
+    pub path_mtu: Option<u16>,
+    /// What is done about the sizes of what is sent.
+    pub sizes: Sizes,
     /// Where keys are logged for Wireshark, if at all.
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -95,6 +101,8 @@ impl EngineConfig {
             groups: Vec::new(),
             receive_only: false,
             tunnel: Tunnel::default(),
+            path_mtu: None,
+            sizes: Sizes::default(),
             key_log: None,
         }
     }
@@ -115,6 +123,7 @@ pub struct Userspace {
 struct Control {
     sad: Sad,
     joins: Joins,
+    gauge: Gauge,
 }
 
 /// What the workers share.
@@ -122,6 +131,8 @@ struct Shared<P> {
     /// One of the queues; which of them opened packets go to is all the same.
     tun: Arc<SyncDevice>,
     sockets: Sockets,
+    gauge: Gauge,
+    interface: String,
     passage: Arc<P>,
     stop: Arc<EventFd>,
 }
@@ -134,6 +145,9 @@ impl Userspace {
     pub fn start(config: EngineConfig) -> io::Result<Self> {
         let mut sad = if config.receive_only { Sad::receive_only() } else { Sad::new() };
         sad.set_tunnel(config.tunnel);
+        sad.set_sizes(config.sizes.clone());
+        sad.set_identification(u32::try_from(SystemRandom.below(u64::from(u32::MAX))).unwrap_or(0));
+        let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let joins = Joins::open(index_of(&config.interface)?)?;
         let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));
         let workers = Workers::start(&config, Arc::clone(&snapshot))?;
@@ -141,7 +155,7 @@ impl Userspace {
         if let Some(log) = key_log {
             sad.set_key_log(log);
         }
-        let control = Mutex::new(Control { sad, joins });
+        let control = Mutex::new(Control { sad, joins, gauge });
         let engine = Self { tun_name, interface, groups, control, snapshot, _workers: workers };
         engine.settle(&mut engine.control());
         Ok(engine)
@@ -200,9 +214,12 @@ impl Userspace {
         drop(self);
     }
 
-    /// Publishes the SAD's picture and joins and leaves groups accordingly.
+    /// Publishes the SAD's picture, joins and leaves groups accordingly, and looks what the link takes.
     fn settle(&self, control: &mut Control) {
         self.snapshot.store(control.sad.snapshot());
+        if let Ok(mtu) = control.gauge.read() {
+            control.sad.snapshot().set_link_mtu(mtu);
+        }
         let mut wanted = control.sad.destinations();
         wanted.extend(&self.groups);
         control.joins.set(&wanted);

@@ -11,16 +11,20 @@
 
 use std::net::IpAddr;
 
-use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address4, ports};
+use super::{HeaderError, Headers, IpVersion, TUNNEL_HOPS, address4, be16, ports};
+use crate::sizes::DontFragment;
 use crate::tunnel::Outer;
 
 /// Octets of a header without options.
 pub const HEADER_LEN: usize = 20;
 /// Largest packet.
 pub const MAX_TOTAL: usize = 65_535;
+/// What every link takes.
+pub(crate) const MIN_MTU: usize = 68;
 
 const TOS: usize = 1;
 const TOTAL: usize = 2;
+const IDENTIFICATION: usize = 4;
 const FLAGS: usize = 6;
 const TTL: usize = 8;
 const PROTOCOL: usize = 9;
@@ -28,6 +32,8 @@ const CHECKSUM: usize = 10;
 const SOURCE: usize = 12;
 pub(super) const DESTINATION: usize = 16;
 const DONT_FRAGMENT: u8 = 0x40;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
 
 #[inline]
 pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderError> {
@@ -39,7 +45,7 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
     }
     let payload = packet.get(header_len..total).ok_or(HeaderError::Truncated)?;
     let fragmentation = u16::from_be_bytes([fixed[FLAGS], fixed[FLAGS + 1]]);
-    let (more, offset) = (fragmentation & 0x2000 != 0, fragmentation & 0x1fff);
+    let (more, offset) = (fragmentation & MORE_FRAGMENTS != 0, fragmentation & OFFSET);
     let upper = fixed[PROTOCOL];
     *headers = Headers {
         version: IpVersion::V4,
@@ -59,8 +65,8 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
 }
 
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
-/// total length. DS, ECN and DF come from the inner header (RFC 4301 section 5.1.2.1), as do the addresses that `outer`
-/// does not name (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner
+/// total length. DS, ECN and, if it is to be copied, DF come from the inner header (RFC 4301 section 5.1.2.1), as do the
+/// addresses that `outer` does not name (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner
 /// packet's. The kernel gives the identification when it is sent.
 #[inline]
 pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Outer, protocol: u8) {
@@ -71,10 +77,15 @@ pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Ou
         Some(IpAddr::V4(address)) => u32::from(address),
         Some(IpAddr::V6(_)) | None => u32::from_be_bytes([inner[at], inner[at + 1], inner[at + 2], inner[at + 3]]),
     };
+    let dont_fragment = match outer.dont_fragment {
+        DontFragment::Copy => inner[FLAGS] & DONT_FRAGMENT,
+        DontFragment::Clear => 0,
+        DontFragment::Set => DONT_FRAGMENT,
+    };
     let [high, low] = total.to_be_bytes();
     let mut words = [
         u32::from_be_bytes([0x45, inner[TOS], high, low]),
-        u32::from_be_bytes([0, 0, inner[FLAGS] & DONT_FRAGMENT, 0]),
+        u32::from_be_bytes([0, 0, dont_fragment, 0]),
         u32::from_be_bytes([hops, protocol, 0, 0]),
         address(outer.source, SOURCE),
         address(outer.destination, DESTINATION),
@@ -94,6 +105,39 @@ pub(crate) fn rewrite(packet: &mut [u8], header_len: usize, protocol: u8) {
         header[PROTOCOL] = protocol;
         refresh_checksum(header);
     }
+}
+
+/// Must it not be fragmented?
+pub(crate) fn dont_fragment(header: &[u8]) -> bool {
+    header.get(FLAGS).is_some_and(|flags| flags & DONT_FRAGMENT != 0)
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) identification: u16,
+    /// In octets.
+    pub(crate) offset: usize,
+    pub(crate) more: bool,
+}
+
+/// Reads where a packet belongs; one that is whole is the only one of its kind.
+pub(crate) fn place(header: &[u8]) -> Option<Place> {
+    let (identification, fragmentation) = (be16(header, IDENTIFICATION)?, be16(header, FLAGS)?);
+    let offset = usize::from(fragmentation & OFFSET) * 8;
+    Some(Place { identification, offset, more: fragmentation & MORE_FRAGMENTS != 0 })
+}
+
+/// Makes a fragment of a packet with a header of `header_len` octets, whose length becomes the total length. DF goes.
+pub(crate) fn write_fragment(packet: &mut [u8], header_len: usize, place: Place) {
+    let Some(header) = packet.get_mut(..header_len.max(HEADER_LEN)) else { return };
+    let offset = u16::try_from(place.offset / 8).unwrap_or(OFFSET) & OFFSET;
+    let more = if place.more { MORE_FRAGMENTS } else { 0 };
+    header[0] = 0x40 | u8::try_from(header_len / 4).unwrap_or(0x0f);
+    header[IDENTIFICATION..IDENTIFICATION + 2].copy_from_slice(&place.identification.to_be_bytes());
+    header[FLAGS..FLAGS + 2].copy_from_slice(&(more | offset).to_be_bytes());
+    let protocol = header[PROTOCOL];
+    rewrite(packet, header_len, protocol);
 }
 
 /// Two bits of congestion notification.

@@ -14,11 +14,15 @@ use crate::tunnel::Outer;
 
 /// Octets of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// What every link takes.
+pub(crate) const MIN_MTU: usize = 1_280;
+/// Octets of a Fragment header.
+pub(crate) const FRAGMENT_HEADER_LEN: usize = 8;
 /// Largest packet that is no jumbogram.
 pub const MAX_TOTAL: usize = HEADER_LEN + 65_535;
 
 const PAYLOAD_LENGTH: usize = 4;
-const NEXT_HEADER: usize = 6;
+pub(crate) const NEXT_HEADER: usize = 6;
 const HOP_LIMIT: usize = 7;
 const SOURCE: usize = 8;
 pub(super) const DESTINATION: usize = 24;
@@ -49,7 +53,7 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
                 let offset = be16(packet, at + 2).ok_or(HeaderError::Truncated)?;
                 fragment = true;
                 hidden = offset & 0xfff8 != 0;
-                8
+                FRAGMENT_HEADER_LEN
             }
             _ => break,
         };
@@ -111,6 +115,28 @@ pub(crate) fn rewrite(packet: &mut [u8], named_at: usize, protocol: u8) {
     if let Some(named) = packet.get_mut(named_at) {
         *named = protocol;
     }
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What the Fragment header names.
+    pub(crate) next: u8,
+    /// In octets.
+    pub(crate) offset: usize,
+    pub(crate) more: bool,
+    pub(crate) identification: u32,
+}
+
+/// Writes the Fragment header at `at`, and the payload length; the octet at `named_at` names it.
+pub(crate) fn write_fragment(packet: &mut [u8], at: usize, named_at: usize, place: Place) {
+    if let Some(header) = packet.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<FRAGMENT_HEADER_LEN>()) {
+        let offset = u16::try_from(place.offset).unwrap_or(u16::MAX) & 0xfff8;
+        header[..2].copy_from_slice(&[place.next, 0]);
+        header[2..4].copy_from_slice(&(offset | u16::from(place.more)).to_be_bytes());
+        header[4..].copy_from_slice(&place.identification.to_be_bytes());
+    }
+    rewrite(packet, named_at, FRAGMENT);
 }
 
 /// Two bits of congestion notification.

@@ -16,6 +16,7 @@ use crate::open::{self, Inbound};
 use crate::packet::Headers;
 use crate::sa::Sa;
 use crate::seal::{self, Outbound};
+use crate::sizes::Link;
 
 /// A picture of the SAD. Cheap to share and never changed; counters and windows live inside of its SAs.
 pub struct Snapshot {
@@ -24,6 +25,7 @@ pub struct Snapshot {
     /// By SPI.
     inbound: HashTable<Arc<Sa>>,
     drops: Arc<DropCounters>,
+    link: Arc<Link>,
 }
 
 /// SAs with the same selectors, in the order in which a sender tries them.
@@ -48,23 +50,24 @@ impl Line {
 
 impl Snapshot {
     /// Lines without candidates are left out.
-    pub(super) fn new(lines: Vec<Line>, sas: Vec<Arc<Sa>>, drops: Arc<DropCounters>) -> Self {
+    pub(super) fn new(lines: Vec<Line>, sas: Vec<Arc<Sa>>, drops: Arc<DropCounters>, link: Arc<Link>) -> Self {
         let lines: Box<[Line]> = lines.into_iter().filter(|line| !line.candidates.is_empty()).collect();
         let classifier = Classifier::new(lines.iter().filter_map(Line::selectors));
         let mut inbound = HashTable::with_capacity(sas.len());
         for sa in sas {
             inbound.insert_unique(hash(sa.spi), sa, |sa| hash(sa.spi));
         }
-        Self { lines, classifier, inbound, drops }
+        Self { lines, classifier, inbound, drops, link }
     }
 
     /// Turns plain IP packets into ESP packets, in place, and says in `fates` what became of each. Whatever is not
-    /// protected is dropped and counted; such a frame's content is then unspecified and must not be sent.
+    /// protected is dropped and counted; such a frame's content is then unspecified and must not be sent. But one that would be
+    /// too large for the link is left as it is and not counted yet: what becomes of it, [`Oversize`](crate::Oversize) decides.
     pub fn seal_burst(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
         fates.clear();
         fates.resize(frames.len(), Err(DropReason::OutNoPols));
         for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
-            self.seal_some(frames, ivs, fates);
+            self.seal_some(frames, ivs, fates, self.link.mtu());
         }
     }
 
@@ -81,8 +84,32 @@ impl Snapshot {
     /// [`Self::seal_burst`] for one packet.
     pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
         let mut fate = [Err(DropReason::OutNoPols)];
-        self.seal_some(slice::from_mut(frame), ivs, &mut fate);
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, self.link.mtu());
         fate[0]
+    }
+
+    /// [`Self::seal`], whatever the link takes.
+    pub(crate) fn seal_whole(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
+        let mut fate = [Err(DropReason::OutNoPols)];
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, usize::MAX);
+        fate[0]
+    }
+
+    /// The SA by which a packet would be sealed.
+    pub(crate) fn sends(&self, headers: &Headers) -> Option<&Sa> {
+        let line = self.lines.get(self.classifier.find(headers)?)?;
+        line.candidates.first().map(AsRef::as_ref)
+    }
+
+    /// The link that protected packets go through.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Says how large an IP packet the link takes; without limit unless called. It counts at once, for workers that hold another
+    /// snapshot, too.
+    pub fn set_link_mtu(&self, mtu: u32) {
+        self.link.set_mtu(mtu);
     }
 
     /// [`Self::open_burst`] for one packet.
@@ -103,7 +130,7 @@ impl Snapshot {
     }
 
     /// At most [`BURST`] packets.
-    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>]) {
+    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>], mtu: usize) {
         let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
@@ -125,7 +152,7 @@ impl Snapshot {
             lines.push(line);
         }
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
-        let mut burst = Outbound { frames, headers: &headers, fates, ivs };
+        let mut burst = Outbound { frames, headers: &headers, fates, ivs, mtu };
         while let Some(first) = left.first() {
             let members = Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]);
             left = left.without(members);
@@ -170,7 +197,8 @@ impl Snapshot {
     }
 
     fn count<T>(&self, fates: &[Fate<T>]) {
-        fates.iter().filter_map(|fate| fate.as_ref().err()).for_each(|reason| self.drops.count(*reason));
+        let reasons = fates.iter().filter_map(|fate| fate.as_ref().err()).filter(|why| **why != DropReason::OutTooBig);
+        reasons.for_each(|reason| self.drops.count(*reason));
     }
 }
 

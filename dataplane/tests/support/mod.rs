@@ -14,6 +14,8 @@ use keyferry_model::policy::{
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
+pub(crate) mod reassembly;
+
 pub const GCM: EspTransform = EspTransform::Aead(Aead::Aes128Gcm16);
 pub const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128);
 pub const MODES: [EspMode; 2] = [EspMode::Transport, EspMode::Tunnel];

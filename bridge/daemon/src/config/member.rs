@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::Sizes;
 use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Hash, KeGroup, KeyKind, Secret};
 use keyferry_model::credentials::OwnCertificate;
@@ -24,7 +25,7 @@ use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Accepted, Endpoint, Network, PORT, Subject, TCP_PORT};
-use super::{MEMBER_SOCKET, control_socket, life, secrets};
+use super::{MEMBER_SOCKET, control_socket, life, secrets, sizes};
 
 /// Configuration of `keyferry member`.
 #[derive(Debug)]
@@ -56,6 +57,10 @@ pub struct MemberConfig {
     pub interface: Option<String>,
     /// MTU of TUN devices; `None` leaves room for ESP in the interface's.
     pub mtu: Option<u16>,
+    /// The largest IP packet that the path takes, where that is less than the interface does.
+    pub path_mtu: Option<u16>,
+    /// What is done about the sizes of protected packets.
+    pub sizes: Sizes,
     /// Queues of TUN devices, each with a thread.
     pub queues: NonZeroU8,
     /// Route what the group's policy protects into the TUN device?
@@ -164,6 +169,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let address: Option<IpAddr> = section.parsed("address", "10.0.0.1");
     let phase1 = phase1::member(&mut section, &dangers);
     let life = life::member(&mut section);
+    let (sizes, path_mtu) = sizes::member(&mut section);
     let follows = redirect::member(&mut section, protocol, (&gateways, &reserve));
     let config = MemberConfig {
         gateways,
@@ -180,6 +186,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         interface: section.text("interface"),
         // Zero is no MTU, so it says that there is none.
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
+        path_mtu,
+        sizes,
         queues: u8::try_from(section.number("queues", 1..=8, 1))
             .ok()
             .and_then(NonZeroU8::new)

@@ -22,6 +22,7 @@ mod problem;
 mod redirect;
 mod secrets;
 mod section;
+mod sizes;
 mod streams;
 mod trust;
 mod values;

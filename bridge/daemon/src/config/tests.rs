@@ -2,6 +2,7 @@ mod further;
 mod ike2;
 mod phase1;
 mod redirect;
+mod sizes;
 mod streams;
 mod tcp;
 mod traffic;

@@ -47,7 +47,8 @@ impl Plane {
             Some(mtu) => mtu,
             None => {
                 let room = u32::try_from(MAX_OVERHEAD).unwrap_or(u32::MAX);
-                let mtu = network::mtu(around.handle, &place.interface).await?.saturating_sub(room);
+                let link = network::mtu(around.handle, &place.interface).await?;
+                let mtu = link.min(config.path_mtu.map_or(link, u32::from)).saturating_sub(room);
                 u16::try_from(mtu.min(9000)).unwrap_or(1400)
             }
         };
@@ -59,6 +60,7 @@ impl Plane {
         engine.groups = group.join.clone();
         engine.receive_only = config.sender_ids == 0;
         engine.tunnel = around.tunnel();
+        (engine.path_mtu, engine.sizes) = (config.path_mtu, config.sizes.clone());
         engine.key_log = around.key_log();
         let engine = Userspace::start(engine).with_context(|| {
             format!("the TUN device {tun} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)")

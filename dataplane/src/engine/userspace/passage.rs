@@ -4,16 +4,18 @@ use std::io;
 use std::iter;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::sockets::Sockets;
+use super::sockets::{Gauge, Sockets};
 use super::{EngineConfig, Shared, SystemRandom, index_of, open_tun, workers};
 use crate::burst::Fate;
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::oversize::{Outlet, Oversize};
 use crate::sad::{Sealed, Snapshot};
 
 /// What becomes of packets between the TUN device and the network, a burst at a time. The engine's is ESP; a benchmark puts
@@ -23,6 +25,12 @@ pub trait Passage: Send + Sync + 'static {
     fn outbound(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>);
     /// Packets from the network, likewise.
     fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>);
+    /// A packet that was found to be too large for the link once it is protected.
+    fn too_big(&self, _: &mut Frame, _: &mut IvSource, _: &mut Oversize, _: Duration, _: &mut impl Outlet) {
+        self.count_drop(DropReason::OutTooBig);
+    }
+    /// The link takes IP packets of up to so many octets.
+    fn set_link_mtu(&self, _: u32) {}
     /// Counts a packet that was lost before it came here or after it went.
     fn count_drop(&self, reason: DropReason);
 }
@@ -34,6 +42,21 @@ impl Passage for ArcSwap<Snapshot> {
 
     fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>) {
         self.load().open_burst(frames, fates);
+    }
+
+    fn too_big(
+        &self,
+        frame: &mut Frame,
+        ivs: &mut IvSource,
+        oversize: &mut Oversize,
+        now: Duration,
+        outlet: &mut impl Outlet,
+    ) {
+        oversize.relieve(&self.load(), frame, ivs, now, outlet);
+    }
+
+    fn set_link_mtu(&self, mtu: u32) {
+        self.load().set_link_mtu(mtu);
     }
 
     fn count_drop(&self, reason: DropReason) {
@@ -56,9 +79,17 @@ impl Workers {
         let index = index_of(&config.interface)?;
         let (tun, others) = open_tun(&config.tun, config.mtu, config.queues)?;
         let sockets = Sockets::open(&config.interface, index)?;
+        let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let queues: Vec<_> = iter::once(Arc::clone(&tun)).chain(others).collect();
-        let shared = Arc::new(Shared { tun, sockets, passage, stop: Arc::clone(&stop) });
+        let shared = Arc::new(Shared {
+            tun,
+            sockets,
+            gauge,
+            interface: config.interface.clone(),
+            passage,
+            stop: Arc::clone(&stop),
+        });
         let mut workers = Self { stop, threads: Vec::new() };
         // Should a thread fail to start, dropping the others ends them.
         for (at, queue) in queues.into_iter().enumerate() {

@@ -1,9 +1,10 @@
-//! Raw sockets of IP protocol 50.
+//! Raw sockets of IP protocol 50, and what the interface takes.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::packet::protocol;
@@ -16,6 +17,30 @@ pub(super) struct Sockets {
     v4: Socket,
     v6: Option<Socket>,
     index: u32,
+}
+
+/// Tells how large an IP packet an interface takes.
+pub(super) struct Gauge {
+    /// Nothing is sent by it.
+    socket: Socket,
+    limit: u32,
+}
+
+impl Gauge {
+    /// With a limit where it is known that the path takes less.
+    pub(super) fn open(interface: &str, limit: Option<u16>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        Ok(Self { socket, limit: limit.map_or(u32::MAX, u32::from) })
+    }
+
+    /// What it takes at this time; an interface that is down does not tell.
+    pub(super) fn read(&self) -> io::Result<u32> {
+        // A group of the link itself needs no route, so the socket's MTU is the interface's.
+        self.socket.connect(&SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 9).into())?;
+        let mtu = getsockopt(&self.socket, sockopt::IpMtu)?;
+        u32::try_from(mtu).map(|mtu| mtu.min(self.limit)).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
 }
 
 impl Sockets {

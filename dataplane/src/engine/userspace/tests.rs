@@ -11,8 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 use super::incoming::{Gathered, Receive, ReceiveV4, ReceiveV6};
-use super::outgoing;
-use super::sockets::Sockets;
+use super::outgoing::{self, Unsent};
+use super::sockets::{Gauge, Sockets};
 use crate::burst::BURST;
 use crate::frame::Frame;
 use crate::packet::{ipv4, ipv6, protocol};
@@ -77,7 +77,7 @@ fn v6(fill: u8, len: usize) -> Vec<u8> {
     packet
 }
 
-fn send(sockets: &Sockets, packets: &[Vec<u8>]) -> usize {
+fn send(sockets: &Sockets, packets: &[Vec<u8>]) -> Unsent {
     outgoing::send(sockets, packets.iter().map(Vec::as_slice))
 }
 
@@ -120,7 +120,7 @@ fn a_burst_of_both_versions_arrives_in_order() {
         let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
         // The second time shows what the first leaves behind.
         for _ in 0..3 {
-            assert_eq!(send(&sockets, &packets), 0);
+            assert_eq!(send(&sockets, &packets), Unsent::default());
             let (_, read4) = receive(sockets.v4(), &mut from4, 2_000, sent4.len());
             assert_eq!(read4.into_iter().map(comparable).collect::<Vec<_>>(), sent4);
             let (_, read6) = receive(sockets.v6().unwrap(), &mut from6, 2_000, sent6.len());
@@ -135,7 +135,7 @@ fn a_packet_that_is_not_taken_does_not_lose_those_behind_it() {
         let sizes = [MTU + 1, 100, MTU, MTU + 1, MTU + 100, 200, MTU + 1];
         let mut packets: Vec<_> = sizes.iter().flat_map(|len| [v4(7, *len), v6(7, *len)]).collect();
         packets.push(vec![0x70; 30]);
-        assert_eq!(send(&sockets, &packets), 2 * 4 + 1);
+        assert_eq!(send(&sockets, &packets), Unsent { too_big: 2 * 4, failed: 1 });
         let lengths = |read: Vec<Vec<u8>>| read.iter().map(Vec::len).collect::<Vec<_>>();
         let (_, read) = receive(sockets.v4(), &mut ReceiveV4::new(), 2_000, 3);
         assert_eq!(lengths(read), [100, MTU, 200]);
@@ -151,7 +151,7 @@ fn a_packet_that_does_not_fit_its_frame_is_left_out() {
             [60, 301, 100, 302, 303, 300].into_iter().flat_map(|len| [v4(1, len), v6(1, len)]).collect();
         let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
         for _ in 0..2 {
-            assert_eq!(send(&sockets, &packets), 0);
+            assert_eq!(send(&sockets, &packets), Unsent::default());
             let expected = Gathered { packets: 3, unusable: 3 };
             for (all, read) in
                 [receive(sockets.v4(), &mut from4, 300, 6), receive(sockets.v6().unwrap(), &mut from6, 300, 6)]
@@ -160,6 +160,23 @@ fn a_packet_that_does_not_fit_its_frame_is_left_out() {
                 assert_eq!(read.iter().map(Vec::len).collect::<Vec<_>>(), [60, 100, 300]);
             }
         }
+    });
+}
+
+#[test]
+fn the_mtu_is_that_of_the_interface_at_the_time() {
+    on_loopback(|_| {
+        let gauge = |limit| Gauge::open("lo", limit).unwrap();
+        let (free, limited) = (gauge(None), gauge(Some(1_000)));
+        let reads = |gauge: &Gauge| gauge.read().ok();
+        assert_eq!((reads(&free), reads(&limited)), (Some(1_300), Some(1_000)));
+        for mtu in ["900", "9000"] {
+            assert!(Command::new("ip").args(["link", "set", "lo", "mtu", mtu]).status().unwrap().success());
+            assert_eq!(reads(&free), mtu.parse().ok());
+        }
+        assert_eq!(reads(&limited), Some(1_000));
+        assert!(Command::new("ip").args(["link", "set", "lo", "down"]).status().unwrap().success());
+        assert_eq!(reads(&free), None);
     });
 }
 

@@ -1,18 +1,23 @@
 //! The threads that move packets.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
+use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tun_rs::SyncDevice;
 
+use super::Shared;
 use super::incoming::{Receive, ReceiveV4, ReceiveV6};
+use super::outgoing::{self, Unsent};
 use super::passage::Passage;
-use super::{Shared, outgoing};
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::oversize::{Outlet, Oversize};
 
 /// The largest packet.
 const CAPACITY: usize = 40 + 65_535;
@@ -23,18 +28,71 @@ const PAUSE: u16 = 100;
 pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &SyncDevice, mut ivs: IvSource) {
     let mut frames = vec![Frame::new(CAPACITY); BURST];
     let mut fates = Vec::with_capacity(BURST);
+    let (mut oversize, started) = (Oversize::default(), clock());
     while wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
         let (read, end) = gather(queue, &mut frames);
         let frames = &mut frames[..read];
         shared.passage.outbound(frames, &mut ivs, &mut fates);
         let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
-        for _ in 0..outgoing::send(&shared.sockets, sealed) {
-            shared.passage.count_drop(DropReason::OutError);
+        send(shared, sealed);
+        for (frame, _) in frames.iter_mut().zip(&fates).filter(|(_, fate)| **fate == Err(DropReason::OutTooBig)) {
+            let now = clock().duration_since(started);
+            shared.passage.too_big(frame, &mut ivs, &mut oversize, now, &mut Ways { shared, queue });
         }
         if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
             return;
         }
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "an engine keeps its own time")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+/// Sends protected packets, and counts those that were not sent. One that the link does not take shows that the link has become
+/// narrower.
+fn send<'p, P: Passage>(shared: &Shared<P>, packets: impl Iterator<Item = &'p [u8]>) {
+    let Unsent { too_big, failed } = outgoing::send(&shared.sockets, packets);
+    if too_big > 0
+        && let Ok(mtu) = shared.gauge.read()
+    {
+        tracing::debug!(mtu, "the interface takes less");
+        shared.passage.set_link_mtu(mtu);
+    }
+    let reasons = [(too_big, DropReason::OutTooBig), (failed, DropReason::OutError)];
+    for (count, reason) in reasons {
+        (0..count).for_each(|_| shared.passage.count_drop(reason));
+    }
+}
+
+/// Where packets go that take the place of one that is too large.
+struct Ways<'s, P> {
+    shared: &'s Shared<P>,
+    queue: &'s SyncDevice,
+}
+
+impl<P: Passage> Outlet for Ways<'_, P> {
+    fn network(&mut self, burst: &[Frame]) {
+        send(self.shared, burst.iter().map(Frame::packet));
+    }
+
+    fn host(&mut self, packet: &[u8]) {
+        if let Err(error) = self.queue.send(packet) {
+            tracing::debug!(%error, "the sender of a packet that is too large is not told");
+        }
+    }
+
+    fn own_address(&mut self) -> Option<Ipv6Addr> {
+        own_address(&self.shared.interface)
+    }
+}
+
+/// An IPv6 address of an interface, one that is seen from afar if there is any.
+fn own_address(interface: &str) -> Option<Ipv6Addr> {
+    let addresses = getifaddrs().ok()?.filter(|known| known.interface_name == interface);
+    let addresses = addresses.filter_map(|known| Some(known.address?.as_sockaddr_in6()?.ip()));
+    addresses.min_by_key(Ipv6Addr::is_unicast_link_local)
 }
 
 /// Fills frames from the front until all are full or there is nothing to read: a TUN device gives one packet to a

@@ -1,0 +1,32 @@
+//! Sizes of protected packets.
+
+use dataplane::{DontFragment, Fragment, Sizes};
+
+use super::*;
+
+fn sizes(more: &str) -> (Sizes, Option<u16>) {
+    let config = member_of(&format!("{MEMBER}{more}")).unwrap().config;
+    (config.sizes, config.path_mtu)
+}
+
+#[track_caller]
+fn wrong(more: &str, words: &str) {
+    let Problems(problems) = member_of(&format!("{MEMBER}{more}")).map(|c| c.config).unwrap_err();
+    assert!(problems.iter().any(|p| p.line.is_some() && p.to_string().contains(words)), "{problems:#?}");
+}
+
+#[test]
+fn a_member_says_what_becomes_of_packets_that_are_too_large() {
+    assert_eq!(sizes(""), (Sizes::default(), None));
+    for (name, fragment) in [("before", Fragment::Before), ("after", Fragment::After), ("never", Fragment::Never)] {
+        assert_eq!(sizes(&format!("fragment = \"{name}\"\n")).0.fragment, fragment);
+    }
+    for (name, df) in [("copy", DontFragment::Copy), ("clear", DontFragment::Clear), ("set", DontFragment::Set)] {
+        assert_eq!(sizes(&format!("df = \"{name}\"\n")).0.dont_fragment, df);
+    }
+    assert_eq!(sizes("path_mtu = 1400\n").1, Some(1_400));
+    wrong("fragment = \"inside\"\n", "inside");
+    wrong("df = \"ignore\"\n", "ignore");
+    wrong("path_mtu = 100\n", "path_mtu");
+    wrong("fragment = \"after\"\ndf = \"set\"\n", "forbids");
+}
