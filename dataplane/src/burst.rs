@@ -17,13 +17,15 @@ const _: () = assert!(BURST == u64::BITS as usize);
 
 impl Members {
     /// Those that `is_one` says.
+    #[inline]
     pub(crate) fn which(len: usize, mut is_one: impl FnMut(usize) -> bool) -> Self {
-        (0..len.min(BURST)).filter(|at| is_one(*at)).fold(Self(0), |Self(bits), at| Self(bits | 1 << at))
+        (0..len.min(BURST)).fold(Self(0), |Self(bits), at| Self(bits | u64::from(is_one(at)) << at))
     }
 
     /// One place alone.
+    #[inline]
     pub(crate) fn only(at: usize) -> Self {
-        Self(1u64.checked_shl(u32::try_from(at).unwrap_or(u32::MAX)).unwrap_or(0))
+        Self(if at < BURST { 1 << at } else { 0 })
     }
 
     pub(crate) fn len(self) -> u32 {
@@ -42,8 +44,20 @@ impl Members {
         self.0 == 0
     }
 
+    #[inline]
     pub(crate) fn contains(self, at: usize) -> bool {
-        self.0.checked_shr(u32::try_from(at).unwrap_or(u32::MAX)).unwrap_or(0) & 1 == 1
+        at < BURST && self.0 >> at & 1 == 1
+    }
+
+    /// Those of the things in places from 0 that are members.
+    #[inline]
+    pub(crate) fn of<T>(self, things: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+        let mut left = self.0;
+        things.into_iter().filter(move |_| {
+            let is_one = left & 1 == 1;
+            left >>= 1;
+            is_one
+        })
     }
 
     /// The lowest place.
@@ -64,6 +78,7 @@ impl Members {
     }
 
     /// Places in order.
+    #[inline]
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
         let mut left = self;
         std::iter::from_fn(move || {
@@ -84,6 +99,8 @@ mod tests {
         assert_eq!((odd.iter().count(), odd.first()), (32, Some(1)));
         assert!(odd.contains(63) && !odd.contains(64) && !odd.contains(0));
         assert_eq!(odd.take(2).iter().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(odd.take(2).of(10..).take(2).collect::<Vec<_>>(), [11, 13]);
+        assert_eq!(odd.of(0..99).count(), 32);
         assert_eq!((odd.take(99), odd.len()), (odd, 32));
         assert!(odd.without(odd).is_empty());
         let mut fewer = odd;

@@ -66,10 +66,12 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
         return Members::default();
     }
     let mut left = members;
+    // Of those that are left, in order.
+    let mut plans: ArrayVec<Plan, BURST> = ArrayVec::new();
     for at in members.iter() {
         let plan = Plan::new(sa, &burst.headers[at], burst.mtu);
-        let room = plan.and_then(|plan| plan.room_in(&burst.frames[at]));
-        if let Err(reason) = room {
+        let planned = plan.and_then(|plan| plan.room_in(&burst.frames[at]).map(|()| plans.push(plan)));
+        if let Err(reason) = planned {
             let one = Members::only(at);
             // What is too large may still be of use in parts.
             if reason == DropReason::OutTooBig {
@@ -80,11 +82,12 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
             left = left.without(one);
         }
     }
+    let mut plans = plans.iter();
     while !left.is_empty() {
         match sa.state.numbers.take(sa.is_counter_mode(), left.len()) {
             Ok(ticket) => {
                 let now = left.take(ticket.count);
-                run(sa, now, ticket, burst);
+                run(sa, now, ticket, &mut plans, burst);
                 left = left.without(now);
             }
             Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
@@ -100,16 +103,13 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     Members::default()
 }
 
-/// Seals packets that there is room for and for which numbers were taken.
-fn run(sa: &Sa, members: Members, ticket: Ticket, burst: &mut Outbound<'_>) {
+/// Seals packets that there is room for, as planned, and for which numbers were taken.
+fn run(sa: &Sa, members: Members, ticket: Ticket, plans: &mut std::slice::Iter<'_, Plan>, burst: &mut Outbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut octets = 0;
-    for (at, (frame, headers)) in burst.frames.iter_mut().zip(burst.headers).enumerate() {
-        if members.contains(at)
-            && let Ok(plan) = Plan::new(sa, headers, burst.mtu)
-            && let Ok(number) = u32::try_from(jobs.len())
-            && let Some(esp) = plan.lay_out(sa, frame, headers, ticket.sequence + number)
-        {
+    let packets = members.of(burst.frames.iter_mut().zip(burst.headers));
+    for (number, ((frame, headers), plan)) in (0u32..).zip(packets.zip(plans)) {
+        if let Some(esp) = plan.lay_out(sa, frame, headers, ticket.sequence + number) {
             jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
             octets += headers.total;
         }

@@ -60,24 +60,32 @@ pub(crate) fn padding_len(payload: usize, block: usize) -> usize {
     (payload + TRAILER_LEN).wrapping_neg() & (block - 1)
 }
 
+/// 1, 2, 3 and so on.
+const PADDING: [u8; 255] = {
+    let mut octets = [0; 255];
+    let mut at = 0u8;
+    while at < 255 {
+        octets[at as usize] = at + 1;
+        at += 1;
+    }
+    octets
+};
+
 /// Fills `trailer` with padding 1, 2, 3 and so on (RFC 4303 section 2.4), its length and the next header.
 pub(crate) fn write_trailer(trailer: &mut [u8], next_header: u8) {
     let Some((padding, last)) = trailer.split_last_chunk_mut::<TRAILER_LEN>() else { return };
-    let mut value = 0u8;
-    for octet in padding.iter_mut() {
-        value = value.wrapping_add(1);
-        *octet = value;
+    if let Some(octets) = PADDING.get(..padding.len()) {
+        padding.copy_from_slice(octets);
     }
-    *last = [value, next_header];
+    *last = [u8::try_from(padding.len()).unwrap_or(u8::MAX), next_header];
 }
 
 /// Splits decrypted octets into the length of the payload and the next header. `None` when the padding is not what a
 /// sender must have written.
 pub(crate) fn read_trailer(plain: &[u8]) -> Option<(usize, u8)> {
     let (rest, &[pad_len, next_header]) = plain.split_last_chunk::<TRAILER_LEN>()?;
-    let payload = rest.len().checked_sub(usize::from(pad_len))?;
-    let sound = rest[payload..].iter().zip(1u8..=255).all(|(octet, expected)| *octet == expected);
-    sound.then_some((payload, next_header))
+    let (payload, padding) = rest.split_at_checked(rest.len().checked_sub(usize::from(pad_len))?)?;
+    (PADDING.get(..padding.len()) == Some(padding)).then_some((payload.len(), next_header))
 }
 
 #[cfg(test)]
