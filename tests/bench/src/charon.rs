@@ -26,7 +26,7 @@ pub(crate) struct Comparison {
 }
 
 /// What the script says when there is something that it cannot do without.
-const SKIPPED: i32 = 77;
+pub(crate) const SKIPPED: i32 = 77;
 
 /// Measures charon, and puts our registrations with the same suites beside it. Without root or charon there is nothing to
 /// compare with: the reason is told.

@@ -1,10 +1,11 @@
-//! What the key server's work costs in CPU time of one core, beside what it must cost. See docs/BENCHMARKS.md.
+//! What the key server's work costs in CPU time of one core, beside what it must cost; and what whole paths of packets carry. See docs/BENCHMARKS.md.
 
 mod acks;
 mod charon;
 mod cpu;
 mod endpoint;
 mod floor;
+mod path;
 mod pki;
 mod push;
 mod random;
@@ -13,11 +14,11 @@ mod report;
 mod world;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use report::Report;
 
-/// Measures the key server's work: registrations, rekeys, acknowledgements.
+/// Measures the key server's work (registrations, rekeys, acknowledgements), and whole paths of packets.
 #[derive(Debug, Parser)]
 struct Args {
     /// Print JSON instead of tables.
@@ -30,21 +31,31 @@ struct Args {
     #[arg(long)]
     charon: bool,
     /// Few and small samples: figures mean little, but everything runs.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quick")]
     smoke: bool,
+    /// Fewer runs of whole paths: figures are rough.
+    #[arg(long)]
+    quick: bool,
+    /// Only whole paths whose transform, octets and senders (as in the tables, with a blank between) contain this.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Registration,
     Rekey,
     Ack,
+    /// Packets from application to application, between two network namespaces; needs root.
+    Path,
 }
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
     Smoke,
+    /// Whole paths in fewer runs.
+    Quick,
     Full,
 }
 
@@ -52,13 +63,13 @@ impl Size {
     fn pick(self, smoke: u32, full: u32) -> u32 {
         match self {
             Size::Smoke => smoke,
-            Size::Full => full,
+            Size::Quick | Size::Full => full,
         }
     }
 }
 
-fn measure(part: Option<Part>, charon: bool, size: Size) -> Result<Report> {
-    let wanted = |p| part.is_none_or(|only| only == p);
+fn measure(parts: &[Part], charon: bool, size: Size, only: &str) -> Result<Report> {
+    let wanted = |part| parts.contains(&part);
     let mut report = Report::default();
     if wanted(Part::Registration) {
         report.registrations = registration::measure(size)?;
@@ -72,13 +83,21 @@ fn measure(part: Option<Part>, charon: bool, size: Size) -> Result<Report> {
     if wanted(Part::Ack) {
         report.acknowledgements = acks::measure(size)?;
     }
+    if wanted(Part::Path) {
+        report.paths = Some(path::measure(size, only)?);
+    }
     Ok(report)
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let size = if args.smoke { Size::Smoke } else { Size::Full };
-    let report = measure(args.part, args.charon, size)?;
+    let size = match (args.smoke, args.quick) {
+        (true, _) => Size::Smoke,
+        (_, true) => Size::Quick,
+        _ => Size::Full,
+    };
+    let parts = args.part.map_or(Part::value_variants().to_vec(), |part| vec![part]);
+    let report = measure(&parts, args.charon, size, &args.only)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -94,8 +113,9 @@ mod tests {
 
     /// Every figure is there; how large it is depends on the machine.
     #[test]
-    fn everything_that_is_measured_runs() {
-        let report = measure(None, false, Size::Smoke).unwrap();
+    fn everything_of_the_key_server_is_measured() {
+        let parts = [Part::Registration, Part::Rekey, Part::Ack];
+        let report = measure(&parts, false, Size::Smoke, "").unwrap();
         assert_eq!(report.registrations.len(), 11);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 4);
@@ -105,5 +125,25 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert!(json["registrations"][0]["ratio"].is_number());
         assert!(report.to_string().contains("push of 100 policies"));
+    }
+
+    /// The same; of whole paths a few loads.
+    #[test]
+    fn whole_paths_are_measured() {
+        let report = measure(&[Part::Path], false, Size::Smoke, "").unwrap();
+        let text = report.to_string();
+        let paths = match report.paths.unwrap() {
+            Ok(paths) => paths,
+            Err(reason) => return println!("{reason}"),
+        };
+        assert_eq!((paths.paths.len(), paths.queues.len()), (4, 2));
+        assert!(paths.paths.iter().all(|p| p.ours.packets > 0.0 && p.ours.cpu > 0.0 && p.bare.cpu > 0.0), "{text}");
+        assert!(paths.paths.iter().all(|p| p.ours.latency.p50 > 0.0 && p.bare.latency.max > 0.0), "{text}");
+        match &paths.libipsec {
+            Ok(rows) => assert!(rows.len() == 2 && rows.iter().all(|b| b.libipsec.packets > 0.0), "{text}"),
+            Err(reason) => println!("{reason}"),
+        }
+        assert!(paths.queues.iter().all(|q| q.one > 0.0 && q.two > 0.0), "{text}");
+        assert!(text.contains("AES-128-GCM-16          1400       64"), "{text}");
     }
 }

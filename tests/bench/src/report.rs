@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::acks::Acks;
 use crate::charon::Comparison;
+use crate::path::{Beside, Latency, Path, Paths, Queues, Rate};
 use crate::push::Rekey;
 use crate::registration::Registration;
 
@@ -17,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) charon: Option<Result<Vec<Comparison>, String>>,
     pub(crate) rekeys: Vec<Rekey>,
     pub(crate) acknowledgements: Vec<Acks>,
+    /// Whole paths, or why they were not measured; `None` when nobody asked.
+    pub(crate) paths: Option<Result<Paths, String>>,
 }
 
 fn verdict(meets_goal: bool) -> &'static str {
@@ -74,6 +77,88 @@ impl fmt::Display for Report {
             let Acks { kind, members, cost, per_second, meets_goal } = a;
             writeln!(f, "{kind:<27}  {members:>7}  {cost:4.1}  {per_second:10.0}  {}", verdict(*meets_goal))?;
         }
+        match &self.paths {
+            None => Ok(()),
+            Some(Err(reason)) => writeln!(f, "\nWHOLE PATHS: {reason}"),
+            Some(Ok(paths)) => paths.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.paths.is_empty() {
+            self.beside_bare(f)?;
+            match &self.libipsec {
+                Err(reason) => writeln!(f, "\nBESIDE KERNEL-LIBIPSEC: {reason}")?,
+                Ok(rows) if rows.is_empty() => {}
+                Ok(rows) => beside_libipsec(f, rows)?,
+            }
+            self.latencies(f)?;
+        }
+        if !self.queues.is_empty() {
+            writeln!(
+                f,
+                "\nSEALING THREADS, packets per second from full queues; two are to do 1.7 times what one does"
+            )?;
+            writeln!(f, "TRANSFORM             OCTETS      ONE      TWO  RATIO  GOAL MET")?;
+        }
+        for Queues { transform, octets, one, two, ratio, meets_goal } in &self.queues {
+            writeln!(f, "{transform:<20}  {octets:>6}  {one:7.0}  {two:7.0}  {ratio:5.2}  {}", verdict(*meets_goal))?;
+        }
         Ok(())
     }
+}
+
+impl Paths {
+    fn beside_bare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nWHOLE PATHS, packets per second without loss, us of CPU for each; BARE is the same way without cryptography,"
+        )?;
+        writeln!(f, "at least 0.75 of it with 1400 octets")?;
+        writeln!(
+            f,
+            "TRANSFORM             OCTETS  SENDERS     OURS  GBIT/S   CPU     BARE  GBIT/S   CPU  RATIO  GOAL MET"
+        )?;
+        for Path { transform, octets, senders, ours, bare, ratio, meets_goal } in &self.paths {
+            let verdict = meets_goal.map_or("-", verdict);
+            let side = |r: &Rate| format!("{:7.0}  {:6.2}  {:4.2}", r.packets, r.gbits, r.cpu);
+            let (ours, bare) = (side(ours), side(bare));
+            writeln!(f, "{transform:<20}  {octets:>6}  {senders:>7}  {ours}  {bare}  {ratio:5.2}  {verdict}")?;
+        }
+        Ok(())
+    }
+
+    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nLATENCY at half of that rate, us from application to application")?;
+        writeln!(f, "TRANSFORM             OCTETS  SENDERS  PATH           P50      P90      P99    P99.9      MAX")?;
+        let own = self.paths.iter().flat_map(|p| {
+            let load = (p.transform, p.octets, p.senders);
+            [(load, "ours", &p.ours), (load, "bare", &p.bare)]
+        });
+        let theirs = self.libipsec.iter().flatten().map(|b| ((b.transform, b.octets, 1), "libipsec", &b.libipsec));
+        for ((transform, octets, senders), path, rate) in own.chain(theirs) {
+            let Latency { p50, p90, p99, p99_9, max } = rate.latency;
+            writeln!(
+                f,
+                "{transform:<20}  {octets:>6}  {senders:>7}  {path:<8}  {p50:8.0} {p90:8.0} {p99:8.0} {p99_9:8.0} {max:8.0}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn beside_libipsec(f: &mut fmt::Formatter<'_>, rows: &[Beside]) -> fmt::Result {
+    writeln!(f, "\nBESIDE KERNEL-LIBIPSEC, packets per second without loss, us of CPU for each")?;
+    writeln!(f, "TRANSFORM             OCTETS  LIBIPSEC  GBIT/S    CPU     OURS  RATIO  AT LEAST  GOAL MET")?;
+    for Beside { transform, octets, ours, libipsec, ratio, goal, meets_goal } in rows {
+        let verdict = meets_goal.map_or("-", verdict);
+        let Rate { packets, gbits, cpu, .. } = libipsec;
+        writeln!(
+            f,
+            "{transform:<20}  {octets:>6}  {packets:>8.0}  {gbits:6.2}  {cpu:5.2}  {ours:7.0}  {ratio:5.1}  {goal:8.1}  {verdict}"
+        )?;
+    }
+    Ok(())
 }
