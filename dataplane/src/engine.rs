@@ -15,7 +15,7 @@ pub mod none;
 pub mod userspace;
 
 pub use none::KeysOnly;
-pub use userspace::{EngineConfig, Userspace};
+pub use userspace::{EngineConfig, Userspace, Wire};
 
 /// Something that protects a member's traffic as its [`GroupUpdate`]s say.
 ///

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use dataplane::Fragment;
-use dataplane::engine::{EngineConfig, Userspace};
+use dataplane::engine::{EngineConfig, Userspace, Wire};
 use keyferry_model::policy::EspMode;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
@@ -85,10 +85,24 @@ fn enter(namespace: &str) {
     setns(file, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
+/// How an engine moves packets.
+#[derive(Clone, Copy)]
+struct Threads {
+    queues: u8,
+    receivers: u8,
+    wire: Wire,
+}
+
+const ONE: Threads = Threads { queues: 1, receivers: 1, wire: Wire::Auto };
+const ONE_RAW: Threads = Threads { wire: Wire::Raw, ..ONE };
+const SEVERAL: Threads = Threads { queues: QUEUES, receivers: 8, wire: Wire::Auto };
+
 /// An engine in a namespace with an SA for each group, and its TUN device ready for applications.
-fn engine(namespace: &str, id: u32, mode: EspMode, queues: u8) -> Userspace {
+fn engine(namespace: &str, id: u32, mode: EspMode, threads: Threads) -> Userspace {
     let mut config = EngineConfig::new("kf0", "eth0", 1_400);
-    config.queues = NonZeroU8::new(queues).unwrap();
+    config.queues = NonZeroU8::new(threads.queues).unwrap();
+    config.receivers = NonZeroU8::new(threads.receivers).unwrap();
+    config.wire = threads.wire;
     engine_of(config, namespace, id, mode)
 }
 
@@ -161,8 +175,8 @@ fn two_engines_carry_a_group_over_a_real_wire() {
     for mode in MODES {
         let scenes: [fn(&str, &str, EspMode); 4] = [
             carry,
-            |a, b, mode| carry_bursts(a, b, mode, 1),
-            |a, b, mode| carry_bursts(a, b, mode, QUEUES),
+            |a, b, mode| carry_bursts(a, b, mode, ONE_RAW),
+            |a, b, mode| carry_bursts(a, b, mode, SEVERAL),
             carry_large,
         ];
         for scene in scenes {
@@ -178,9 +192,9 @@ fn two_engines_carry_a_group_over_a_real_wire() {
 
 fn carry(a: &str, b: &str, mode: EspMode) {
     enter(a);
-    let sender = engine(a, 1, mode, 1);
+    let sender = engine(a, 1, mode, ONE);
     enter(b);
-    let listener = engine(b, 2, mode, 1);
+    let listener = engine(b, 2, mode, ONE);
     let sockets = [receiver(GROUP4), receiver(GROUP6)];
 
     enter(a);
@@ -245,11 +259,11 @@ fn burst(group: &str, host: u8, receiver: &UdpSocket, expected: usize) -> BTreeS
     arrived
 }
 
-fn carry_bursts(a: &str, b: &str, mode: EspMode, queues: u8) {
+fn carry_bursts(a: &str, b: &str, mode: EspMode, threads: Threads) {
     enter(a);
-    let (engine_a, receivers_a) = (engine(a, 1, mode, queues), [GROUP4, GROUP6].map(roomy_receiver));
+    let (engine_a, receivers_a) = (engine(a, 1, mode, threads), [GROUP4, GROUP6].map(roomy_receiver));
     enter(b);
-    let (engine_b, receivers_b) = (engine(b, 2, mode, queues), [GROUP4, GROUP6].map(roomy_receiver));
+    let (engine_b, receivers_b) = (engine(b, 2, mode, threads), [GROUP4, GROUP6].map(roomy_receiver));
 
     for (from, host, receivers, status) in [(a, 1, &receivers_b, &engine_b), (b, 2, &receivers_a, &engine_a)] {
         enter(from);
@@ -298,7 +312,7 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode, queues: u8) {
 /// A TUN device that takes what the interface takes: there is no room for ESP.
 fn carry_large(a: &str, b: &str, mode: EspMode) {
     enter(b);
-    let (engine_b, receivers) = (engine(b, 2, mode, 1), [GROUP4, GROUP6].map(receiver));
+    let (engine_b, receivers) = (engine(b, 2, mode, SEVERAL), [GROUP4, GROUP6].map(receiver));
     for (at, fragment) in [Fragment::Before, Fragment::After].into_iter().enumerate() {
         enter(a);
         // Senders of IPv4 allow fragments.

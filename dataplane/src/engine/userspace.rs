@@ -1,8 +1,8 @@
 //! ESP by this process: a TUN device on the plain side, raw sockets of IP protocol 50 on the protected side.
 //!
 //! ```text
-//!  application -> route -> TUN -> [tx threads: seal] -> raw socket, header included -> interface
-//!  application <- TUN <- [rx thread: open] <- raw sockets (IPv4, IPv6) <- joined groups <- interface
+//!  application -> route -> TUN -> [tx threads: seal] -> Ethernet frames, or raw socket with header -> interface
+//!  application <- TUN <- [rx threads: open] <- raw sockets (IPv4, IPv6) <- joined groups <- interface
 //! ```
 //!
 //! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN
@@ -13,13 +13,17 @@
 //! sockets live in the network namespace of the thread that calls [`Userspace::start`]; the other calls may come from
 //! any.
 //!
-//! The raw sockets take and give bursts of packets, one system call for each. A TUN device has no such call: it needs
-//! one for each packet.
+//! The sockets take and give bursts of packets, one system call for each. A TUN device has no such call: it needs one for
+//! each packet. What goes to groups is sent as whole frames, which takes little more than half the time of raw sockets;
+//! by the figures in `docs/BENCHMARKS.md` (*Wire*) nothing that safe code can do is better. Rings shared with the kernel
+//! would save another fifth when sending. Receiving they save the thread most of its work and the machine a fifth, at
+//! the price of unsafe code, of a delay until a block of the ring is given away, and of putting fragments together here.
 //!
 //! With several queues the TUN device has a tx thread for each, and the kernel keeps the packets of a flow in one
 //! queue. Sequence numbers are common to them, so packets of different flows can leave out of the order of their
 //! numbers, by a burst of each queue and more where a thread has to wait for its turn: receivers need a replay window
-//! of several hundred packets. There is one rx thread, since a further raw socket would only get a copy of each packet.
+//! of several hundred packets. With several rx threads each has raw sockets of its own, and filters on them share out
+//! the packets by the senders' addresses.
 //!
 //! Fragments of protected packets are put together by the kernel before they come here. With a TUN device whose MTU is smaller
 //! than the interface's by [`MAX_OVERHEAD`] the host's own stack sees to it that protected packets fit; what becomes of those
@@ -49,8 +53,10 @@ use crate::sad::{ApplyError, Sad, Snapshot};
 use crate::sizes::Sizes;
 
 mod incoming;
+mod link;
 mod outgoing;
 mod passage;
+mod share;
 mod sockets;
 mod workers;
 
@@ -75,6 +81,10 @@ pub struct EngineConfig {
     pub mtu: u16,
     /// Queues of the TUN device, each with a thread that seals. With more than one, the device must not exist before.
     pub queues: NonZeroU8,
+    /// Threads that open what is received, each the packets of some senders.
+    pub receivers: NonZeroU8,
+    /// How protected packets go out.
+    pub wire: Wire,
     /// Groups to join besides the single multicast addresses of the policies, for policies about whole networks.
     pub groups: Vec<IpAddr>,
     /// Install inbound SAs only: the member did not register as a sender.
@@ -89,8 +99,18 @@ pub struct EngineConfig {
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
 
+/// Ways of protected packets to the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// To multicast groups on an Ethernet as whole frames, otherwise through raw sockets.
+    #[default]
+    Auto,
+    /// Through raw sockets, which is also through the packet filters of the host's IP stack.
+    Raw,
+}
+
 impl EngineConfig {
-    /// A configuration with one queue, without additional groups and without a key log.
+    /// A configuration with one queue and one thread that receives, without additional groups and without a key log.
     #[must_use]
     pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
         Self {
@@ -98,6 +118,8 @@ impl EngineConfig {
             interface: interface.into(),
             mtu,
             queues: NonZeroU8::MIN,
+            receivers: NonZeroU8::MIN,
+            wire: Wire::Auto,
             groups: Vec::new(),
             receive_only: false,
             tunnel: Tunnel::default(),
@@ -128,8 +150,6 @@ struct Control {
 
 /// What the workers share.
 struct Shared<P> {
-    /// One of the queues; which of them opened packets go to is all the same.
-    tun: Arc<SyncDevice>,
     sockets: Sockets,
     gauge: Gauge,
     interface: String,

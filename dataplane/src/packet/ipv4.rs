@@ -67,7 +67,7 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
 /// total length. DS, ECN and, if it is to be copied, DF come from the inner header (RFC 4301 section 5.1.2.1), as do the
 /// addresses that `outer` does not name (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner
-/// packet's. The kernel gives the identification when it is sent.
+/// packet's. The identification is given when it is sent.
 #[inline]
 pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Outer, protocol: u8) {
     let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
@@ -153,6 +153,20 @@ pub(crate) fn set_ecn(packet: &mut [u8], header_len: usize, ecn: u8) {
     }
 }
 
+/// Gives an identification to a header that has none and needs one, for the packet may be fragmented on its way (RFC 6864
+/// section 4); those of fragments stay. The checksum follows as in RFC 1624.
+pub(crate) fn identify(header: &mut [u8], next: impl FnOnce() -> u16) {
+    if header.len() >= HEADER_LEN
+        && header[IDENTIFICATION..IDENTIFICATION + 2] == [0, 0]
+        && header[FLAGS..FLAGS + 2] == [0, 0]
+    {
+        let number = next();
+        let sum = !u16::from_be_bytes([header[CHECKSUM], header[CHECKSUM + 1]]);
+        header[IDENTIFICATION..IDENTIFICATION + 2].copy_from_slice(&number.to_be_bytes());
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&fold(u64::from(sum) + u64::from(number)).to_be_bytes());
+    }
+}
+
 fn refresh_checksum(header: &mut [u8]) {
     header[CHECKSUM..CHECKSUM + 2].fill(0);
     let sum = checksum(header);
@@ -213,6 +227,23 @@ mod tests {
             assert_eq!(u32::from(!checksum(&header)), sum, "{len} octets");
         }
         assert_eq!(checksum(&[0xff; 20]), 0);
+    }
+
+    #[test]
+    fn only_what_can_be_fragmented_and_has_no_identification_gets_one() {
+        for (number, flags, given) in [(0, 0, true), (0, 0x40, false), (0, 0x20, false), (7, 0, false)] {
+            for next in [1, 0x8000, 0xfffe, 0xffff] {
+                let mut header = hex::decode(HEADER).unwrap();
+                (header[IDENTIFICATION + 1], header[FLAGS]) = (number, flags);
+                refresh_checksum(&mut header);
+                let before = header.clone();
+                identify(&mut header, || next);
+                assert_eq!(header != before, given);
+                assert_eq!(given, header[IDENTIFICATION..IDENTIFICATION + 2] == next.to_be_bytes());
+                assert_eq!(checksum(&header), 0);
+            }
+        }
+        identify(&mut [], || unreachable!());
     }
 
     #[test]

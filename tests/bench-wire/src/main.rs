@@ -27,7 +27,10 @@ const LENGTHS: [usize; 2] = [100, 1_440];
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1).map_or("", String::as_str);
+    measure(quick, arguments.iter().skip_while(|argument| *argument != "--only").nth(1).map_or("", String::as_str))
+}
+
+fn measure(quick: bool, only: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: network namespaces and raw sockets need root");
         return Ok(());
@@ -38,9 +41,10 @@ fn main() -> Result<()> {
     let sending = Sending::ALL.into_iter().map(|sending| (sending, Receiving::Nobody));
     let receiving = Receiving::ALL.into_iter().map(|receiving| (Sending::RawBurst, receiving));
     for (sending, receiving) in sending.chain(receiving) {
-        let name = match receiving {
-            Receiving::Nobody => format!("send: {}", sending.name()),
-            receiving => format!("receive: {}", receiving.name()),
+        let name = if receiving.is_nobody() {
+            format!("send: {}", sending.name())
+        } else {
+            format!("receive: {}", receiving.name())
         };
         if !name.contains(only) {
             continue;
@@ -57,4 +61,12 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn everything_runs_in_small() -> anyhow::Result<()> {
+        super::measure(true, "")
+    }
 }

@@ -193,4 +193,3 @@ impl Read for RawReader {
         Ok(packets)
     }
 }
-

@@ -67,8 +67,7 @@ impl UringReader {
             let address = entries.address() as u64;
             ring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
         }
-        let mut reader =
-            Self { ring, socket: raw_socket()?, buffers, entries, tail: 0, armed: false, looked_at: 0 };
+        let mut reader = Self { ring, socket: raw_socket()?, buffers, entries, tail: 0, armed: false, looked_at: 0 };
         (0..BUFFERS).for_each(|buffer| reader.give(buffer));
         reader.publish();
         Ok(reader)

@@ -245,7 +245,8 @@ fn redirect(socket: &Socket, native: bool) -> Result<OwnedFd> {
     let (key, value) = (halves((&raw const key).cast()), halves((&raw const value).cast()));
     let update = [map.as_raw_fd() as u32, 0, key[0], key[1], value[0], value[1], 0, 0];
     // SAFETY: the request is as long as is said; key and value outlive the call.
-    call(unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE, update.as_ptr(), size_of_val(&update)) }).context("entry")?;
+    call(unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE, update.as_ptr(), size_of_val(&update)) })
+        .context("entry")?;
     // r2 = queue of the context; r1 = map; r3 = pass it where there is no socket; bpf_redirect_map(); exit
     let program: [u64; 6] = [
         0x0000_0000_0010_1261,

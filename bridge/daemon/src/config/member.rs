@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::Sizes;
+use dataplane::engine::Wire;
 use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Hash, KeGroup, KeyKind, Secret};
 use keyferry_model::credentials::OwnCertificate;
@@ -63,6 +64,10 @@ pub struct MemberConfig {
     pub sizes: Sizes,
     /// Queues of TUN devices, each with a thread.
     pub queues: NonZeroU8,
+    /// Threads that open what is received.
+    pub receive_threads: NonZeroU8,
+    /// How protected packets go out.
+    pub wire: Wire,
     /// Route what the group's policy protects into the TUN device?
     pub routes: bool,
     /// Leave the group when the process ends?
@@ -188,10 +193,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
         path_mtu,
         sizes,
-        queues: u8::try_from(section.number("queues", 1..=8, 1))
-            .ok()
-            .and_then(NonZeroU8::new)
-            .unwrap_or(NonZeroU8::MIN),
+        queues: threads(&mut section, "queues"),
+        receive_threads: threads(&mut section, "receive_threads"),
+        wire: section.choice("wire", &[("auto", Wire::Auto), ("raw", Wire::Raw)], Wire::Auto),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: phase1.ke_groups,
@@ -223,6 +227,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     phase1::check_member_sends(&section, config.phase1.sends, &config.auth, config.life.nat_port.is_some());
     section.finish();
     (!config.gateways.is_empty() && !config.groups.is_empty() && auth.is_some()).then_some(config)
+}
+
+fn threads(section: &mut Section<'_>, key: &'static str) -> NonZeroU8 {
+    let number = u8::try_from(section.number(key, 1..=8, 1));
+    number.ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MIN)
 }
 
 /// What IKE SAs go over.
@@ -261,7 +270,9 @@ fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
         section.finish();
     }
     if groups.iter().all(|g| g.tun.is_none() || g.engine == EngineChoice::None) {
-        for key in ["mtu", "queues", "routes"].into_iter().filter(|key| section.named_key(key)) {
+        for key in
+            ["mtu", "queues", "receive_threads", "wire", "routes"].into_iter().filter(|key| section.named_key(key))
+        {
             section.error(key, "is about TUN devices, and there are none", "remove it");
         }
     }

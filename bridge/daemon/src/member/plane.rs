@@ -57,6 +57,8 @@ impl Plane {
         }
         let mut engine = EngineConfig::new(tun, &place.interface, mtu);
         engine.queues = config.queues;
+        engine.receivers = config.receive_threads;
+        engine.wire = config.wire;
         engine.groups = group.join.clone();
         engine.receive_only = config.sender_ids == 0;
         engine.tunnel = around.tunnel();

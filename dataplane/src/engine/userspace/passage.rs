@@ -78,25 +78,23 @@ impl Workers {
     pub fn start<P: Passage>(config: &EngineConfig, passage: Arc<P>) -> io::Result<Self> {
         let index = index_of(&config.interface)?;
         let (tun, others) = open_tun(&config.tun, config.mtu, config.queues)?;
-        let sockets = Sockets::open(&config.interface, index)?;
+        let sockets = Sockets::open(&config.interface, index, config.wire, config.receivers)?;
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let queues: Vec<_> = iter::once(Arc::clone(&tun)).chain(others).collect();
-        let shared = Arc::new(Shared {
-            tun,
-            sockets,
-            gauge,
-            interface: config.interface.clone(),
-            passage,
-            stop: Arc::clone(&stop),
-        });
+        let queues: Vec<_> = iter::once(tun).chain(others).collect();
+        let shared =
+            Arc::new(Shared { sockets, gauge, interface: config.interface.clone(), passage, stop: Arc::clone(&stop) });
         let mut workers = Self { stop, threads: Vec::new() };
         // Should a thread fail to start, dropping the others ends them.
-        for (at, queue) in queues.into_iter().enumerate() {
+        for (at, queue) in queues.iter().map(Arc::clone).enumerate() {
             let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
             workers.spawn(format!("esp-tx-{at}"), move || workers::outbound(&shared, &queue, ivs))?;
         }
-        workers.spawn("esp-rx".to_owned(), move || workers::inbound(&shared))?;
+        // Which queue opened packets are written to is all the same.
+        for (at, queue) in (0..config.receivers.get()).zip(queues.iter().cycle().map(Arc::clone)) {
+            let shared = Arc::clone(&shared);
+            workers.spawn(format!("esp-rx-{at}"), move || workers::inbound(&shared, &queue, usize::from(at)))?;
+        }
         Ok(workers)
     }
 

@@ -1,21 +1,28 @@
-//! Raw sockets of IP protocol 50, and what the interface takes.
+//! Sockets towards the network: raw ones of IP protocol 50, and where it can be one for whole frames; and what the
+//! interface takes.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::packet::protocol;
+use super::Wire;
+use super::link::Link;
+use super::share::Share;
+use crate::packet::{IpVersion, protocol};
 
 /// Asked for, in octets; the kernel doubles it for its own use.
 const BUFFER: usize = 8 << 20;
+/// More packets than a receive buffer of the system's default size holds.
+const MOST_QUEUED: usize = 1 << 16;
 
-/// One socket for each IP version that the system has, for both directions.
+/// Sockets bound to an interface.
 pub(super) struct Sockets {
-    v4: Socket,
-    v6: Option<Socket>,
+    link: Option<Link>,
+    raw: Vec<Raw>,
     index: u32,
 }
 
@@ -44,12 +51,47 @@ impl Gauge {
 }
 
 impl Sockets {
-    /// Opens sockets bound to an interface. IPv6 is left out where the system has none.
-    pub(super) fn open(interface: &str, index: u32) -> io::Result<Self> {
-        let v4 = raw(Domain::IPV4, interface)?;
+    /// Opens them, and as many raw ones as there are threads that receive.
+    pub(super) fn open(interface: &str, index: u32, wire: Wire, receivers: NonZeroU8) -> io::Result<Self> {
+        let link = match wire {
+            Wire::Auto => Link::open(interface).unwrap_or_else(|error| {
+                tracing::info!(%error, "no frames here, only raw sockets");
+                None
+            }),
+            Wire::Raw => None,
+        };
+        let raw = Share::all(receivers).map(|share| Raw::open(interface, index, share)).collect::<io::Result<_>>()?;
+        Ok(Self { link, raw, index })
+    }
+
+    /// For what goes to groups, if the interface is an Ethernet.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
+    /// To receive by, and to send by the first of them.
+    pub(super) fn raw(&self) -> &[Raw] {
+        &self.raw
+    }
+
+    /// The interface that they are bound to.
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+/// A socket for each IP version that the system has.
+pub(super) struct Raw {
+    v4: Socket,
+    v6: Option<Socket>,
+}
+
+impl Raw {
+    fn open(interface: &str, index: u32, share: Share) -> io::Result<Self> {
+        let v4 = raw(IpVersion::V4, interface, share)?;
         v4.set_header_included_v4(true)?;
         v4.set_multicast_loop_v4(false)?;
-        let v6 = match raw(Domain::IPV6, interface) {
+        let v6 = match raw(IpVersion::V6, interface, share) {
             Ok(v6) => {
                 v6.set_header_included_v6(true)?;
                 v6.set_multicast_loop_v6(false)?;
@@ -64,7 +106,7 @@ impl Sockets {
                 None
             }
         };
-        Ok(Self { v4, v6, index })
+        Ok(Self { v4, v6 })
     }
 
     /// For IPv4: what is sent brings its header along, and so does what is received.
@@ -76,19 +118,27 @@ impl Sockets {
     pub(super) fn v6(&self) -> Option<BorrowedFd<'_>> {
         self.v6.as_ref().map(AsFd::as_fd)
     }
-
-    /// The interface that they are bound to.
-    pub(super) fn index(&self) -> u32 {
-        self.index
-    }
 }
 
-fn raw(domain: Domain, interface: &str) -> io::Result<Socket> {
+fn raw(version: IpVersion, interface: &str, share: Share) -> io::Result<Socket> {
+    let domain = match version {
+        IpVersion::V4 => Domain::IPV4,
+        IpVersion::V6 => Domain::IPV6,
+    };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol::ESP))))?;
-    socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_nonblocking(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    if let Some(filter) = share.filter(version) {
+        socket.attach_filter(&filter)?;
+    }
+    drain(&socket);
     enlarge(&socket);
     Ok(socket)
+}
+
+/// A raw socket receives from its first moment on, from any interface and whatever the share.
+fn drain(socket: &Socket) {
+    let _ = (0..MOST_QUEUED).try_for_each(|_| socket.recv(&mut []).map(drop));
 }
 
 /// Larger buffers take bursts; without the privilege the system's limit has to do.
@@ -98,7 +148,13 @@ fn enlarge(socket: &Socket) {
     {
         tracing::debug!(%error, "receive buffer stays as it is");
     }
-    if let Err(error) = socket.set_send_buffer_size(BUFFER) {
+    enlarge_sending(socket);
+}
+
+pub(super) fn enlarge_sending(socket: &Socket) {
+    if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err()
+        && let Err(error) = socket.set_send_buffer_size(BUFFER)
+    {
         tracing::debug!(%error, "send buffer stays as it is");
     }
 }

@@ -1,6 +1,8 @@
 //! Bursts over the loopback interface of a network namespace. Needs root and `ip`; says so and passes where they are
 //! missing.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU8;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::thread;
@@ -10,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
+use super::super::joins::Joins;
+use super::Wire;
 use super::incoming::{Gathered, Receive, ReceiveV4, ReceiveV6};
 use super::outgoing::{self, Unsent};
 use super::sockets::{Gauge, Sockets};
@@ -19,22 +23,37 @@ use crate::packet::{ipv4, ipv6, protocol};
 
 const MTU: usize = 1_300;
 
-/// In a namespace of its own, where the loopback interface takes packets of up to [`MTU`] octets.
+/// In a namespace where the loopback interface takes packets of up to [`MTU`] octets.
 fn on_loopback(test: impl FnOnce(Sockets) + Send + 'static) {
+    with_receivers(1, test);
+}
+
+fn with_receivers(receivers: u8, test: impl FnOnce(Sockets) + Send + 'static) {
+    let receivers = NonZeroU8::new(receivers).unwrap();
+    alone(&[&format!("link set lo mtu {MTU} up")], move || test(sockets("lo", Wire::Auto, receivers)));
+}
+
+fn sockets(interface: &str, wire: Wire, receivers: NonZeroU8) -> Sockets {
+    Sockets::open(interface, if_nametoindex(interface).unwrap(), wire, receivers).unwrap()
+}
+
+/// In a namespace of its own that `ip` has set up.
+fn alone(commands: &[&str], test: impl FnOnce() + Send) {
     if !geteuid().is_root() {
         println!("skipped: network namespaces and raw sockets need root");
         return;
     }
-    let tested = thread::spawn(move || {
-        let alone = unshare(CloneFlags::CLONE_NEWNET).is_ok()
-            && Command::new("ip").args(["link", "set", "lo", "mtu", &MTU.to_string(), "up"]).status().is_ok();
-        if alone {
-            test(Sockets::open("lo", if_nametoindex("lo").unwrap()).unwrap());
-        } else {
-            println!("skipped: no network namespaces here, or no `ip`");
-        }
+    let ip = |command: &&str| Command::new("ip").args(command.split_whitespace()).status().is_ok_and(|s| s.success());
+    thread::scope(|scope| {
+        let tested = scope.spawn(|| {
+            if unshare(CloneFlags::CLONE_NEWNET).is_ok() && commands.iter().all(ip) {
+                test();
+            } else {
+                println!("skipped: no network namespaces here, or no `ip`");
+            }
+        });
+        tested.join().unwrap();
     });
-    tested.join().unwrap();
 }
 
 /// A packet of `len` octets to this host, with a payload of `fill`.
@@ -121,9 +140,9 @@ fn a_burst_of_both_versions_arrives_in_order() {
         // The second time shows what the first leaves behind.
         for _ in 0..3 {
             assert_eq!(send(&sockets, &packets), Unsent::default());
-            let (_, read4) = receive(sockets.v4(), &mut from4, 2_000, sent4.len());
+            let (_, read4) = receive(sockets.raw()[0].v4(), &mut from4, 2_000, sent4.len());
             assert_eq!(read4.into_iter().map(comparable).collect::<Vec<_>>(), sent4);
-            let (_, read6) = receive(sockets.v6().unwrap(), &mut from6, 2_000, sent6.len());
+            let (_, read6) = receive(sockets.raw()[0].v6().unwrap(), &mut from6, 2_000, sent6.len());
             assert_eq!(read6, sent6);
         }
     });
@@ -137,9 +156,9 @@ fn a_packet_that_is_not_taken_does_not_lose_those_behind_it() {
         packets.push(vec![0x70; 30]);
         assert_eq!(send(&sockets, &packets), Unsent { too_big: 2 * 4, failed: 1 });
         let lengths = |read: Vec<Vec<u8>>| read.iter().map(Vec::len).collect::<Vec<_>>();
-        let (_, read) = receive(sockets.v4(), &mut ReceiveV4::new(), 2_000, 3);
+        let (_, read) = receive(sockets.raw()[0].v4(), &mut ReceiveV4::new(), 2_000, 3);
         assert_eq!(lengths(read), [100, MTU, 200]);
-        let (_, read) = receive(sockets.v6().unwrap(), &mut ReceiveV6::new(), 2_000, 3);
+        let (_, read) = receive(sockets.raw()[0].v6().unwrap(), &mut ReceiveV6::new(), 2_000, 3);
         assert_eq!(lengths(read), [100, MTU, 200]);
     });
 }
@@ -153,9 +172,10 @@ fn a_packet_that_does_not_fit_its_frame_is_left_out() {
         for _ in 0..2 {
             assert_eq!(send(&sockets, &packets), Unsent::default());
             let expected = Gathered { packets: 3, unusable: 3 };
-            for (all, read) in
-                [receive(sockets.v4(), &mut from4, 300, 6), receive(sockets.v6().unwrap(), &mut from6, 300, 6)]
-            {
+            for (all, read) in [
+                receive(sockets.raw()[0].v4(), &mut from4, 300, 6),
+                receive(sockets.raw()[0].v6().unwrap(), &mut from6, 300, 6),
+            ] {
                 assert_eq!(all, expected);
                 assert_eq!(read.iter().map(Vec::len).collect::<Vec<_>>(), [60, 100, 300]);
             }
@@ -184,8 +204,107 @@ fn the_mtu_is_that_of_the_interface_at_the_time() {
 fn nothing_to_read_is_no_failure_of_the_socket() {
     on_loopback(|sockets| {
         let mut frames = vec![Frame::new(100); BURST];
-        let v4 = ReceiveV4::new().receive(sockets.v4(), &mut frames);
-        let v6 = ReceiveV6::new().receive(sockets.v6().unwrap(), &mut frames);
+        let v4 = ReceiveV4::new().receive(sockets.raw()[0].v4(), &mut frames);
+        let v6 = ReceiveV6::new().receive(sockets.raw()[0].v6().unwrap(), &mut frames);
         assert!([v4, v6].into_iter().all(|read| read.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)));
     });
+}
+
+/// Packets of many senders, none of whom differs from the others in its last octet.
+fn of_many_senders() -> Vec<Vec<u8>> {
+    let sender = |n: u8| {
+        let (mut four, mut six) = (v4(n, 60), v6(n, 80));
+        (four[13], six[9]) = (n, n);
+        [four, six]
+    };
+    (0..BURST as u8 / 2).flat_map(sender).collect()
+}
+
+#[test]
+fn shares_are_fair_and_every_packet_is_in_one_of_them() {
+    for receivers in [1, 2, 3, 8] {
+        with_receivers(receivers, move |sockets| {
+            let each = of_many_senders();
+            for _ in 0..2 {
+                assert_eq!(send(&sockets, &each), Unsent::default());
+            }
+            let (mut four, mut six) = (Vec::new(), Vec::new());
+            let mut frames = vec![Frame::new(100); BURST];
+            for raw in sockets.raw() {
+                let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
+                for (socket, from, all) in
+                    [(raw.v4(), &mut from4 as &mut dyn Receive, &mut four), (raw.v6().unwrap(), &mut from6, &mut six)]
+                {
+                    let before = all.len();
+                    while let Ok(gathered) = from.receive(socket, &mut frames) {
+                        all.extend(frames[..gathered.packets].iter().map(|frame| frame.packet().to_vec()));
+                    }
+                    let (share, fair) = (all.len() - before, 2 * each.len() / 2 / usize::from(receivers));
+                    assert!(share >= fair / 2 && share <= fair * 2, "{share} of {fair}, {receivers} receivers");
+                    // A sender's packets come one burst after the other to the same socket.
+                    assert!(share.is_multiple_of(2));
+                }
+            }
+            for (all, version) in [(four, 4), (six, 6)] {
+                let mut all: Vec<_> = all.into_iter().map(comparable).collect();
+                let sent = each.iter().filter(|packet| packet[0] >> 4 == version);
+                let mut twice: Vec<_> = sent.flat_map(|packet| [packet.clone(), packet.clone()]).collect();
+                all.sort();
+                twice.sort();
+                assert_eq!(all, twice);
+            }
+        });
+    }
+}
+
+/// Packets to a group without identification: one that may be fragmented, one that may not, one of IPv6.
+fn to_groups(number: u8) -> [Vec<u8>; 3] {
+    let (mut may, mut six) = (v4(number, 60), v6(number, 80));
+    may[12..20].copy_from_slice(&[10, 8, 0, number, 239, 192, 0, 1]);
+    let mut sum = ipv4::checksum(&may[..20]);
+    may[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut may_not = may.clone();
+    (may_not[6], may_not[10], may_not[11]) = (0x40, 0, 0);
+    sum = ipv4::checksum(&may_not[..20]);
+    may_not[10..12].copy_from_slice(&sum.to_be_bytes());
+    (six[8], six[23], six[24], six[25], six[39]) = (0xfd, number, 0xff, 0x15, 1);
+    [may, may_not, six]
+}
+
+#[test]
+fn groups_are_sent_to_on_either_way() {
+    // Without addresses that have to be found unique first.
+    const CABLE: [&str; 9] = [
+        "link add v0 type veth peer name v1",
+        "link set v0 addrgenmode none",
+        "link set v1 addrgenmode none",
+        "link set v0 up",
+        "link set v1 up",
+        "addr add fe80::1/64 dev v0 nodad",
+        "addr add fe80::2/64 dev v1 nodad",
+        "addr add 10.7.0.1/24 dev v1",
+        "route add 239.192.0.0/16 dev v0",
+    ];
+    for wire in [Wire::Auto, Wire::Raw] {
+        alone(&CABLE, move || {
+            let (from, to) = (sockets("v0", wire, NonZeroU8::MIN), sockets("v1", wire, NonZeroU8::MIN));
+            assert_eq!(from.link().is_some(), wire == Wire::Auto);
+            let mut joins = Joins::open(if_nametoindex("v1").unwrap()).unwrap();
+            joins.set(&["239.192.0.1".parse().unwrap(), "ff15::1".parse().unwrap()]);
+
+            let packets: Vec<_> = (1..=20).flat_map(to_groups).collect();
+            assert_eq!(send(&from, &packets), Unsent::default());
+            let (_, four) = receive(to.raw()[0].v4(), &mut ReceiveV4::new(), 100, 40);
+            let sent = packets.iter().filter(|packet| packet[0] >> 4 == 4).cloned();
+            assert_eq!(
+                four.iter().cloned().map(comparable).collect::<Vec<_>>(),
+                sent.map(comparable).collect::<Vec<_>>()
+            );
+            assert!(four.iter().all(|packet| ipv4::checksum(&packet[..20]) == 0));
+            let numbered = four.iter().filter(|packet| packet[6] == 0).map(|packet| [packet[4], packet[5]]);
+            assert_eq!(numbered.collect::<BTreeSet<_>>().len(), 20, "each its own identification");
+            let (_, six) = receive(to.raw()[0].v6().unwrap(), &mut ReceiveV6::new(), 100, 20);
+            assert!(six.iter().eq(packets.iter().filter(|packet| packet[0] >> 4 == 6)));
+        });
+    }
 }

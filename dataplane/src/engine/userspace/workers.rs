@@ -107,14 +107,15 @@ fn gather(queue: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>
     (frames.len(), None)
 }
 
-/// Protected packets become plain ones.
-pub(super) fn inbound<P: Passage>(shared: &Shared<P>) {
-    let mut inbound = Inbound { shared, frames: vec![Frame::new(CAPACITY); BURST], fates: Vec::with_capacity(BURST) };
+/// Protected packets of one share become plain ones.
+pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &SyncDevice, share: usize) {
+    let Some(raw) = shared.sockets.raw().get(share) else { return };
+    let (frames, fates) = (vec![Frame::new(CAPACITY); BURST], Vec::with_capacity(BURST));
+    let mut inbound = Inbound { shared, tun, frames, fates };
     let (mut v4, mut v6) = (ReceiveV4::new(), ReceiveV6::new());
-    let sockets: Vec<BorrowedFd<'_>> = [Some(shared.sockets.v4()), shared.sockets.v6()].into_iter().flatten().collect();
+    let sockets: Vec<BorrowedFd<'_>> = [Some(raw.v4()), raw.v6()].into_iter().flatten().collect();
     while wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
-        let goes_on = inbound.burst(shared.sockets.v4(), &mut v4)
-            && shared.sockets.v6().is_none_or(|socket| inbound.burst(socket, &mut v6));
+        let goes_on = inbound.burst(raw.v4(), &mut v4) && raw.v6().is_none_or(|socket| inbound.burst(socket, &mut v6));
         if !goes_on {
             return;
         }
@@ -123,6 +124,7 @@ pub(super) fn inbound<P: Passage>(shared: &Shared<P>) {
 
 struct Inbound<'s, P> {
     shared: &'s Shared<P>,
+    tun: &'s SyncDevice,
     frames: Vec<Frame>,
     fates: Vec<Fate<u32>>,
 }
@@ -141,7 +143,7 @@ impl<P: Passage> Inbound<'_, P> {
         let frames = &mut self.frames[..gathered.packets];
         passage.inbound(frames, &mut self.fates);
         for (frame, _) in frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()) {
-            if self.shared.tun.send(frame.packet()).is_err() {
+            if self.tun.send(frame.packet()).is_err() {
                 passage.count_drop(DropReason::InError);
             }
         }

@@ -1,5 +1,7 @@
 //! Members of several groups.
 
+use dataplane::engine::Wire;
+
 use super::*;
 
 const SEVERAL: &str = r#"
@@ -66,10 +68,29 @@ fn a_group_names_its_engine_or_has_that_of_the_member() {
     // What is about traffic is of no use without an engine for it.
     wrong("group = 77", "group = 77\nengine = \"none\"", "the engine is \"none\"");
     wrong("streams_only = true", "streams_only = true\nengine = \"userspace\"", "streams_only takes none");
-    for key in ["mtu = 1400", "queues = 2", "routes = false", "tun = \"kf0\"", "join = [\"239.192.0.1\"]"] {
+    for key in [
+        "mtu = 1400",
+        "queues = 2",
+        "wire = \"raw\"",
+        "receive_threads = 2",
+        "routes = false",
+        "tun = \"kf0\"",
+        "join = [\"239.192.0.1\"]",
+    ] {
         assert!(member_of(&format!("{MEMBER}engine = \"none\"\n")).is_ok());
         assert!(member_of(&format!("{MEMBER}engine = \"none\"\n{key}\n")).is_err(), "{key}");
     }
+}
+
+#[test]
+fn the_ways_to_the_wire_may_be_chosen() {
+    let usual = member_of(SEVERAL).unwrap().config;
+    assert_eq!((usual.receive_threads.get(), usual.wire), (1, Wire::Auto));
+    let text = SEVERAL.replacen("group = 1234", "group = 1234\nreceive_threads = 8\nwire = \"raw\"", 1);
+    let chosen = member_of(&text).unwrap().config;
+    assert_eq!((chosen.receive_threads.get(), chosen.wire), (8, Wire::Raw));
+    wrong("group = 1234", "group = 1234\nreceive_threads = 9", "receive_threads");
+    wrong("group = 1234", "group = 1234\nwire = \"ring\"", "wire");
 }
 
 #[test]
