@@ -52,5 +52,5 @@ pub use key_log::KeyLog;
 pub use oversize::{Outlet, Oversize};
 pub use replay::{MAX_SENDERS, MAX_WINDOW, MIN_WINDOW, Window};
 pub use sad::{ApplyError, MAX_SAS, Sad, Sealed, Snapshot};
-pub use sizes::{DontFragment, Fragment, Sizes};
+pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
 pub use status::{SaStatus, SadStatus};

@@ -12,7 +12,7 @@ use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
-use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol};
+use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
 use crate::replay::{Sender, Verdict};
 use crate::sa::Sa;
 use crate::transform::Job;
@@ -160,6 +160,7 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Headers) -> Re
             pass_on_congestion(told, frame.packet_mut(), inner)?;
         }
         EspMode::Transport => {
+            let payload = without_padding(plain.get(..payload).unwrap_or_default(), next_header);
             leave_transport(frame, outer, layout.body(), payload, next_header);
             inner.read(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
         }
@@ -192,6 +193,16 @@ fn leave_tunnel(
     }
     frame.narrow(0, inner.total);
     Ok(())
+}
+
+/// Octets of the payload of transport mode without the traffic flow padding behind a UDP datagram, if it is of zeros. Other
+/// octets there may mean something to the receiver (UDP options, RFC 9868); it takes as much as the datagram's header says.
+fn without_padding(payload: &[u8], next_header: u8) -> usize {
+    let datagram = if next_header == protocol::UDP { udp_len(payload) } else { None };
+    match datagram.and_then(|len| Some((len, payload.get(len..)?))) {
+        Some((len, behind)) if behind.iter().all(|octet| *octet == 0) => len,
+        _ => payload.len(),
+    }
 }
 
 /// Moves the IP header to the payload and names the protocol that follows it.

@@ -178,6 +178,13 @@ fn ports(upper: u8, payload: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
+/// Octets of a UDP datagram as its header says, which stands at the front.
+pub(crate) fn udp_len(payload: &[u8]) -> Option<usize> {
+    const LENGTH: usize = 4;
+    const HEADER_LEN: usize = 8;
+    be16(payload, LENGTH).map(usize::from).filter(|len| *len >= HEADER_LEN)
+}
+
 #[inline]
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk::<2>().map(|b| u16::from_be_bytes(*b))

@@ -2,7 +2,7 @@
 //!
 //! Transport mode: `IP | payload` becomes `IP | ESP | payload`; tunnel mode: `IP | payload` becomes `IP | ESP | IP |
 //! payload`, the outer header with the inner addresses or, where those are not preserved, the tunnel's. The payload stays where it is in memory; headers move in front
-//! of it.
+//! of it. Traffic flow padding comes behind the payload, in front of the trailer.
 
 use std::sync::Arc;
 
@@ -15,9 +15,10 @@ use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::nonce::Ticket;
 use crate::packet::esp::{EspPacket, TRAILER_LEN, padding_len, write_trailer};
-use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol};
+use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
 use crate::sa::Sa;
 use crate::sad::Sealed;
+use crate::sizes::FlowPadding;
 use crate::transform::Job;
 
 /// A burst of plain packets.
@@ -27,7 +28,15 @@ pub(crate) struct Outbound<'b> {
     pub(crate) headers: &'b [Headers],
     pub(crate) fates: &'b mut [Fate<Sealed>],
     pub(crate) ivs: &'b mut IvSource,
-    /// The largest packet that the link takes.
+    pub(crate) bounds: Bounds,
+}
+
+/// How large protected packets may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Larger ones are not made.
+    pub(crate) limit: usize,
+    /// What the link takes: no packet is padded beyond.
     pub(crate) mtu: usize,
 }
 
@@ -69,7 +78,7 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     // Of those that are left, in order.
     let mut plans: ArrayVec<Plan, BURST> = ArrayVec::new();
     for at in members.iter() {
-        let plan = Plan::new(sa, &burst.headers[at], burst.mtu);
+        let plan = Plan::new(sa, &burst.headers[at], burst.frames[at].packet(), burst.bounds);
         let planned = plan.and_then(|plan| plan.room_in(&burst.frames[at]).map(|()| plans.push(plan)));
         if let Err(reason) = planned {
             let one = Members::only(at);
@@ -130,6 +139,12 @@ fn run(sa: &Sa, members: Members, ticket: Ticket, plans: &mut std::slice::Iter<'
     sa.state.sealed.count(packets, octets);
 }
 
+/// Does the payload of transport mode say itself how long it is, and fill the packet? UDP alone does.
+fn tells_length(headers: &Headers, packet: &[u8]) -> bool {
+    headers.split_protocol == protocol::UDP
+        && packet.get(headers.split..headers.total).is_some_and(|payload| udp_len(payload) == Some(payload.len()))
+}
+
 /// The longest plain packet with such headers that, protected, has at most `mtu` octets.
 pub(crate) fn room(sa: &Sa, headers: &Headers, mtu: usize) -> Option<usize> {
     let (outside, inside) = match sa.policy.mode {
@@ -151,6 +166,8 @@ struct Plan {
     esp_at: usize,
     /// What ESP protects, without its trailer.
     payload: usize,
+    /// Octets of traffic flow padding behind it.
+    flow: usize,
     next_header: u8,
 }
 
@@ -185,15 +202,18 @@ impl Plan {
             }
         }
         let esp = packet.get_mut(self.esp_at..)?;
-        let trailer_at = sa.layout.body() + self.payload;
+        let padding_at = sa.layout.body() + self.payload;
+        let trailer_at = padding_at + self.flow;
         let icv_at = esp.len().checked_sub(sa.layout.icv)?;
+        // What a frame held before is nobody's to read, and SAs without encryption show it.
+        esp.get_mut(padding_at..trailer_at)?.fill(0);
         write_trailer(esp.get_mut(trailer_at..icv_at)?, self.next_header);
         EspPacket::new(&mut *esp)?.set_header(sa.spi, sequence);
         Some(esp)
     }
 
     #[inline]
-    fn new(sa: &Sa, headers: &Headers, mtu: usize) -> Result<Self, DropReason> {
+    fn new(sa: &Sa, headers: &Headers, packet: &[u8], bounds: Bounds) -> Result<Self, DropReason> {
         let mode = sa.policy.mode;
         let (outer, esp_at, payload, next_header) = match mode {
             EspMode::Transport if headers.fragment => return Err(DropReason::OutFragment),
@@ -204,16 +224,25 @@ impl Plan {
             }
         };
         let front = outer + sa.layout.body();
-        let back = padding_len(payload, sa.layout.block) + TRAILER_LEN + sa.layout.icv;
+        let padding = padding_len(payload, sa.layout.block);
+        let mut back = padding + TRAILER_LEN + sa.layout.icv;
         let limit = match headers.version {
             IpVersion::V4 => ipv4::MAX_TOTAL,
             IpVersion::V6 => ipv6::MAX_TOTAL,
         };
         let len = headers.total + front + back;
-        if len > mtu.min(limit) {
-            return Err(if len > mtu { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
+        if len > bounds.limit.min(limit) {
+            return Err(if len > bounds.limit { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
         }
-        Ok(Self { mode, front, back, esp_at, payload, next_header })
+        let mut flow = 0;
+        if sa.sizes.padding != FlowPadding::None && (mode == EspMode::Tunnel || tells_length(headers, packet)) {
+            let more = sa.sizes.padding.target(len, bounds.mtu.min(limit)) - len;
+            // Whole blocks, the first of which takes the place of the padding for the cipher.
+            let blocks = more & !(sa.layout.block - 1);
+            flow = if blocks > 0 { padding + blocks } else { 0 };
+            back += blocks;
+        }
+        Ok(Self { mode, front, back, esp_at, payload, flow, next_header })
     }
 }
 

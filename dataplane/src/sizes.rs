@@ -1,5 +1,7 @@
 //! How large protected packets may be and look (RFC 4301 section 8, RFC 4303 sections 2.7 and 3.3.4).
 
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What this member does about the sizes of what it sends.
@@ -9,6 +11,8 @@ pub struct Sizes {
     pub fragment: Fragment,
     /// The DF bit of a tunnel's outer IPv4 header.
     pub dont_fragment: DontFragment,
+    /// How long protected packets are made.
+    pub padding: FlowPadding,
 }
 
 /// When a packet that would be too large for the link is taken apart. None is that may not be: an IPv4 packet with DF, and
@@ -36,6 +40,36 @@ pub enum DontFragment {
     Clear,
     /// Set. Such packets are not fragmented after they are protected.
     Set,
+}
+
+/// How long protected packets are made, headers included, so that their lengths tell less of what is inside (RFC 4303 section
+/// 2.7). In transport mode only whole UDP datagrams can be padded. Receivers must know of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FlowPadding {
+    /// Not longer than they must be.
+    #[default]
+    None,
+    /// A multiple of so many octets.
+    Step(NonZeroU16),
+    /// The first of these that is long enough, in rising order; behind the last there is the link's MTU.
+    Lengths(Arc<[u16]>),
+    /// As long as the link takes.
+    Mtu,
+}
+
+impl FlowPadding {
+    /// How long a packet is made that must have `len` octets and may have `most`: as near below as its cipher lets it be.
+    pub(crate) fn target(&self, len: usize, most: usize) -> usize {
+        let target = match self {
+            FlowPadding::None => len,
+            FlowPadding::Step(step) => len.next_multiple_of(usize::from(step.get())),
+            FlowPadding::Lengths(lengths) => {
+                lengths.iter().map(|length| usize::from(*length)).find(|length| *length >= len).unwrap_or(most)
+            }
+            FlowPadding::Mtu => most,
+        };
+        target.min(most).max(len)
+    }
 }
 
 /// The link that protected packets go through, as far as their sizes are concerned. Workers share it.

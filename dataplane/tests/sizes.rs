@@ -3,12 +3,15 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use dataplane::packet::{Headers, protocol};
-use dataplane::{DontFragment, DropReason, Fragment, Frame, Outlet, Oversize, Sizes};
-use keyferry_model::policy::{EspMode, TrafficPolicy};
+use dataplane::{DontFragment, DropReason, FlowPadding, Fragment, Frame, Outlet, Oversize, Sizes};
+use keyferry_crypto::Integrity;
+use keyferry_model::policy::{EspMode, EspTransform, TrafficPolicy};
 use proptest::prelude::*;
 use support::*;
 
@@ -55,7 +58,11 @@ impl Sender {
     /// What an engine does with a packet.
     fn send(&mut self, packet: &[u8], now: u64) -> Seen {
         let mut seen = Seen::default();
-        let mut frame = Frame::holding(packet);
+        // Longer than the packet, and with something of an earlier one in it.
+        let mut frame = Frame::new(10_000.max(packet.len()));
+        frame.space().fill(0xee);
+        frame.space()[..packet.len()].copy_from_slice(packet);
+        frame.filled(packet.len());
         let snapshot = self.member.sad.snapshot();
         match snapshot.seal(&mut frame, &mut self.member.ivs) {
             Ok(_) => seen.network(std::slice::from_ref(&frame)),
@@ -75,7 +82,7 @@ impl Sender {
 }
 
 fn sizes(fragment: Fragment, dont_fragment: DontFragment) -> Sizes {
-    Sizes { fragment, dont_fragment }
+    Sizes { fragment, dont_fragment, ..Sizes::default() }
 }
 
 /// A UDP packet of a given size, whose sender allows fragments if the IP version knows that.
@@ -320,6 +327,120 @@ fn later_fragments_match_only_selectors_without_ports() {
         assert_eq!(by_port.seal(&fragment).map(|_| ()).map_err(|_| ()), expected, "{word:#x}");
     }
     assert_eq!((by_port.drops(DropReason::InStateMismatch), by_port.drops(DropReason::OutNoPols)), (2, 2));
+}
+
+fn padded(padding: FlowPadding) -> Sizes {
+    Sizes { padding, ..Sizes::default() }
+}
+
+fn step(step: u16) -> FlowPadding {
+    FlowPadding::Step(NonZeroU16::new(step).unwrap())
+}
+
+#[test]
+fn padded_packets_have_few_lengths_and_open_as_they_were() {
+    for transform in transforms() {
+        for group in GROUPS {
+            let policy = policy(transform, EspMode::Tunnel, group);
+            let bob = Member::with(0x1001, &policy, 2);
+            for (padding, most) in [
+                (FlowPadding::Mtu, 1),
+                (step(256), 6),
+                (FlowPadding::Lengths([200, 600, 1_000].into()), 4),
+                (FlowPadding::Lengths([2_000].into()), 1),
+            ] {
+                let mut sender = Sender::new(&policy, padded(padding.clone()), MTU);
+                let mut lengths = BTreeSet::new();
+                for len in (48..1_270).step_by(13) {
+                    let plain = packet(group, len);
+                    let sealed = sender.send(&plain, 0).network.remove(0);
+                    assert_eq!(bob.open(&sealed).unwrap(), plain, "{transform:?} {padding:?} {len}");
+                    lengths.insert(sealed.len());
+                }
+                assert!(lengths.len() <= most, "{transform:?} {padding:?}: {lengths:?}");
+                // As near to what was wanted as whole blocks are.
+                let wanted = match &padding {
+                    FlowPadding::Step(_) => vec![256, 512, 768, 1_024, 1_280, MTU],
+                    FlowPadding::Lengths(some) => {
+                        some.iter().map(|n| usize::from(*n)).chain([MTU]).map(|n| n.min(MTU)).collect()
+                    }
+                    FlowPadding::Mtu | FlowPadding::None => vec![MTU],
+                };
+                let is_near = |len: &usize| wanted.iter().any(|wanted| len <= wanted && wanted - len < 16);
+                assert!(lengths.iter().all(is_near), "{transform:?} {padding:?}: {lengths:?}");
+            }
+        }
+    }
+}
+
+/// What is behind the packet inside is zeros, and not what the frame held before.
+#[test]
+fn padding_shows_nothing_of_other_packets() {
+    let clear = EspTransform::NullHmac(Integrity::HmacSha256_128);
+    for mode in MODES {
+        let policy = policy(clear, mode, GROUPS[0]);
+        let mut sender = Sender::new(&policy, padded(FlowPadding::Mtu), MTU);
+        let mut plain = udp(1, GROUPS[0], &[1; 100]);
+        plain[6] = 0;
+        finish4(&mut plain);
+        let sealed = sender.send(&plain, 0).network.remove(0);
+        assert!(sealed.len() > MTU - 4);
+        let behind = 20 + 8 + if mode == EspMode::Tunnel { plain.len() } else { plain.len() - 20 };
+        let end = sealed.len() - 16;
+        assert!(sealed[behind..end - 2].iter().all(|octet| *octet == 0));
+        assert_eq!(sealed[end - 2..end], [0, if mode == EspMode::Tunnel { 4 } else { 17 }]);
+    }
+}
+
+#[test]
+fn in_transport_mode_only_whole_datagrams_are_padded() {
+    for group in GROUPS {
+        let policy = policy(GCM, EspMode::Transport, group);
+        let bob = Member::with(0x1001, &policy, 2);
+        let mut sender = Sender::new(&policy, padded(FlowPadding::Mtu), MTU);
+        let (at, named_at) = if group == GROUPS[0] { (20, 9) } else { (40, 6) };
+        let mut sealed_len = |plain: &[u8]| {
+            let sealed = sender.send(plain, 0).network.remove(0);
+            let opened = bob.open(&sealed).unwrap();
+            assert_eq!(opened, plain);
+            sealed.len()
+        };
+        let plain = packet(group, 200);
+        assert!(sealed_len(&plain) > MTU - 4);
+        // Datagrams that leave something behind them, or of other protocols.
+        for (changed, to) in [(at + 5, plain[at + 5] - 1), (at + 5, plain[at + 5] + 1), (named_at, 6)] {
+            let mut other = plain.clone();
+            other[changed] = to;
+            if group == GROUPS[0] {
+                finish4(&mut other);
+            }
+            assert!(sealed_len(&other) < 260);
+        }
+    }
+}
+
+/// Padding does not make a packet too large that is not, nor its fragments.
+#[test]
+fn padding_ends_at_the_link() {
+    let policy = policy(CBC, EspMode::Tunnel, GROUPS[0]);
+    let bob = Member::with(0x1001, &policy, 2);
+    for fragment in [Fragment::Before, Fragment::After] {
+        let sizes = Sizes { fragment, ..padded(step(1_000)) };
+        let mut sender = Sender::new(&policy, sizes, MTU);
+        for len in [1_300, 1_340, 3_000] {
+            let plain = packet(GROUPS[0], len);
+            let wire = sender.send(&plain, 0).network;
+            assert!(wire.iter().all(|packet| packet.len() <= MTU));
+            let whole = if wire.iter().all(|packet| !Headers::parse(packet).unwrap().fragment) {
+                let opened: Vec<_> = wire.iter().map(|packet| bob.open(packet).unwrap()).collect();
+                together(&opened, GROUPS[0])
+            } else {
+                bob.open(&together(&wire, GROUPS[0])).unwrap()
+            };
+            assert_eq!(whole[20..], plain[20..], "{fragment:?} {len}");
+        }
+        assert_eq!(sender.too_big(), 0);
+    }
 }
 
 proptest! {

@@ -15,7 +15,7 @@ use crate::iv::IvSource;
 use crate::open::{self, Inbound};
 use crate::packet::Headers;
 use crate::sa::Sa;
-use crate::seal::{self, Outbound};
+use crate::seal::{self, Bounds, Outbound};
 use crate::sizes::Link;
 
 /// A picture of the SAD. Cheap to share and never changed; counters and windows live inside of its SAs.
@@ -67,7 +67,7 @@ impl Snapshot {
         fates.clear();
         fates.resize(frames.len(), Err(DropReason::OutNoPols));
         for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
-            self.seal_some(frames, ivs, fates, self.link.mtu());
+            self.seal_some(frames, ivs, fates, self.bounds());
         }
     }
 
@@ -84,14 +84,14 @@ impl Snapshot {
     /// [`Self::seal_burst`] for one packet.
     pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
         let mut fate = [Err(DropReason::OutNoPols)];
-        self.seal_some(slice::from_mut(frame), ivs, &mut fate, self.link.mtu());
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, self.bounds());
         fate[0]
     }
 
     /// [`Self::seal`], whatever the link takes.
     pub(crate) fn seal_whole(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
         let mut fate = [Err(DropReason::OutNoPols)];
-        self.seal_some(slice::from_mut(frame), ivs, &mut fate, usize::MAX);
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, Bounds { limit: usize::MAX, ..self.bounds() });
         fate[0]
     }
 
@@ -99,6 +99,11 @@ impl Snapshot {
     pub(crate) fn sends(&self, headers: &Headers) -> Option<&Sa> {
         let line = self.lines.get(self.classifier.find(headers)?)?;
         line.candidates.first().map(AsRef::as_ref)
+    }
+
+    fn bounds(&self) -> Bounds {
+        let mtu = self.link.mtu();
+        Bounds { limit: mtu, mtu }
     }
 
     /// The link that protected packets go through.
@@ -130,7 +135,7 @@ impl Snapshot {
     }
 
     /// At most [`BURST`] packets.
-    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>], mtu: usize) {
+    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>], bounds: Bounds) {
         let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
@@ -152,7 +157,7 @@ impl Snapshot {
             lines.push(line);
         }
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
-        let mut burst = Outbound { frames, headers: &headers, fates, ivs, mtu };
+        let mut burst = Outbound { frames, headers: &headers, fates, ivs, bounds };
         while let Some(first) = left.first() {
             let members = Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]);
             left = left.without(members);

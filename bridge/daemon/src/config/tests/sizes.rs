@@ -1,6 +1,8 @@
 //! Sizes of protected packets.
 
-use dataplane::{DontFragment, Fragment, Sizes};
+use std::num::NonZeroU16;
+
+use dataplane::{DontFragment, FlowPadding, Fragment, Sizes};
 
 use super::*;
 
@@ -29,4 +31,20 @@ fn a_member_says_what_becomes_of_packets_that_are_too_large() {
     wrong("df = \"ignore\"\n", "ignore");
     wrong("path_mtu = 100\n", "path_mtu");
     wrong("fragment = \"after\"\ndf = \"set\"\n", "forbids");
+}
+
+#[test]
+fn a_member_says_how_long_packets_are_made() {
+    for (text, padding) in [
+        ("none", FlowPadding::None),
+        ("mtu", FlowPadding::Mtu),
+        ("step 256", FlowPadding::Step(NonZeroU16::new(256).unwrap())),
+        ("1400", FlowPadding::Lengths([1_400].into())),
+        ("200 600 1400", FlowPadding::Lengths([200, 600, 1_400].into())),
+    ] {
+        assert_eq!(sizes(&format!("tfc = \"{text}\"\n")).0.padding, padding);
+    }
+    for text in ["", "step", "step 0", "step 10", "step 1 2", "600 200", "600 600", "70000", "200, 600", "all"] {
+        wrong(&format!("tfc = \"{text}\"\n"), "tfc");
+    }
 }
