@@ -1,8 +1,9 @@
 //! A filter for interoperability tests: JSON lines in, JSON lines out.
 //!
-//! In: `{"op":"seal"|"open","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes128-sha256"|...,
+//! In: `{"op":"seal"|"open"|"dummy","mode":"transport"|"tunnel","transform":"aes128gcm16"|"aes128-sha256"|...,
 //! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header.
-//! Lines with the same SA share its sequence numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or
+//! `"step":256` pads packets to multiples of so many octets. A dummy goes where the packet would. Lines with the same SA share its sequence
+//! numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or
 //! `{"error":"text"}`.
 
 #[path = "../tests/support/names.rs"]
@@ -11,13 +12,16 @@ mod names;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::{Frame, IvSource, Sad};
+use dataplane::packet::{Headers, IpVersion};
+use dataplane::{Dummies, FlowPadding, Frame, IvSource, Sad, Sizes, Snapshot};
 use keyferry_crypto::{Random, Secret};
 use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, Selector, SequenceNumbers, TrafficPolicy};
 use keyferry_model::time::Now;
+use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,6 +37,8 @@ struct Request {
     sender_id: u32,
     #[serde(default)]
     sender_id_bits: Option<u8>,
+    #[serde(default)]
+    step: u16,
     packet: String,
 }
 
@@ -44,7 +50,7 @@ impl Random for SystemRandom {
     }
 }
 
-type Sads = BTreeMap<(u32, String, String, bool), Sad>;
+type Sads = BTreeMap<(u32, String, String, bool, u16), Sad>;
 
 fn main() -> io::Result<()> {
     let mut sads = Sads::new();
@@ -62,15 +68,21 @@ fn answer(line: &str, sads: &mut Sads, ivs: &mut IvSource) -> Result<Value, Stri
     let request: Request = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let packet = hex::decode(&request.packet).map_err(|e| e.to_string())?;
     let v6 = packet.first().is_some_and(|octet| octet >> 4 == 6);
-    let name = (request.spi, request.keymat.clone(), request.mode.clone(), v6);
+    let name = (request.spi, request.keymat.clone(), request.mode.clone(), v6, request.step);
     let sad = match sads.entry(name) {
         std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-        std::collections::btree_map::Entry::Vacant(new) => new.insert(sad_for(&request, v6)?),
+        std::collections::btree_map::Entry::Vacant(new) => new.insert(sad_for(&request, &packet)?),
     };
-    let mut frame = Frame::holding(&packet);
+    let mut frame = Frame::new(2_000.max(packet.len()));
+    frame.space()[..packet.len()].copy_from_slice(&packet);
+    frame.filled(packet.len());
     let snapshot = sad.snapshot();
     let result = match request.op.as_str() {
         "seal" => snapshot.seal(&mut frame, ivs).map(|_| ()),
+        "dummy" => {
+            frame = dummy(&snapshot, ivs)?;
+            Ok(())
+        }
         "open" => snapshot.open(&mut frame).map(|_| ()),
         other => return Err(format!("unknown op {other}")),
     };
@@ -80,12 +92,24 @@ fn answer(line: &str, sads: &mut Sads, ivs: &mut IvSource) -> Result<Value, Stri
     })
 }
 
-fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
+/// The only SA's first dummy.
+fn dummy(snapshot: &Snapshot, ivs: &mut IvSource) -> Result<Frame, String> {
+    let mut dummies = Dummies::new(NonZeroU32::MIN);
+    let mut made = None;
+    for seconds in 0..2 {
+        dummies.fill(snapshot, ivs, Duration::from_secs(seconds), |burst| made = burst.first().cloned());
+    }
+    made.ok_or_else(|| "no dummy".to_owned())
+}
+
+fn sad_for(request: &Request, packet: &[u8]) -> Result<Sad, String> {
+    let headers = Headers::parse(packet).map_err(|e| e.to_string())?;
+    let v6 = headers.version == IpVersion::V6;
     let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let side = Selector { address: any, prefix: 0, protocol: 0, port: 0 };
+    let side = |address, prefix| Selector { address, prefix, protocol: 0, port: 0 };
     let policy = TrafficPolicy {
-        source: side,
-        destination: side,
+        source: side(any, 0),
+        destination: side(headers.destination, if v6 { 128 } else { 32 }),
         mode: match request.mode.as_str() {
             "transport" => EspMode::Transport,
             "tunnel" => EspMode::Tunnel,
@@ -112,6 +136,12 @@ fn sad_for(request: &Request, v6: bool) -> Result<Sad, String> {
         deactivation_delay: Duration::ZERO,
     };
     let mut sad = Sad::new();
+    // A dummy has the ends that the packet has.
+    sad.set_tunnel(Tunnel { local: Some(headers.source), remote: Some(headers.destination) });
+    sad.set_sizes(Sizes {
+        padding: NonZeroU16::new(request.step).map_or(FlowPadding::None, FlowPadding::Step),
+        ..Sizes::default()
+    });
     sad.apply(update, Now { mono: Duration::ZERO, wall: Duration::ZERO }).map_err(|e| e.to_string())?;
     Ok(sad)
 }

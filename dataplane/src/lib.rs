@@ -26,6 +26,7 @@
 mod burst;
 mod classify;
 mod drops;
+mod dummies;
 pub mod engine;
 mod frame;
 mod iv;
@@ -46,6 +47,7 @@ mod tunnel;
 
 pub use burst::{BURST, Fate};
 pub use drops::DropReason;
+pub use dummies::Dummies;
 pub use frame::{Frame, HEADROOM, TAILROOM};
 pub use iv::IvSource;
 pub use key_log::KeyLog;

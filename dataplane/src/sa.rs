@@ -29,6 +29,7 @@ pub(crate) struct SaState {
     sender_id_bits: Option<u8>,
     pub(crate) sealed: Traffic,
     pub(crate) opened: Traffic,
+    dummies: AtomicU64,
     pub(crate) drops: DropCounters,
 }
 
@@ -63,8 +64,18 @@ impl SaState {
             sender_id_bits: sender_id_bits.filter(|_| policy.transform.is_counter_mode()),
             sealed: Traffic::default(),
             opened: Traffic::default(),
+            dummies: AtomicU64::new(0),
             drops: DropCounters::default(),
         }
+    }
+
+    pub(crate) fn count_dummy(&self) {
+        self.dummies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Dummy packets sent.
+    pub(crate) fn dummies(&self) -> u64 {
+        self.dummies.load(Ordering::Relaxed)
     }
 
     /// Whose window a packet with this source and, in counter modes, this IV counts in.
@@ -146,6 +157,16 @@ impl Sa {
         }
         let (first, last) = self.policy.destination.range();
         (first == last).then_some(first)
+    }
+
+    /// The outer header of a packet that is this member's own and not one of those that it protects, as far as the addresses are
+    /// known.
+    pub(crate) fn own_outer(&self) -> Option<Outer> {
+        let destination = self.comes_to()?;
+        let sender = self.policy.source.range();
+        let alone = (sender.0 == sender.1 && self.preserved().keeps_source()).then_some(sender.0);
+        let source = alone.or(self.tunnel.local).filter(|source| source.is_ipv4() == destination.is_ipv4())?;
+        Some(Outer { source: Some(source), destination: Some(destination), ..self.outer })
     }
 
     /// Does a packet fall under the SA's selectors?

@@ -39,6 +39,8 @@ pub struct SaStatus {
     pub packets_sealed: u64,
     /// Octets of them.
     pub octets_sealed: u64,
+    /// Dummy packets sent.
+    pub dummies_sent: u64,
     /// Plain packets recovered.
     pub packets_opened: u64,
     /// Octets of them.
@@ -108,6 +110,7 @@ impl SaStatus {
             remaining: remaining.as_secs(),
             packets_sealed,
             octets_sealed,
+            dummies_sent: sa.state.dummies(),
             packets_opened,
             octets_opened,
             sequence,

@@ -6,13 +6,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use dataplane::Fragment;
 use dataplane::engine::{EngineConfig, Userspace, Wire};
+use dataplane::{FlowPadding, Fragment};
 use keyferry_model::policy::EspMode;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
@@ -319,6 +319,11 @@ fn carry_large(a: &str, b: &str, mode: EspMode) {
         assert!(ip(&format!("netns exec {a} sysctl -qw net.ipv4.ip_no_pmtu_disc=1")));
         let mut config = EngineConfig::new("kf0", "eth0", 1_500);
         config.sizes.fragment = fragment;
+        if fragment == Fragment::After {
+            config.sizes.padding = FlowPadding::Mtu;
+        }
+        config.tunnel.local = "10.9.0.1".parse().ok();
+        config.dummies = NonZeroU32::new(200);
         let engine_a = engine_of(config, a, 10 + u32::try_from(at).unwrap(), mode);
         for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(&receivers) {
             // IPv6 packets are fragmented by those who send them, or afterwards.
@@ -349,6 +354,14 @@ fn carry_large(a: &str, b: &str, mode: EspMode) {
             assert!(!alone || fragments >= large.len() as u64, "{group} {mode:?} {fragment:?}: {fragments}");
         }
         assert_eq!(engine_a.status().sad.drops["OutTooBig"], 0, "{mode:?} {fragment:?}");
+        let dummies =
+            |engine: &Userspace| (engine.status().sad.sas[0].dummies_sent, engine.status().sad.drops["InDummy"]);
+        let known = dummies(&engine_b).1;
+        let more = (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            dummies(&engine_a).0 > 20 && dummies(&engine_b).1 > known + 5
+        });
+        assert!(more, "{:#?}\n{:#?}", engine_a.status(), engine_b.status());
         enter(a);
         if mode == EspMode::Tunnel && fragment == Fragment::Before {
             senders_are_told(a, &engine_a);

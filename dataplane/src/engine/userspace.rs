@@ -32,7 +32,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -95,6 +95,8 @@ pub struct EngineConfig {
     pub path_mtu: Option<u16>,
     /// What is done about the sizes of what is sent.
     pub sizes: Sizes,
+    /// Packets a second that leave at least by each SA that sends: a thread makes dummies where there are fewer.
+    pub dummies: Option<NonZeroU32>,
     /// Where keys are logged for Wireshark, if at all.
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -125,6 +127,7 @@ impl EngineConfig {
             tunnel: Tunnel::default(),
             path_mtu: None,
             sizes: Sizes::default(),
+            dummies: None,
             key_log: None,
         }
     }

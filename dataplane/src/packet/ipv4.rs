@@ -22,6 +22,13 @@ pub const MAX_TOTAL: usize = 65_535;
 /// What every link takes.
 pub(crate) const MIN_MTU: usize = 68;
 
+/// A header that says nothing.
+pub(crate) const BLANK: [u8; HEADER_LEN] = {
+    let mut header = [0; HEADER_LEN];
+    header[0] = 0x45;
+    header
+};
+
 const TOS: usize = 1;
 const TOTAL: usize = 2;
 const IDENTIFICATION: usize = 4;

@@ -21,6 +21,13 @@ pub(crate) const FRAGMENT_HEADER_LEN: usize = 8;
 /// Largest packet that is no jumbogram.
 pub const MAX_TOTAL: usize = HEADER_LEN + 65_535;
 
+/// A header that says nothing.
+pub(crate) const BLANK: [u8; HEADER_LEN] = {
+    let mut header = [0; HEADER_LEN];
+    header[0] = 0x60;
+    header
+};
+
 const PAYLOAD_LENGTH: usize = 4;
 pub(crate) const NEXT_HEADER: usize = 6;
 const HOP_LIMIT: usize = 7;

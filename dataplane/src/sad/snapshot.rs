@@ -130,7 +130,7 @@ impl Snapshot {
     }
 
     /// The SA of each line that sends.
-    pub(super) fn sending(&self) -> impl Iterator<Item = &Sa> {
+    pub(crate) fn sending(&self) -> impl Iterator<Item = &Sa> {
         self.lines.iter().filter_map(|line| line.candidates.first()).map(AsRef::as_ref)
     }
 

@@ -1,7 +1,7 @@
 //! `[member]`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub struct MemberConfig {
     pub path_mtu: Option<u16>,
     /// What is done about the sizes of protected packets.
     pub sizes: Sizes,
+    /// Packets a second that leave at least by each SA.
+    pub dummies: Option<NonZeroU32>,
     /// Queues of TUN devices, each with a thread.
     pub queues: NonZeroU8,
     /// Threads that open what is received.
@@ -193,6 +195,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         mtu: u16::try_from(section.number("mtu", 576..=9000, 0)).ok().filter(|m| *m > 0),
         path_mtu,
         sizes,
+        dummies: NonZeroU32::new(section.number("dummies", 0..=10_000, 0)),
         queues: threads(&mut section, "queues"),
         receive_threads: threads(&mut section, "receive_threads"),
         wire: section.choice("wire", &[("auto", Wire::Auto), ("raw", Wire::Raw)], Wire::Auto),

@@ -63,6 +63,7 @@ impl Plane {
         engine.receive_only = config.sender_ids == 0;
         engine.tunnel = around.tunnel();
         (engine.path_mtu, engine.sizes) = (config.path_mtu, config.sizes.clone());
+        engine.dummies = config.dummies;
         engine.key_log = around.key_log();
         let engine = Userspace::start(engine).with_context(|| {
             format!("the TUN device {tun} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)")

@@ -13,6 +13,7 @@ use super::sockets::{Gauge, Sockets};
 use super::{EngineConfig, Shared, SystemRandom, index_of, open_tun, workers};
 use crate::burst::Fate;
 use crate::drops::DropReason;
+use crate::dummies::Dummies;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::oversize::{Outlet, Oversize};
@@ -29,6 +30,8 @@ pub trait Passage: Send + Sync + 'static {
     fn too_big(&self, _: &mut Frame, _: &mut IvSource, _: &mut Oversize, _: Duration, _: &mut impl Outlet) {
         self.count_drop(DropReason::OutTooBig);
     }
+    /// Sends the dummies that are due.
+    fn fill(&self, _: &mut Dummies, _: &mut IvSource, _: Duration, _: impl FnMut(&[Frame])) {}
     /// The link takes IP packets of up to so many octets.
     fn set_link_mtu(&self, _: u32) {}
     /// Counts a packet that was lost before it came here or after it went.
@@ -53,6 +56,10 @@ impl Passage for ArcSwap<Snapshot> {
         outlet: &mut impl Outlet,
     ) {
         oversize.relieve(&self.load(), frame, ivs, now, outlet);
+    }
+
+    fn fill(&self, dummies: &mut Dummies, ivs: &mut IvSource, now: Duration, send: impl FnMut(&[Frame])) {
+        dummies.fill(&self.load(), ivs, now, send);
     }
 
     fn set_link_mtu(&self, mtu: u32) {
@@ -94,6 +101,10 @@ impl Workers {
         for (at, queue) in (0..config.receivers.get()).zip(queues.iter().cycle().map(Arc::clone)) {
             let shared = Arc::clone(&shared);
             workers.spawn(format!("esp-rx-{at}"), move || workers::inbound(&shared, &queue, usize::from(at)))?;
+        }
+        if let Some(rate) = config.dummies {
+            let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
+            workers.spawn("esp-dummies".to_owned(), move || workers::dummies(&shared, rate, ivs))?;
         }
         Ok(workers)
     }

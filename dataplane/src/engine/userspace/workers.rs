@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::outgoing::{self, Unsent};
 use super::passage::Passage;
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
+use crate::dummies::Dummies;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::oversize::{Outlet, Oversize};
@@ -42,6 +44,20 @@ pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &SyncDevice, mut i
         if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
             return;
         }
+    }
+}
+
+/// Dummies go out where packets do not.
+pub(super) fn dummies<P: Passage>(shared: &Shared<P>, rate: NonZeroU32, mut ivs: IvSource) {
+    let (mut dummies, started) = (Dummies::new(rate), clock());
+    let mut pause = PAUSE;
+    while wait(&[], shared.stop.as_fd(), PollTimeout::from(pause)) {
+        let now = clock().duration_since(started);
+        let send = |burst: &[Frame]| send(shared, burst.iter().map(Frame::packet));
+        shared.passage.fill(&mut dummies, &mut ivs, now, send);
+        // Now and then it looks whether there are other SAs.
+        let next = dummies.deadline().map_or(u128::MAX, |due| due.saturating_sub(now).as_millis());
+        pause = u16::try_from(next).map_or(PAUSE, |next| next.clamp(1, PAUSE));
     }
 }
 

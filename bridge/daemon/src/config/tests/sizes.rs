@@ -48,3 +48,10 @@ fn a_member_says_how_long_packets_are_made() {
         wrong(&format!("tfc = \"{text}\"\n"), "tfc");
     }
 }
+
+#[test]
+fn a_member_fills_its_silence_if_it_is_told_to() {
+    let dummies = |more: &str| member_of(&format!("{MEMBER}{more}")).unwrap().config.dummies.map(|rate| rate.get());
+    assert_eq!((dummies(""), dummies("dummies = 0\n"), dummies("dummies = 50\n")), (None, None, Some(50)));
+    wrong("dummies = 10001\n", "dummies");
+}
