@@ -150,25 +150,18 @@ fn a_member_of_streams_alone_joins_several_groups_and_makes_no_device() {
     assert_eq!(left, [("bay-1".to_owned(), "Left".to_owned()), ("bay-2".to_owned(), "Left".to_owned())]);
 }
 
-/// A member that protects nothing has the keys all the same, and needs nothing of the system for it.
-#[test]
-fn a_member_of_keys_alone_registers_and_makes_no_device() {
-    let dir = tempfile::tempdir().unwrap();
-    let (server, own) = (port(), port());
-    let traffic = r#"
-[[group]]
-name = "branches"
-id = 1234
+/// A group with this traffic.
+fn branches(destinations: &[&str]) -> String {
+    let lines = destinations.iter().map(|to| format!("[[group.traffic]]\ndestination = \"{to}\"\n\n"));
+    format!(
+        "\n[[group]]\nname = \"branches\"\nid = 1234\n\n{}[group.gikev2]\nrekey = \"unicast\"\n",
+        lines.collect::<String>()
+    )
+}
 
-[[group.traffic]]
-destination = "239.192.0.1"
-transform = "aes-128-gcm"
-
-[group.gikev2]
-rekey = "unicast"
-"#;
-    let _gateway = run(dir.path(), "serve", &(gateway(server) + traffic));
-    let text = format!(
+/// A member of it that protects nothing.
+fn member_of_keys(server: u16, own: u16) -> String {
+    format!(
         r#"[member]
 gateway = "127.0.0.1:{server}"
 address = "127.0.0.1"
@@ -181,8 +174,16 @@ psk = "a key of more than sixteen octets"
 [control]
 socket = "member.sock"
 "#
-    );
-    let _member = run(dir.path(), "member", &text);
+    )
+}
+
+/// A member that protects nothing has the keys all the same, and needs nothing of the system for it.
+#[test]
+fn a_member_of_keys_alone_registers_and_makes_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, own) = (port(), port());
+    let _gateway = run(dir.path(), "serve", &(gateway(server) + &branches(&["239.192.0.1"])));
+    let _member = run(dir.path(), "member", &member_of_keys(server, own));
     let shown = status(dir.path(), |s| s.registered);
     let group = &shown.groups[0];
     assert_eq!((group.engine.as_deref(), &group.tun), (Some("none"), &None));
@@ -192,4 +193,16 @@ socket = "member.sock"
     for n in 0..4 {
         assert!(!Path::new(&format!("/sys/class/net/kf{n}")).exists(), "there is no traffic to take");
     }
+}
+
+/// What of the group's keys is not used is told as long as it is so, and not only until the registration is done.
+#[test]
+fn a_registered_member_shows_what_it_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, own) = (port(), port());
+    let _gateway = run(dir.path(), "serve", &(gateway(server) + &branches(&["239.192.0.1", "10.9.0.0/16"])));
+    let _member = run(dir.path(), "member", &member_of_keys(server, own));
+    let shown = status(dir.path(), |s| s.registered);
+    assert_eq!(shown.groups[0].dataplane["sas"].as_array().unwrap().len(), 1);
+    assert!(shown.last_error.as_ref().is_some_and(|why| why.contains("accept_traffic")), "{:?}", shown.last_error);
 }

@@ -17,6 +17,8 @@ pub(super) struct Joined {
     plane: Option<Plane>,
     streams: StreamKeys,
     accept: Flows,
+    /// What is wrong with its keys.
+    problem: Option<String>,
     pub(super) registered: bool,
 }
 
@@ -30,7 +32,7 @@ impl Joined {
         let streams =
             StreamKeys::new(group.stream_keys.clone(), group.id.to_string(), group.danger_unprotected_streams);
         let accept = around.config.traffic.accept.clone();
-        Ok(Self { id: group.id.clone(), plane, streams, accept, registered: false })
+        Ok(Self { id: group.id.clone(), plane, streams, accept, problem: None, registered: false })
     }
 
     /// New keys. Policies about traffic that is none of the key server's business are left out (RFC 5374 section 4.1.3.5). A
@@ -72,6 +74,7 @@ impl Joined {
             plane.engine.flush();
         }
         self.streams.flush(now);
+        self.problem = None;
     }
 
     pub(super) fn expire(&mut self, now: Now) {
@@ -93,7 +96,12 @@ impl Joined {
 
     /// Why something of it is of no use, if so.
     pub(super) fn problem(&self) -> Option<&str> {
-        self.streams.problem()
+        self.problem.as_deref().or_else(|| self.streams.problem())
+    }
+
+    /// Says what is wrong with its present keys, if anything is.
+    pub(super) fn complain(&mut self, problem: Option<String>) {
+        self.problem = problem;
     }
 
     pub(super) fn status(&self, now: Now) -> JoinedStatus {

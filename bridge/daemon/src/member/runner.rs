@@ -358,8 +358,11 @@ impl Runner {
                 MemberOutput::Dial { id, from, to } => self.parts.connections.dial(id, from, to),
                 MemberOutput::HangUp(id) => self.parts.connections.hang_up(id),
                 MemberOutput::Update(update) => {
+                    let brings_keys = !update.install.is_empty();
                     let done = joined.update(update, now).await;
-                    self.updated(who, done).await;
+                    if brings_keys || done.is_err() {
+                        self.updated(who, at, done).await;
+                    }
                 }
                 // The present protocol's keys are in use still; a machine on its way in has none to lose.
                 MemberOutput::Flush if who == Who::Next => {}
@@ -372,20 +375,17 @@ impl Runner {
         }
     }
 
-    /// What became of new keys.
-    async fn updated(&mut self, who: Who, done: Result<Option<String>, String>) {
-        match done {
-            Ok(None) => {}
-            Ok(Some(problem)) => {
-                tracing::error!("{problem}");
-                self.last_error = Some(problem);
-            }
-            Err(why) if who == Who::Next => self.move_failed(&why).await,
-            Err(why) => {
-                tracing::error!("{why}");
-                self.last_error = Some(why);
-            }
+    /// What became of new keys of a group. What is wrong with them is so until others come.
+    async fn updated(&mut self, who: Who, at: usize, done: Result<Option<String>, String>) {
+        let problem = match done {
+            Err(why) if who == Who::Next => return self.move_failed(&why).await,
+            Err(why) => Some(why),
+            Ok(problem) => problem,
+        };
+        if let Some(problem) = &problem {
+            tracing::error!("{problem}");
         }
+        self.parts.joined.get_mut(at).into_iter().for_each(|joined| joined.complain(problem.clone()));
     }
 
     fn set_registered(&mut self, at: usize, registered: bool) {

@@ -46,7 +46,7 @@ fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
 /// A group without a TUN device refuses all SAs that reach it, and says how many.
 fn group(accept: Flows) -> Joined {
     let streams = StreamKeys::new(None, "7".to_owned(), false);
-    Joined { id: GroupId::Number(7), plane: None, streams, accept, registered: false }
+    Joined { id: GroupId::Number(7), plane: None, streams, accept, problem: None, registered: false }
 }
 
 /// RFC 5374 section 4.1.3.5: what is none of the key server's business reaches no data plane, and the reason is told.
