@@ -140,7 +140,7 @@ impl DropReason {
             DropReason::OutNoPols => "no policy, or no keys of it",
             DropReason::OutFragment => "a fragment, in transport mode",
             DropReason::OutBundleGenError => "too long when protected",
-            DropReason::OutTooBig => "too large for the link when protected",
+            DropReason::OutTooBig => "too large for the link",
             DropReason::OutNoSenderId => "this member has no sender ID",
             DropReason::OutIvExhausted => "the IVs are used up",
             DropReason::OutStateSeqError => "the sequence numbers are used up",

@@ -1,6 +1,7 @@
 //! Multicast ESP for group members: the data plane of Keyferry.
 //!
-//! Standards: ESP (RFC 4303) under the security architecture for multicast (RFC 4301, RFC 5374), AES-GCM (RFC 4106)
+//! Standards: ESP (RFC 4303) under the security architecture for multicast (RFC 4301, RFC 5374), congestion marks of tunnels
+//! (RFC 6040), AES-GCM (RFC 4106)
 //! with sender IDs in the IV (RFC 6054), AES-CBC (RFC 3602) with HMAC-SHA2 (RFC 4868).
 //!
 //! ```text
@@ -14,6 +15,9 @@
 //!                          |           |
 //!               raw socket -> network  TUN -> application
 //! ```
+//!
+//! What the link does not take once it is protected goes a slow way of its own ([`Oversize`]): in fragments, or not at all and with
+//! word to its sender. [`Dummies`] fill silence, where that is wanted.
 //!
 //! [`Sad`], [`Snapshot`] and everything below them are pure: no sockets, no clock, no randomness of their own. Packets
 //! are worked upon in place, in [`Frame`]s that a worker keeps, up to [`BURST`] at a time: those of one SA take their

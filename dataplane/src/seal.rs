@@ -205,8 +205,10 @@ impl Plan {
         let padding_at = sa.layout.body() + self.payload;
         let trailer_at = padding_at + self.flow;
         let icv_at = esp.len().checked_sub(sa.layout.icv)?;
-        // What a frame held before is nobody's to read, and SAs without encryption show it.
-        esp.get_mut(padding_at..trailer_at)?.fill(0);
+        if self.flow > 0 {
+            // What a frame held before is nobody's to read, and SAs without encryption show it.
+            esp.get_mut(padding_at..trailer_at)?.fill(0);
+        }
         write_trailer(esp.get_mut(trailer_at..icv_at)?, self.next_header);
         EspPacket::new(&mut *esp)?.set_header(sa.spi, sequence);
         Some(esp)
@@ -235,7 +237,8 @@ impl Plan {
             return Err(if len > bounds.limit { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
         }
         let mut flow = 0;
-        if sa.sizes.padding != FlowPadding::None && (mode == EspMode::Tunnel || tells_length(headers, packet)) {
+        if !matches!(sa.sizes.padding, FlowPadding::None) && (mode == EspMode::Tunnel || tells_length(headers, packet))
+        {
             let more = sa.sizes.padding.target(len, bounds.mtu.min(limit)) - len;
             // Whole blocks, the first of which takes the place of the padding for the cipher.
             let blocks = more & !(sa.layout.block - 1);

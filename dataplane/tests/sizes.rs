@@ -443,6 +443,72 @@ fn padding_ends_at_the_link() {
     }
 }
 
+/// IPv6's, too, whose Fragment header says the protocol.
+#[test]
+fn later_fragments_of_ipv6_match_only_selectors_without_ports() {
+    let open = policy(GCM, EspMode::Tunnel, GROUPS[1]);
+    let mut by_protocol = open.clone();
+    by_protocol.destination.protocol = 17;
+    let mut by_port = by_protocol.clone();
+    by_port.destination.port = 5_001;
+    let mut alice = Member::with(0x1001, &open, 1);
+    let (by_protocol, by_port) = (Member::with(0x1001, &by_protocol, 2), Member::with(0x1001, &by_port, 3));
+    for (word, expected) in [(0x0001u16, Ok(())), (0x0039, Err(DropReason::InStateMismatch))] {
+        let mut fragment = packet(GROUPS[1], 200);
+        fragment.splice(40..40, [17, 0, word.to_be_bytes()[0], word.to_be_bytes()[1], 0, 0, 0, 7]);
+        fragment[5] += 8;
+        fragment[6] = 44;
+        let sealed = alice.seal(&fragment).unwrap();
+        assert_eq!(by_protocol.open(&sealed).unwrap(), fragment);
+        assert_eq!(by_port.open(&sealed).map(|_| ()), expected, "{word:#x}");
+    }
+}
+
+/// Octets, and packets of which some are changed.
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    let changes = proptest::collection::vec((0usize..80, any::<u8>()), 0..6);
+    let changed = (0usize..2, 100usize..3_000, changes).prop_map(|(group, len, changes)| {
+        let mut packet = packet(GROUPS[group], len);
+        changes.into_iter().for_each(|(at, octet)| packet[at] = octet);
+        packet
+    });
+    prop_oneof![1 => proptest::collection::vec(any::<u8>(), 0..100), 4 => changed]
+}
+
+proptest! {
+    /// Whatever comes out of the TUN device: what goes to the network fits, is ESP or a fragment of it, and no message is about
+    /// one that may not be answered.
+    #[test]
+    fn whatever_comes_nothing_too_large_and_nothing_in_clear_goes_out(
+        packets in proptest::collection::vec(noise(), 1..8),
+        mtu in 68usize..1_500,
+        fragment in prop_oneof![Just(Fragment::Before), Just(Fragment::After), Just(Fragment::Never)],
+        df in prop_oneof![Just(DontFragment::Copy), Just(DontFragment::Clear), Just(DontFragment::Set)],
+        group in 0usize..2,
+        transport in any::<bool>(),
+        pads in any::<bool>(),
+    ) {
+        let mode = if transport { EspMode::Transport } else { EspMode::Tunnel };
+        let padding = if pads { FlowPadding::Mtu } else { FlowPadding::None };
+        let sizes = Sizes { padding, ..sizes(fragment, df) };
+        let mut sender = Sender::new(&policy(CBC, mode, GROUPS[group]), sizes, mtu);
+        for packet in packets {
+            let seen = sender.send(&packet, 0);
+            for sent in &seen.network {
+                prop_assert!(sent.len() <= mtu, "{} of {mtu}", sent.len());
+                let headers = Headers::parse(sent).unwrap();
+                prop_assert_eq!(headers.upper, protocol::ESP);
+                prop_assert_eq!(headers.total, sent.len());
+            }
+            for told in &seen.host {
+                let (told, about) = (Headers::parse(told).unwrap(), Headers::parse(&packet).unwrap());
+                prop_assert_eq!((told.destination, told.version), (about.source, about.version));
+                prop_assert!(seen.network.is_empty() && about.total > mtu.min(1_280 - 150));
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -28,7 +28,8 @@
 //! Fragments of protected packets are put together by the kernel before they come here. With a TUN device whose MTU is smaller
 //! than the interface's by [`MAX_OVERHEAD`] the host's own stack sees to it that protected packets fit; what becomes of those
 //! that do not, [`Sizes`] says. The interface's MTU is looked up at the start, with each control operation, and when a packet
-//! turns out to be too large for it; a packet that finds this out is lost.
+//! turns out to be too large for it; a packet that finds this out is lost. Dummies are the work of a thread of their own, which
+//! is there if they are wanted.
 
 use std::io;
 use std::net::IpAddr;

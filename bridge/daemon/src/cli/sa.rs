@@ -119,9 +119,13 @@ fn rows(sas: &[&Value], idle: &str) -> String {
 fn more(sa: &Value) -> String {
     let windows = sa.get("replay_senders").and_then(Value::as_u64);
     let windows = windows.map_or_else(|| "no replay protection".to_owned(), |n| format!("replay windows {n}"));
+    let spi = word(sa, "spi").unwrap_or_default();
+    let dummies = match number(sa, "dummies_sent") {
+        0 => String::new(),
+        n => format!("{spi} dummies sent {n}\n"),
+    };
     format!(
-        "{} {}, octets sealed {}, opened {}, {windows}\n",
-        word(sa, "spi").unwrap_or_default(),
+        "{spi} {}, octets sealed {}, opened {}, {windows}\n{dummies}",
         word(sa, "direction").unwrap_or_default(),
         number(sa, "octets_sealed"),
         number(sa, "octets_opened"),
@@ -253,7 +257,11 @@ mod tests {
         ] {
             assert!(shown.lines().any(|l| words(l) == line), "{line} in\n{shown}");
         }
-        assert!(!groups(&[joined()], false).contains("replay windows"));
+        assert!(!groups(&[joined()], false).contains("replay windows") && !shown.contains("dummies"));
+        let mut joined = joined();
+        joined.dataplane["sas"][3]["dummies_sent"] = u64::MAX.into();
+        let shown = groups(&[joined], true);
+        assert!(shown.contains("0x8a04b3c2 dummies sent 18446744073709551615\n"), "{shown}");
     }
 
     #[test]
