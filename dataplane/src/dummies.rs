@@ -100,7 +100,7 @@ fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()
     }
     let esp = packet.get_mut(esp_at..)?;
     let trailer_end = esp.len() - layout.icv;
-    write_trailer(esp.get_mut(trailer_end - TRAILER_LEN..trailer_end)?, protocol::NONE);
+    write_trailer(esp.get_mut(trailer_end - TRAILER_LEN..trailer_end)?, 0, protocol::NONE)?;
     let ticket = sa.state.numbers.take(sa.is_counter_mode(), 1).ok()?;
     EspPacket::new(&mut *esp)?.set_header(sa.spi, ticket.sequence);
     let mut job = [Job::new(esp, ticket.iv)];

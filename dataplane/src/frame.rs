@@ -59,13 +59,15 @@ impl Frame {
         front <= self.start && back <= self.storage.len() - self.end
     }
 
-    /// Grows the packet by `front` octets before and `back` octets behind it, with unspecified content.
-    /// `None`, and no change, when there is no room.
-    pub fn grow(&mut self, front: usize, back: usize) -> Option<()> {
+    /// Cuts the packet to its first `len` octets, grows it by `front` octets before and `back` octets behind it, with unspecified
+    /// content, and gives all of it. `None`, and no change, when there is no room.
+    #[inline]
+    pub fn wrap(&mut self, len: usize, front: usize, back: usize) -> Option<&mut [u8]> {
         let start = self.start.checked_sub(front)?;
-        let end = self.end.checked_add(back).filter(|end| *end <= self.storage.len())?;
+        let end = (self.start + len).min(self.end).checked_add(back)?;
+        let packet = self.storage.get_mut(start..end)?;
         (self.start, self.end) = (start, end);
-        Some(())
+        Some(packet)
     }
 
     /// Narrows the packet to a part of itself; a part that lies outside empties it.
@@ -84,9 +86,11 @@ mod tests {
     fn frames_keep_their_bounds() {
         let mut frame = Frame::holding(&[1, 2, 3]);
         assert_eq!(frame.packet(), [1, 2, 3]);
-        assert!(frame.grow(HEADROOM + 1, 0).is_none());
-        assert!(frame.grow(0, TAILROOM + 1).is_none());
-        assert!(frame.grow(HEADROOM, TAILROOM).is_some());
+        assert!(frame.wrap(3, HEADROOM + 1, 0).is_none());
+        assert!(frame.wrap(3, 0, TAILROOM + 1).is_none());
+        assert!(frame.wrap(3, 0, usize::MAX).is_none());
+        assert_eq!(frame.clone().wrap(2, 1, 1).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(frame.wrap(9, HEADROOM, TAILROOM).unwrap().len(), HEADROOM + 3 + TAILROOM);
         frame.narrow(HEADROOM, 3);
         assert_eq!(frame.packet(), [1, 2, 3]);
         frame.narrow(1, 100);

@@ -12,7 +12,7 @@ use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
-use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
+use crate::packet::{Flow, Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
 use crate::replay::{Sender, Verdict};
 use crate::sa::Sa;
 use crate::transform::Job;
@@ -43,14 +43,14 @@ pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
     decrypt(sa, &mut members, burst);
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
     let (mut packets, mut octets) = (0, 0);
-    let mut inner = Headers::NONE;
+    let mut inner = Inner { headers: Headers::NONE, flow: None, covered: false };
     for at in members.iter() {
         let frame = &mut burst.frames[at];
         let opened = leave(sa, frame, &burst.outer[at], &mut inner).and_then(|numbers| {
             if let Some(windows) = &mut windows {
-                accept(windows.mark(numbers.sender(sa, &inner), numbers.sequence))?;
+                accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
             }
-            if sa.covers(&inner) { Ok(()) } else { Err(DropReason::InStateMismatch) }
+            if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
         });
         burst.fates[at] = opened.map(|()| sa.spi);
         match opened {
@@ -62,6 +62,32 @@ pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
         }
     }
     sa.state.opened.count(packets, octets);
+}
+
+/// The plain packet that was read last. Packets come in runs of one flow, of which nothing else is read anew than the length.
+struct Inner {
+    headers: Headers,
+    /// Its flow, if it has one that is cheap to tell.
+    flow: Option<Flow>,
+    /// Does it fall under the selectors of the SA that it came by?
+    covered: bool,
+}
+
+impl Inner {
+    #[inline]
+    fn read(&mut self, sa: &Sa, packet: &[u8]) -> Result<(), DropReason> {
+        let flow = Flow::of(packet);
+        match (flow, self.flow) {
+            (Some((flow, total)), Some(last)) if flow == last => self.headers.total = total,
+            _ => {
+                self.flow = None;
+                self.headers.read(packet).map_err(|_| DropReason::InStateModeError)?;
+                self.flow = flow.map(|(flow, _)| flow);
+                self.covered = sa.covers(&self.headers);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What tells a packet from others of its SA. It stands in clear.
@@ -119,10 +145,8 @@ fn shape(sa: &Sa, esp: &[u8]) -> Result<(), DropReason> {
 fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut given = Members::default();
-    for (at, (frame, outer)) in burst.frames.iter_mut().zip(burst.outer).enumerate() {
-        if members.contains(at)
-            && let Some(esp) = frame.packet_mut().get_mut(outer.upper_at..)
-        {
+    for (at, (frame, outer)) in members.iter().zip(members.of(burst.frames.iter_mut().zip(burst.outer))) {
+        if let Some(esp) = frame.packet_mut().get_mut(outer.upper_at..) {
             jobs.push(Job::new(esp, None));
             given = given.with(Members::only(at));
         }
@@ -142,7 +166,7 @@ fn refuse(sa: &Sa, at: usize, reason: DropReason, members: &mut Members, fates: 
 }
 
 /// Leaves only the plain packet of a decrypted one in the frame, and reads its headers.
-fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Headers) -> Result<Numbers, DropReason> {
+fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Inner) -> Result<Numbers, DropReason> {
     let (layout, esp_at) = (sa.layout, outer.upper_at);
     let esp = frame.packet().get(esp_at..).ok_or(DropReason::InHdrError)?;
     let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
@@ -157,12 +181,12 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Headers) -> Re
             let told = ecn(frame.packet(), outer);
             frame.narrow(esp_at + layout.body(), payload);
             leave_tunnel(sa, frame, outer, inner, next_header)?;
-            pass_on_congestion(told, frame.packet_mut(), inner)?;
+            pass_on_congestion(told, frame.packet_mut(), &inner.headers)?;
         }
         EspMode::Transport => {
             let payload = without_padding(plain.get(..payload).unwrap_or_default(), next_header);
             leave_transport(frame, outer, layout.body(), payload, next_header);
-            inner.read(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
+            inner.read(sa, frame.packet())?;
         }
     }
     Ok(numbers)
@@ -181,10 +205,11 @@ fn leave_tunnel(
     sa: &Sa,
     frame: &mut Frame,
     outer: &Headers,
-    inner: &mut Headers,
+    inner: &mut Inner,
     next_header: u8,
 ) -> Result<(), DropReason> {
-    inner.read(frame.packet()).map_err(|_| DropReason::InStateModeError)?;
+    inner.read(sa, frame.packet())?;
+    let inner = &inner.headers;
     let kept = sa.preserved();
     let preserved = (!kept.keeps_source() || inner.source == outer.source)
         && (!kept.keeps_destination() || inner.destination == outer.destination);

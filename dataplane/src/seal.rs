@@ -117,11 +117,16 @@ fn run(sa: &Sa, members: Members, ticket: Ticket, plans: &mut std::slice::Iter<'
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut octets = 0;
     let packets = members.of(burst.frames.iter_mut().zip(burst.headers));
-    for (number, ((frame, headers), plan)) in (0u32..).zip(packets.zip(plans)) {
-        if let Some(esp) = plan.lay_out(sa, frame, headers, ticket.sequence + number) {
-            jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
-            octets += headers.total;
+    jobs.extend(packets.zip(plans).filter_map(|((frame, headers), plan)| {
+        let esp = plan.lay_out(sa, frame, headers)?;
+        octets += headers.total;
+        Some(Job::new(esp, None))
+    }));
+    for (number, job) in (0u32..).zip(&mut jobs) {
+        if let Some(mut esp) = EspPacket::new(&mut *job.esp) {
+            esp.set_header(sa.spi, ticket.sequence + number);
         }
+        job.iv = ticket.iv.map(|iv| iv + u64::from(number));
     }
     sa.transform.seal(&mut jobs, burst.ivs);
 
@@ -177,13 +182,31 @@ impl Plan {
         if frame.can_grow(self.front, self.back) { Ok(()) } else { Err(DropReason::OutBundleGenError) }
     }
 
-    /// Writes everything around the payload and returns the ESP packet, ready for the cipher. `None` if the frame has no
+    /// Writes what stands around the payload, but for SPI and numbers, and returns the ESP packet. `None` if the frame has no
     /// room, which [`Plan::room_in`] tells before.
     #[inline]
-    fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers, sequence: u32) -> Option<&'f mut [u8]> {
-        frame.narrow(0, headers.total);
-        frame.grow(self.front, self.back)?;
-        let packet = frame.packet_mut();
+    fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers) -> Option<&'f mut [u8]> {
+        let packet = frame.wrap(headers.total, self.front, self.back)?;
+        if let (EspMode::Tunnel, IpVersion::V4) = (self.mode, headers.version) {
+            let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
+            ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
+        } else {
+            self.write_header(sa, packet, headers)?;
+        }
+        let esp = packet.get_mut(self.esp_at..)?;
+        let behind = esp.get_mut(sa.layout.body() + self.payload..)?;
+        if self.flow > 0 {
+            // What a frame held before is nobody's to read, and SAs without encryption show it.
+            behind.get_mut(..self.flow)?.fill(0);
+        }
+        let padding = self.back.checked_sub(self.flow + TRAILER_LEN + sa.layout.icv)?;
+        write_trailer(behind.get_mut(self.flow..)?, padding, self.next_header)?;
+        Some(esp)
+    }
+
+    /// Writes what stands in front of the SPI, in any mode and version.
+    #[inline(never)]
+    fn write_header(&self, sa: &Sa, packet: &mut [u8], headers: &Headers) -> Option<()> {
         match (self.mode, headers.version) {
             (EspMode::Transport, version) => {
                 packet.copy_within(self.front..self.front + self.esp_at, 0);
@@ -201,17 +224,7 @@ impl Plan {
                 ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
             }
         }
-        let esp = packet.get_mut(self.esp_at..)?;
-        let padding_at = sa.layout.body() + self.payload;
-        let trailer_at = padding_at + self.flow;
-        let icv_at = esp.len().checked_sub(sa.layout.icv)?;
-        if self.flow > 0 {
-            // What a frame held before is nobody's to read, and SAs without encryption show it.
-            esp.get_mut(padding_at..trailer_at)?.fill(0);
-        }
-        write_trailer(esp.get_mut(trailer_at..icv_at)?, self.next_header);
-        EspPacket::new(&mut *esp)?.set_header(sa.spi, sequence);
-        Some(esp)
+        Some(())
     }
 
     #[inline]

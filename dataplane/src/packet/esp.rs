@@ -71,13 +71,25 @@ const PADDING: [u8; 255] = {
     octets
 };
 
-/// Fills `trailer` with padding 1, 2, 3 and so on (RFC 4303 section 2.4), its length and the next header.
-pub(crate) fn write_trailer(trailer: &mut [u8], next_header: u8) {
-    let Some((padding, last)) = trailer.split_last_chunk_mut::<TRAILER_LEN>() else { return };
-    if let Some(octets) = PADDING.get(..padding.len()) {
-        padding.copy_from_slice(octets);
+/// Writes `padding` octets 1, 2, 3 and so on (RFC 4303 section 2.4), their number and the next header to where `octets` begin.
+/// Of what stands behind these, up to fourteen octets are then unspecified: the ICV comes there. `None` if there is no room.
+#[inline]
+pub(crate) fn write_trailer(octets: &mut [u8], padding: usize, next_header: u8) -> Option<()> {
+    const STEP: usize = 16;
+    match (octets.first_chunk_mut::<STEP>(), PADDING.first_chunk::<STEP>()) {
+        // Padding to blocks of a cipher is one store.
+        (Some(first), Some(all)) if padding <= STEP => *first = *all,
+        _ => write_padding(octets, padding)?,
     }
-    *last = [u8::try_from(padding.len()).unwrap_or(u8::MAX), next_header];
+    *octets.get_mut(padding..)?.first_chunk_mut()? = [u8::try_from(padding).ok()?, next_header];
+    Some(())
+}
+
+#[cold]
+#[inline(never)]
+fn write_padding(octets: &mut [u8], padding: usize) -> Option<()> {
+    octets.get_mut(..padding)?.copy_from_slice(PADDING.get(..padding)?);
+    Some(())
 }
 
 /// Splits decrypted octets into the length of the payload and the next header. `None` when the padding is not what a
@@ -100,8 +112,13 @@ mod tests {
                 let pad = padding_len(payload, block);
                 assert_eq!((payload + pad + TRAILER_LEN) % block, 0);
                 let mut plain = vec![0xaa; payload + pad + TRAILER_LEN];
-                write_trailer(&mut plain[payload..], 17);
-                assert_eq!(read_trailer(&plain), Some((payload, 17)));
+                // With room for an ICV behind it, and without.
+                for room in [0, 16] {
+                    let mut octets = [&plain[..], &vec![0; room]].concat();
+                    write_trailer(&mut octets[payload..], pad, 17).unwrap();
+                    assert_eq!(read_trailer(&octets[..plain.len()]), Some((payload, 17)));
+                }
+                assert!(write_trailer(&mut plain[payload + 1..], pad, 17).is_none());
             }
         }
     }

@@ -194,11 +194,14 @@ pub fn checksum(header: &[u8]) -> u16 {
 }
 
 /// The checksum that a sum of 16- or 32-bit words comes to.
-fn fold(mut sum: u64) -> u16 {
-    for _ in 0..4 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
+fn fold(sum: u64) -> u16 {
+    // What is carried out of either half comes in at the other end.
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum.wrapping_add(u32::from(carry));
+    let (sum, carry) = sum.overflowing_add(sum.rotate_left(16));
+    !((sum.wrapping_add(u32::from(carry)) >> 16) as u16)
 }
 
 #[cfg(test)]

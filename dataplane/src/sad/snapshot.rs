@@ -13,7 +13,7 @@ use crate::drops::{DropCounters, DropReason};
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::open::{self, Inbound};
-use crate::packet::Headers;
+use crate::packet::{Flow, Headers, esp, ipv4};
 use crate::sa::Sa;
 use crate::seal::{self, Bounds, Outbound};
 use crate::sizes::Link;
@@ -138,7 +138,22 @@ impl Snapshot {
     fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>], bounds: Bounds) {
         let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
+        // Packets come in runs of one flow: which it is, and where its run began.
+        let mut run: Option<(Flow, usize)> = None;
+        let mut runs = 0;
         for (frame, fate) in frames.iter().zip(&mut *fates) {
+            let flow = Flow::of(frame.packet());
+            if let (Some((flow, total)), Some((same, began))) = (flow, run)
+                && flow == same
+            {
+                let (mut alike, line) = (headers[began], lines[began]);
+                alike.total = total;
+                headers.push(alike);
+                lines.push(line);
+                continue;
+            }
+            run = flow.map(|(flow, _)| (flow, headers.len()));
+            runs += 1;
             headers.push(Headers::NONE);
             let (before, read) = match &mut headers[..] {
                 [.., before, read] => (lines.last().copied().flatten().map(|line| (&*before, line)), read),
@@ -146,7 +161,6 @@ impl Snapshot {
                 [] => continue,
             };
             let line = match (read.read(frame.packet()), before) {
-                // Packets come in runs of one flow.
                 (Ok(()), Some((before, line))) if read.is_same_flow(before) => Some(line),
                 (Ok(()), _) => self.classifier.find(read),
                 (Err(_), _) => {
@@ -159,7 +173,10 @@ impl Snapshot {
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
         let mut burst = Outbound { frames, headers: &headers, fates, ivs, bounds };
         while let Some(first) = left.first() {
-            let members = Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]);
+            let members = match runs {
+                1 => left,
+                _ => Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]),
+            };
             left = left.without(members);
             if let Some(line) = lines[first].and_then(|line| self.lines.get(line)) {
                 seal::seal(&line.candidates, members, &mut burst);
@@ -172,10 +189,26 @@ impl Snapshot {
     fn open_some(&self, frames: &mut [Frame], fates: &mut [Fate<u32>]) {
         let mut outer: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut sas: ArrayVec<Option<&Sa>, BURST> = ArrayVec::new();
+        // Packets come in runs, and those of one flow have one SPI: which flow it is, and where its run began.
+        let mut run: Option<(Flow, usize)> = None;
         for (frame, fate) in frames.iter_mut().zip(&mut *fates) {
+            let flow = Flow::of(frame.packet());
+            if let (Some((flow, total)), Some((same, began))) = (flow, run)
+                && flow == same
+                && total >= ipv4::HEADER_LEN + esp::HEADER_LEN
+            {
+                let (mut alike, sa) = (outer[began], sas[began]);
+                alike.total = total;
+                outer.push(alike);
+                sas.push(sa);
+                frame.narrow(0, total);
+                continue;
+            }
+            let began = outer.len();
             outer.push(Headers::NONE);
             let Some(headers) = outer.last_mut() else { continue };
             let sa = open::find_esp(frame, headers).map(|spi| self.find(spi, headers));
+            run = flow.filter(|_| sa.is_ok()).map(|(flow, _)| (flow, began));
             sas.push(sa.unwrap_or_else(|reason| {
                 *fate = Err(reason);
                 None

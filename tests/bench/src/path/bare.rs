@@ -20,9 +20,9 @@ impl Bare {
     fn wrap(&self, frame: &mut Frame) -> Fate<Sealed> {
         let packet = frame.packet();
         let header = *packet.first_chunk::<IPV4>().filter(|h| h[0] == 0x45).ok_or(DropReason::OutHdrError)?;
-        let back = (packet.len() + 2).next_multiple_of(self.block) - packet.len() + self.icv;
-        frame.grow(IPV4 + self.front, back).ok_or(DropReason::OutError)?;
-        let packet = frame.packet_mut();
+        let len = packet.len();
+        let back = (len + 2).next_multiple_of(self.block) - len + self.icv;
+        let packet = frame.wrap(len, IPV4 + self.front, back).ok_or(DropReason::OutError)?;
         let total = u16::try_from(packet.len()).map_err(|_| DropReason::OutError)?;
         packet[..IPV4].copy_from_slice(&header);
         packet[2..4].copy_from_slice(&total.to_be_bytes());
