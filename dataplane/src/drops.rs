@@ -29,14 +29,18 @@ pub enum DropReason {
     InStateMismatch,
     /// Inbound: authentic, but marked on its way for a congestion that the packet inside cannot tell of (RFC 6040 section 4.2).
     InCongested,
+    /// Inbound: a local rule discards the packet that was inside.
+    InPolBlock,
     /// Inbound: an authentic dummy packet, dropped as it should be.
     InDummy,
     /// Inbound: the plain packet could not be handed on.
     InError,
     /// Outbound: no sound IP packet.
     OutHdrError,
-    /// Outbound: no policy matches. Nothing ever leaves in clear.
+    /// Outbound: no policy matches, and no local rule lets it pass in clear.
     OutNoPols,
+    /// Outbound: a local rule discards it.
+    OutPolBlock,
     /// Outbound: a fragment cannot be protected in transport mode (RFC 4303 section 3.3.4).
     OutFragment,
     /// Outbound: the protected packet would be longer than any can be.
@@ -59,7 +63,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [DropReason; 24] = [
+    pub const ALL: [DropReason; 26] = [
         DropReason::InHdrError,
         DropReason::InBufferError,
         DropReason::InNoStates,
@@ -71,10 +75,12 @@ impl DropReason {
         DropReason::InStateModeError,
         DropReason::InStateMismatch,
         DropReason::InCongested,
+        DropReason::InPolBlock,
         DropReason::InDummy,
         DropReason::InError,
         DropReason::OutHdrError,
         DropReason::OutNoPols,
+        DropReason::OutPolBlock,
         DropReason::OutFragment,
         DropReason::OutBundleGenError,
         DropReason::OutTooBig,
@@ -101,10 +107,12 @@ impl DropReason {
             DropReason::InStateModeError => "InStateModeError",
             DropReason::InStateMismatch => "InStateMismatch",
             DropReason::InCongested => "InCongested",
+            DropReason::InPolBlock => "InPolBlock",
             DropReason::InDummy => "InDummy",
             DropReason::InError => "InError",
             DropReason::OutHdrError => "OutHdrError",
             DropReason::OutNoPols => "OutNoPols",
+            DropReason::OutPolBlock => "OutPolBlock",
             DropReason::OutFragment => "OutFragment",
             DropReason::OutBundleGenError => "OutBundleGenError",
             DropReason::OutTooBig => "OutTooBig",
@@ -134,10 +142,12 @@ impl DropReason {
             DropReason::InStateModeError => "authentic, but not of the SA's mode",
             DropReason::InStateMismatch => "authentic, outside of the selectors",
             DropReason::InCongested => "congestion it cannot tell of",
+            DropReason::InPolBlock => "a local rule discards what was inside",
             DropReason::InDummy => "a dummy, dropped as it should be",
             DropReason::InError => "the TUN device did not take it",
             DropReason::OutHdrError => "no sound IP packet",
             DropReason::OutNoPols => "no policy, or no keys of it",
+            DropReason::OutPolBlock => "a local rule discards it",
             DropReason::OutFragment => "a fragment, in transport mode",
             DropReason::OutBundleGenError => "too long when protected",
             DropReason::OutTooBig => "too large for the link",

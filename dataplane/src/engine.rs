@@ -23,7 +23,7 @@ pub use userspace::{EngineConfig, Userspace, Wire};
 pub trait Engine: Send + Sync {
     /// Applies an update, as a whole or not at all.
     fn apply(&self, update: GroupUpdate, now: Now) -> Result<(), ApplyError>;
-    /// Removes all SAs at once. Nothing is sent or handed on afterwards, in clear least of all.
+    /// Removes all SAs at once. Nothing is sent or handed on afterwards but what the local policy lets pass in clear.
     fn flush(&self);
     /// Does what is due.
     fn expire(&self, now: Now);

@@ -24,7 +24,7 @@
 //! numbers, pass the cipher and move the windows together. The hot path neither allocates nor waits for a lock that a
 //! control operation holds. Only [`engine`] touches the system.
 //!
-//! What never happens: a packet leaves in clear; a nonce is used twice under a key; a number wraps; a packet that is
+//! What never happens: a packet leaves in clear that the member's own [`LocalPolicy`] does not name; a nonce is used twice under a key; a number wraps; a packet that is
 //! not authentic changes any state but a counter.
 
 mod burst;
@@ -35,6 +35,7 @@ pub mod engine;
 mod frame;
 mod iv;
 mod key_log;
+mod local;
 mod nonce;
 mod open;
 mod oversize;
@@ -55,8 +56,9 @@ pub use dummies::Dummies;
 pub use frame::{Frame, HEADROOM, TAILROOM};
 pub use iv::IvSource;
 pub use key_log::KeyLog;
+pub use local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 pub use oversize::{Outlet, Oversize};
 pub use replay::{MAX_SENDERS, MAX_WINDOW, MIN_WINDOW, Window};
 pub use sad::{ApplyError, MAX_SAS, Sad, Sealed, Snapshot};
 pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
-pub use status::{SaStatus, SadStatus};
+pub use status::{RuleStatus, SaStatus, SadStatus};

@@ -112,7 +112,7 @@ impl Oversize {
             if pieces.is_empty() {
                 return;
             }
-            snapshot.seal_burst(pieces, ivs, &mut self.fates);
+            snapshot.seal_parts(pieces, ivs, &mut self.fates);
             let mut sealed = 0;
             for (at, fate) in self.fates.iter().enumerate() {
                 match fate {

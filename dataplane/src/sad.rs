@@ -24,6 +24,7 @@ use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
 use crate::drops::DropCounters;
 use crate::key_log::{self, KeyLog};
+use crate::local::{Local, LocalPolicy, Rules, Selectors, Told, WithoutKeys};
 use crate::sa::{Fingerprint, Sa, SaState};
 use crate::sizes::{Link, Sizes};
 use crate::status::{SaStatus, SadStatus};
@@ -81,6 +82,11 @@ pub struct Sad {
     entries: Vec<Entry>,
     /// Selectors of the policy lines, in the order in which they are tried.
     lines: Vec<Selectors>,
+    /// All that the group has said it protects, with keys and without.
+    told: Vec<Selectors>,
+    /// Has it said anything? Otherwise `told` is what the local policy takes for it.
+    is_told: bool,
+    local: Option<Arc<Rules>>,
     memories: Vec<Memory>,
     sender_ids: Option<SenderIds>,
     drops: Arc<DropCounters>,
@@ -95,8 +101,6 @@ pub struct Sad {
     sizes: Sizes,
     link: Arc<Link>,
 }
-
-type Selectors = (Selector, Selector);
 
 /// An installed SA and its times, all monotonic.
 struct Entry {
@@ -153,10 +157,14 @@ impl Sad {
     pub fn new() -> Self {
         let drops = Arc::new(DropCounters::default());
         let link = Arc::new(Link::new());
-        let snapshot = Arc::new(Snapshot::new(Vec::new(), Vec::new(), Arc::clone(&drops), Arc::clone(&link)));
+        let snapshot = Snapshot::new(Vec::new(), Vec::new(), None, Arc::clone(&drops), Arc::clone(&link));
+        let snapshot = Arc::new(snapshot);
         Self {
             entries: Vec::new(),
             lines: Vec::new(),
+            told: Vec::new(),
+            is_told: false,
+            local: None,
             memories: Vec::new(),
             sender_ids: None,
             drops,
@@ -191,6 +199,15 @@ impl Sad {
     /// Says where the identifications of fragmented packets begin; anybody who can foretell them can spoil the fragments.
     pub fn set_identification(&mut self, start: u32) {
         self.link.set_identification(start);
+    }
+
+    /// Sets the member's own policy. To be called before anything is applied.
+    pub fn set_local_policy(&mut self, policy: LocalPolicy) {
+        self.local = Rules::new(&policy).map(Arc::new);
+        if let WithoutKeys::Clear(expected) = policy.without_keys {
+            self.told = expected;
+        }
+        self.publish();
     }
 
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
@@ -249,6 +266,7 @@ impl Sad {
             }
             self.sender_ids = Some(ids);
         }
+        self.remember_told(&order, matches!(remove, Removal::All));
         self.reorder(order);
         // The update lists oldest first: one that was there already and is listed behind a new one is the newer. Places of
         // new ones grow, so where they go grows with them.
@@ -272,8 +290,8 @@ impl Sad {
         Ok(())
     }
 
-    /// Removes everything at once: SAs, policies, sender IDs. Until the next update every packet is dropped, even by
-    /// workers that still hold an older snapshot.
+    /// Removes everything at once: SAs, policies, sender IDs. Until the next update nothing is protected or opened any more,
+    /// even by workers that still hold an older snapshot, and only the local policy lets anything pass.
     pub fn flush(&mut self) {
         for entry in std::mem::take(&mut self.entries) {
             self.forget(entry, "flushed");
@@ -345,6 +363,8 @@ impl Sad {
             drops: self.drops.by_name(),
             drops_without_sa: self.drops.without(&with_sa).counted(),
             drops_of_ended_sas: ended.counted(),
+            rules: self.local.as_ref().map_or_else(Vec::new, |rules| rules.status()),
+            clear_without_keys: self.local.as_ref().map_or(0, |rules| rules.sent_without_keys()),
         }
     }
 
@@ -388,6 +408,18 @@ impl Sad {
         let (first, second) = if names_all { (&update, &self.lines) } else { (&self.lines, &update) };
         let mut placed = HashSet::new();
         self.lines = first.iter().chain(second).copied().filter(|line| placed.insert(*line)).collect();
+    }
+
+    /// What the group protects does not end with its keys: a registration says it anew, everything else only adds to it.
+    fn remember_told(&mut self, order: &[Selectors], anew: bool) {
+        if order.is_empty() {
+            return;
+        }
+        let before = if anew || !self.is_told { Vec::new() } else { std::mem::take(&mut self.told) };
+        self.is_told = true;
+        let mut placed = HashSet::new();
+        let lines = order.iter().copied().chain(before);
+        self.told = lines.filter(|line| placed.insert(*line)).take(2 * MAX_SAS).collect();
     }
 
     /// Drops what has ended and publishes what is left.
@@ -441,7 +473,16 @@ impl Sad {
         lines.sort_by_key(|(tier, _)| *tier);
         let inbound = self.inbound().map(|entry| Arc::clone(&entry.sa)).collect();
         let lines = lines.into_iter().map(|(_, line)| line).collect();
-        self.snapshot = Arc::new(Snapshot::new(lines, inbound, Arc::clone(&self.drops), Arc::clone(&self.link)));
+        let local = self.local.as_ref().map(|rules| self.local_picture(Arc::clone(rules)));
+        let (drops, link) = (Arc::clone(&self.drops), Arc::clone(&self.link));
+        self.snapshot = Arc::new(Snapshot::new(lines, inbound, local, drops, link));
+    }
+
+    fn local_picture(&self, rules: Arc<Rules>) -> Local {
+        let keyed: HashSet<Selectors> = self.entries.iter().map(Entry::selectors).collect();
+        // Who only receives sends nothing, with keys or without.
+        let is_keyed = |line: &Selectors| self.receives_only || keyed.contains(line);
+        Local { rules, told: Told::new(&self.told, self.is_told, is_keyed) }
     }
 
     /// The SAs of one line, oldest first, in the order in which a sender tries them: the newest active one, then those still

@@ -6,7 +6,8 @@ use std::time::Duration;
 use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, Selector};
 use serde::Serialize;
 
-use crate::sa::Sa;
+use crate::local::Rule;
+use crate::sa::{Sa, Traffic};
 
 /// One data SA.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +72,42 @@ pub struct SadStatus {
     pub drops_without_sa: BTreeMap<&'static str, u64>,
     /// Of these, those of SAs that are gone; only reasons that there were.
     pub drops_of_ended_sas: BTreeMap<&'static str, u64>,
+    /// Local rules, in the order in which they are tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleStatus>,
+    /// Packets that the group protects and that were sent in clear for want of keys, as was chosen.
+    pub clear_without_keys: u64,
+}
+
+/// A local rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleStatus {
+    /// `discard`, `bypass` or `bypass even if protected`.
+    pub action: &'static str,
+    /// `out`, `in` or `both`.
+    pub direction: &'static str,
+    /// Senders: network, and protocol and port where they matter.
+    pub source: String,
+    /// Receivers, likewise.
+    pub destination: String,
+    /// Packets that it has decided about.
+    pub packets: u64,
+    /// Octets of them.
+    pub octets: u64,
+}
+
+impl RuleStatus {
+    pub(crate) fn of(rule: &Rule, counted: &Traffic) -> Self {
+        let (packets, octets) = counted.get();
+        Self {
+            action: rule.action.name(),
+            direction: rule.way.name(),
+            source: side(&rule.source),
+            destination: side(&rule.destination),
+            packets,
+            octets,
+        }
+    }
 }
 
 impl SaStatus {

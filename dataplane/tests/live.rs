@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use dataplane::engine::{EngineConfig, Userspace, Wire};
-use dataplane::{FlowPadding, Fragment};
+use dataplane::{FlowPadding, Fragment, Rule, RuleAction, Way};
 use keyferry_model::policy::EspMode;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
@@ -117,7 +117,11 @@ fn engine_of(config: EngineConfig, namespace: &str, id: u32, mode: EspMode) -> U
 }
 
 fn receiver(group: &str) -> UdpSocket {
-    let tun = if_nametoindex("kf0").unwrap();
+    receiver_on(group, "kf0")
+}
+
+fn receiver_on(group: &str, device: &str) -> UdpSocket {
+    let tun = if_nametoindex(device).unwrap();
     let socket = match group.parse().unwrap() {
         IpAddr::V4(group) => {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
@@ -173,8 +177,9 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        let scenes: [fn(&str, &str, EspMode); 4] = [
+        let scenes: [fn(&str, &str, EspMode); 5] = [
             carry,
+            let_pass,
             |a, b, mode| carry_bursts(a, b, mode, ONE_RAW),
             |a, b, mode| carry_bursts(a, b, mode, SEVERAL),
             carry_large,
@@ -224,6 +229,49 @@ fn carry(a: &str, b: &str, mode: EspMode) {
     sender.stop();
     listener.stop();
     assert!(if_nametoindex("kf0").is_err(), "the TUN device is gone");
+}
+
+/// What a rule lets pass is on the wire as it was, what one discards is not, and what the group protects passes no plain bypass.
+fn let_pass(a: &str, b: &str, mode: EspMode) {
+    const BESIDE: [&str; 2] = ["239.192.0.9", "ff15::9"];
+    let rule = |action, destination, prefix, version| Rule {
+        source: side(version, 0),
+        destination: side(destination, prefix),
+        action,
+        way: Way::Both,
+    };
+    enter(a);
+    let mut config = EngineConfig::new("kf0", "eth0", 1_400);
+    config.local.rules = vec![
+        rule(RuleAction::Discard, "239.192.0.8", 32, "0.0.0.0"),
+        rule(RuleAction::Bypass, "239.192.0.0", 24, "0.0.0.0"),
+        rule(RuleAction::Bypass, "ff15::", 64, "::"),
+    ];
+    let engine = engine_of(config, a, 1, mode);
+    assert!(ip(&format!("-n {a} route add 239.192.0.8/31 dev kf0")));
+    enter(b);
+    let clear = BESIDE.map(|group| receiver_on(group, "eth0"));
+    let silent = [GROUP4, GROUP6, "239.192.0.8"].map(|group| receiver_on(group, "eth0"));
+    enter(a);
+    for number in 0..20u8 {
+        for (group, socket) in BESIDE.into_iter().zip(&clear) {
+            send(group, &[number; 100]);
+            let mut buffer = [0; 200];
+            let (len, from) = socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{e} {:#?}", engine.status()));
+            assert_eq!(buffer[..len], [number; 100]);
+            assert!(from.ip().to_string().ends_with('1'), "{from}");
+        }
+        [GROUP4, GROUP6, "239.192.0.8"].iter().for_each(|group| send(group, b"nobody may see this"));
+    }
+    for socket in &silent {
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert!(socket.recv_from(&mut [0; 200]).is_err());
+    }
+    let status = engine.status();
+    let packets: Vec<u64> = status.sad.rules.iter().map(|rule| rule.packets).collect();
+    assert_eq!(packets, [20, 20, 20], "{status:#?}");
+    assert!(status.sad.sas.iter().all(|sa| sa.packets_sealed == 20), "{status:#?}");
+    engine.stop();
 }
 
 /// Packets in a burst; fewer than a TUN device queues.

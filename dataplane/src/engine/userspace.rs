@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN
-//! device is either protected or dropped. Two things of the host's own IP stack are out of reach here, and the owner's
+//! device is protected or dropped, unless the [`LocalPolicy`] lets it pass in clear: it then leaves through the same raw
+//! socket, as it is. Two things of the host's own IP stack are out of reach here, and the owner's
 //! to prevent (a packet filter on the interface does both): an application that names the interface itself, or binds
 //! its socket to that interface's address, sends multicast past all routes and in clear; and since the groups are
 //! joined on the interface, clear packets that others send to them are delivered to applications too. Threads and
@@ -48,6 +49,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 use super::joins::Joins;
 use super::{Engine, EngineStatus};
 use crate::key_log::KeyLog;
+use crate::local::LocalPolicy;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
 use crate::packet::ipv6;
 use crate::sad::{ApplyError, Sad, Snapshot};
@@ -98,6 +100,8 @@ pub struct EngineConfig {
     pub sizes: Sizes,
     /// Packets a second that leave at least by each SA that sends: a thread makes dummies where there are fewer.
     pub dummies: Option<NonZeroU32>,
+    /// The member's own rules, in front of the group's policy.
+    pub local: LocalPolicy,
     /// Where keys are logged for Wireshark, if at all.
     pub key_log: Option<Box<dyn KeyLog + Send>>,
 }
@@ -113,7 +117,7 @@ pub enum Wire {
 }
 
 impl EngineConfig {
-    /// A configuration with one queue and one thread that receives, without additional groups and without a key log.
+    /// A configuration with one queue and one thread that receives, without additional groups, rules and a key log.
     #[must_use]
     pub fn new(tun: impl Into<String>, interface: impl Into<String>, mtu: u16) -> Self {
         Self {
@@ -129,6 +133,7 @@ impl EngineConfig {
             path_mtu: None,
             sizes: Sizes::default(),
             dummies: None,
+            local: LocalPolicy::default(),
             key_log: None,
         }
     }
@@ -171,6 +176,7 @@ impl Userspace {
         sad.set_tunnel(config.tunnel);
         sad.set_sizes(config.sizes.clone());
         sad.set_identification(u32::try_from(SystemRandom.below(u64::from(u32::MAX))).unwrap_or(0));
+        sad.set_local_policy(config.local.clone());
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let joins = Joins::open(index_of(&config.interface)?)?;
         let snapshot = Arc::new(ArcSwap::new(sad.snapshot()));

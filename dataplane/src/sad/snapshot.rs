@@ -12,6 +12,7 @@ use crate::classify::Classifier;
 use crate::drops::{DropCounters, DropReason};
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::local::{Local, Verdict};
 use crate::open::{self, Inbound};
 use crate::packet::{Flow, Headers, esp, ipv4};
 use crate::sa::Sa;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     classifier: Classifier,
     /// By SPI.
     inbound: HashTable<Arc<Sa>>,
+    /// Absent where nothing but the group decides.
+    local: Option<Local>,
     drops: Arc<DropCounters>,
     link: Arc<Link>,
 }
@@ -36,10 +39,15 @@ pub(super) struct Line {
 /// What became of a plain packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sealed {
-    /// SPI of the SA used.
+    /// SPI of the SA used; zero says that none was (RFC 4303 section 2.1): the packet goes as it is, by the local policy.
     pub spi: u32,
     /// Sequence number.
     pub sequence: u32,
+}
+
+impl Sealed {
+    /// What is sent in clear.
+    pub const CLEAR: Self = Self { spi: 0, sequence: 0 };
 }
 
 impl Line {
@@ -50,24 +58,40 @@ impl Line {
 
 impl Snapshot {
     /// Lines without candidates are left out.
-    pub(super) fn new(lines: Vec<Line>, sas: Vec<Arc<Sa>>, drops: Arc<DropCounters>, link: Arc<Link>) -> Self {
+    pub(super) fn new(
+        lines: Vec<Line>,
+        sas: Vec<Arc<Sa>>,
+        local: Option<Local>,
+        drops: Arc<DropCounters>,
+        link: Arc<Link>,
+    ) -> Self {
         let lines: Box<[Line]> = lines.into_iter().filter(|line| !line.candidates.is_empty()).collect();
         let classifier = Classifier::new(lines.iter().filter_map(Line::selectors));
         let mut inbound = HashTable::with_capacity(sas.len());
         for sa in sas {
             inbound.insert_unique(hash(sa.spi), sa, |sa| hash(sa.spi));
         }
-        Self { lines, classifier, inbound, drops, link }
+        Self { lines, classifier, inbound, local, drops, link }
     }
 
     /// Turns plain IP packets into ESP packets, in place, and says in `fates` what became of each. Whatever is not
-    /// protected is dropped and counted; such a frame's content is then unspecified and must not be sent. But one that would be
+    /// protected is dropped and counted, and such a frame's content is then unspecified and must not be sent; or it is
+    /// [`Sealed::CLEAR`] and left as it is, where the local policy says so. But one that would be
     /// too large for the link is left as it is and not counted yet: what becomes of it, [`Oversize`](crate::Oversize) decides.
     pub fn seal_burst(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
         fates.clear();
         fates.resize(frames.len(), Err(DropReason::OutNoPols));
         for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
-            self.seal_some(frames, ivs, fates, self.bounds());
+            self.seal_some(frames, ivs, fates, self.bounds(), self.local.as_ref());
+        }
+    }
+
+    /// [`Self::seal_burst`] for parts of a packet that the local policy has left to the group as a whole.
+    pub(crate) fn seal_parts(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
+        fates.clear();
+        fates.resize(frames.len(), Err(DropReason::OutNoPols));
+        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
+            self.seal_some(frames, ivs, fates, self.bounds(), None);
         }
     }
 
@@ -84,14 +108,15 @@ impl Snapshot {
     /// [`Self::seal_burst`] for one packet.
     pub fn seal(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
         let mut fate = [Err(DropReason::OutNoPols)];
-        self.seal_some(slice::from_mut(frame), ivs, &mut fate, self.bounds());
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, self.bounds(), self.local.as_ref());
         fate[0]
     }
 
-    /// [`Self::seal`], whatever the link takes.
+    /// [`Self::seal`], whatever the link takes, for a packet that the local policy has left to the group.
     pub(crate) fn seal_whole(&self, frame: &mut Frame, ivs: &mut IvSource) -> Fate<Sealed> {
         let mut fate = [Err(DropReason::OutNoPols)];
-        self.seal_some(slice::from_mut(frame), ivs, &mut fate, Bounds { limit: usize::MAX, ..self.bounds() });
+        let bounds = Bounds { limit: usize::MAX, ..self.bounds() };
+        self.seal_some(slice::from_mut(frame), ivs, &mut fate, bounds, None);
         fate[0]
     }
 
@@ -135,7 +160,14 @@ impl Snapshot {
     }
 
     /// At most [`BURST`] packets.
-    fn seal_some(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut [Fate<Sealed>], bounds: Bounds) {
+    fn seal_some(
+        &self,
+        frames: &mut [Frame],
+        ivs: &mut IvSource,
+        fates: &mut [Fate<Sealed>],
+        bounds: Bounds,
+        local: Option<&Local>,
+    ) {
         let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
         let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
         // Packets come in runs of one flow: which it is, and where its run began.
@@ -169,6 +201,9 @@ impl Snapshot {
                 }
             };
             lines.push(line);
+        }
+        if let Some(local) = local {
+            decide(local, frames, &headers, &mut lines, fates);
         }
         let mut left = Members::which(lines.len(), |at| lines[at].is_some());
         let mut burst = Outbound { frames, headers: &headers, fates, ivs, bounds };
@@ -222,6 +257,14 @@ impl Snapshot {
             left = left.without(members);
             open::open(sa, members, &mut burst);
         }
+        if let Some(local) = self.local.as_ref().filter(|local| local.watches_inbound()) {
+            for (at, sa) in sas.iter().enumerate() {
+                if fates[at].is_ok() && is_blocked(local, frames[at].packet()) {
+                    fates[at] = Err(DropReason::InPolBlock);
+                    sa.iter().for_each(|sa| sa.state.drops.count(DropReason::InPolBlock));
+                }
+            }
+        }
         self.count(fates);
     }
 
@@ -238,6 +281,34 @@ impl Snapshot {
         let reasons = fates.iter().filter_map(|fate| fate.as_ref().err()).filter(|why| **why != DropReason::OutTooBig);
         reasons.for_each(|reason| self.drops.count(*reason));
     }
+}
+
+/// Takes out of a burst what the local policy lets pass in clear or drops: of such packets nothing is left in `lines`.
+fn decide(
+    local: &Local,
+    frames: &mut [Frame],
+    headers: &[Headers],
+    lines: &mut [Option<usize>],
+    fates: &mut [Fate<Sealed>],
+) {
+    for (at, line) in lines.iter_mut().enumerate() {
+        if fates[at] == Err(DropReason::OutHdrError) {
+            continue;
+        }
+        match local.outbound(&headers[at], line.is_some()) {
+            Verdict::Group => continue,
+            Verdict::Clear => {
+                frames[at].narrow(0, headers[at].total);
+                fates[at] = Ok(Sealed::CLEAR);
+            }
+            Verdict::Discard => fates[at] = Err(DropReason::OutPolBlock),
+        }
+        *line = None;
+    }
+}
+
+fn is_blocked(local: &Local, packet: &[u8]) -> bool {
+    Headers::parse(packet).is_ok_and(|headers| local.blocks(&headers))
 }
 
 /// SPIs are the key server's choice, not an attacker's, so a plain mixture does.
