@@ -1,7 +1,6 @@
 //! `[[group]]`: traffic, lifetimes, and how each protocol's side is rekeyed.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +10,19 @@ use keyferry_model::lkh::MAX_MEMBERS;
 use keyferry_model::policy::{
     AckType, AddressPreservation, Authorization, BackwardAccess, BackwardScope, EspMode, EspTransform, GdoiRekey,
     Gikev2Options, Gikev2Rekey, GroupPolicy, InBand, KekManagement, RekeyAuthentication, RekeyProtection,
-    RekeyTransport, Retransmit, Selector, SequenceNumbers, TrafficPolicy,
+    RekeyTransport, Retransmit, SequenceNumbers, TrafficPolicy,
 };
 use keyferry_model::reading::{Reading, Readings};
 
 use super::checks;
 use super::life;
 use super::phase1;
+use super::rules;
 use super::section::Section;
 use super::streams;
 use super::values::{
-    ACKS, IpProtocol, KEK_CIPHERS, Network, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS,
-    WEAK_PROTECTIONS, WEAK_TRANSFORMS, WRAPS,
+    ACKS, KEK_CIPHERS, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS, WEAK_PROTECTIONS,
+    WEAK_TRANSFORMS, WRAPS,
 };
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -292,11 +292,7 @@ fn traffic(group: &mut Section<'_>, streams: bool) -> Vec<Arc<TrafficPolicy>> {
 const DEFAULT_TRANSFORM: EspTransform = EspTransform::Aead(Aead::Aes256Gcm16);
 
 fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy> {
-    let destination: Option<Network> = section.required("destination", "239.192.0.1");
-    let source: Option<Network> = section.parsed("source", "10.0.0.0/8");
-    let protocol = section.parsed::<IpProtocol>("protocol", "udp").map_or(0, |p| p.0);
-    let [port, source_port] =
-        ["port", "source_port"].map(|k| u16::try_from(section.number(k, 0..=65_535, 0)).unwrap_or(0));
+    let selectors = rules::selectors(&mut section);
     let mode =
         section.choice("mode", &[("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)], EspMode::Tunnel);
     let transform = transform(&mut section);
@@ -306,9 +302,6 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
     if mode == EspMode::Transport && preservation != AddressPreservation::Both {
         section.error("preserve", "transport mode puts no header in front", "remove it, or write mode = \"tunnel\"");
     }
-    if (port != 0 || source_port != 0) && !matches!(protocol, 6 | 17 | 132) {
-        section.error("port", "the protocol has no ports", "add protocol = \"udp\", or remove the port");
-    }
     // RFC 9838 section 2.3.4: tunnel mode preserves both addresses, and nothing says which way an SA goes.
     for (key, told) in [("preserve", preservation == AddressPreservation::Both), ("only_sender", only_sender.is_none())]
     {
@@ -317,21 +310,12 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
             section.error(key, "G-IKEv2 cannot tell it, and the group serves G-IKEv2", remedy);
         }
     }
-    let Some(destination) = destination else {
-        // A misspelt key is the likeliest reason.
-        section.finish();
-        return None;
-    };
-    let source = source.unwrap_or(match destination.address {
-        IpAddr::V4(_) => Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 },
-        IpAddr::V6(_) => Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 },
-    });
-    checks::traffic(&section, source, destination);
+    // Where the destination is missing, a misspelt key is the likeliest reason.
     section.finish();
-    let selector = |n: Network, port| Selector { address: n.address, prefix: n.prefix, protocol, port };
+    let (source, destination) = selectors?;
     Some(TrafficPolicy {
-        source: selector(source, source_port),
-        destination: selector(destination, port),
+        source,
+        destination,
         mode,
         transform,
         sequence: if replay_window > 0 { SequenceNumbers::Sequential } else { SequenceNumbers::Unspecified },

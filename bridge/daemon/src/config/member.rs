@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::Sizes;
 use dataplane::engine::Wire;
+use dataplane::{Rule, Sizes};
 use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Hash, KeGroup, KeyKind, Secret};
 use keyferry_model::credentials::OwnCertificate;
@@ -23,6 +23,7 @@ use super::certificates::{self, Certificates};
 use super::ike2;
 use super::phase1;
 use super::redirect;
+use super::rules;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Accepted, Endpoint, Network, PORT, Subject, TCP_PORT};
@@ -121,6 +122,10 @@ pub struct MemberGroup {
     pub tun: Option<String>,
     /// Networks routed into the TUN device from the start, so that nothing for them leaves in clear before keys are there.
     pub protect: Vec<(IpAddr, u8)>,
+    /// The member's own rules, in front of the group's policy.
+    pub rules: Vec<Rule>,
+    /// Send what the group protects in clear while there are no keys for it?
+    pub danger_clear_without_keys: bool,
     /// Multicast addresses to receive when the group's policy covers whole networks; it says the single ones itself.
     pub join: Vec<IpAddr>,
     /// Where keys of IEC 61850 streams are handed on.
@@ -299,6 +304,8 @@ fn group(
         tun: (!streams_only).then_some(tun),
         protect: networks.iter().map(|n| (n.address, n.prefix)).collect(),
         join: section.parsed_list("join", "239.192.0.7").unwrap_or_default(),
+        rules: rules::read(section),
+        danger_clear_without_keys: section.flag("danger_clear_without_keys", false),
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
     };
@@ -328,7 +335,13 @@ fn group(
     if group.danger_unprotected_streams && group.stream_keys.is_none() {
         section.error("danger_unprotected_streams", "there is nobody to hand streams to", "add stream_keys = \"FILE\"");
     }
-    let traffic = [("tun", given.is_some()), ("protect", !group.protect.is_empty()), ("join", !group.join.is_empty())];
+    let traffic = [
+        ("tun", given.is_some()),
+        ("protect", !group.protect.is_empty()),
+        ("join", !group.join.is_empty()),
+        ("rule", !group.rules.is_empty()),
+        ("danger_clear_without_keys", group.danger_clear_without_keys),
+    ];
     if engine == EngineChoice::None {
         for (key, _) in traffic.into_iter().filter(|(_, given)| *given) {
             section.error(key, "is about traffic, and the engine is \"none\"", "remove one of the two");
@@ -343,6 +356,10 @@ fn group(
         for (key, _) in traffic.filter(|(_, given)| *given) {
             section.error(key, "is about traffic, and streams_only takes none", "remove one of the two");
         }
+    }
+    if group.danger_clear_without_keys {
+        let what = "whoever keeps the key server's messages away from the member reads what it sends";
+        section.warning("danger_clear_without_keys", what, "remove it: without keys nothing is then sent");
     }
     for other in others {
         if other.id == group.id {

@@ -20,6 +20,7 @@ mod peers;
 mod phase1;
 mod problem;
 mod redirect;
+mod rules;
 mod secrets;
 mod section;
 mod sizes;

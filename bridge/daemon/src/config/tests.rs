@@ -2,6 +2,7 @@ mod further;
 mod ike2;
 mod phase1;
 mod redirect;
+mod rules;
 mod sizes;
 mod streams;
 mod tcp;
@@ -516,6 +517,7 @@ fn the_reference_names_every_key() {
     assert_eq!(told("[group.gdoi]"), known(&GATEWAY.replace("[group.gdoi]", "[group.gdoi]\nzzz = 1"), &none));
     assert_eq!(told("[group.gikev2]"), known(&GATEWAY.replace("[group.gikev2]", "[group.gikev2]\nzzz = 1"), &none));
     assert_eq!(told("[member]"), known(&format!("{MEMBER}zzz = 1\n"), &none));
+    assert_eq!(told("[[member.rule]]"), known(&format!("{MEMBER}[[member.rule]]\nzzz = 1\n"), &none));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 mod connections;
 mod joined;
 mod listening;
+mod local;
 mod machine;
 mod network;
 mod plane;

@@ -8,6 +8,7 @@ use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use rtnetlink::Handle;
 
+use super::local;
 use super::network::{self, Place, Routes};
 use crate::config::{EngineChoice, MemberConfig, MemberGroup};
 use crate::keylog::FileKeyLog;
@@ -64,6 +65,7 @@ impl Plane {
         engine.tunnel = around.tunnel();
         (engine.path_mtu, engine.sizes) = (config.path_mtu, config.sizes.clone());
         engine.dummies = config.dummies;
+        engine.local = local::policy(group, &config.traffic.accept);
         engine.key_log = around.key_log();
         let engine = Userspace::start(engine).with_context(|| {
             format!("the TUN device {tun} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)")
