@@ -9,9 +9,11 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use dataplane::packet::{Headers, protocol};
-use dataplane::{DontFragment, DropReason, FlowPadding, Fragment, Frame, Outlet, Oversize, Sizes};
+use dataplane::{
+    DontFragment, DropReason, FlowPadding, Fragment, Frame, LocalPolicy, Outlet, Oversize, Rule, RuleAction, Sizes, Way,
+};
 use keyferry_crypto::Integrity;
-use keyferry_model::policy::{EspMode, EspTransform, TrafficPolicy};
+use keyferry_model::policy::{EspMode, EspTransform, Selector, TrafficPolicy};
 use proptest::prelude::*;
 use support::*;
 
@@ -204,6 +206,24 @@ fn transport_mode_and_ports_leave_only_what_comes_after() {
         assert!(seen.network.iter().all(|piece| piece[9] == protocol::ESP && Headers::parse(piece).unwrap().fragment));
         assert_eq!(bob.open(&together(&seen.network, GROUPS[0])).unwrap()[20..], plain[20..]);
     }
+}
+
+/// Ports that only the first fragment shows decide about the whole packet, so no rule is asked about its parts.
+#[test]
+fn fragments_of_what_the_group_protects_are_protected_whatever_rules_say_of_packets_without_ports() {
+    let group = GROUPS[0];
+    let policy = policy(GCM, EspMode::Tunnel, group);
+    let mut sender = Sender::new(&policy, sizes(Fragment::Before, DontFragment::Copy), MTU);
+    let whole = packet(group, 4_000);
+    let (_, port) = Headers::parse(&whole).unwrap().ports.unwrap();
+    let to = |protocol, port| Selector { protocol, port, ..side(group, 32) };
+    let rule = |destination, action| Rule { source: side("0.0.0.0", 0), destination, action, way: Way::Both };
+    let yields = rule(to(17, port), RuleAction::Bypass);
+    let unprotects = rule(to(0, 0), RuleAction::BypassProtected);
+    sender.member.sad.set_local_policy(LocalPolicy { rules: vec![yields, unprotects], ..LocalPolicy::default() });
+    sender.member.sad.snapshot().set_link_mtu(u32::try_from(MTU).unwrap());
+    let seen = sender.send(&whole, 0);
+    assert!(seen.network.len() > 2 && seen.network.iter().all(|packet| packet[9] == protocol::ESP));
 }
 
 #[test]
