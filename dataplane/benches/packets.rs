@@ -226,6 +226,7 @@ fn policy(transform: EspTransform, line: usize, replay: bool) -> TrafficPolicy {
         replay_window: if replay { 1_024 } else { 0 },
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     }
 }
 

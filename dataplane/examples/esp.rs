@@ -120,6 +120,7 @@ fn sad_for(request: &Request, packet: &[u8]) -> Result<Sad, String> {
         replay_window: 0,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     };
     let keymat = Secret::new(hex::decode(&request.keymat).map_err(|e| e.to_string())?);
     let update = GroupUpdate {

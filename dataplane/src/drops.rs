@@ -15,6 +15,8 @@ pub enum DropReason {
     InNoStates,
     /// Inbound: too short for the SA's IV, trailer and ICV, or not a whole number of blocks.
     InStateInvalid,
+    /// Inbound: authentic or not looked at any more, for the SA's lifetime in octets is used up.
+    InStateExpired,
     /// Inbound: the number was seen before, is behind the window, or is zero.
     InStateSeqError,
     /// Inbound: authentic, but no window is left to protect one more sender.
@@ -53,7 +55,7 @@ pub enum DropReason {
     OutIvExhausted,
     /// Outbound: the sequence numbers are used up.
     OutStateSeqError,
-    /// Outbound: the SA was removed while the packet was on its way.
+    /// Outbound: the SA was removed while the packet was on its way, or its lifetime in octets is used up.
     OutStateExpired,
     /// Outbound: the cipher refused, which it does not.
     OutStateProtoError,
@@ -63,11 +65,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [DropReason; 26] = [
+    pub const ALL: [DropReason; 27] = [
         DropReason::InHdrError,
         DropReason::InBufferError,
         DropReason::InNoStates,
         DropReason::InStateInvalid,
+        DropReason::InStateExpired,
         DropReason::InStateSeqError,
         DropReason::InTooManySenders,
         DropReason::InStateProtoError,
@@ -100,6 +103,7 @@ impl DropReason {
             DropReason::InBufferError => "InBufferError",
             DropReason::InNoStates => "InNoStates",
             DropReason::InStateInvalid => "InStateInvalid",
+            DropReason::InStateExpired => "InStateExpired",
             DropReason::InStateSeqError => "InStateSeqError",
             DropReason::InTooManySenders => "InTooManySenders",
             DropReason::InStateProtoError => "InStateProtoError",
@@ -135,6 +139,7 @@ impl DropReason {
             DropReason::InBufferError => "longer than the buffer",
             DropReason::InNoStates => "no SA with this SPI and destination",
             DropReason::InStateInvalid => "too short, or not whole blocks",
+            DropReason::InStateExpired => "the octets of the SA are used up",
             DropReason::InStateSeqError => "seen before, or behind the window",
             DropReason::InTooManySenders => "no window left for one more sender",
             DropReason::InStateProtoError => "not authentic: the ICV is wrong",
@@ -142,7 +147,7 @@ impl DropReason {
             DropReason::InStateModeError => "authentic, but not of the SA's mode",
             DropReason::InStateMismatch => "authentic, outside of the selectors",
             DropReason::InCongested => "congestion it cannot tell of",
-            DropReason::InPolBlock => "a local rule discards what was inside",
+            DropReason::InPolBlock => "a rule discards what was inside",
             DropReason::InDummy => "a dummy, dropped as it should be",
             DropReason::InError => "the TUN device did not take it",
             DropReason::OutHdrError => "no sound IP packet",
@@ -154,7 +159,7 @@ impl DropReason {
             DropReason::OutNoSenderId => "this member has no sender ID",
             DropReason::OutIvExhausted => "the IVs are used up",
             DropReason::OutStateSeqError => "the sequence numbers are used up",
-            DropReason::OutStateExpired => "the SA was removed meanwhile",
+            DropReason::OutStateExpired => "SA removed, or its octets used up",
             DropReason::OutStateProtoError => "the cipher refused",
             DropReason::OutError => "the network did not take it",
         }

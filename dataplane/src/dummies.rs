@@ -74,7 +74,7 @@ impl Dummies {
     }
 }
 
-/// Makes a dummy. `None` if the SA has no number left for one, or if it is not known between which addresses it goes.
+/// Makes a dummy. `None` if the SA has no number or octets left for one, or if it is not known between which addresses it goes.
 fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()> {
     let outer = sa.own_outer()?;
     let version = if outer.destination?.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
@@ -101,6 +101,9 @@ fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()
     let esp = packet.get_mut(esp_at..)?;
     let trailer_end = esp.len() - layout.icv;
     write_trailer(esp.get_mut(trailer_end - TRAILER_LEN..trailer_end)?, 0, protocol::NONE)?;
+    if !sa.spend(len - around) {
+        return None;
+    }
     let ticket = sa.state.numbers.take(sa.is_counter_mode(), 1).ok()?;
     EspPacket::new(&mut *esp)?.set_header(sa.spi, ticket.sequence);
     let mut job = [Job::new(esp, ticket.iv)];

@@ -112,6 +112,7 @@ mod tests {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         };
         let sa = |policy: &TrafficPolicy, octets| NewSa {
             spi: 0x1001,

@@ -35,6 +35,7 @@ pub mod engine;
 mod frame;
 mod iv;
 mod key_log;
+mod lifetime;
 mod local;
 mod nonce;
 mod open;

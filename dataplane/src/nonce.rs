@@ -83,6 +83,19 @@ impl Numbers {
         (u32::try_from(used).unwrap_or(u32::MAX), few_numbers || few_ivs)
     }
 
+    /// Leaves only so many sequence numbers and IVs; those between are never used.
+    #[cfg(feature = "skip-numbers")]
+    pub(crate) fn leave(&self, sequence_numbers: u32, ivs: u32) {
+        let mut state = self.lock();
+        state.sequence = state.sequence.max(LAST_SEQUENCE + 1 - u64::from(sequence_numbers));
+        state.current = state.spans.len().saturating_sub(1);
+        if let Some(span) = state.spans.last_mut() {
+            let first = span.last.saturating_sub(u64::from(ivs)).saturating_add(1);
+            span.next = span.next.map(|next| next.max(first)).filter(|next| *next <= span.last);
+        }
+        state.left_ivs = state.spans.last().map_or(0, Span::left);
+    }
+
     #[cfg(test)]
     pub(crate) fn skip_to(&self, sequence: u64, left_of_span: u64) {
         let mut state = self.lock();

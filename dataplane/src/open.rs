@@ -39,6 +39,11 @@ pub(crate) struct Inbound<'b> {
 
 /// Opens packets of one SA.
 pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
+    if sa.is_spent() {
+        members.iter().for_each(|at| burst.fates[at] = Err(DropReason::InStateExpired));
+        members.iter().for_each(|_| sa.state.drops.count(DropReason::InStateExpired));
+        return;
+    }
     look(sa, &mut members, burst);
     decrypt(sa, &mut members, burst);
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
@@ -153,8 +158,11 @@ fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     }
     sa.transform.open(&mut jobs);
     for (job, at) in jobs.iter().zip(given.iter()) {
+        let covered = job.esp.len().saturating_sub(sa.layout.body() + sa.layout.icv);
         if !job.done {
             refuse(sa, at, DropReason::InStateProtoError, members, burst.fates);
+        } else if !sa.spend(covered) {
+            refuse(sa, at, DropReason::InStateExpired, members, burst.fates);
         }
     }
 }
@@ -297,6 +305,7 @@ mod tests {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         };
         let state = Arc::new(SaState::new(&policy, None));
         Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default(), Sizes::default())

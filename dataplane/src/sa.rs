@@ -10,6 +10,7 @@ use keyferry_model::policy::{AddressPreservation, EspMode, SequenceNumbers, Traf
 use keyferry_model::tunnel::Tunnel;
 
 use crate::drops::DropCounters;
+use crate::lifetime::{self, Used};
 use crate::nonce::Numbers;
 use crate::packet::Headers;
 use crate::replay::{Sender, Windows};
@@ -27,6 +28,8 @@ pub(crate) struct SaState {
     pub(crate) windows: Option<Windows>,
     /// Width of the sender IDs in the IVs, as far as it was known when the SA came.
     sender_id_bits: Option<u8>,
+    /// Counted where the SA has a lifetime in octets.
+    pub(crate) used: Used,
     pub(crate) sealed: Traffic,
     pub(crate) opened: Traffic,
     dummies: AtomicU64,
@@ -62,6 +65,7 @@ impl SaState {
             numbers: Numbers::new(),
             windows,
             sender_id_bits: sender_id_bits.filter(|_| policy.transform.is_counter_mode()),
+            used: Used::default(),
             sealed: Traffic::default(),
             opened: Traffic::default(),
             dummies: AtomicU64::new(0),
@@ -186,6 +190,23 @@ impl Sa {
 
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
+    }
+
+    /// Uses octets of its lifetime, if it has one in octets; false when they are more than is left.
+    #[inline]
+    pub(crate) fn spend(&self, octets: usize) -> bool {
+        self.policy.lifetime_octets.is_none_or(|limit| self.state.used.spend(octets, limit))
+    }
+
+    /// Is its lifetime in octets used up, as far as any packet goes?
+    #[inline]
+    pub(crate) fn is_spent(&self) -> bool {
+        self.policy.lifetime_octets.is_some_and(|limit| self.state.used.get() >= limit)
+    }
+
+    /// Is its lifetime in octets about to end?
+    pub(crate) fn is_running_out(&self) -> bool {
+        self.policy.lifetime_octets.is_some_and(|limit| lifetime::is_running_out(self.state.used.get(), limit))
     }
 
     pub(crate) fn is_counter_mode(&self) -> bool {

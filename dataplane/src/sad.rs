@@ -326,10 +326,25 @@ impl Sad {
         next
     }
 
-    /// Is an SA that sends running out of sequence numbers or IVs? New keys, or new sender IDs, are then wanted.
+    /// Is an SA running out of sequence numbers, IVs or octets, and no other there to take its place? New keys, or new sender
+    /// IDs, are then wanted.
     #[must_use]
     pub fn needs_rekey(&self) -> bool {
-        self.sending().any(|sa| sa.state.numbers.used(sa.is_counter_mode()).1)
+        let mut newest = self.snapshot.newest_sending();
+        newest.any(|sa| sa.state.numbers.used(sa.is_counter_mode()).1) || self.octets_run_out()
+    }
+
+    /// Leaves the SAs that are there only so many sequence numbers and IVs.
+    #[cfg(feature = "skip-numbers")]
+    pub fn leave_numbers(&self, sequence_numbers: u32, ivs: u32) {
+        self.entries.iter().for_each(|entry| entry.sa.state.numbers.leave(sequence_numbers, ivs));
+    }
+
+    fn octets_run_out(&self) -> bool {
+        self.entries.iter().enumerate().any(|(at, entry)| {
+            let replaced = || self.entries[at + 1..].iter().any(|newer| newer.selectors() == entry.selectors());
+            entry.leaves.is_none() && entry.sa.is_running_out() && !replaced()
+        })
     }
 
     /// Single addresses to which packets come that are to be opened, each once.

@@ -49,7 +49,7 @@ impl Outbound<'_> {
     }
 }
 
-/// Seals packets by the SAs of one policy line. Only an SA that has run out of numbers gives way to its successor, which
+/// Seals packets by the SAs of one policy line. Only an SA that has run out of numbers or octets gives way to its successor, which
 /// receivers have by now.
 pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outbound<'_>) {
     let mut left = members;
@@ -65,7 +65,7 @@ pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outboun
     }
 }
 
-/// Seals packets by one SA and returns those that it has no numbers for.
+/// Seals packets by one SA and returns those that it has no numbers or octets for.
 ///
 /// Numbers are taken last, after everything that can fail without the cipher. When they are used up a packet is
 /// unchanged.
@@ -74,22 +74,31 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
         burst.refuse(members, sa, DropReason::OutStateExpired);
         return Members::default();
     }
-    let mut left = members;
+    let (mut left, mut spent) = (members, Members::default());
     // Of those that are left, in order.
     let mut plans: ArrayVec<Plan, BURST> = ArrayVec::new();
     for at in members.iter() {
         let plan = Plan::new(sa, &burst.headers[at], burst.frames[at].packet(), burst.bounds);
-        let planned = plan.and_then(|plan| plan.room_in(&burst.frames[at]).map(|()| plans.push(plan)));
-        if let Err(reason) = planned {
-            let one = Members::only(at);
-            // What is too large may still be of use in parts.
-            if reason == DropReason::OutTooBig {
-                burst.fates[at] = Err(reason);
-            } else {
-                burst.refuse(one, sa, reason);
+        let planned = plan.and_then(|plan| {
+            plan.room_in(&burst.frames[at])?;
+            let fits = sa.spend(plan.covered(sa));
+            if fits {
+                plans.push(plan);
             }
-            left = left.without(one);
+            Ok(fits)
+        });
+        let one = Members::only(at);
+        match planned {
+            Ok(true) => continue,
+            Ok(false) => {
+                burst.fates[at] = Err(DropReason::OutStateExpired);
+                spent = spent.with(one);
+            }
+            // What is too large may still be of use in parts.
+            Err(reason @ DropReason::OutTooBig) => burst.fates[at] = Err(reason),
+            Err(reason) => burst.refuse(one, sa, reason),
         }
+        left = left.without(one);
     }
     let mut plans = plans.iter();
     while !left.is_empty() {
@@ -101,7 +110,7 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
             }
             Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
                 left.iter().for_each(|at| burst.fates[at] = Err(reason));
-                return left;
+                return left.with(spent);
             }
             Err(reason) => {
                 burst.refuse(left, sa, reason);
@@ -109,7 +118,7 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
             }
         }
     }
-    Members::default()
+    spent
 }
 
 /// Seals packets that there is room for, as planned, and for which numbers were taken.
@@ -177,6 +186,11 @@ struct Plan {
 }
 
 impl Plan {
+    /// Octets that the cipher works on.
+    fn covered(&self, sa: &Sa) -> usize {
+        self.payload + self.back - sa.layout.icv
+    }
+
     /// Can a frame hold the protected packet?
     fn room_in(&self, frame: &Frame) -> Result<(), DropReason> {
         if frame.can_grow(self.front, self.back) { Ok(()) } else { Err(DropReason::OutBundleGenError) }

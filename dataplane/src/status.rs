@@ -51,7 +51,13 @@ pub struct SaStatus {
     /// Senders that have a replay window; absent without replay protection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_senders: Option<usize>,
-    /// Are its sequence numbers or IVs running out?
+    /// Its lifetime in octets; absent where only time ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_octets: Option<u64>,
+    /// Octets of that which are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_used: Option<u64>,
+    /// Are its sequence numbers, IVs or octets running out?
     pub needs_rekey: bool,
     /// Packets dropped that were its own, by reason; only reasons that there were.
     pub drops: BTreeMap<&'static str, u64>,
@@ -64,7 +70,7 @@ pub struct SadStatus {
     pub sas: Vec<SaStatus>,
     /// This member's sender IDs.
     pub sender_ids: Vec<u32>,
-    /// Is any sending SA running out of numbers?
+    /// Is an SA running out of numbers or octets, and no other there to take its place?
     pub needs_rekey: bool,
     /// Packets dropped, by reason, whether an SA was theirs or not.
     pub drops: BTreeMap<&'static str, u64>,
@@ -152,7 +158,9 @@ impl SaStatus {
             octets_opened,
             sequence,
             replay_senders: sa.state.windows.as_ref().map(|windows| windows.senders()),
-            needs_rekey,
+            lifetime_octets: sa.policy.lifetime_octets,
+            lifetime_used: sa.policy.lifetime_octets.map(|_| sa.state.used.get()),
+            needs_rekey: needs_rekey || sa.is_running_out(),
             drops: sa.state.drops.counted(),
         }
     }

@@ -99,6 +99,7 @@ mod tests {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         };
         let sa = NewSa {
             spi: 0x1001,

@@ -35,7 +35,7 @@ use crate::store::StoreOp;
 use crate::time::Now;
 use crate::view::{EpochView, GroupView, MemberState, MemberView, RekeySaView, RekeyView};
 
-/// Members that leave within this time are excluded by one rekey.
+/// Members that leave within this time are excluded by one rekey, and those that ask for newer keys get them by one.
 pub const LEAVE_BATCH: Duration = Duration::from_secs(5);
 
 /// A group with its state. Every change leaves store operations behind, which must be durable before anything that
@@ -60,6 +60,8 @@ pub struct Group {
     leavers_due: Option<Duration>,
     /// When those who joined lately get traffic keys, by a rekey.
     newcomers_due: Option<Duration>,
+    /// When members that have asked for newer keys get them, by a rekey.
+    asked_due: Option<Duration>,
     /// The newest epoch that somebody was told.
     told_epoch: u64,
     state_changed: bool,
@@ -88,6 +90,7 @@ impl Group {
             keks_overdue: false,
             leavers_due: None,
             newcomers_due: None,
+            asked_due: None,
             told_epoch: 0,
             state_changed: false,
             given_changed: false,
@@ -227,6 +230,8 @@ impl Group {
             Some(RekeyReason::Eviction)
         } else if self.newcomers_due.is_some_and(|at| at <= now.wall) {
             Some(RekeyReason::Joining)
+        } else if self.asked_due.is_some_and(|at| at <= now.wall) {
+            Some(RekeyReason::Asked)
         } else {
             let due = self.keks_overdue || self.lifetime_rekey_at() <= now.wall;
             let due = due.then_some(RekeyReason::Lifetime);
@@ -262,7 +267,7 @@ impl Group {
         let retiring = self.epochs.len().checked_sub(2).and(self.epochs.first()).map(|e| e.expires);
         let replaced = self.sides.values().flat_map(|s| s.replaced.iter().map(|r| r.until));
         let closing = self.ledger.closes(self.policy.ack_patience).map(|(_, at)| at);
-        [retiring, closing, self.leavers_due, self.newcomers_due]
+        [retiring, closing, self.leavers_due, self.newcomers_due, self.asked_due]
             .into_iter()
             .flatten()
             .chain(replaced)

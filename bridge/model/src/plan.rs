@@ -24,6 +24,8 @@ pub enum RekeyReason {
     Eviction,
     /// Newcomers wait for keys that nobody used before them.
     Joining,
+    /// A member asked for newer keys by registering again.
+    Asked,
     /// The policy has changed.
     Policy,
     /// An operator had all traffic keys deleted: the new ones are used at once.

@@ -212,6 +212,10 @@ pub struct TrafficPolicy {
     /// The one member that sends; the others only receive. `None` lets all members do both.
     #[serde(default)]
     pub only_sender: Option<Identity>,
+    /// Octets that may be protected by one SA, padding included, sent and received together (RFC 4301 section 4.4.2.1); each
+    /// member counts those that it sees. `None` is no limit.
+    #[serde(default)]
+    pub lifetime_octets: Option<u64>,
 }
 
 impl TrafficPolicy {
@@ -409,6 +413,10 @@ pub struct GroupPolicy {
     pub kek_lifetime: Duration,
     /// How long before keys expire their replacement is announced.
     pub rekey_margin: Duration,
+    /// A member that registers again where it is a member already asks for newer keys, as one does whose sequence numbers or
+    /// octets run out (RFC 9838 section 2.4.1): the group is rekeyed then, unless its newest keys are younger than this. `None`
+    /// gives the keys that there are.
+    pub rekey_when_asked: Option<Duration>,
     /// Senders switch this long after an announcement (ATD, RFC 5374 section 4.2.1).
     pub activation_delay: Duration,
     /// Receivers keep replaced SAs this long (DTD); longer than the activation delay.
@@ -548,6 +556,7 @@ mod tests {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: Some(ip(1)),
+            lifetime_octets: None,
         };
         assert_eq!(
             (line.direction_of(&ip(1)), line.direction_of(&ip(2))),

@@ -159,6 +159,11 @@ impl Snapshot {
         self.lines.iter().filter_map(|line| line.candidates.first()).map(AsRef::as_ref)
     }
 
+    /// The newest SA of each line that sends or will send.
+    pub(super) fn newest_sending(&self) -> impl Iterator<Item = &Sa> {
+        self.lines.iter().filter_map(|line| line.candidates.last()).map(AsRef::as_ref)
+    }
+
     /// At most [`BURST`] packets.
     fn seal_some(
         &self,

@@ -23,6 +23,7 @@ fn new_sa(spi: u32, transform: EspTransform) -> NewSa {
         replay_window: 0,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     };
     let keymat = Secret::random(transform.keymat_len(), &mut SeededRandom::new(spi.into()));
     NewSa {

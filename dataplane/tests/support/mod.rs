@@ -56,6 +56,7 @@ pub fn policy(transform: EspTransform, mode: EspMode, group: &str) -> TrafficPol
         replay_window: 0,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     }
 }
 

@@ -102,6 +102,7 @@ mod tests {
                 replay_window: 0,
                 preservation: AddressPreservation::Both,
                 only_sender: None,
+                lifetime_octets: None,
             })
         };
         GroupPolicy {
@@ -112,6 +113,7 @@ mod tests {
             tek_lifetime: Duration::from_secs(3600),
             kek_lifetime: Duration::from_secs(86_400),
             rekey_margin: Duration::from_secs(300),
+            rekey_when_asked: None,
             activation_delay: Duration::from_secs(10),
             deactivation_delay: Duration::from_secs(30),
             sender_id_bits: 16,

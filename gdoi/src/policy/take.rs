@@ -12,7 +12,7 @@ use keyferry_model::tunnel::Tunnel;
 use keyferry_wire::Attribute;
 
 pub(crate) use decree::one_sender;
-pub(crate) use decree::{DataPolicy, Decree, MAX_LIFETIME, RekeyPolicy};
+pub(crate) use decree::{DataPolicy, Decree, KILOBYTE, MAX_LIFETIME, RekeyPolicy};
 pub(crate) use download::{Download, KekSource, RekeyKeys, signature_key};
 
 use crate::reject::Reject;

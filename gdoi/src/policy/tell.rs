@@ -17,6 +17,7 @@ use keyferry_wire::{Attribute, AttributeValue, Encode};
 
 use super::selectors::{Named, unspecified};
 use super::streams::{self, Telling};
+use super::take::KILOBYTE;
 use super::{algorithms, tree};
 use crate::message::Payloads;
 use crate::wire::endpoint::Endpoint;
@@ -71,6 +72,11 @@ fn delay(d: Duration) -> u16 {
 /// Whole seconds, rounded down but not to zero, for lifetimes.
 fn lifetime(d: Duration) -> [u8; 4] {
     u32::try_from(d.as_secs()).unwrap_or(u32::MAX).max(1).to_be_bytes()
+}
+
+/// Whole kilobytes, rounded down but not to zero, for lifetimes in octets.
+fn kilobytes(octets: u64) -> [u8; 4] {
+    u32::try_from(octets / KILOBYTE).unwrap_or(u32::MAX).max(1).to_be_bytes()
 }
 
 /// A lifetime: TLV of four octets, or TV where that is what devices want and it fits.
@@ -236,9 +242,14 @@ fn sat(sa: &DataSa, left: &[u8; 4], direction: SaDirection, sends: Readings) -> 
     let policy = &sa.policy;
     // A configuration with a transform that has no number is refused; 0 is reserved, and no member takes it.
     let numbers = algorithms::esp_numbers(policy.transform).unwrap_or_default();
-    let mut attributes = Vec::with_capacity(7);
+    let mut attributes = Vec::with_capacity(9);
     attributes
         .extend([short(esp_attribute::LIFE_TYPE, phase1::SECONDS), life(esp_attribute::LIFE_DURATION, left, sends)]);
+    let kilobytes = policy.lifetime_octets.map(kilobytes);
+    if let Some(kilobytes) = &kilobytes {
+        attributes.push(short(esp_attribute::LIFE_TYPE, phase1::KILOBYTES));
+        attributes.push(life(esp_attribute::LIFE_DURATION, kilobytes, sends));
+    }
     match policy.mode {
         EspMode::Transport => attributes.push(short(esp_attribute::ENCAPSULATION, esp::TRANSPORT)),
         EspMode::Tunnel => attributes.extend([

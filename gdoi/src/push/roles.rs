@@ -66,6 +66,7 @@ mod tests {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         };
         let (keymat, lifetime) = (Secret::new(vec![7; 20]), Duration::from_secs(60));
         NewSa { spi: 0x1001, policy: Arc::new(policy), keymat, lifetime, direction }

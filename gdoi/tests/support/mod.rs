@@ -97,6 +97,7 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         replay_window: 0,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     };
     GroupPolicy {
         name: GROUP.into(),
@@ -114,6 +115,7 @@ pub fn policy(setup: Setup) -> GroupPolicy {
         tek_lifetime: secs(3600),
         kek_lifetime: secs(86_400),
         rekey_margin: secs(300),
+        rekey_when_asked: None,
         activation_delay: secs(5),
         deactivation_delay: secs(15),
         sender_id_bits: 12,

@@ -123,6 +123,7 @@ pub(crate) fn data_policy(p: &SaPolicy<'_>, mode: EspMode) -> Result<DataPolicy,
         replay_window,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     });
     Ok(DataPolicy { spi, policy, lifetime: lifetime(p)? })
 }

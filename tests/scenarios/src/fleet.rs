@@ -39,10 +39,12 @@ impl Machine {
             (Machine::Gdoi(m), Input::Datagram(d)) => m.receive(ctx, d),
             (Machine::Gdoi(m), Input::Expire) => m.expire(ctx),
             (Machine::Gdoi(m), Input::Leave) => m.leave(ctx),
+            (Machine::Gdoi(m), Input::Renew) => m.reregister(ctx),
             (Machine::Gikev2(m), Input::Start) => m.start(ctx),
             (Machine::Gikev2(m), Input::Datagram(d)) => m.receive(ctx, d),
             (Machine::Gikev2(m), Input::Expire) => m.expire(ctx),
             (Machine::Gikev2(m), Input::Leave) => m.leave(ctx),
+            (Machine::Gikev2(m), Input::Renew) => m.reregister(ctx),
         }
     }
 
@@ -60,6 +62,7 @@ enum Input<'a> {
     Datagram(Datagram<'a>),
     Expire,
     Leave,
+    Renew,
 }
 
 /// A member: endpoint, data plane, and what it was told.
@@ -254,6 +257,11 @@ impl Fleet {
         self.drive(n, Input::Leave);
     }
 
+    /// A member registers anew, as one does whose data plane needs a rekey.
+    pub fn renew(&mut self, n: u8) {
+        self.drive(n, Input::Renew);
+    }
+
     /// Gives the gateway a command and carries out what comes of it.
     ///
     /// # Panics
@@ -412,7 +420,7 @@ impl Fleet {
             match &input {
                 Input::Datagram(d) => former.drive(&mut ctx, Input::Datagram(*d)),
                 Input::Expire => former.drive(&mut ctx, Input::Expire),
-                Input::Start | Input::Leave => {}
+                Input::Start | Input::Leave | Input::Renew => {}
             }
         }
         let mut new = Vec::new();

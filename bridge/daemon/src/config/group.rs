@@ -21,8 +21,8 @@ use super::rules;
 use super::section::Section;
 use super::streams;
 use super::values::{
-    ACKS, KEK_CIPHERS, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS, WEAK_PROTECTIONS,
-    WEAK_TRANSFORMS, WRAPS,
+    ACKS, KEK_CIPHERS, Octets, PROTECTIONS, PUSH_SIGNATURES, REKEY_SIGNATURES, RekeyTarget, TRANSFORMS,
+    WEAK_PROTECTIONS, WEAK_TRANSFORMS, WRAPS,
 };
 
 /// A group as configured: everything of its policy but the keys that sign its rekeys.
@@ -211,6 +211,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
     };
     let authorization = authorization(section);
     let streams = streams::read(section);
+    let traffic = traffic(section, !streams.is_empty());
     let tek_lifetime = section.duration("tek_lifetime", 10 * SECOND..=30 * DAY, 60 * MINUTE);
     let policy = GroupPolicy {
         name,
@@ -218,6 +219,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         tek_lifetime,
         kek_lifetime: section.duration("kek_lifetime", 10 * SECOND..=30 * DAY, DAY),
         rekey_margin: section.duration("rekey_margin", SECOND..=DAY, default_margin(tek_lifetime)),
+        rekey_when_asked: rekey_when_asked(section, &traffic),
         activation_delay: section.duration("activation_delay", Duration::ZERO..=60 * MINUTE, 10 * SECOND),
         deactivation_delay: section.duration("deactivation_delay", SECOND..=60 * MINUTE, 30 * SECOND),
         sender_id_bits: u8::try_from(section.number("sender_id_bits", 8..=32, 16)).unwrap_or(16),
@@ -233,7 +235,7 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
         evict_after_misses: Some(section.number("evict_after_misses", 0..=1000, 0)).filter(|n| *n > 0),
         authorization,
         backward_access: backward_access(section),
-        traffic: traffic(section, !streams.is_empty()),
+        traffic,
         streams,
         gdoi: None,
         gikev2: None,
@@ -243,6 +245,18 @@ fn read(section: &mut Section<'_>) -> GroupPlan {
     let plan = GroupPlan { policy, gdoi, gikev2 };
     checks::group(section, &plan);
     plan
+}
+
+/// Whether a member that registers again has the group rekeyed. Where members count octets they have no other way to ask.
+fn rekey_when_asked(section: &mut Section<'_>, traffic: &[Arc<TrafficPolicy>]) -> Option<Duration> {
+    let counted = traffic.iter().any(|line| line.lifetime_octets.is_some());
+    let default = if counted { 5 * MINUTE } else { Duration::ZERO };
+    let age = section.duration("rekey_when_asked", Duration::ZERO..=DAY, default);
+    if counted && age.is_zero() {
+        let what = "leaves members without keys that have used up lifetime_octets, until the next rekey";
+        section.warning("rekey_when_asked", what, "a time, or remove it for \"5m\"");
+    }
+    Some(age).filter(|age| !age.is_zero())
 }
 
 /// What newcomers must not read, and how long they gather.
@@ -299,6 +313,7 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
     let replay_window = section.number("replay_window", 0..=4096, 0);
     let preservation = section.choice("preserve", PRESERVATIONS, AddressPreservation::Both);
     let only_sender = section.parsed::<Identity>("only_sender", "10.0.0.1");
+    let lifetime_octets = lifetime_octets(&mut section, gikev2, replay_window);
     if mode == EspMode::Transport && preservation != AddressPreservation::Both {
         section.error("preserve", "transport mode puts no header in front", "remove it, or write mode = \"tunnel\"");
     }
@@ -322,7 +337,30 @@ fn traffic_line(mut section: Section<'_>, gikev2: bool) -> Option<TrafficPolicy>
         replay_window,
         preservation,
         only_sender,
+        lifetime_octets,
     })
+}
+
+/// What four octets of kilobytes can tell.
+const MAX_LIFETIME_OCTETS: u64 = u32::MAX as u64 * 1024;
+
+/// How much may be protected by one SA. Each member counts for itself.
+fn lifetime_octets(section: &mut Section<'_>, gikev2: bool, replay_window: u32) -> Option<u64> {
+    const KEY: &str = "lifetime_octets";
+    let Octets(octets) = section.parsed(KEY, "100GB")?;
+    if !(1_000_000..=MAX_LIFETIME_OCTETS).contains(&octets) {
+        section.error(KEY, "is out of bounds", "from 1MB to 4TB");
+        return None;
+    }
+    if gikev2 {
+        let what = "G-IKEv2 cannot tell it: only members that come by GDOI will count";
+        section.warning(KEY, what, "choose tek_lifetime so that it suffices alone");
+    }
+    if replay_window == 0 {
+        let what = "without a replay window whoever repeats packets uses it up";
+        section.warning(KEY, what, "add replay_window where there is one sender, or remove it");
+    }
+    Some(octets)
 }
 
 /// Weak ones only for who says so.

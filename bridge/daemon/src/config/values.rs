@@ -312,6 +312,33 @@ impl FromStr for IpProtocol {
     }
 }
 
+/// A number of octets with its unit: `10GB`, or `10 GiB` in powers of 1,024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Octets(pub(crate) u64);
+
+/// Units of octets.
+const UNITS: &[(&str, u64)] = &[
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+impl FromStr for Octets {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let digits = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+        let (number, unit) = s.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| "it does not begin with a whole number")?;
+        let unit = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, unit)| *unit);
+        let unit = unit.ok_or("its unit is none of MB, GB, TB, MiB, GiB, TiB")?;
+        number.checked_mul(unit).map(Self).ok_or("it is more than can be counted")
+    }
+}
+
 /// Where rekey messages go: `unicast`, or a multicast address with its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RekeyTarget(pub(crate) RekeyTransport);

@@ -39,7 +39,8 @@ const FALLBACK_PAUSE: Duration = Duration::from_secs(60);
 /// How long the key server may take to confirm that a member leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Between two registrations for want of sequence numbers or IVs: where new keys are needed they take a rekey.
+/// Between two registrations for want of sequence numbers, IVs or octets that have brought none: where new keys are needed they
+/// take a rekey.
 const ASK_ANEW: Duration = Duration::from_secs(300);
 
 /// What a runner is made of.
@@ -74,7 +75,7 @@ pub(super) struct Runner {
     next: Option<Move>,
     /// Who asked the member to leave.
     leaving: Vec<oneshot::Sender<Reply>>,
-    /// When a registration was last asked for because sequence numbers or IVs run out.
+    /// When a registration was last asked for because sequence numbers, IVs or octets run out, as they do still.
     asked_anew: Option<Duration>,
     /// When the member last fell back to the other protocol, or tried to.
     fell_back: Option<Duration>,
@@ -195,8 +196,10 @@ impl Runner {
         }
         self.fall_back(now).await;
         let short = self.parts.joined.iter().any(Joined::needs_rekey);
-        if short && self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
-            tracing::warn!("sequence numbers or IVs are running out: the member registers anew");
+        if !short {
+            self.asked_anew = None;
+        } else if self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
+            tracing::warn!("sequence numbers, IVs or octets are running out: the member registers anew");
             self.asked_anew = Some(now.mono);
             let outputs = self.present.reregister(now, &mut OsRandom);
             self.carry_out(self.present.protocol(), outputs).await;

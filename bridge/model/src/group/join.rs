@@ -146,8 +146,23 @@ impl Group {
         }
         let registration = self.record(request, leaf, in_band, first_epoch, &sender_ids, now);
         self.note_told(request.protocol, in_band, &offer, now);
+        if !is_new {
+            self.note_asked(request.identity, now);
+        }
         self.store_sender_ids();
         Ok(Admission { offer, path, sender_ids, in_band, registration })
+    }
+
+    /// A member that registers again may have used up numbers or octets under its keys; nothing in either protocol says so.
+    fn note_asked(&mut self, identity: &Identity, now: Now) {
+        let Some(age) = self.policy.rekey_when_asked else { return };
+        // Keys that are not in use yet, nobody has used up.
+        let age = age.max(self.policy.activation_delay);
+        if self.asked_due.is_none() && self.epochs.last().is_some_and(|e| e.announced + age <= now.wall) {
+            tracing::info!(group = %self.policy.name, member = %identity, "a member registers again: the group is rekeyed");
+            self.asked_due = Some(now.wall + LEAVE_BATCH);
+            self.store_state();
+        }
     }
 
     /// Fresh sender IDs, none for a receiver or without counter modes.

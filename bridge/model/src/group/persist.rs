@@ -33,6 +33,8 @@ struct StateRecord {
     leavers_due: Option<Duration>,
     #[serde(default)]
     newcomers_due: Option<Duration>,
+    #[serde(default)]
+    asked_due: Option<Duration>,
     #[serde(default = "unknown_told")]
     told_epoch: u64,
 }
@@ -143,6 +145,7 @@ impl Group {
             sides: self.sides.iter().filter_map(side).collect(),
             leavers_due: self.leavers_due,
             newcomers_due: self.newcomers_due,
+            asked_due: self.asked_due,
             told_epoch: self.told_epoch,
         };
         self.ops.push(put(self.key("state"), &record));
@@ -254,6 +257,7 @@ impl Group {
             keks_overdue: false,
             leavers_due: state.leavers_due,
             newcomers_due: state.newcomers_due,
+            asked_due: state.asked_due,
             told_epoch: state.told_epoch.min(state.next_epoch.saturating_sub(1)),
             state_changed: false,
             given_changed: false,

@@ -70,7 +70,7 @@ impl Group {
             exclude = self.leavers_due.take().is_some() || reason == RekeyReason::Eviction || unlisted;
             self.pending = None;
         }
-        self.newcomers_due = None;
+        (self.newcomers_due, self.asked_due) = (None, None);
         self.generation += 1;
         // Whoever is deleted is told so, and is a member until then.
         let fragment_size = self.fragment_size();
@@ -86,6 +86,7 @@ impl Group {
             | RekeyReason::Operator
             | RekeyReason::Eviction
             | RekeyReason::Joining
+            | RekeyReason::Asked
             | RekeyReason::Policy
             | RekeyReason::Assurance
             | RekeyReason::DeleteTeks => self.replace_keys(reason, urgent, now, rng),

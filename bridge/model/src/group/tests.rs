@@ -19,6 +19,7 @@ use crate::time::Now;
 use crate::view::MemberState;
 
 mod absence;
+mod asked;
 mod change;
 mod fragments;
 mod holders;
@@ -47,10 +48,12 @@ fn policy(sender_id_bits: u8) -> GroupPolicy {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         })],
         tek_lifetime: Duration::from_secs(3600),
         kek_lifetime: Duration::from_secs(86_400),
         rekey_margin: Duration::from_secs(300),
+        rekey_when_asked: None,
         activation_delay: Duration::from_secs(10),
         deactivation_delay: Duration::from_secs(20),
         sender_id_bits,

@@ -28,6 +28,9 @@ pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(28_800);
 /// No lifetime is longer than this.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(366 * 86_400);
 
+/// Octets of a kilobyte, in which lifetimes are told.
+pub(crate) const KILOBYTE: u64 = 1024;
+
 /// Window for an SA that only one sender uses; GDOI tells none.
 pub(super) const REPLAY_WINDOW: u32 = 64;
 
@@ -189,7 +192,7 @@ fn data_policy(tek: &EspTek<'_>, taking: Taking, readings: &mut Readings) -> Res
     }
     readings.add_if(tek.destination.protocol.is_some(), Reading::DstIdProt);
     readings.add_if(is_short(&tek.attributes, esp_attribute::LIFE_DURATION), Reading::ShortLifetimes);
-    let lifetime = data_lifetime(&tek.attributes)?;
+    let (lifetime, lifetime_octets) = data_lifetimes(&tek.attributes)?;
     let life = |a: &&Attribute<'_>| !matches!(a.kind, esp_attribute::LIFE_TYPE | esp_attribute::LIFE_DURATION);
     let others: Vec<Attribute<'_>> = tek.attributes.iter().filter(life).copied().collect();
     let mut map = values(&others)?;
@@ -224,7 +227,7 @@ fn data_policy(tek: &EspTek<'_>, taking: Taking, readings: &mut Readings) -> Res
         return Err(refused("an unknown attribute of a data SA"));
     }
     let policy = traffic(tek, mode, transform).ok_or(refused("selectors of a data SA"))?;
-    let mut policy = TrafficPolicy { preservation, ..policy };
+    let mut policy = TrafficPolicy { preservation, lifetime_octets, ..policy };
     if direction != SaDirection::Symmetric {
         one_sender(&mut policy);
     }
@@ -254,6 +257,7 @@ fn traffic(tek: &EspTek<'_>, mode: EspMode, transform: EspTransform) -> Option<T
         replay_window: 0,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     };
     if source.range().0 == source.range().1 {
         one_sender(&mut policy);
@@ -261,9 +265,9 @@ fn traffic(tek: &EspTek<'_>, mode: EspMode, transform: EspTransform) -> Option<T
     Some(policy)
 }
 
-/// Lifetime in seconds; lifetimes in octets are not kept (RFC 2407 section 4.5: a duration follows its type).
-fn data_lifetime(attributes: &[Attribute<'_>]) -> Result<Duration, Reject> {
-    let (mut kind, mut lifetime) = (None, DEFAULT_LIFETIME);
+/// Lifetime in time, and in octets if one is told (RFC 2407 section 4.5: a duration follows its type).
+fn data_lifetimes(attributes: &[Attribute<'_>]) -> Result<(Duration, Option<u64>), Reject> {
+    let (mut kind, mut lifetime, mut octets) = (None, DEFAULT_LIFETIME, None);
     for a in attributes {
         match a.kind {
             esp_attribute::LIFE_TYPE => kind = a.as_u32(),
@@ -271,11 +275,21 @@ fn data_lifetime(attributes: &[Attribute<'_>]) -> Result<Duration, Reject> {
                 Some(k) if k == u32::from(phase1::SECONDS) => {
                     lifetime = sane(a.as_u64().ok_or(refused("lifetime"))?)?;
                 }
-                Some(k) if k == u32::from(phase1::KILOBYTES) => {}
+                Some(k) if k == u32::from(phase1::KILOBYTES) => {
+                    octets = Some(kilobytes(a.as_u64().ok_or(refused("lifetime"))?)?);
+                }
                 Some(_) | None => return Err(refused("life type")),
             },
             _ => {}
         }
     }
-    Ok(lifetime)
+    Ok((lifetime, octets))
+}
+
+/// More than can be counted is as good as what can.
+fn kilobytes(number: u64) -> Result<u64, Reject> {
+    if number == 0 {
+        return Err(refused("a lifetime of zero"));
+    }
+    Ok(number.saturating_mul(KILOBYTE))
 }

@@ -99,6 +99,30 @@ fn a_sound_decree_is_taken_whole() {
     assert_eq!((data.policy.source.prefix, data.policy.sequence), (0, SequenceNumbers::Unspecified));
 }
 
+/// RFC 2407 section 4.5: each duration is of the type that it follows, in whichever order they come.
+#[test]
+fn a_lifetime_may_be_told_in_kilobytes_beside_seconds() {
+    let seconds = [short(esp_attribute::LIFE_TYPE, phase1::SECONDS), short(esp_attribute::LIFE_DURATION, 600)];
+    let kilobytes = |value| [short(esp_attribute::LIFE_TYPE, phase1::KILOBYTES), value];
+    let rest = &tek().attributes[2..];
+    let lifetimes = |parts: &[&[Attribute<'static>]]| {
+        let attributes = [&parts.concat()[..], rest].concat();
+        let decree = read(&sa(None, vec![EspTek { attributes, ..tek() }]))?;
+        Ok::<_, Reject>((decree.data[0].lifetime, decree.data[0].policy.lifetime_octets))
+    };
+    let some = kilobytes(long(esp_attribute::LIFE_DURATION, &[0, 0x46, 0x50, 0]));
+    let expected = (Duration::from_secs(600), Some(4_608_000 * 1024));
+    assert_eq!(lifetimes(&[&seconds, &some]).unwrap(), expected);
+    assert_eq!(lifetimes(&[&some, &seconds]).unwrap(), expected);
+    assert_eq!(lifetimes(&[&some]).unwrap().0, DEFAULT_LIFETIME);
+    assert_eq!(lifetimes(&[&seconds]).unwrap().1, None);
+    let most = kilobytes(long(esp_attribute::LIFE_DURATION, &[0xff; 8]));
+    assert_eq!(lifetimes(&[&most]).unwrap().1, Some(u64::MAX));
+    for bad in [short(esp_attribute::LIFE_DURATION, 0), long(esp_attribute::LIFE_DURATION, &[1; 9])] {
+        assert!(lifetimes(&[&seconds, &kilobytes(bad)]).is_err());
+    }
+}
+
 /// RFC 6407 section 5.5.1 has no use for it, but old key servers send it.
 #[test]
 fn group_description_is_ignored() {
@@ -246,14 +270,12 @@ fn every_sa_direction_is_taken_and_one_way_means_one_sender() {
 }
 
 #[test]
-fn lifetimes_come_as_tv_and_tlv_and_octets_are_ignored() {
+fn lifetimes_come_as_tv_and_tlv() {
     let lifetime = |attributes: Vec<Attribute<'static>>| {
         read(&sa(None, vec![EspTek { attributes, ..tek() }])).map(|d| d.data[0].lifetime)
     };
     let mut list = tek().attributes;
     list[1] = long(esp_attribute::LIFE_DURATION, &[0, 0, 2, 88]);
-    assert_eq!(lifetime(list.clone()), Ok(Duration::from_secs(600)));
-    list.extend([short(esp_attribute::LIFE_TYPE, 2), long(esp_attribute::LIFE_DURATION, &[0xff; 4])]);
     assert_eq!(lifetime(list.clone()), Ok(Duration::from_secs(600)));
     list[1] = long(esp_attribute::LIFE_DURATION, &[0xff; 8]);
     assert_eq!(lifetime(list), Ok(MAX_LIFETIME));

@@ -98,6 +98,7 @@ pub(super) fn update(transform: EspTransform, sender_id: u32) -> GroupUpdate {
         replay_window: 1_024,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     };
     let sa = NewSa {
         spi: 0x1001,

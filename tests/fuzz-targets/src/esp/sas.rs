@@ -97,6 +97,7 @@ fn policy(transform: EspTransform, mode: EspMode, group: IpAddr) -> TrafficPolic
         replay_window,
         preservation: AddressPreservation::Both,
         only_sender: None,
+        lifetime_octets: None,
     }
 }
 

@@ -47,6 +47,62 @@ fn gikev2_is_not_offered_what_it_cannot_tell() {
 }
 
 #[test]
+fn a_lifetime_in_octets_has_a_unit() {
+    let of = |text: &str| with(&gdoi_alone(), &format!("replay_window = 64\nlifetime_octets = {text}\n"));
+    for (text, octets) in
+        [("\"1MB\"", 1_000_000), ("\"10 GB\"", 10_000_000_000), ("\"4096GiB\"", 0), ("\"3TiB\"", 3 << 40)]
+    {
+        let config = gateway_of(&of(text)).map(|c| (c.config.groups[0].base().traffic[0].lifetime_octets, c.warnings));
+        match config {
+            Ok((found, warnings)) => assert_eq!((found, warnings.len()), (Some(octets), 0), "{text} {warnings:#?}"),
+            Err(Problems(problems)) => assert!(octets == 0 && problems[0].to_string().contains("from 1MB to 4TB")),
+        }
+    }
+    for (text, words) in [
+        ("\"10\"", "its unit is none of"),
+        ("\"GB\"", "does not begin with a whole number"),
+        ("\"10kB\"", "its unit is none of"),
+        ("\"999999999999TB\"", "more than can be counted"),
+        ("\"999kiB\"", "its unit"),
+        ("\"0MB\"", "out of bounds"),
+    ] {
+        let Problems(problems) = gateway_of(&of(text)).map(|c| c.config).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        let line = of(text).lines().position(|l| l.starts_with("lifetime_octets")).map(|l| l + 1);
+        assert!(problems[0].line == line && problems[0].to_string().contains(words), "{}", problems[0]);
+    }
+}
+
+/// Half of a group's members counting is better than none, so it is not refused, but it is told.
+#[test]
+fn who_does_not_count_octets_and_who_can_use_them_up_is_told() {
+    let checked = gateway_of(&with(GATEWAY, "lifetime_octets = \"10GB\"\n")).unwrap();
+    let warnings: Vec<String> =
+        checked.warnings.iter().filter(|w| w.key.ends_with("lifetime_octets")).map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert!(warnings[0].contains("only members that come by GDOI") && warnings[1].contains("replay window"));
+}
+
+/// Who counts octets can only ask by registering again.
+#[test]
+fn members_that_register_again_are_heard_where_they_count_octets() {
+    let of = |line: &str, group: &str| {
+        let text = with(&gdoi_alone(), line).replacen("id = 1234\n", &format!("id = 1234\n{group}"), 1);
+        let checked = gateway_of(&text).unwrap();
+        (checked.config.groups[0].base().rekey_when_asked, checked.warnings)
+    };
+    let counts = "replay_window = 64\nlifetime_octets = \"10GB\"\n";
+    assert_eq!(of("", "").0, None);
+    assert_eq!(of(counts, "").0, Some(Duration::from_secs(300)));
+    assert_eq!(of("", "rekey_when_asked = \"2m\"\n").0, Some(Duration::from_secs(120)));
+    let (never, warnings) = of(counts, "rekey_when_asked = \"0s\"\n");
+    assert!(
+        never.is_none() && warnings.len() == 1 && warnings[0].to_string().contains("until the next rekey"),
+        "{warnings:#?}"
+    );
+}
+
+#[test]
 fn nothing_is_preserved_in_transport_mode() {
     let text = with(&gdoi_alone(), "mode = \"transport\"\npreserve = \"none\"\n");
     let Problems(problems) = gateway_of(&text).map(|c| c.config).unwrap_err();

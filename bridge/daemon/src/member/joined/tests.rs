@@ -29,6 +29,7 @@ fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
             replay_window: 0,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         }),
         keymat: Secret::new(vec![7; 20]),
         lifetime: Duration::from_secs(60),
