@@ -13,7 +13,7 @@ mod search;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use keyferry_model::policy::EspTransform;
 use nix::unistd::geteuid;
 use serde::Serialize;
@@ -186,7 +186,7 @@ fn rate(course: &mut Course<'_>, meter: &Meter, octets: usize, size: Size) -> Re
         let cpu = (meter.read() - before).as_secs_f64() * 1e6 / trial.sent.max(1) as f64;
         Ok((trial, cpu))
     })?;
-    let Some(Found { rate: packets, along: cpu }) = found else { return Ok(Rate::default()) };
+    let Found { rate: packets, along: cpu } = found.context("not even a low rate comes through without loss")?;
     let half = course.run(packets / 2.0, search.time, true)?;
     let latency = Latency::of(half.delays);
     Ok(Rate { packets, gbits: packets * octets as f64 * 8.0 / 1e9, cpu, latency })

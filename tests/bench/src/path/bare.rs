@@ -1,6 +1,7 @@
 //! The engine's way without cryptography: headers and room for what ESP adds, and nothing else.
 
 use dataplane::engine::userspace::Passage;
+use dataplane::packet::ipv4;
 use dataplane::{DropReason, Fate, Frame, IvSource, Sealed};
 
 const IPV4: usize = 20;
@@ -27,6 +28,9 @@ impl Bare {
         packet[..IPV4].copy_from_slice(&header);
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         packet[9] = ESP;
+        packet[10..12].fill(0);
+        let sum = ipv4::checksum(&packet[..IPV4]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
         Ok(Sealed { spi: 0, sequence: 0 })
     }
 
