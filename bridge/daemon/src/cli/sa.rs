@@ -49,14 +49,30 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
         for sa in sas {
             if is(sa, "needs_rekey") {
                 let spi = word(sa, "spi").unwrap_or_default();
-                let _ = writeln!(out, "{spi} runs out of sequence numbers or IVs: new keys are due");
+                let _ = writeln!(out, "{spi} runs out of numbers, IVs or octets: new keys are due");
             }
             if details {
                 out += &more(sa);
             }
         }
     }
-    out + &drops(plane, sas)
+    out + &rules(plane) + &drops(plane, sas)
+}
+
+/// The member's own rules, and what was sent in clear for want of keys.
+fn rules(plane: &Value) -> String {
+    let mut out = String::new();
+    for rule in list(plane, "rules") {
+        let part = |name| word(rule, name).unwrap_or_default();
+        let action = format!("rule: {}", part("action"));
+        let packets = format!("({}, {} packets)", part("direction"), count(number(rule, "packets")));
+        let parts = [&action, part("source"), &format!("-> {}", part("destination")), &packets];
+        let _ = writeln!(out, "{}", fold(&parts, 4));
+    }
+    if let n @ 1.. = number(plane, "clear_without_keys") {
+        let _ = writeln!(out, "protected traffic sent in clear, for there were no keys: {} packets", count(n));
+    }
+    if out.is_empty() { out } else { format!("\n{out}") }
 }
 
 /// Traffic and protection.
@@ -124,8 +140,12 @@ fn more(sa: &Value) -> String {
         0 => String::new(),
         n => format!("{spi} dummies sent {n}\n"),
     };
+    let life = match sa.get("lifetime_octets").and_then(Value::as_u64) {
+        None => String::new(),
+        Some(limit) => format!("{spi} lifetime {limit} octets, {} used\n", number(sa, "lifetime_used")),
+    };
     format!(
-        "{spi} {}, octets sealed {}, opened {}, {windows}\n{dummies}",
+        "{spi} {}, octets sealed {}, opened {}, {windows}\n{life}{dummies}",
         word(sa, "direction").unwrap_or_default(),
         number(sa, "octets_sealed"),
         number(sa, "octets_opened"),
@@ -253,7 +273,7 @@ mod tests {
             "InNoStates 17 no SA no SA with this SPI and destination",
             "InStateSeqError 3 0x79f28435 seen before, or behind the window",
             "1 ended SAs",
-            "0x8a04b3c2 runs out of sequence numbers or IVs: new keys are due",
+            "0x8a04b3c2 runs out of numbers, IVs or octets: new keys are due",
         ] {
             assert!(shown.lines().any(|l| words(l) == line), "{line} in\n{shown}");
         }
@@ -262,6 +282,33 @@ mod tests {
         joined.dataplane["sas"][3]["dummies_sent"] = u64::MAX.into();
         let shown = groups(&[joined], true);
         assert!(shown.contains("0x8a04b3c2 dummies sent 18446744073709551615\n"), "{shown}");
+    }
+
+    #[test]
+    fn rules_and_lifetimes_in_octets_are_shown_where_there_are_any() {
+        let mut joined = joined();
+        assert!(!groups(std::slice::from_ref(&joined), true).contains("rule:"));
+        let rule = |action: &str, destination: &str| {
+            let source = "2001:db8:1111:2222:3333::/80 protocol 17 port 5000";
+            let packets = 18_446_744_073_709_551_615u64;
+            serde_json::json!({ "action": action, "direction": "both", "source": source, "destination": destination, "packets": packets })
+        };
+        let to = "ff3e:40:2001:db8:1111:2222:3333:4444/128 protocol 17 port 5000";
+        joined.dataplane["rules"] = vec![rule("discard", to), rule("bypass even if protected", to)].into();
+        joined.dataplane["clear_without_keys"] = u64::MAX.into();
+        joined.dataplane["sas"][0]["lifetime_octets"] = u64::MAX.into();
+        joined.dataplane["sas"][0]["lifetime_used"] = 12.into();
+        let shown = groups(&[joined], true);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        for part in [
+            "rule: discard 2001:db8:1111:2222:3333::/80 protocol 17 port 5000\n",
+            "(both, 18446744T packets)",
+            "rule: bypass even if protected",
+            "for there were no keys: 18446744T packets\n",
+            "0x79f28435 lifetime 18446744073709551615 octets, 12 used\n",
+        ] {
+            assert!(shown.contains(part), "{part} in\n{shown}");
+        }
     }
 
     #[test]

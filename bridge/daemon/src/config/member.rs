@@ -298,7 +298,7 @@ fn group(
     let given = section.text("tun");
     let tun = given.clone().unwrap_or_else(|| format!("kf{at}"));
     let networks: Vec<Network> = section.parsed_list("protect", "239.192.0.0/16").unwrap_or_default();
-    let group = MemberGroup {
+    let mut group = MemberGroup {
         id: id?,
         engine,
         tun: (!streams_only).then_some(tun),
@@ -309,6 +309,10 @@ fn group(
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
     };
+    // This process's engine alone knows rules.
+    if engine == EngineChoice::Auto && (!group.rules.is_empty() || group.danger_clear_without_keys) {
+        group.engine = EngineChoice::Userspace;
+    }
     if group.tun.as_ref().is_some_and(|tun| !is_interface(tun)) {
         section.error("tun", "is no name of an interface", INTERFACE);
     }

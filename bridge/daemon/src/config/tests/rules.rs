@@ -47,6 +47,7 @@ fn rules_are_kept_in_their_order() {
     assert_eq!((first.destination.protocol, first.source.port, first.destination.port), (17, 0, 5004));
     assert_eq!((second.action, second.way), (RuleAction::Bypass, Way::Both));
     assert!(!config.groups[0].danger_clear_without_keys);
+    assert_eq!(config.groups[0].engine, EngineChoice::Userspace, "which is the one that knows rules");
 }
 
 #[test]
@@ -54,6 +55,7 @@ fn each_group_has_rules_of_its_own() {
     let further = "\n[[member.further]]\ngroup = 77\n[[member.further.rule]]\naction = \"discard\"\ndestination = \"ff15::/16\"\n";
     let config = member_of(&with(further)).unwrap().config;
     assert_eq!((config.groups[0].rules.len(), config.groups[1].rules.len()), (0, 1));
+    assert_eq!(config.groups[0].engine, EngineChoice::Auto);
 }
 
 #[test]
