@@ -43,7 +43,7 @@ pub enum DropReason {
     OutNoPols,
     /// Outbound: a local rule discards it.
     OutPolBlock,
-    /// Outbound: a fragment cannot be protected in transport mode (RFC 4303 section 3.3.4).
+    /// Outbound: a fragment cannot be protected in transport mode (RFC 4303 section 3.3.4), and the others did not come.
     OutFragment,
     /// Outbound: the protected packet would be longer than any can be.
     OutBundleGenError,
@@ -94,6 +94,11 @@ impl DropReason {
         DropReason::OutStateProtoError,
         DropReason::OutError,
     ];
+
+    /// Is it not yet said whether such a packet is dropped? [`Oversize`](crate::Oversize) decides.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, DropReason::OutTooBig | DropReason::OutFragment)
+    }
 
     /// Name in status reports.
     #[must_use]
@@ -153,7 +158,7 @@ impl DropReason {
             DropReason::OutHdrError => "no sound IP packet",
             DropReason::OutNoPols => "no policy, or no keys of it",
             DropReason::OutPolBlock => "a local rule discards it",
-            DropReason::OutFragment => "a fragment, in transport mode",
+            DropReason::OutFragment => "a fragment without the others",
             DropReason::OutBundleGenError => "too long when protected",
             DropReason::OutTooBig => "too large for the link",
             DropReason::OutNoSenderId => "this member has no sender ID",

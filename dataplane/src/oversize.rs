@@ -9,10 +9,14 @@
 //! ```
 //!
 //! DF does not count in tunnels with [`DontFragment::Clear`], whose outer headers are without it.
+//!
+//! Fragments that are to be protected in transport mode come here, too: they are put together, and the packet goes as those that may
+//! be fragmented.
 
 mod fragments;
 mod icmp;
 mod limiter;
+mod reassembly;
 
 use std::net::Ipv6Addr;
 use std::slice;
@@ -21,6 +25,7 @@ use std::time::Duration;
 pub(crate) use fragments::Fragments;
 use keyferry_model::policy::EspMode;
 use limiter::Limiter;
+use reassembly::Reassembly;
 
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
@@ -48,6 +53,7 @@ pub struct Oversize {
     pieces: Vec<Frame>,
     fates: Vec<Fate<Sealed>>,
     limiter: Limiter,
+    reassembly: Reassembly,
 }
 
 /// What is done about one packet.
@@ -64,7 +70,8 @@ enum Course {
 }
 
 impl Oversize {
-    /// Deals with a packet whose fate was [`DropReason::OutTooBig`]: it is cut up, or dropped and counted.
+    /// Deals with a packet whose fate was [`DropReason::OutTooBig`], which is cut up, or [`DropReason::OutFragment`], which is kept
+    /// until the others are there; or dropped, and counted.
     pub fn relieve(
         &mut self,
         snapshot: &Snapshot,
@@ -77,11 +84,19 @@ impl Oversize {
         let found = headers.read(frame.packet()).ok().and_then(|()| snapshot.sends(&headers));
         // The policy has changed in between.
         let Some(sa) = found else { return snapshot.count_drop(DropReason::OutNoPols) };
+        if headers.fragment && sa.policy.mode == EspMode::Transport {
+            let added = self.reassembly.add(frame.packet(), &headers, now);
+            (0..added.lost).for_each(|_| count(sa, snapshot, DropReason::OutFragment));
+            if let Some(whole) = added.whole {
+                self.seal_joined(sa, snapshot, &whole, ivs, outlet);
+            }
+            return;
+        }
         match course(sa, &headers, frame.packet()) {
             Course::Before => self.seal_pieces(sa, snapshot, (frame.packet(), &headers), ivs, outlet),
             Course::After => self.cut_sealed(snapshot, frame, ivs, outlet),
             Course::Tell => {
-                count(sa, snapshot);
+                count(sa, snapshot, DropReason::OutTooBig);
                 let told = seal::room(sa, &headers, snapshot.link().mtu());
                 if let Some(told) = told.and_then(|room| icmp::next_hop(frame.packet(), &headers, room))
                     && self.limiter.admits(now)
@@ -90,7 +105,30 @@ impl Oversize {
                     outlet.host(&message);
                 }
             }
-            Course::Drop => count(sa, snapshot),
+            Course::Drop => count(sa, snapshot, DropReason::OutTooBig),
+        }
+    }
+
+    /// Protects a packet that has been put together.
+    fn seal_joined(
+        &mut self,
+        sa: &Sa,
+        snapshot: &Snapshot,
+        whole: &[u8],
+        ivs: &mut IvSource,
+        outlet: &mut impl Outlet,
+    ) {
+        // With room for padding.
+        let mut frame = Frame::new(whole.len().max(snapshot.link().mtu().min(ipv6::MAX_TOTAL)));
+        frame.space()[..whole.len()].copy_from_slice(whole);
+        frame.filled(whole.len());
+        match snapshot.seal(&mut frame, ivs) {
+            Ok(_) => outlet.network(slice::from_ref(&frame)),
+            Err(DropReason::OutTooBig) if sa.sizes.fragment == Fragment::Never => {
+                count(sa, snapshot, DropReason::OutTooBig);
+            }
+            Err(DropReason::OutTooBig) => self.cut_sealed(snapshot, &mut frame, ivs, outlet),
+            Err(_) => {}
         }
     }
 
@@ -106,7 +144,7 @@ impl Oversize {
         let link = snapshot.link();
         let cut = seal::room(sa, headers, link.mtu())
             .and_then(|room| Fragments::new(packet, headers, room, link.identification()));
-        let Some(mut fragments) = cut else { return count(sa, snapshot) };
+        let Some(mut fragments) = cut else { return count(sa, snapshot, DropReason::OutTooBig) };
         loop {
             let pieces = fill(&mut self.pieces, &mut fragments, link.mtu());
             if pieces.is_empty() {
@@ -121,7 +159,7 @@ impl Oversize {
                         sealed += 1;
                     }
                     // The link has become narrower in between.
-                    Err(DropReason::OutTooBig) => count(sa, snapshot),
+                    Err(DropReason::OutTooBig) => count(sa, snapshot, DropReason::OutTooBig),
                     Err(_) => {}
                 }
             }
@@ -163,9 +201,9 @@ fn fill<'p>(pieces: &'p mut Vec<Frame>, fragments: &mut Fragments<'_>, mtu: usiz
     &mut pieces[..filled]
 }
 
-fn count(sa: &Sa, snapshot: &Snapshot) {
-    sa.state.drops.count(DropReason::OutTooBig);
-    snapshot.count_drop(DropReason::OutTooBig);
+fn count(sa: &Sa, snapshot: &Snapshot, reason: DropReason) {
+    sa.state.drops.count(reason);
+    snapshot.count_drop(reason);
 }
 
 fn course(sa: &Sa, headers: &Headers, packet: &[u8]) -> Course {

@@ -94,8 +94,8 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
                 burst.fates[at] = Err(DropReason::OutStateExpired);
                 spent = spent.with(one);
             }
-            // What is too large may still be of use in parts.
-            Err(reason @ DropReason::OutTooBig) => burst.fates[at] = Err(reason),
+            // What is too large may be of use in parts, and parts together.
+            Err(reason) if reason.is_open() => burst.fates[at] = Err(reason),
             Err(reason) => burst.refuse(one, sa, reason),
         }
         left = left.without(one);

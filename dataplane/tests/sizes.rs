@@ -68,7 +68,7 @@ impl Sender {
         let snapshot = self.member.sad.snapshot();
         match snapshot.seal(&mut frame, &mut self.member.ivs) {
             Ok(_) => seen.network(std::slice::from_ref(&frame)),
-            Err(DropReason::OutTooBig) => {
+            Err(DropReason::OutTooBig | DropReason::OutFragment) => {
                 assert_eq!(frame.packet(), packet, "it is left as it was");
                 let now = Duration::from_millis(now);
                 self.oversize.relieve(&snapshot, &mut frame, &mut self.member.ivs, now, &mut seen);
@@ -347,6 +347,64 @@ fn later_fragments_match_only_selectors_without_ports() {
         assert_eq!(by_port.seal(&fragment).map(|_| ()).map_err(|_| ()), expected, "{word:#x}");
     }
     assert_eq!((by_port.drops(DropReason::InStateMismatch), by_port.drops(DropReason::OutNoPols)), (2, 2));
+}
+
+/// Where only whole packets can be protected, the fragments that the host makes are put together first.
+#[test]
+fn transport_mode_puts_fragments_together_before() {
+    for group in GROUPS {
+        let (tunnel, transport) = (policy(CBC, EspMode::Tunnel, group), policy(GCM, EspMode::Transport, group));
+        let bob = Member::with(0x1001, &transport, 2);
+        let plain = packet(group, 4_000);
+        let fragments = fragments_of(&plain, &tunnel);
+        assert!(fragments.len() > 2);
+        for (fragment, mtu, sent) in [
+            (Fragment::Before, MTU, 3),
+            (Fragment::After, MTU, 3),
+            (Fragment::Before, 9_000, 1),
+            (Fragment::Never, 9_000, 1),
+            (Fragment::Never, MTU, 0),
+        ] {
+            let mut sender = Sender::new(&transport, sizes(fragment, DontFragment::Copy), mtu);
+            let wire: Vec<_> = fragments.iter().rev().flat_map(|part| sender.send(part, 0).network).collect();
+            assert_eq!((wire.len(), sender.too_big()), (sent, u64::from(sent == 0)), "{group} {fragment:?} {mtu}");
+            assert_eq!(sender.member.drops(DropReason::OutFragment), 0);
+            if sent > 0 {
+                let opened = bob.open(&together(&wire, group)).unwrap();
+                assert_eq!(opened[20..], plain[20..], "{group} {fragment:?} {mtu}");
+            }
+        }
+        // If one is missing the others are lost, which is counted when the next comes.
+        let mut sender = Sender::new(&transport, Sizes::default(), MTU);
+        for part in &fragments[1..] {
+            assert!(sender.send(part, 0).network.is_empty());
+        }
+        assert_eq!(sender.member.drops(DropReason::OutFragment), 0);
+        assert!(sender.send(&fragments[0], 6_000).network.is_empty());
+        assert_eq!(sender.member.drops(DropReason::OutFragment), fragments.len() as u64 - 1);
+    }
+}
+
+/// Plain fragments of a packet, as a sender with a narrower link makes them.
+fn fragments_of(plain: &[u8], tunnel: &TrafficPolicy) -> Vec<Vec<u8>> {
+    if plain[0] >> 4 == 4 {
+        let bob = Member::with(0x1001, tunnel, 2);
+        let mut sender = Sender::new(tunnel, sizes(Fragment::Before, DontFragment::Copy), 1_300);
+        return sender.send(plain, 0).network.iter().map(|sealed| bob.open(sealed).unwrap()).collect();
+    }
+    let (header, payload) = plain.split_at(40);
+    let last = payload.len().div_ceil(1_200) - 1;
+    let part = |(number, body): (usize, &[u8])| {
+        let mut packet = header.to_vec();
+        let word = u16::try_from(number * 1_200).unwrap() | u16::from(number != last);
+        packet.extend([17, 0, word.to_be_bytes()[0], word.to_be_bytes()[1], 0, 0, 0, 7]);
+        packet.extend(body);
+        packet[6] = 44;
+        let len = u16::try_from(packet.len() - 40).unwrap();
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        packet
+    };
+    payload.chunks(1_200).enumerate().map(part).collect()
 }
 
 fn padded(padding: FlowPadding) -> Sizes {

@@ -135,6 +135,15 @@ pub(crate) fn place(header: &[u8]) -> Option<Place> {
     Some(Place { identification, offset, more: fragmentation & MORE_FRAGMENTS != 0 })
 }
 
+/// Makes a whole packet, with a header of `header_len` octets, of what had one of a fragment.
+pub(crate) fn write_whole(packet: &mut [u8], header_len: usize) {
+    if let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() {
+        header[FLAGS..FLAGS + 2].fill(0);
+        let protocol = header[PROTOCOL];
+        rewrite(packet, header_len, protocol);
+    }
+}
+
 /// Makes a fragment of a packet with a header of `header_len` octets, whose length becomes the total length. DF goes.
 pub(crate) fn write_fragment(packet: &mut [u8], header_len: usize, place: Place) {
     let Some(header) = packet.get_mut(..header_len.max(HEADER_LEN)) else { return };

@@ -135,6 +135,15 @@ pub(crate) struct Place {
     pub(crate) identification: u32,
 }
 
+/// Reads the Fragment header, if it stands where transport mode divides a packet: nothing that stays outside is behind it.
+pub(crate) fn place(packet: &[u8], headers: &Headers) -> Option<Place> {
+    let header = packet.get(headers.split..)?.first_chunk::<FRAGMENT_HEADER_LEN>()?;
+    let word = u16::from_be_bytes([header[2], header[3]]);
+    let identification = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let place = Place { next: header[0], offset: usize::from(word & 0xfff8), more: word & 1 != 0, identification };
+    (headers.split_protocol == FRAGMENT).then_some(place)
+}
+
 /// Writes the Fragment header at `at`, and the payload length; the octet at `named_at` names it.
 pub(crate) fn write_fragment(packet: &mut [u8], at: usize, named_at: usize, place: Place) {
     if let Some(header) = packet.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<FRAGMENT_HEADER_LEN>()) {

@@ -77,7 +77,8 @@ impl Snapshot {
     /// Turns plain IP packets into ESP packets, in place, and says in `fates` what became of each. Whatever is not
     /// protected is dropped and counted, and such a frame's content is then unspecified and must not be sent; or it is
     /// [`Sealed::CLEAR`] and left as it is, where the local policy says so. But one that would be
-    /// too large for the link is left as it is and not counted yet: what becomes of it, [`Oversize`](crate::Oversize) decides.
+    /// too large for the link, and a fragment where only whole packets can be protected, is left as it is and not counted yet:
+    /// what becomes of it, [`Oversize`](crate::Oversize) decides.
     pub fn seal_burst(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
         fates.clear();
         fates.resize(frames.len(), Err(DropReason::OutNoPols));
@@ -283,7 +284,7 @@ impl Snapshot {
     }
 
     fn count<T>(&self, fates: &[Fate<T>]) {
-        let reasons = fates.iter().filter_map(|fate| fate.as_ref().err()).filter(|why| **why != DropReason::OutTooBig);
+        let reasons = fates.iter().filter_map(|fate| fate.as_ref().err()).filter(|why| !why.is_open());
         reasons.for_each(|reason| self.drops.count(*reason));
     }
 }

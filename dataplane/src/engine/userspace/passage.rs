@@ -26,8 +26,8 @@ pub trait Passage: Send + Sync + 'static {
     fn outbound(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>);
     /// Packets from the network, likewise.
     fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>);
-    /// A packet that was found to be too large for the link once it is protected.
-    fn too_big(&self, _: &mut Frame, _: &mut IvSource, _: &mut Oversize, _: Duration, _: &mut impl Outlet) {
+    /// A packet that was found to be too large for the link once it is protected, or to be a part of one.
+    fn relieve(&self, _: &mut Frame, _: &mut IvSource, _: &mut Oversize, _: Duration, _: &mut impl Outlet) {
         self.count_drop(DropReason::OutTooBig);
     }
     /// Sends the dummies that are due.
@@ -47,7 +47,7 @@ impl Passage for ArcSwap<Snapshot> {
         self.load().open_burst(frames, fates);
     }
 
-    fn too_big(
+    fn relieve(
         &self,
         frame: &mut Frame,
         ivs: &mut IvSource,

@@ -37,9 +37,9 @@ pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &SyncDevice, mut i
         shared.passage.outbound(frames, &mut ivs, &mut fates);
         let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
         send(shared, sealed);
-        for (frame, _) in frames.iter_mut().zip(&fates).filter(|(_, fate)| **fate == Err(DropReason::OutTooBig)) {
+        for (frame, _) in frames.iter_mut().zip(&fates).filter(|(_, fate)| fate.is_err_and(DropReason::is_open)) {
             let now = clock().duration_since(started);
-            shared.passage.too_big(frame, &mut ivs, &mut oversize, now, &mut Ways { shared, queue });
+            shared.passage.relieve(frame, &mut ivs, &mut oversize, now, &mut Ways { shared, queue });
         }
         if end.is_some_and(|error| !recover(&error, shared.stop.as_fd())) {
             return;
