@@ -6,8 +6,9 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{self, Command};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace.
@@ -40,15 +41,16 @@ impl Namespace {
 
     /// Runs `ip` there.
     pub(super) fn ip(&self, arguments: &str) -> Result<()> {
-        self.run("ip", arguments)
+        self.run("ip", arguments).map(drop)
     }
 
-    fn run(&self, program: &str, arguments: &str) -> Result<()> {
+    /// What the program says.
+    fn run(&self, program: &str, arguments: &str) -> Result<String> {
         self.within(|| {
             let done = Command::new(program).args(arguments.split_whitespace()).output().context(program.to_owned())?;
             let said = String::from_utf8_lossy(&done.stderr);
             ensure!(done.status.success(), "{program} {arguments}: {}", said.trim());
-            Ok(())
+            Ok(String::from_utf8_lossy(&done.stdout).into_owned())
         })
     }
 }
@@ -78,6 +80,19 @@ impl Net {
             namespace.ip(&format!("addr add {}/24 dev {WIRE}", Ipv4Addr::new(10, 91, 0, host)))?;
             namespace.ip(&format!("link set {WIRE} up"))?;
         }
+        net.wait()?;
         Ok(net)
+    }
+
+    /// A fresh cable drops what is sent until the kernel comes around to bringing it up, which may take a second.
+    fn wait(&self) -> Result<()> {
+        for _ in 0..200 {
+            let shown = [&self.from, &self.to].map(|end| end.run("ip", &format!("link show {WIRE}")));
+            if shown.into_iter().collect::<Result<Vec<_>>>()?.iter().all(|end| end.contains("state UP")) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the cable does not come up")
     }
 }
