@@ -160,7 +160,9 @@ mod tests {
     fn implementations(transform: EspTransform, keymat: &[u8]) -> Vec<Box<dyn Transform>> {
         let usual = prepare_usual(transform, keymat).unwrap();
         #[cfg(feature = "ipsec-mb")]
-        if let Ok(other) = multi_buffer::prepare_for(transform, keymat, prepare_usual(transform, keymat).unwrap(), 0) {
+        if let Ok(other) =
+            multi_buffer::prepare_from(transform, keymat, prepare_usual(transform, keymat).unwrap(), |_| 0)
+        {
             return vec![usual, other];
         }
         vec![usual]

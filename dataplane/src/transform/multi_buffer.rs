@@ -16,8 +16,15 @@ use crate::burst::BURST;
 
 const BLOCK: usize = 16;
 const SALT: usize = 4;
-/// With fewer packets than these, most of the library's lanes are empty, and the usual implementation is faster.
-const FEW: usize = 4;
+
+/// Packets from which on a burst is the library's: with fewer, more than half of the lanes that it has for the hash are empty, and
+/// the usual implementation is faster.
+fn half_of_lanes(integrity: Integrity) -> usize {
+    match integrity {
+        Integrity::HmacSha1_96 | Integrity::HmacSha256_128 => 8,
+        Integrity::HmacSha384_192 | Integrity::HmacSha512_256 => 4,
+    }
+}
 
 thread_local! {
     static MANAGER: RefCell<Option<Manager>> = RefCell::new(Manager::new());
@@ -30,24 +37,24 @@ fn with<R>(run: impl FnOnce(&mut Manager) -> R) -> Option<R> {
 
 /// The library's implementation of a transform, or the usual one, where that is better or the only one.
 pub(super) fn prepare(transform: EspTransform, keymat: &[u8], usual: Box<dyn Transform>) -> Box<dyn Transform> {
-    prepare_for(transform, keymat, usual, FEW).unwrap_or_else(|usual| usual)
+    prepare_from(transform, keymat, usual, half_of_lanes).unwrap_or_else(|usual| usual)
 }
 
-/// Likewise, for bursts of at least `few` packets. What is usual comes back where it stays.
-pub(super) fn prepare_for(
+/// Likewise, where `from` says how many packets are enough for a hash. What is usual comes back where it stays.
+pub(super) fn prepare_from(
     transform: EspTransform,
     keymat: &[u8],
     usual: Box<dyn Transform>,
-    few: usize,
+    from: fn(Integrity) -> usize,
 ) -> Result<Box<dyn Transform>, Box<dyn Transform>> {
     match transform {
         EspTransform::Aead(aead) if aead.mode() == AeadMode::Gcm => {
             Gcm::new(aead, HEADER_LEN, usual.layout(), keymat).map(boxed).ok_or(usual)
         }
         EspTransform::Gmac(aead) => Gcm::new(aead, usize::MAX, usual.layout(), keymat).map(boxed).ok_or(usual),
-        EspTransform::CbcHmac(..) | EspTransform::CtrHmac(..) | EspTransform::NullHmac(_) => {
+        EspTransform::CbcHmac(_, mac) | EspTransform::CtrHmac(_, mac) | EspTransform::NullHmac(mac) => {
             match Keys::new(transform, keymat) {
-                Some(keys) => Ok(Box::new(Separate { keys, layout: usual.layout(), usual, few })),
+                Some(keys) => Ok(Box::new(Separate { keys, layout: usual.layout(), usual, enough: from(mac) })),
                 None => Err(usual),
             }
         }
@@ -170,9 +177,9 @@ impl Transform for Gcm {
 struct Separate {
     keys: Keys,
     layout: Layout,
-    /// For bursts of less than `few` packets.
+    /// For bursts of fewer than `enough` packets.
     usual: Box<dyn Transform>,
-    few: usize,
+    enough: usize,
 }
 
 struct Keys {
@@ -263,7 +270,7 @@ impl Transform for Separate {
     }
 
     fn seal(&self, jobs: &mut [Job<'_>], ivs: &mut IvSource) {
-        if jobs.len() < self.few {
+        if jobs.len() < self.enough {
             return self.usual.seal(jobs, ivs);
         }
         for jobs in jobs.chunks_mut(BURST) {
@@ -278,7 +285,7 @@ impl Transform for Separate {
     }
 
     fn open(&self, jobs: &mut [Job<'_>]) {
-        if jobs.len() < self.few {
+        if jobs.len() < self.enough {
             return self.usual.open(jobs);
         }
         for jobs in jobs.chunks_mut(BURST) {

@@ -26,7 +26,7 @@ fn both(transform: EspTransform) -> Option<(Box<dyn Transform>, Box<dyn Transfor
     let mut keymat = vec![0; transform.keymat_len()];
     SeededRandom::new(7).fill(&mut keymat);
     let usual = || prepare_usual(transform, &keymat).unwrap();
-    prepare_for(transform, &keymat, usual(), 0).ok().map(|other| (usual(), other))
+    prepare_from(transform, &keymat, usual(), |_| 0).ok().map(|other| (usual(), other))
 }
 
 fn ivs() -> IvSource {
