@@ -168,7 +168,13 @@ impl World {
         }
         let dropped = |sad: &Sad| sad.status().drops.values().sum::<u64>();
         assert_eq!(dropped(&together), dropped(&alone));
-        assert_eq!(together.status().sas, alone.status().sas);
+        // Of a copy in the same burst the cipher may say first what one by one the window says: drops are compared by their number.
+        let sas = |sad: &Sad| {
+            let mut sas = sad.status().sas;
+            sas.iter_mut().for_each(|sa| sa.drops = [("any", sa.drops.values().sum())].into());
+            sas
+        };
+        assert_eq!(sas(&together), sas(&alone));
         self.honest.retain(|which, _| !self.insiders.contains_key(which));
         for (which, sender) in &mut self.honest {
             still_heard(&together, &SAS[*which], sender);
