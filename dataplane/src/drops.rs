@@ -181,6 +181,11 @@ impl DropCounters {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Says what somebody else has counted.
+    pub(crate) fn set(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].store(packets, Ordering::Relaxed);
+    }
+
     /// Packets dropped for a reason.
     pub(crate) fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize].load(Ordering::Relaxed)

@@ -1,19 +1,21 @@
 //! Engines: the only part of the data plane that touches the system.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::GroupUpdate;
 use serde::Serialize;
 
-use crate::sad::ApplyError;
+use crate::sad::{ApplyError, Sad};
 use crate::status::SadStatus;
 
 mod joins;
+pub mod kernel;
 pub mod none;
 pub mod userspace;
 
+pub use kernel::{Kernel, KernelConfig};
 pub use none::KeysOnly;
 pub use userspace::{EngineConfig, Userspace, Wire};
 
@@ -31,6 +33,16 @@ pub trait Engine: Send + Sync {
     fn deadline(&self) -> Option<Deadline>;
     /// Are sequence numbers or IVs running out?
     fn needs_rekey(&self) -> bool;
+    /// Packets to this address come in clear, also where it lies in what is protected: those of rekeys. Only what keeps
+    /// clear packets away has to know.
+    fn leave_clear(&self, address: SocketAddr) {
+        let _ = address;
+    }
+    /// Gives the SAs to another engine if that can be, with what was used and seen of their numbers. From then on it has none,
+    /// and nothing that they protected leaves in clear until it is stopped.
+    fn hand_over(&self) -> Option<Sad> {
+        None
+    }
     /// What it does and has done.
     fn status(&self) -> EngineStatus;
     /// Ends it, and returns when nothing of it runs any more.
@@ -40,7 +52,7 @@ pub trait Engine: Send + Sync {
 /// What an engine does and has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineStatus {
-    /// Name of the engine: `userspace` or `none`.
+    /// Name of the engine: `userspace`, `kernel` or `none`.
     pub engine: &'static str,
     /// TUN device on the plain side, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +64,12 @@ pub struct EngineStatus {
     pub joined: Vec<IpAddr>,
     /// Groups that could not be joined, and why.
     pub refused: BTreeMap<IpAddr, String>,
+    /// What the engine tries again and again in vain, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// SPIs of SAs whose cryptography a device does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub offloaded: Vec<String>,
     /// SAs and drop counters.
     #[serde(flatten)]
     pub sad: SadStatus,

@@ -60,6 +60,6 @@ pub use key_log::KeyLog;
 pub use local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 pub use oversize::{Outlet, Oversize};
 pub use replay::{MAX_SENDERS, MAX_WINDOW, MIN_WINDOW, Window};
-pub use sad::{ApplyError, MAX_SAS, Sad, Sealed, Snapshot};
+pub use sad::{ApplyError, MAX_SAS, Sad, Sealed, Snapshot, Unsuitable};
 pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
 pub use status::{RuleStatus, SaStatus, SadStatus};

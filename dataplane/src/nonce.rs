@@ -96,6 +96,12 @@ impl Numbers {
         state.left_ivs = state.spans.last().map_or(0, Span::left);
     }
 
+    /// Somebody else has used the numbers up to this one.
+    pub(crate) fn reach(&self, sequence: u32) {
+        let mut state = self.lock();
+        state.sequence = state.sequence.max(u64::from(sequence) + 1);
+    }
+
     #[cfg(test)]
     pub(crate) fn skip_to(&self, sequence: u64, left_of_span: u64) {
         let mut state = self.lock();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Narrowest window, in packets.
@@ -30,9 +30,21 @@ impl Window {
     /// A window of `width` packets, rounded up to a multiple of 64 and kept between [`MIN_WINDOW`] and [`MAX_WINDOW`].
     #[must_use]
     pub fn new(width: u32) -> Self {
-        let width = width.clamp(MIN_WINDOW, MAX_WINDOW).next_multiple_of(BITS);
+        let width = width_of(width);
         let words = vec![0; (width as usize / BITS as usize + 1).next_power_of_two()].into_boxed_slice();
         Self { top: 0, width, words }
+    }
+
+    /// A window in which all numbers up to one count as seen.
+    fn behind(width: u32, floor: u32) -> Self {
+        let mut window = Self::new(width);
+        if floor > 0 {
+            window.top = floor;
+            window.words.fill(u64::MAX);
+            let (word, bit) = window.place(floor);
+            window.words[word] = bit | (bit - 1);
+        }
+        window
     }
 
     /// Is the number one that was not seen and could still be told from one that was?
@@ -72,6 +84,11 @@ impl Window {
     }
 }
 
+/// How wide a window is in which so many packets shall be.
+pub(crate) fn width_of(packets: u32) -> u32 {
+    packets.clamp(MIN_WINDOW, MAX_WINDOW).next_multiple_of(BITS)
+}
+
 /// Who a window belongs to: the source address, and the sender ID where the SA's IVs carry one.
 ///
 /// The sender ID keeps a member apart from its own past: one that restarts comes back with a new ID and with sequence
@@ -102,13 +119,25 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Windows {
     width: u32,
+    /// Where the windows of further senders begin: somebody else has taken numbers up to here, whoever sent them.
+    floor: AtomicU32,
     senders: AtomicUsize,
     shards: [Mutex<BTreeMap<Sender, Window>>; SHARDS],
 }
 
 impl Windows {
     pub(crate) fn new(width: u32) -> Self {
-        Self { width, senders: AtomicUsize::new(0), shards: Default::default() }
+        Self { width, floor: AtomicU32::new(0), senders: AtomicUsize::new(0), shards: Default::default() }
+    }
+
+    /// Somebody else has taken numbers up to this one. Senders that have a window keep it.
+    pub(crate) fn raise(&self, floor: u32) {
+        self.floor.fetch_max(floor, Ordering::Relaxed);
+    }
+
+    /// Up to where numbers count as seen of senders without a window.
+    pub(crate) fn floor(&self) -> u32 {
+        self.floor.load(Ordering::Relaxed)
     }
 
     /// Starts a visit, for one or more packets.
@@ -137,7 +166,7 @@ impl<'w> Visit<'w> {
         match self.shard(sender).get(&sender) {
             Some(window) if window.is_fresh(sequence) => Verdict::Fresh,
             Some(_) => Verdict::Replayed,
-            None if sequence == 0 => Verdict::Replayed,
+            None if sequence <= windows.floor() => Verdict::Replayed,
             None if windows.senders.load(Ordering::Relaxed) >= MAX_SENDERS => Verdict::Full,
             None => Verdict::Fresh,
         }
@@ -150,14 +179,15 @@ impl<'w> Visit<'w> {
         if let Some(window) = shard.get_mut(&sender) {
             return if window.mark(sequence) { Verdict::Fresh } else { Verdict::Replayed };
         }
-        if sequence == 0 {
+        let floor = windows.floor();
+        if sequence <= floor {
             return Verdict::Replayed;
         }
         let room = |n: usize| (n < MAX_SENDERS).then_some(n + 1);
         if windows.senders.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             return Verdict::Full;
         }
-        let mut window = Window::new(windows.width);
+        let mut window = Window::behind(windows.width, floor);
         window.mark(sequence);
         shard.insert(sender, window);
         Verdict::Fresh
@@ -242,6 +272,26 @@ mod tests {
         assert_eq!(windows.visit().mark(sender(3), 1), Verdict::Replayed);
         assert_eq!(windows.visit().mark(sender(3), 2), Verdict::Fresh);
         assert_eq!(windows.senders(), MAX_SENDERS);
+    }
+
+    #[test]
+    fn what_another_engine_has_taken_is_taken() {
+        for floor in [0u32, 1, 63, 64, 100, 127, 128, 5_000] {
+            let windows = Windows::new(64);
+            windows.raise(floor);
+            let sender = Sender { source: IpAddr::V4(Ipv4Addr::LOCALHOST), id: None };
+            assert_eq!(windows.visit().check(sender, floor), Verdict::Replayed);
+            assert_eq!(windows.visit().mark(sender, floor), Verdict::Replayed);
+            assert_eq!(windows.senders(), 0);
+            // From the middle outwards: all above is fresh once, all below never.
+            assert_eq!(windows.visit().mark(sender, floor + 40), Verdict::Fresh);
+            for sequence in floor.saturating_sub(70)..floor + 100 {
+                let fresh = sequence > floor && sequence != floor + 40;
+                let verdict = if fresh { Verdict::Fresh } else { Verdict::Replayed };
+                assert_eq!(windows.visit().mark(sender, sequence), verdict, "{sequence} above {floor}");
+                assert_eq!(windows.visit().check(sender, sequence), Verdict::Replayed);
+            }
+        }
     }
 
     #[test]

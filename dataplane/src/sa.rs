@@ -33,6 +33,8 @@ pub(crate) struct SaState {
     pub(crate) sealed: Traffic,
     pub(crate) opened: Traffic,
     dummies: AtomicU64,
+    /// Octets of both ways together, where whoever counts does not tell them apart.
+    pub(crate) octets_both: AtomicU64,
     pub(crate) drops: DropCounters,
 }
 
@@ -47,6 +49,12 @@ impl Traffic {
     pub(crate) fn count(&self, packets: usize, octets: usize) {
         self.packets.fetch_add(packets as u64, Ordering::Relaxed);
         self.octets.fetch_add(octets as u64, Ordering::Relaxed);
+    }
+
+    /// Says what somebody else has counted.
+    pub(crate) fn set(&self, packets: u64, octets: u64) {
+        self.packets.store(packets, Ordering::Relaxed);
+        self.octets.store(octets, Ordering::Relaxed);
     }
 
     /// Packets, octets.
@@ -69,6 +77,7 @@ impl SaState {
             sealed: Traffic::default(),
             opened: Traffic::default(),
             dummies: AtomicU64::new(0),
+            octets_both: AtomicU64::new(0),
             drops: DropCounters::default(),
         }
     }
@@ -207,6 +216,11 @@ impl Sa {
     /// Is its lifetime in octets about to end?
     pub(crate) fn is_running_out(&self) -> bool {
         self.policy.lifetime_octets.is_some_and(|limit| lifetime::is_running_out(self.state.used.get(), limit))
+    }
+
+    /// Are its sequence numbers used up?
+    pub(crate) fn is_out_of_numbers(&self) -> bool {
+        self.state.numbers.used(false).0 == u32::MAX
     }
 
     pub(crate) fn is_counter_mode(&self) -> bool {

@@ -34,6 +34,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::has_sound_prefix;
 use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
 
@@ -72,6 +73,21 @@ pub enum ApplyError {
     /// The keys could not be prepared.
     #[error("SPI {0:#010x}: {1}")]
     Crypto(u32, CryptoError),
+    /// The engine in use cannot do this, or not safely; another may.
+    #[error("{0}")]
+    Unsuitable(Box<Unsuitable>),
+}
+
+/// An update that an engine gives back.
+#[derive(Debug, thiserror::Error)]
+#[error("SPI {spi:#010x}: {why}")]
+pub struct Unsuitable {
+    /// SPI of the SA that it cannot have.
+    pub spi: u32,
+    /// What is in the way.
+    pub why: String,
+    /// The update as it came, for another engine.
+    pub update: GroupUpdate,
 }
 
 /// SAD and policy database of one group member.
@@ -381,6 +397,32 @@ impl Sad {
             rules: self.local.as_ref().map_or_else(Vec::new, |rules| rules.status()),
             clear_without_keys: self.local.as_ref().map_or(0, |rules| rules.sent_without_keys()),
         }
+    }
+
+    /// All SAs and where they go, oldest first, for an engine that keeps no snapshot.
+    pub(crate) fn installed(&self) -> impl Iterator<Item = (&Arc<Sa>, SaDirection)> {
+        self.entries.iter().map(|entry| (&entry.sa, entry.direction))
+    }
+
+    /// Which way an SA goes, if it is there.
+    pub(crate) fn direction(&self, spi: u32) -> Option<SaDirection> {
+        self.entries.iter().find(|entry| entry.sa.spi == spi).map(|entry| entry.direction)
+    }
+
+    /// The SAs of each line that sends, in the order in which a sender tries lines and SAs.
+    pub(crate) fn sending_lines(&self) -> impl Iterator<Item = &[Arc<Sa>]> {
+        self.snapshot.sending_lines()
+    }
+
+    /// What is remembered of an SA with this key that was removed.
+    pub(crate) fn remembered(&self, keymat: &Secret) -> Option<&SaState> {
+        let fingerprint = Fingerprint::of(keymat);
+        self.memories.iter().find(|memory| memory.fingerprint == fingerprint).map(|memory| &*memory.state)
+    }
+
+    /// Counters of what was dropped.
+    pub(crate) fn drop_counters(&self) -> &DropCounters {
+        &self.drops
     }
 
     fn sending(&self) -> impl Iterator<Item = &Sa> {

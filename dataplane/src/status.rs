@@ -1,6 +1,7 @@
 //! What people and monitoring are told.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, Selector};
@@ -46,6 +47,9 @@ pub struct SaStatus {
     pub packets_opened: u64,
     /// Octets of them.
     pub octets_opened: u64,
+    /// Octets of both ways together: of an SA that carries packets both ways, the kernel does not tell them apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub octets_both: Option<u64>,
     /// Highest sequence number sent.
     pub sequence: u32,
     /// Senders that have a replay window; absent without replay protection.
@@ -120,6 +124,7 @@ impl SaStatus {
     pub(crate) fn of(sa: &Sa, direction: SaDirection, sending: bool, leaving: bool, remaining: Duration) -> Self {
         let (packets_sealed, octets_sealed) = sa.state.sealed.get();
         let (packets_opened, octets_opened) = sa.state.opened.get();
+        let both = sa.state.octets_both.load(Ordering::Relaxed);
         let (sequence, needs_rekey) = sa.state.numbers.used(sa.is_counter_mode());
         Self {
             spi: format!("{:#010x}", sa.spi),
@@ -156,6 +161,7 @@ impl SaStatus {
             dummies_sent: sa.state.dummies(),
             packets_opened,
             octets_opened,
+            octets_both: (both > 0).then_some(both),
             sequence,
             replay_senders: sa.state.windows.as_ref().map(|windows| windows.senders()),
             lifetime_octets: sa.policy.lifetime_octets,

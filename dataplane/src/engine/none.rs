@@ -67,6 +67,8 @@ impl Engine for KeysOnly {
             interface: None,
             joined: Vec::new(),
             refused: BTreeMap::new(),
+            problem: None,
+            offloaded: Vec::new(),
             sad: self.sad().status(),
         }
     }

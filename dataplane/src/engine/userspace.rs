@@ -179,7 +179,7 @@ impl Userspace {
         let mut sad = if config.receive_only { Sad::receive_only() } else { Sad::new() };
         sad.set_tunnel(config.tunnel);
         sad.set_sizes(config.sizes.clone());
-        sad.set_identification(u32::try_from(SystemRandom.below(u64::from(u32::MAX))).unwrap_or(0));
+        sad.set_identification(identification());
         sad.set_local_policy(config.local.clone());
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let joins = Joins::open(index_of(&config.interface)?)?;
@@ -239,6 +239,8 @@ impl Userspace {
             interface: Some(self.interface.clone()),
             joined: control.joins.joined(),
             refused: control.joins.refused(),
+            problem: None,
+            offloaded: Vec::new(),
             sad: control.sad.status(),
         }
     }
@@ -246,6 +248,15 @@ impl Userspace {
     /// Ends it: no packet is sent or handed on after the return, keys and the TUN device are gone.
     pub fn stop(self) {
         drop(self);
+    }
+
+    /// Goes on with the SAD of another engine in place of its own.
+    pub fn adopt(&self, sad: Sad) {
+        let mut control = self.control();
+        control.sad.flush();
+        control.sad = sad;
+        control.sad.set_identification(identification());
+        self.settle(&mut control);
     }
 
     /// Publishes the SAD's picture, joins and leaves groups accordingly, and looks what the link takes.
@@ -263,6 +274,11 @@ impl Userspace {
         // A poisoned lock means a panic in a control operation; the SAD changes only after its checks, so it is whole.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where identifications of fragmented packets begin.
+fn identification() -> u32 {
+    u32::try_from(SystemRandom.below(u64::from(u32::MAX))).unwrap_or(0)
 }
 
 fn index_of(interface: &str) -> io::Result<u32> {

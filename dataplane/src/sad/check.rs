@@ -14,7 +14,7 @@ const MAX_SENDER_IDS: usize = 4_096;
 
 impl Sad {
     /// Checks an update without changing anything.
-    pub(super) fn check(&self, update: &GroupUpdate) -> Result<(), ApplyError> {
+    pub(crate) fn check(&self, update: &GroupUpdate) -> Result<(), ApplyError> {
         if update.sender_ids.as_ref().is_some_and(|ids| !are_possible(ids)) {
             return Err(ApplyError::SenderIds);
         }
@@ -96,7 +96,7 @@ fn check_alone(new: &NewSa) -> Result<(), ApplyError> {
     Ok(())
 }
 
-fn has_sound_prefix(selector: &Selector) -> bool {
+pub(crate) fn has_sound_prefix(selector: &Selector) -> bool {
     match selector.address {
         IpAddr::V4(_) => selector.prefix <= 32,
         IpAddr::V6(_) => selector.prefix <= 128,

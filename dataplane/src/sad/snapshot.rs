@@ -155,6 +155,11 @@ impl Snapshot {
         self.drops.count(reason);
     }
 
+    /// The SAs of each line, in the order in which a sender tries them.
+    pub(super) fn sending_lines(&self) -> impl Iterator<Item = &[Arc<Sa>]> {
+        self.lines.iter().map(|line| &*line.candidates)
+    }
+
     /// The SA of each line that sends.
     pub(crate) fn sending(&self) -> impl Iterator<Item = &Sa> {
         self.lines.iter().filter_map(|line| line.candidates.first()).map(AsRef::as_ref)

@@ -255,6 +255,7 @@ mod tests {
             group: "1234".parse().unwrap(),
             registered: true,
             engine: Some("userspace".to_owned()),
+            declined: None,
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
             dataplane: plane,

@@ -209,6 +209,9 @@ pub(super) fn member(status: &MemberStatus) -> String {
         if !joined.streams.is_empty() {
             out += &streams(&joined.streams);
         }
+        if let Some(why) = &joined.declined {
+            let _ = writeln!(out, "{:<12} {why}", "not kernel");
+        }
         if joined.engine.is_some() {
             out += &dataplane(&joined.dataplane);
         }

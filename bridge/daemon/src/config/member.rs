@@ -137,17 +137,25 @@ pub struct MemberGroup {
 /// What protects a group's traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// This process, by a TUN device.
+    /// The kernel where it has ESP and can do what the group's policy wants, else this process.
     #[default]
     Auto,
     /// This process, by a TUN device.
     Userspace,
+    /// The kernel, or nothing.
+    Kernel,
     /// Nothing: the member has keys alone.
     None,
 }
 
 impl EngineChoice {
-    const NAMES: [(&str, Self); 3] = [("auto", Self::Auto), ("userspace", Self::Userspace), ("none", Self::None)];
+    const NAMES: [(&str, Self); 4] =
+        [("auto", Self::Auto), ("userspace", Self::Userspace), ("kernel", Self::Kernel), ("none", Self::None)];
+
+    /// May there be a TUN device?
+    fn has_device(self) -> bool {
+        matches!(self, Self::Auto | Self::Userspace)
+    }
 }
 
 /// Groups of one member at most.
@@ -277,10 +285,18 @@ fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
         groups.extend(group(&mut section, (protocol, engine), i + 1, &groups));
         section.finish();
     }
-    if groups.iter().all(|g| g.tun.is_none() || g.engine == EngineChoice::None) {
-        for key in
-            ["mtu", "queues", "receive_threads", "wire", "routes"].into_iter().filter(|key| section.named_key(key))
-        {
+    // Whoever says how the device is to be wants one.
+    let shapes = ["mtu", "queues", "receive_threads", "wire", "routes", "path_mtu", "fragment", "df", "tfc", "dummies"];
+    if shapes.iter().any(|key| section.named_key(key)) {
+        let device = |group: &mut MemberGroup| {
+            if group.engine == EngineChoice::Auto {
+                group.engine = EngineChoice::Userspace;
+            }
+        };
+        groups.iter_mut().for_each(device);
+    }
+    if groups.iter().all(|g| g.tun.is_none() || !g.engine.has_device()) {
+        for key in shapes.into_iter().filter(|key| section.named_key(key)) {
             section.error(key, "is about TUN devices, and there are none", "remove it");
         }
     }
@@ -309,9 +325,14 @@ fn group(
         stream_keys: section.path("stream_keys"),
         danger_unprotected_streams: section.flag("danger_unprotected_streams", false),
     };
-    // This process's engine alone knows rules.
-    if engine == EngineChoice::Auto && (!group.rules.is_empty() || group.danger_clear_without_keys) {
+    // Whoever names the device wants one, and rules of one's own are about it.
+    let own = !group.rules.is_empty() || group.danger_clear_without_keys;
+    if engine == EngineChoice::Auto && (given.is_some() || own) {
         group.engine = EngineChoice::Userspace;
+    }
+    if engine == EngineChoice::Kernel && own {
+        let key = if group.rules.is_empty() { "danger_clear_without_keys" } else { "rule" };
+        section.error(key, "is for the user-space engine", "write engine = \"userspace\", or use ip xfrm policy");
     }
     if group.tun.as_ref().is_some_and(|tun| !is_interface(tun)) {
         section.error("tun", "is no name of an interface", INTERFACE);

@@ -208,6 +208,9 @@ pub struct JoinedStatus {
     pub registered: bool,
     /// What protects its traffic, by name; `None` takes streams alone.
     pub engine: Option<String>,
+    /// Why it is not the kernel's ESP, where it might have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declined: Option<String>,
     /// Its TUN device, if its engine has one.
     pub tun: Option<String>,
     /// IEC 61850 streams whose keys are handed on, oldest first.

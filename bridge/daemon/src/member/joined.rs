@@ -1,6 +1,8 @@
 //! A group that a member has joined, and what its keys are for: traffic with an engine of the data plane behind it, a file
 //! for IEC 61850 streams, or both. Each group has its own, for no group may touch the SAs or sender IDs of another.
 
+use std::net::SocketAddr;
+
 use keyferry_model::flows::Flows;
 use keyferry_model::id::GroupId;
 use keyferry_model::time::{Deadline, Now};
@@ -64,6 +66,13 @@ impl Joined {
         }
     }
 
+    /// Rekeys come to this address, in clear.
+    pub(super) fn leave_clear(&self, address: SocketAddr) {
+        if let Some(plane) = &self.plane {
+            plane.leave_clear(address);
+        }
+    }
+
     pub(super) fn apply_streams(&mut self, update: StreamUpdate, now: Now) {
         self.streams.apply(update, now);
     }
@@ -110,6 +119,7 @@ impl Joined {
             group: self.id.clone(),
             registered: self.registered,
             engine: status.as_ref().map(|status| status.engine.to_owned()),
+            declined: self.plane.as_ref().and_then(|plane| plane.declined.clone()),
             tun: status.as_ref().and_then(|status| status.tun.clone()),
             streams: self.streams.status(now),
             dataplane: status.map(|status| serde_json::to_value(status).unwrap_or_default()).unwrap_or_default(),

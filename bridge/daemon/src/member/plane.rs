@@ -1,8 +1,16 @@
 //! The way of a group's traffic: an engine, and where it has a TUN device the routes that lead into it.
+//!
+//! `auto` begins with the kernel's ESP where the system has it, and goes over to the user-space engine with the first keys that
+//! the kernel must not or cannot have. It never comes back, since applications have joined the groups on the other device by then.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU8, NonZeroU32};
 
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
-use dataplane::engine::{Engine, EngineConfig, KeysOnly, Userspace};
+use dataplane::engine::{Engine, EngineConfig, Kernel, KernelConfig, KeysOnly, Userspace, Wire};
+use dataplane::{ApplyError, KeyLog, LocalPolicy, Sizes, Unsuitable};
 use keyferry_model::time::Now;
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
@@ -16,12 +24,19 @@ use crate::keylog::FileKeyLog;
 /// An engine and what leads to it.
 pub(super) struct Plane {
     pub(super) engine: Box<dyn Engine>,
+    /// Into the TUN device.
     routes: Option<Routes>,
     /// Are new policies routed into the device?
     follows: bool,
+    /// What takes the engine's place when it gives an update back.
+    spare: Option<Spare>,
+    /// Where protected packets have gone so far.
+    destinations: BTreeSet<(IpAddr, u8)>,
+    /// Why the kernel's ESP was not taken, where it might have been.
+    pub(super) declined: Option<String>,
 }
 
-/// What an engine is made of.
+/// What engines are made of.
 pub(super) struct Surroundings<'a> {
     pub(super) config: &'a MemberConfig,
     pub(super) place: &'a Place,
@@ -29,54 +44,56 @@ pub(super) struct Surroundings<'a> {
     pub(super) key_log: Option<&'a FileKeyLog>,
 }
 
+/// A user-space engine that can be started at any time.
+struct Spare {
+    tun: String,
+    place: Place,
+    handle: Handle,
+    mtu: Option<u16>,
+    path_mtu: Option<u16>,
+    sizes: Sizes,
+    queues: NonZeroU8,
+    receivers: NonZeroU8,
+    wire: Wire,
+    dummies: Option<NonZeroU32>,
+    local: LocalPolicy,
+    protect: Vec<(IpAddr, u8)>,
+    join: Vec<IpAddr>,
+    receive_only: bool,
+    tunnel: Tunnel,
+    key_log: Option<FileKeyLog>,
+}
+
 impl Plane {
     /// Starts the engine that the configuration names.
     pub(super) async fn open(tun: &str, group: &MemberGroup, around: &Surroundings<'_>) -> anyhow::Result<Self> {
-        match group.engine {
-            EngineChoice::Auto | EngineChoice::Userspace => Self::userspace(tun, group, around).await,
-            EngineChoice::None => {
-                let engine = KeysOnly::new(around.tunnel(), around.key_log());
-                tracing::info!(group = %group.id, "keys only: this member protects no traffic");
-                Ok(Self { engine: Box::new(engine), routes: None, follows: false })
+        let spare = Spare::new(tun, group, around);
+        let plane = match group.engine {
+            EngineChoice::Auto => match Kernel::start(spare.kernel(true)) {
+                Ok(engine) => Self { spare: Some(spare), ..Self::of(Box::new(engine)) },
+                Err(error) => {
+                    let declined = Some(error.to_string());
+                    Self { declined, ..Self::userspace(&spare, around).await? }
+                }
+            },
+            EngineChoice::Kernel => {
+                Self::of(Box::new(Kernel::start(spare.kernel(false)).context("engine = \"kernel\"")?))
             }
-        }
+            EngineChoice::Userspace => Self::userspace(&spare, around).await?,
+            EngineChoice::None => Self::of(Box::new(KeysOnly::new(spare.tunnel, boxed(spare.key_log.as_ref())))),
+        };
+        let status = plane.engine.status();
+        tracing::info!(group = %group.id, engine = status.engine, tun = status.tun, why = plane.declined, "engine is up");
+        Ok(plane)
     }
 
-    async fn userspace(tun: &str, group: &MemberGroup, around: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let (config, place) = (around.config, around.place);
-        let mtu = match config.mtu {
-            Some(mtu) => mtu,
-            None => {
-                let room = u32::try_from(MAX_OVERHEAD).unwrap_or(u32::MAX);
-                let link = network::mtu(around.handle, &place.interface).await?;
-                let mtu = link.min(config.path_mtu.map_or(link, u32::from)).saturating_sub(room);
-                u16::try_from(mtu.min(9000)).unwrap_or(1400)
-            }
-        };
-        if mtu < 576 {
-            bail!("the MTU of {} leaves no room for ESP: set mtu in [member]", place.interface);
-        }
-        let mut engine = EngineConfig::new(tun, &place.interface, mtu);
-        engine.queues = config.queues;
-        engine.receivers = config.receive_threads;
-        engine.wire = config.wire;
-        engine.groups = group.join.clone();
-        engine.receive_only = config.sender_ids == 0;
-        engine.tunnel = around.tunnel();
-        (engine.path_mtu, engine.sizes) = (config.path_mtu, config.sizes.clone());
-        engine.dummies = config.dummies;
-        engine.local = local::policy(group, &config.traffic.accept);
-        engine.key_log = around.key_log();
-        let engine = Userspace::start(engine).with_context(|| {
-            format!("the TUN device {tun} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)")
-        })?;
-        network::relax_source_checks(tun)?;
-        let mut routes = Routes::open(around.handle.clone(), tun, place.address)?;
-        for (network, prefix) in &group.protect {
-            routes.add(*network, *prefix).await?;
-        }
-        tracing::info!(group = %group.id, %tun, mtu, "TUN device is up");
-        Ok(Self { engine: Box::new(engine), routes: Some(routes), follows: config.routes })
+    fn of(engine: Box<dyn Engine>) -> Self {
+        Self { engine, routes: None, follows: false, spare: None, destinations: BTreeSet::new(), declined: None }
+    }
+
+    async fn userspace(spare: &Spare, around: &Surroundings<'_>) -> anyhow::Result<Self> {
+        let (engine, routes) = spare.start().await?;
+        Ok(Self { routes: Some(routes), follows: around.config.routes, ..Self::of(Box::new(engine)) })
     }
 
     /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. A route that
@@ -85,26 +102,134 @@ impl Plane {
     /// # Errors
     /// The engine refuses the keys; nothing of them is used.
     pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
+        let installs = update.install.iter().map(|sa| (sa.policy.destination.address, sa.policy.destination.prefix));
+        let destinations: Vec<(IpAddr, u8)> = installs.collect();
         let mut problem = None;
         if let Some(routes) = self.routes.as_mut().filter(|_| self.follows) {
-            for sa in &update.install {
-                let destination = sa.policy.destination;
-                if let Err(error) = routes.add(destination.address, destination.prefix).await {
+            for (address, prefix) in &destinations {
+                if let Err(error) = routes.add(*address, *prefix).await {
                     problem = Some(format!("{error:#}"));
                 }
             }
         }
-        self.engine.apply(update, now).map(|()| problem).map_err(|error| error.to_string())
+        match self.engine.apply(update, now) {
+            Ok(()) => {
+                self.destinations.extend(destinations);
+                Ok(problem)
+            }
+            Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => {
+                self.destinations.extend(destinations);
+                self.go_over(*refused, now).await
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The user-space engine takes the place of the kernel's, with its SAs. In between packets are dropped, and at no time are
+    /// they neither blocked by the kernel nor routed into the TUN device.
+    async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Result<Option<String>, String> {
+        let Some(spare) = &self.spare else { return Err(refused.to_string()) };
+        let fails = |error: anyhow::Error| format!("{refused}, and userspace cannot take over: {error:#}");
+        let (engine, mut routes) = spare.start().await.map_err(fails)?;
+        for (address, prefix) in &self.destinations {
+            if let Err(error) = routes.add(*address, *prefix).await {
+                engine.stop();
+                return Err(fails(error));
+            }
+        }
+        if let Some(sad) = self.engine.hand_over() {
+            engine.adopt(sad);
+        }
+        std::mem::replace(&mut self.engine, Box::new(engine)).stop();
+        (self.routes, self.follows, self.spare) = (Some(routes), true, None);
+        tracing::warn!(why = %refused, "the kernel's ESP is not for these keys: userspace takes over");
+        self.declined = Some(refused.to_string());
+        self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string())
+    }
+
+    /// Rekeys come to this address, in clear.
+    pub(super) fn leave_clear(&self, address: SocketAddr) {
+        self.engine.leave_clear(address);
     }
 }
 
-impl Surroundings<'_> {
-    /// The ends of tunnels that do not preserve all addresses.
-    fn tunnel(&self) -> Tunnel {
-        Tunnel { local: Some(self.place.address), remote: self.config.traffic.tunnel_destination }
+impl Spare {
+    fn new(tun: &str, group: &MemberGroup, around: &Surroundings<'_>) -> Self {
+        let config = around.config;
+        Self {
+            tun: tun.to_owned(),
+            place: around.place.clone(),
+            handle: around.handle.clone(),
+            mtu: config.mtu,
+            path_mtu: config.path_mtu,
+            sizes: config.sizes.clone(),
+            queues: config.queues,
+            receivers: config.receive_threads,
+            wire: config.wire,
+            dummies: config.dummies,
+            local: local::policy(group, &config.traffic.accept),
+            protect: group.protect.clone(),
+            join: group.join.clone(),
+            receive_only: config.sender_ids == 0,
+            tunnel: Tunnel { local: Some(around.place.address), remote: config.traffic.tunnel_destination },
+            key_log: around.key_log.cloned(),
+        }
     }
 
-    fn key_log(&self) -> Option<Box<dyn dataplane::KeyLog + Send>> {
-        self.key_log.cloned().map(|log| Box::new(log) as Box<dyn dataplane::KeyLog + Send>)
+    /// For the kernel in its place.
+    fn kernel(&self, strict: bool) -> KernelConfig {
+        KernelConfig {
+            name: self.tun.clone(),
+            interface: self.place.interface.clone(),
+            networks: self.protect.clone(),
+            groups: self.join.clone(),
+            receive_only: self.receive_only,
+            tunnel: self.tunnel,
+            sizes: self.sizes.clone(),
+            strict,
+            key_log: boxed(self.key_log.as_ref()),
+        }
     }
+
+    /// Makes the TUN device, and routes what is protected from the start into it.
+    async fn start(&self) -> anyhow::Result<(Userspace, Routes)> {
+        let (tun, interface) = (self.tun.as_str(), self.place.interface.as_str());
+        let mtu = match self.mtu {
+            Some(mtu) => mtu,
+            None => {
+                let room = u32::try_from(MAX_OVERHEAD).unwrap_or(u32::MAX);
+                let link = network::mtu(&self.handle, interface).await?;
+                let mtu = link.min(self.path_mtu.map_or(link, u32::from)).saturating_sub(room);
+                u16::try_from(mtu.min(9000)).unwrap_or(1400)
+            }
+        };
+        if mtu < 576 {
+            bail!("the MTU of {interface} leaves no room for ESP: set mtu in [member]");
+        }
+        let mut engine = EngineConfig::new(tun, interface, mtu);
+        engine.queues = self.queues;
+        engine.receivers = self.receivers;
+        engine.wire = self.wire;
+        engine.dummies = self.dummies;
+        engine.local = self.local.clone();
+        engine.groups = self.join.clone();
+        engine.receive_only = self.receive_only;
+        engine.tunnel = self.tunnel;
+        (engine.path_mtu, engine.sizes) = (self.path_mtu, self.sizes.clone());
+        engine.key_log = boxed(self.key_log.as_ref());
+        let engine = Userspace::start(engine).with_context(|| {
+            format!("the TUN device {tun} cannot be made (it needs /dev/net/tun, CAP_NET_ADMIN and CAP_NET_RAW)")
+        })?;
+        network::relax_source_checks(tun)?;
+        let mut routes = Routes::open(self.handle.clone(), tun, self.place.address)?;
+        for (network, prefix) in &self.protect {
+            routes.add(*network, *prefix).await?;
+        }
+        tracing::info!(%tun, mtu, "TUN device is up");
+        Ok((engine, routes))
+    }
+}
+
+fn boxed(log: Option<&FileKeyLog>) -> Option<Box<dyn KeyLog + Send>> {
+    log.cloned().map(|log| Box::new(log) as Box<dyn KeyLog + Send>)
 }

@@ -65,6 +65,16 @@ fn a_group_names_its_engine_or_has_that_of_the_member() {
     let text = text.replacen("group = 1234", "group = 1234\nengine = \"none\"", 1);
     assert_eq!(engines(&text), [EngineChoice::None, EngineChoice::Userspace, EngineChoice::None]);
     wrong("group = 77", "group = 77\nengine = \"hardware\"", "not known here");
+    // Whoever says how a device is to be wants one.
+    let device = |key: &str| engines(&SEVERAL.replacen("group = 1234", &format!("group = 1234\n{key}"), 1));
+    for key in ["mtu = 1400", "queues = 2", "routes = false", "routes = true"] {
+        assert_eq!(device(key), [EngineChoice::Userspace; 3], "{key}");
+    }
+    assert_eq!(device("tun = \"kf7\""), [EngineChoice::Userspace, EngineChoice::Auto, EngineChoice::Auto]);
+    assert_eq!(device("engine = \"kernel\"\ntun = \"kf7\""), [EngineChoice::Kernel; 3]);
+    wrong("group = 1234", "group = 1234\nengine = \"kernel\"\nmtu = 1400", "there are none");
+    assert_eq!(device("danger_clear_without_keys = true")[0], EngineChoice::Userspace);
+    wrong("group = 1234", "group = 1234\nengine = \"kernel\"\ndanger_clear_without_keys = true", "user-space engine");
     // What is about traffic is of no use without an engine for it.
     wrong("group = 77", "group = 77\nengine = \"none\"", "the engine is \"none\"");
     wrong("streams_only = true", "streams_only = true\nengine = \"userspace\"", "streams_only takes none");
