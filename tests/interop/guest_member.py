@@ -5,7 +5,9 @@
 
 OUTSIDE is the network namespace of the member outside, SWITCH that of the bridge between. In each case applications on both sides
 send numbered packets to each group address, IPv4 and IPv6, while the group is rekeyed. Exits 0 only if nothing of it was lost or came
-twice, nothing was on the wire in clear or under other keys than the members say, and the old keys open nothing after their delay.
+twice, nothing was on the wire in clear or under other keys than the members say, and the old keys open nothing after their delay. Where
+the guest's kernel does the work, it must take nothing in clear, have the SAs that it should have, let nothing out in clear when its member
+is killed, and keep nothing when that has ended. Keys that the kernel must not have are refused, with nothing in clear either.
 """
 
 import collections
@@ -16,18 +18,19 @@ import sys
 
 from guest import Guest, Silence
 from guest_sides import KEYFERRY, App, Broken, Inside, Outside, until
-from guest_wire import Switch
+from guest_wire import Switch, clear_frame
 
 ESP = 50
 
-# Name, group and its number; the engine that the guest's member is told to use, and the one that it has to use then; whether each
-# traffic policy has one sender alone, with a replay window; the version of IP by which the members register.
-Case = collections.namedtuple("Case", "name group number engine used windows version", defaults=(False, 4))
+# Name, group and its number; the engine that the guest's member is told to use, and the one that it has to use then, or none; whether
+# that member sends; whether each traffic policy has one sender alone, with a replay window; the version of IP by which members register.
+Case = collections.namedtuple("Case", "name group number engine used sends windows version", defaults=(True, False, 4))
 CASES = [
-    Case("AES-GCM of several senders, tunnel", "gcm-tunnel", 1, "userspace", "userspace"),
-    Case("AES-CBC with HMAC, tunnel", "cbc-tunnel", 2, "userspace", "userspace"),
-    Case("AES-CBC with HMAC, transport", "cbc-transport", 3, "userspace", "userspace"),
-    Case("AES-GCM of one sender, tunnel", "gcm-senders", 4, "userspace", "userspace", windows=True, version=6),
+    Case("AES-GCM of several senders, tunnel", "gcm-tunnel", 1, "auto", "userspace"),
+    Case("AES-GCM of several senders, tunnel, receiving", "gcm-receiving", 4, "kernel", "kernel", sends=False),
+    Case("AES-CBC with HMAC of one sender, tunnel", "cbc-tunnel", 2, "kernel", "kernel", windows=True, version=6),
+    Case("AES-CBC with HMAC of several senders, transport", "cbc-transport", 3, "auto", "kernel"),
+    Case("AES-GCM of several senders, refused", "gcm-refused", 5, "kernel", None),
 ]
 
 
@@ -35,7 +38,7 @@ def host_address(version, host):
     return f"fd85::{host}" if version == 6 else f"10.85.0.{host}"
 
 
-def member_config(case, side, engine):
+def member_config(case, side, engine, sends):
     """The configuration of a member."""
     return f"""[member]
 gateway = "{host_address(case.version, 1)}"
@@ -46,6 +49,7 @@ psk = "correct horse battery staple"
 retry = "1s"
 leave_on_exit = true
 engine = "{engine}"
+sender = {str(sends).lower()}
 
 [control]
 socket = "{side.folder}/member.sock"
@@ -61,18 +65,18 @@ class Trial:
         self.gateway = f"{folder}/gateway.sock"
         self.addresses = [f"239.192.0.{case.number}", f"ff15::{case.number}"]
         self.apps = []
+        # Those that send.
+        self.senders = []
 
     def run(self):
         """Yields complaints."""
-        self.outside.start_member(member_config(self.case, self.outside, "userspace"))
-        self.inside.start_member(member_config(self.case, self.inside, self.case.engine))
-        for side in self.sides:
-            until(f"the member {side.name} has keys", side.plane)
-        if (used := self.inside.plane()["engine"]) != self.case.used:
-            raise Broken(f"the guest's member uses the engine {used}")
+        self.outside.start_member(member_config(self.case, self.outside, "userspace", True))
+        self.start_inside()
+        until("the member outside has keys", self.outside.plane)
         with self.switch.capture():
             self.apps = [App(side, address) for side in self.sides for address in self.addresses]
-            for app in self.apps:
+            self.senders = [app for app in self.apps if app.side is self.outside or self.case.sends]
+            for app in self.senders:
                 app.next("start")
             self.further(50)
             old = self.roll_over()
@@ -85,25 +89,40 @@ class Trial:
                 until("all is in the capture", lambda: not list(self.check_wire(sas)))
         yield from self.check_wire(sas)
         yield from self.check_counters(sas)
-        yield from self.check_replays({sa["spi"] for sa in old[0]})
+        yield from self.check_injected({sa["spi"] for sa in old[0]})
         for app in self.apps:
             yield from self.check_arrival(app, sent)
+        if self.inside.in_kernel() and self.case.sends:
+            yield from self.check_kill()
+        yield from self.end()
+        print(f"     packets: {sum(sent.values())}, SAs: {len(sas[0])}")
+
+    def end(self):
+        """Ends what runs; nothing is left in the kernel."""
         for side in self.sides:
             side.stop_apps()
             side.stop_member()
-        print(f"     packets: {sum(sent.values())}, SAs: {len(sas[0])}")
+        if left := self.inside.left_in_kernel():
+            yield f"left in the guest's kernel: {left}"
+
+    def start_inside(self):
+        """Starts the guest's member, which must get keys and use the right engine."""
+        self.inside.start_member(member_config(self.case, self.inside, self.case.engine, self.case.sends))
+        until("the member in the guest has keys", self.inside.plane)
+        if (used := self.inside.plane()["engine"]) != self.case.used:
+            raise Broken(f"the guest's member uses the engine {used}")
 
     def further(self, count):
         """Waits until each application has sent so many packets more."""
-        marks = [app.next() + count for app in self.apps]
-        for app, mark in zip(self.apps, marks):
+        marks = [app.next() + count for app in self.senders]
+        for app, mark in zip(self.senders, marks):
             until(f"{app.side.name} sends to {app.address}", lambda app=app, mark=mark: app.next() >= mark)
 
     def roll_over(self):
         """New keys for the group; returns what each member says about the old ones when these are not used any more."""
         old = self.outside.spis()
         subprocess.run([KEYFERRY, "rekey", self.case.group, "--socket", self.gateway], check=True, stdout=subprocess.DEVNULL)
-        for side in self.sides:
+        for side in {app.side for app in self.senders}:
             until(f"the member {side.name} sends by new keys", lambda side=side: (now := side.spis(sending=True)) and not now & old)
         self.further(50)
         planes = [side.plane()["sas"] for side in self.sides]
@@ -113,6 +132,8 @@ class Trial:
         for side in self.sides:
             until(f"the member {side.name} drops its old keys", lambda side=side: not side.spis() & old)
         self.further(50)
+        if self.inside.in_kernel() and (there := self.inside.kernel_spis()) != (wanted := self.inside.spis()):
+            raise Broken(f"the kernel has the SAs {there}, and should have {wanted}")
         return [[sa for sa in sas if sa["spi"] in old] for sas in planes]
 
     def missing(self, app, sent):
@@ -141,28 +162,31 @@ class Trial:
             if counts[0] != counts[1][::-1] or counts[0] == (0, 0):
                 yield f"SA {spi}: outside sealed and opened {counts[0]}, the guest {counts[1]}"
 
-    def check_replays(self, old):
-        """What was sealed under the old keys opens no more, and with windows nothing opens twice: the first packet of each SA and
-        sender comes once more."""
+    def check_injected(self, old):
+        """What was sealed under the old keys opens no more, with windows nothing opens twice, and the kernel takes nothing in clear:
+        the first packet of each SA and sender comes once more."""
         first = {}
         for packet in self.switch.captured():
             if packet.destination in self.addresses:
-                first.setdefault((packet.host, f"0x{packet.payload[:4].hex()}"), packet.frame)
+                first.setdefault((packet.host, f"0x{packet.payload[:4].hex()}"), packet)
         for side in self.sides:
-            frames = {spi: frame for (host, spi), frame in first.items() if host != side.host}
-            wanted = {"InNoStates": [frame for spi, frame in frames.items() if spi in old]}
+            packets = {spi: packet for (host, spi), packet in first.items() if host != side.host}
+            if side is self.outside and not self.case.sends:
+                continue
+            yield from self.check_drops(side, "InNoStates", [it.frame for spi, it in packets.items() if spi in old])
             if self.case.windows:
-                wanted["InStateSeqError"] = [frame for spi, frame in frames.items() if spi not in old]
-            for reason, frames in wanted.items():
-                yield from self.check_drops(side, reason, frames)
+                yield from self.check_drops(side, "InStateSeqError", [it.frame for spi, it in packets.items() if spi not in old])
+            # What the userspace engine can do against these is told in the documentation of the member.
+            if side is self.inside and side.in_kernel():
+                yield from self.check_drops(side, "InTmplMismatch", [clear_frame(it) for spi, it in packets.items() if spi not in old])
 
     def check_drops(self, side, reason, frames):
         """A side drops these frames for this reason."""
-        before = side.plane()["drops"][reason]
+        before = side.drops(reason)
         self.switch.inject(side, frames)
         with contextlib.suppress(Broken):
-            until("they are dropped", lambda: side.plane()["drops"][reason] == before + len(frames))
-        if not frames or (now := side.plane()["drops"])[reason] != before + len(frames):
+            until("they are dropped", lambda: side.drops(reason) == before + len(frames))
+        if (now := side.drops(reason)) != before + len(frames) or not frames:
             yield f"{side.name}: {len(frames)} packets are no {reason}; it was {before}, and is {now}"
 
     def check_arrival(self, app, sent):
@@ -171,6 +195,49 @@ class Trial:
         if missing or report["foreign"] or report["refused"] or any(it["duplicates"] for it in report["senders"]):
             yield f"{app.side.name}, {app.address}: missing {missing}, {report}"
 
+    def check_kill(self):
+        """When the guest's member is killed, nothing leaves in clear, and the next one takes over what it left."""
+        self.inside.kill_member()
+        with self.switch.capture():
+            yield from self.check_silence(lambda packet: packet.protocol != ESP)
+        self.start_inside()
+        if (there := self.inside.kernel_spis()) != (wanted := self.inside.spis()):
+            yield f"after a kill the kernel has the SAs {there}, and should have {wanted}"
+
+    def check_silence(self, wrong):
+        """The guest's applications send, and nothing of it is on the wire that is wrong."""
+        apps = [app for app in self.apps if app.side is self.inside]
+        for app in apps:
+            enough = self.tried(app) + 50
+            app.next("start")
+            until(f"packets to {app.address}", lambda app=app, enough=enough: self.tried(app) >= enough)
+            app.next("stop")
+        self.inside.guest.run("echo the end >/dev/udp/10.85.0.2/9")
+        until("the end is in the capture", lambda: any(b"the end" in packet.payload for packet in self.switch.captured()))
+        if any(packet.destination in self.addresses and wrong(packet) for packet in self.switch.captured()):
+            yield "there was something on the wire that should not have been"
+
+    @staticmethod
+    def tried(app):
+        """Packets that an application has sent or could not send."""
+        report = app.ask(do="report")
+        return report["sent"] + report["refused"]
+
+
+class Refusal(Trial):
+    """A case in which the guest's engine must not have the group's keys, and says why."""
+
+    def run(self):
+        """Yields complaints."""
+        self.inside.start_member(member_config(self.case, self.inside, self.case.engine, self.case.sends))
+        until("the guest's member says why it has no keys", lambda: "sender ID" in self.inside.said())
+        with self.switch.capture():
+            self.apps = [App(self.inside, address) for address in self.addresses]
+            yield from self.check_silence(lambda _: True)
+        if there := self.inside.kernel_spis():
+            yield f"the kernel has the SAs {there}"
+        yield from self.end()
+
 
 def run(sides, switch, folder):
     if said := sides[1].set_up():
@@ -178,7 +245,8 @@ def run(sides, switch, folder):
         return 1
     failed = 0
     for case in CASES:
-        complaints = list(Trial(case, *sides, switch, folder).run())
+        kind = Trial if case.used else Refusal
+        complaints = list(kind(case, *sides, switch, folder).run())
         failed += bool(complaints)
         print(f"{'FAIL' if complaints else 'ok  '} {case.engine}: {case.name}", flush=True)
         for complaint in complaints:

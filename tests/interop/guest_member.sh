@@ -39,7 +39,7 @@ group() {
 name = "$1"
 id = $2
 activation_delay = "2s"
-deactivation_delay = "7s"
+deactivation_delay = "9s"
 retransmit_copies = 2
 retransmit_interval = "500ms"
 
@@ -89,12 +89,14 @@ $(for host in 10.85.0.2 10.85.0.3 fd85::2 fd85::3; do
         done)
 $(group gcm-tunnel 1 239.192.1.1:848)
 $(traffic 1 'transform = "aes-128-gcm"')
-$(group cbc-tunnel 2 239.192.1.2:848)
-$(traffic 2 'transform = "aes-128-cbc-hmac-sha2-256"')
+$(group cbc-tunnel 2 '[ff15::102]:848')
+$(sources 2 'transform = "aes-128-cbc-hmac-sha2-256"' 'replay_window = 64')
 $(group cbc-transport 3 239.192.1.3:848)
 $(traffic 3 'transform = "aes-256-cbc-hmac-sha2-384"' 'mode = "transport"')
-$(group gcm-senders 4 '[ff15::104]:848')
-$(sources 4 'transform = "aes-256-gcm"' 'replay_window = 64')
+$(group gcm-receiving 4 239.192.1.4:848)
+$(traffic 4 'transform = "aes-256-gcm"')
+$(group gcm-refused 5 239.192.1.5:848)
+$(traffic 5 'transform = "aes-128-gcm"')
 CONF
 )
 

@@ -61,6 +61,14 @@ class Side:
         (group,) = json.loads(text) if text else [{"registered": False}]
         return group["dataplane"] if group["registered"] else None
 
+    def said(self):
+        """What the member says about itself."""
+        return self.keyferry(f"member-status --json --socket {self.folder}/member.sock")
+
+    def drops(self, reason):
+        """How many packets were dropped for this reason."""
+        return self.plane()["drops"][reason]
+
     def spis(self, *, sending=False):
         """The SPIs of its SAs, or of those that it sends by."""
         return {sa["spi"] for sa in self.plane()["sas"] if sa["sending"] or not sending}
@@ -161,6 +169,9 @@ END
         """What a command writes; nothing where it fails."""
         return self.guest.run(f"keyferry {arguments} 2>/dev/null")
 
+    def kill_member(self):
+        self.guest.run('kill -9 "$member"; wait "$member" 2>/dev/null')
+
     def stop_member(self):
         self.guest.run('kill "$member"; wait "$member" 2>/dev/null')
 
@@ -194,10 +205,22 @@ echo "$line" """.format(**app))
             self.guest.run("exec {descriptor}>&-; rm {file}*".format(**app))
         self.apps = []
 
+    def in_kernel(self):
+        """Does the guest's kernel protect the traffic?"""
+        return self.plane()["engine"] == "kernel"
+
+    def drops(self, reason):
+        """By the kernel's own counter where it does the work."""
+        return self.guest.drops()[f"Xfrm{reason}"] if self.in_kernel() else super().drops(reason)
+
     def kernel_spis(self):
         """The SPIs of the SAs that the kernel has."""
         lines = self.guest.run("ip xfrm state").splitlines()
         return {words[words.index("spi") + 1] for words in map(str.split, lines) if "spi" in words}
+
+    def left_in_kernel(self):
+        """SAs and policies that the kernel has."""
+        return self.guest.run("ip xfrm state; ip xfrm policy")
 
     def log(self):
         return self.guest.run(f"cat {self.folder}/member.log")

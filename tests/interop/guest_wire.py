@@ -9,9 +9,12 @@ import struct
 import subprocess
 import sys
 
-from guest_sides import Broken, Inside, Outside, until
+from esp_kernel import checksum, ip_packet, pseudo_header
+from guest_sides import PORT, Broken, Inside, Outside, until
 
-Packet = collections.namedtuple("Packet", "host destination protocol payload frame")
+UDP = 17
+
+Packet = collections.namedtuple("Packet", "host source destination protocol payload frame")
 
 # Needs the port and frames in hexadecimal.
 INJECT = """
@@ -21,6 +24,16 @@ cable.bind((sys.argv[1], 0))
 for frame in sys.argv[2:]:
     cable.send(bytes.fromhex(frame))
 """
+
+
+def clear_frame(packet):
+    """A frame with a datagram in clear, between the ends of a packet."""
+    payload = b"in clear"
+    datagram = struct.pack("!HHHH", PORT, PORT, 8 + len(payload), 0) + payload
+    check = checksum(pseudo_header(packet.source, packet.destination, UDP, len(datagram)) + datagram)
+    datagram = datagram[:6] + struct.pack("!H", check or 0xFFFF) + datagram[8:]
+    version = 6 if ":" in packet.source else 4
+    return packet.frame[:14] + ip_packet(version, packet.source, packet.destination, UDP, datagram)
 
 
 class Switch:
@@ -58,10 +71,11 @@ class Switch:
             host = Inside.host if frame[6:12] == bytes.fromhex(Inside.mac.replace(":", "")) else Outside.host
             kind = int.from_bytes(frame[12:14], "big")
             if kind == 0x0800:
-                destination = socket.inet_ntop(socket.AF_INET, frame[30:34])
-                yield Packet(host, destination, frame[23], frame[14 + (frame[14] & 15) * 4 :], frame)
+                source, destination = (socket.inet_ntop(socket.AF_INET, frame[it : it + 4]) for it in (26, 30))
+                yield Packet(host, source, destination, frame[23], frame[14 + (frame[14] & 15) * 4 :], frame)
             elif kind == 0x86DD:
-                yield Packet(host, socket.inet_ntop(socket.AF_INET6, frame[38:54]), frame[20], frame[54:], frame)
+                source, destination = (socket.inet_ntop(socket.AF_INET6, frame[it : it + 16]) for it in (22, 38))
+                yield Packet(host, source, destination, frame[20], frame[54:], frame)
 
     def inject(self, side, frames):
         """Puts frames on a side's cable."""
