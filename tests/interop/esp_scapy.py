@@ -5,7 +5,7 @@
     tests/interop/esp_scapy.py target/debug/examples/esp
     tests/interop/esp_scapy.py --vectors > dataplane/tests/vectors/scapy.txt
 
-Both modes, IPv4 and IPv6, and all that both know: AES-GCM-16, AES-CCM-16, ChaCha20-Poly1305; AES-CBC, AES-CTR and NULL with
+Both modes, IPv4 and IPv6, with and without traffic flow padding and dummies, and all that both know: AES-GCM-16, AES-CCM-16, ChaCha20-Poly1305; AES-CBC, AES-CTR and NULL with
 HMAC-SHA1-96, HMAC-SHA2-256-128, HMAC-SHA2-384-192 and HMAC-SHA2-512-256. (scapy 2.5 knows neither shorter tags nor GMAC.) With
 `--vectors` it writes packets that scapy sealed, for the data plane's own tests. Needs Debian's python3-scapy. Exits 0 only if all agree.
 """
@@ -36,6 +36,7 @@ for bits in (128, 192, 256):
 for mac in MACS:
     TRANSFORMS[f"null-{mac}"] = ("NULL", 0, *MACS[mac])
 COUNTERS = ("AES-GCM", "AES-CCM", "AES-CTR", "CHACHA20-POLY1305")
+STEP = 256
 SIZES = [0, 1, 2, 3, 13, 14, 15, 16, 100, 1300]
 SOURCES = {4: ("10.0.0.1", "239.192.0.1"), 6: ("fd00::1", "ff15::1")}
 
@@ -145,6 +146,37 @@ def check(subject, transform, mode, version, spi, keymat):
             yield f"size {size}: a damaged packet gives {answer}"
 
 
+def check_disguised(subject, transform, mode, version, spi, keymat):
+    """The complaints about padded packets and dummies."""
+    spi += 0x1000
+    sa = association(transform, mode, version, spi, keymat)
+    common = dict(mode=mode, transform=transform, spi=spi, keymat=keymat.hex(), sender_id=0xABD, sender_id_bits=12, step=STEP)
+    head = 0 if mode == "tunnel" else {4: 20, 6: 40}[version]
+    for size in SIZES:
+        plain = bytes(plain_packet(version, size))
+        sealed = bytes.fromhex(subject.ask(op="seal", packet=plain.hex(), **common).get("packet", ""))
+        # As near to a multiple as whole blocks are.
+        if not sealed or -len(sealed) % STEP >= 16:
+            yield f"padded, size {size}: {len(sealed)} octets"
+            continue
+        opened = bytes(sa.decrypt(parse(version, sealed)))[head:]
+        length = len(plain) - head
+        if opened[:length] != plain[head:] or any(opened[length:]) or (size == 0 and len(opened) == length):
+            yield f"padded, size {size}: scapy opens {opened.hex()}, not {plain[head:].hex()} and zeros"
+        answer = subject.ask(op="open", packet=sealed.hex(), **common)
+        if answer.get("packet") != plain.hex():
+            yield f"padded, size {size}: opens as {answer}, not {plain.hex()}"
+
+    dummy = bytes.fromhex(subject.ask(op="dummy", packet=plain.hex(), **common).get("packet", ""))
+    opened = bytes(sa.decrypt(parse(version, dummy)))
+    next_header = opened[{4: 9, 6: 6}[version]] if mode == "transport" else 59
+    if any(opened[head:]) or next_header != 59:
+        yield f"scapy opens a dummy as {opened.hex()}"
+    answer = subject.ask(op="open", packet=dummy.hex(), **common)
+    if answer != {"drop": "InDummy"}:
+        yield f"a dummy gives {answer}"
+
+
 def main():
     if sys.argv[1:] == ["--vectors"]:
         vectors()
@@ -155,7 +187,8 @@ def main():
     subject = Subject(sys.argv[1])
     failed = 0
     for transform, mode, version, spi, keymat in cases():
-        complaints = list(check(subject, transform, mode, version, spi, keymat))
+        case = (subject, transform, mode, version, spi, keymat)
+        complaints = [*check(*case), *check_disguised(*case)]
         failed += bool(complaints)
         print(f"{'FAIL' if complaints else 'ok  '} {transform} {mode} IPv{version}", flush=True)
         for complaint in complaints:
