@@ -325,6 +325,12 @@ impl Server {
         &self.counters
     }
 
+    /// Phase 1 SAs in use.
+    #[must_use]
+    pub fn established(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// How full the tables are.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn tables(&self) -> crate::fuzzing::Tables {

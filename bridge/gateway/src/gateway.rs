@@ -420,6 +420,12 @@ impl Gateway {
         Ok(found.rekey_views())
     }
 
+    /// Phase 1 SAs of GDOI, and IKE SAs of G-IKEv2.
+    #[must_use]
+    pub fn ike_sas(&self) -> (usize, usize) {
+        (self.endpoints.gdoi.established(), self.endpoints.gikev2.established())
+    }
+
     /// What was received and what became of it: GDOI's counters, G-IKEv2's, and datagrams of neither.
     #[must_use]
     pub fn counters(&self) -> (&gdoi::Counters, &gikev2::Counters, u64) {

@@ -351,6 +351,7 @@ impl Group {
             next_sender_id: self.sender_ids.next(),
             sender_ids_left: self.sender_ids.left(),
             rekeys: self.next_rekey - 1,
+            last_rekey: self.ledger.last_view(),
             next_rekey_in: self.lifetime_rekey_at().saturating_sub(now.wall).as_secs(),
             common: self.common_capabilities(),
         }

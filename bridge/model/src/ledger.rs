@@ -9,7 +9,7 @@ use crate::id::{Identity, Protocol};
 use crate::member::{Member, millis};
 use crate::members::Members;
 use crate::plan::RekeyReason;
-use crate::view::{AckView, RekeyView};
+use crate::view::{AckView, LastRekeyView, RekeyView};
 
 /// Rekeys that are remembered.
 const KEPT: usize = 64;
@@ -197,6 +197,13 @@ impl Ledger {
     pub(crate) fn closes(&self, patience: Duration) -> Option<(u64, Duration)> {
         let open = self.entries.values().find(|e| e.missing.is_none());
         open.map(|e| (e.id, e.open_since.unwrap_or(e.at) + patience))
+    }
+
+    /// How the last rekey went that somebody was to acknowledge, without a look at each member.
+    pub(crate) fn last_view(&self) -> Option<LastRekeyView> {
+        let last = self.entries.values().rev().find(|e| e.expected > 0)?;
+        let missed = last.missing.as_ref().map_or(0, BTreeSet::len);
+        Some(LastRekeyView { id: last.id, expected: last.expected, acknowledged: last.acks.len(), missed })
     }
 
     pub(crate) fn views(&self, members: &Members) -> Vec<RekeyView> {

@@ -33,9 +33,25 @@ pub struct GroupView {
     pub rekeys: u64,
     /// Seconds until the next rekey that comes by itself.
     pub next_rekey_in: u64,
+    /// The last rekey that anybody was to acknowledge.
+    #[serde(default)]
+    pub last_rekey: Option<LastRekeyView>,
     /// What all members of G-IKEv2 can do, unless one has not said what.
     #[serde(default)]
     pub common: Option<Capabilities>,
+}
+
+/// How the last rekey went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRekeyView {
+    /// Counts up within the group.
+    pub id: u64,
+    /// Members that were asked to acknowledge.
+    pub expected: usize,
+    /// Members that did.
+    pub acknowledged: usize,
+    /// Members that have not, though the time to answer has passed; none before.
+    pub missed: usize,
 }
 
 /// An epoch.

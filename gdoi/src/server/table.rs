@@ -28,7 +28,6 @@ impl Sessions {
         self.by_cookies.get_mut(cookies)
     }
 
-    #[cfg(feature = "fuzzing")]
     pub(super) fn len(&self) -> usize {
         self.by_cookies.len()
     }

@@ -49,6 +49,7 @@ fn group(epochs: &[u64]) -> GroupView {
         sender_ids_left: 60,
         rekeys: 3,
         next_rekey_in: 60,
+        last_rekey: None,
         common: None,
     }
 }
