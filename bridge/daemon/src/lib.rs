@@ -18,6 +18,7 @@ mod keylog;
 pub mod lab;
 mod logging;
 pub mod member;
+mod metrics;
 pub mod random;
 pub mod serve;
 pub mod store;

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
 
-use std::io::BufRead;
-use std::net::UdpSocket;
+use std::io::{BufRead, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -219,6 +219,36 @@ fn a_changed_configuration_is_taken_without_a_restart() {
     for what in ["--delete-teks", "--delete-kek", "--delete-all"] {
         assert!(said(&["rekey", "g", what]).contains("it deletes"));
     }
+}
+
+#[test]
+fn metrics_are_offered_where_the_configuration_says() {
+    let place = Place::new();
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = keyferry();
+    command.args(["serve", "--config"]).arg(place.config()).env("KEYFERRY__CONTROL__METRICS", at.port().to_string());
+    let running = Running(Some(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()));
+    let told = place.client().metrics().unwrap();
+    assert!(told.contains("\nkeyferry_gateway_members{group=\"g\",protocol=\"gdoi\"} 0\n"), "{told}");
+    assert_eq!(place.ask(&["metrics"]).status.code(), Some(0));
+
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let names = |text: &str| text.lines().map(|l| l.split_once(' ').unwrap().0.to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(body), names(&told));
+
+    // Where somebody else is already it says so.
+    let other = Place::new();
+    let mut second = keyferry();
+    second.args(["serve", "--config"]).arg(other.config()).env("KEYFERRY__CONTROL__METRICS", at.to_string());
+    let refused = second.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains(&format!("cannot offer metrics at {at}")), "{}", stderr(&refused));
+    drop(running);
 }
 
 #[test]

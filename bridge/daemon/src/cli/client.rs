@@ -1,5 +1,7 @@
 //! Commands that talk to a running process: what they print.
 
+use std::path::Path;
+
 use keyferry_gateway::Delete;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use serde::Serialize;
@@ -79,6 +81,10 @@ fn of_group(groups: Vec<JoinedStatus>, wanted: Option<&GroupId>) -> anyhow::Resu
     let found: Vec<_> = groups.into_iter().filter(|joined| joined.group == *wanted).collect();
     anyhow::ensure!(!found.is_empty(), "this member has no group {wanted}");
     Ok(found)
+}
+
+pub(super) fn metrics(socket: &Path) -> anyhow::Result<String> {
+    Ok(Client::connect(socket)?.metrics()?)
 }
 
 pub(super) fn move_to(args: &MemberArgs, to: Protocol) -> anyhow::Result<String> {

@@ -129,6 +129,12 @@ enum Command {
     #[command(after_help = "Examples:\n  keyferry sa\n  keyferry sa --group 1234 --details\n  keyferry sa --json\n\n\
         Reasons are named as in /proc/net/xfrm_stat where the kernel has the like.")]
     Sa(SaArgs),
+    /// Print what monitoring reads of a running gateway or member, in Prometheus' text format.
+    #[command(after_help = "Example, for the textfile collector of node_exporter:\n  \
+        keyferry metrics --socket /run/keyferry/member.sock > /var/lib/node_exporter/keyferry.$$ &&\n    \
+        mv /var/lib/node_exporter/keyferry.$$ /var/lib/node_exporter/keyferry.prom\n\n\
+        metrics = \"9848\" in [control] offers the same over HTTP.")]
+    Metrics(EitherArgs),
     /// Change a running member to the other protocol, without losing a packet.
     #[command(after_help = "Example:\n  keyferry move --to gikev2\n\n\
         The member keeps its keys while it registers by the other protocol. If that fails, it stays where it is.")]
@@ -214,6 +220,22 @@ struct MemberArgs {
     json: bool,
 }
 
+/// How to reach whatever runs.
+#[derive(Clone, Debug, clap::Args)]
+struct EitherArgs {
+    /// The control socket; the default is the gateway's, or the member's where no gateway has one.
+    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl EitherArgs {
+    fn socket(&self) -> PathBuf {
+        let either = [GATEWAY_SOCKET, MEMBER_SOCKET].map(PathBuf::from);
+        let there = || either.iter().find(|socket| socket.exists()).cloned();
+        self.socket.clone().or_else(there).unwrap_or_else(|| PathBuf::from(GATEWAY_SOCKET))
+    }
+}
+
 /// What `sa` shows.
 #[derive(Clone, Debug, clap::Args)]
 struct SaArgs {
@@ -263,6 +285,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Drain { stop, gateway } => print(&client::drain(&gateway, !stop)?),
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
         Command::Sa(a) => print(&client::sa(&a)?),
+        Command::Metrics(a) => print(&client::metrics(&a.socket())?),
         Command::Move { to, member } => print(&client::move_to(&member, to)?),
         Command::Leave(a) => print(&client::leave(&a)?),
     }

@@ -20,7 +20,7 @@ use super::redirect;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Endpoint, PORT, TcpEndpoint};
-use super::{GATEWAY_SOCKET, control_socket};
+use super::{GATEWAY_SOCKET, control};
 
 /// Configuration of `keyferry serve`.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct GatewayConfig {
     pub master_key: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where metrics are offered, if at all.
+    pub metrics: Option<SocketAddr>,
     /// IKE SAs without traffic are closed after this time.
     pub idle: Duration,
     /// The life of GDOI's phase 1.
@@ -77,7 +79,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
     let dangers = root.dangers();
-    let socket = control_socket(root, GATEWAY_SOCKET);
+    let (socket, metrics) = control(root, GATEWAY_SOCKET);
     let (peers, all_peers) = peers::read(root);
     let groups = group::read_all(root);
     let ike2 = ike2::gateway(root);
@@ -107,6 +109,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         identity,
         master_key,
         socket,
+        metrics,
         idle: section.duration("idle", Duration::from_secs(1)..=DAY, 5 * MINUTE),
         life: life::gateway(&mut section),
         rekey: RekeySending {

@@ -27,7 +27,7 @@ use super::rules;
 use super::section::Section;
 use super::trust::TrustFiles;
 use super::values::{Accepted, Endpoint, Network, PORT, Subject, TCP_PORT};
-use super::{MEMBER_SOCKET, control_socket, life, secrets, sizes};
+use super::{MEMBER_SOCKET, control, life, secrets, sizes};
 
 /// Configuration of `keyferry member`.
 #[derive(Debug)]
@@ -107,6 +107,8 @@ pub struct MemberConfig {
     pub ike2: Ike2Settings,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where metrics are offered, if at all.
+    pub metrics: Option<SocketAddr>,
     /// Where to write keys for Wireshark.
     pub key_log: Option<PathBuf>,
 }
@@ -166,7 +168,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
     let dangers = root.dangers();
-    let socket = control_socket(root, MEMBER_SOCKET);
+    let (socket, metrics) = control(root, MEMBER_SOCKET);
     let ike2 = ike2::member(root);
     let Some(mut section) = root.section("member") else {
         let remedy = "add [member] with gateway = \"ADDRESS\", group = NUMBER and psk_file = \"FILE\"";
@@ -237,6 +239,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         life,
         ike2: Ike2Settings { follows, resume: section.flag("resume", false), ..ike2 },
         socket,
+        metrics,
         key_log: section.path("key_log"),
     };
     check(&section, &config);

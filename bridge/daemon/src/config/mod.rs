@@ -29,6 +29,7 @@ mod trust;
 mod values;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use certificates::{Certificates, Doubt};
@@ -43,6 +44,7 @@ pub use trust::{Stamp, TrustFiles};
 
 use document::Document;
 use section::{Reading, Section};
+use values::LoopbackEndpoint;
 
 /// Where a gateway's control socket is unless configured otherwise.
 pub const GATEWAY_SOCKET: &str = "/run/keyferry/gateway.sock";
@@ -125,12 +127,17 @@ fn load<T>(
     }
 }
 
-/// The control socket: `[control] socket`.
-fn control_socket(root: &mut Section<'_>, default: &str) -> PathBuf {
-    let Some(mut control) = root.section("control") else { return PathBuf::from(default) };
+/// `[control]`: the control socket, and where metrics are offered.
+fn control(root: &mut Section<'_>, default: &str) -> (PathBuf, Option<SocketAddr>) {
+    let Some(mut control) = root.section("control") else { return (PathBuf::from(default), None) };
     let socket = control.path("socket").unwrap_or_else(|| PathBuf::from(default));
+    let metrics = control.parsed("metrics", "127.0.0.1:9848").map(|LoopbackEndpoint(at)| at);
+    if metrics.is_some_and(|at| !at.ip().is_loopback()) {
+        let what = "lets everybody who reaches this address read names of groups and numbers of members";
+        control.warning("metrics", what, "a port alone is at the loopback address; or a packet filter in front of it");
+    }
     control.finish();
-    socket
+    (socket, metrics)
 }
 
 #[cfg(test)]

@@ -108,6 +108,22 @@ fn a_small_gateway_gets_sound_defaults() {
     assert_eq!(config.groups[0].signers(), Protocol::ALL.map(signer));
     assert!(config.store.is_absolute() && config.master_key.ends_with("master.key"));
     assert_eq!(config.socket, PathBuf::from(GATEWAY_SOCKET));
+    assert_eq!(config.metrics, None);
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_said_otherwise() {
+    let of = |value: &str| gateway_of(&format!("{GATEWAY}\n[control]\nmetrics = \"{value}\"\n"));
+    let at = |value: &str| {
+        let checked = of(value).unwrap();
+        (checked.config.metrics.unwrap().to_string(), checked.warnings.iter().any(|w| w.key == "control.metrics"))
+    };
+    assert_eq!(at("9848"), ("127.0.0.1:9848".to_owned(), false));
+    assert_eq!(at("[::1]:9848"), ("[::1]:9848".to_owned(), false));
+    assert_eq!(at("0.0.0.0:9848"), ("0.0.0.0:9848".to_owned(), true));
+    for wrong in ["0", "127.0.0.1:0", "70000", "localhost:9848", "127.0.0.1"] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

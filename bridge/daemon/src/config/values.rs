@@ -1,6 +1,6 @@
 //! Values with a text form of their own: networks, protocols of IP, algorithms.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use keyferry_crypto::x509::DistinguishedName;
@@ -388,6 +388,22 @@ impl FromStr for Endpoint {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         endpoint(s, PORT).map(Self)
+    }
+}
+
+/// An address with its port, or a port at the loopback address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoopbackEndpoint(pub(crate) SocketAddr);
+
+impl FromStr for LoopbackEndpoint {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let at = match s.parse() {
+            Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            Err(_) => s.parse().map_err(|_| "it is neither a port nor an address with one")?,
+        };
+        if at.port() == 0 { Err("there is no port 0") } else { Ok(Self(at)) }
     }
 }
 

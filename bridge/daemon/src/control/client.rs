@@ -114,6 +114,14 @@ impl Client {
         self.get(&Request::Status)
     }
 
+    /// What monitoring reads of a gateway or member, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn metrics(&mut self) -> Result<String, ClientError> {
+        self.get(&Request::Metrics)
+    }
+
     /// Members of a gateway's group, or of all groups.
     ///
     /// # Errors

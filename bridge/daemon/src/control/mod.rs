@@ -15,7 +15,7 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    DatagramCounters, Drained, GatewayStatus, GroupMember, JoinedStatus, MAX_LINE, MemberCounters, MemberStatus,
-    RekeyStarted, Reply, Request, StreamStatus,
+    DatagramCounters, Drained, GatewayStatus, GroupMember, IkeSas, JoinedStatus, MAX_LINE, MemberCounters,
+    MemberStatus, RekeyStarted, Reply, Request, StreamStatus,
 };
 pub use server::{Call, Server};

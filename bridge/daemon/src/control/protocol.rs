@@ -17,6 +17,8 @@ pub const MAX_LINE: usize = 16 * 1024;
 pub enum Request {
     /// A gateway's [`GatewayStatus`], or a member's [`MemberStatus`].
     Status,
+    /// What monitoring reads of either, in Prometheus' text format: one text.
+    Metrics,
     /// Gateway: members of one group or of all, as a list of [`GroupMember`].
     Members {
         /// Name of the group; none is all.
@@ -122,10 +124,22 @@ pub struct GatewayStatus {
     /// TCP connections that are open.
     #[serde(default)]
     pub connections: usize,
+    /// SAs that members have with it.
+    #[serde(default)]
+    pub ike_sas: IkeSas,
     /// Its groups.
     pub groups: Vec<GroupView>,
     /// What it received and what became of it.
     pub datagrams: DatagramCounters,
+}
+
+/// SAs of the protocols themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeSas {
+    /// Phase 1 SAs of GDOI.
+    pub gdoi: usize,
+    /// IKE SAs of G-IKEv2.
+    pub gikev2: usize,
 }
 
 /// Datagrams of a gateway. The protocols' counters are objects of names and numbers.

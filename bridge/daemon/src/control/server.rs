@@ -33,6 +33,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
+    calls: mpsc::Sender<Call>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -53,8 +54,14 @@ impl Server {
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&fresh, socket)?;
         let (calls, receiver) = mpsc::channel(MAX_CONNECTIONS);
-        let task = tokio::spawn(accept(listener, calls));
-        Ok((Self { socket: socket.to_owned(), task }, receiver))
+        let task = tokio::spawn(accept(listener, calls.clone()));
+        Ok((Self { socket: socket.to_owned(), calls, task }, receiver))
+    }
+
+    /// For calls that come another way, to the same receiver.
+    #[must_use]
+    pub fn calls(&self) -> mpsc::Sender<Call> {
+        self.calls.clone()
     }
 }
 

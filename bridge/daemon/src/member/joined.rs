@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use dataplane::engine::EngineStatus;
 use keyferry_model::flows::Flows;
 use keyferry_model::id::GroupId;
 use keyferry_model::time::{Deadline, Now};
@@ -113,8 +114,17 @@ impl Joined {
         self.problem = problem;
     }
 
+    pub(super) fn id(&self) -> &GroupId {
+        &self.id
+    }
+
+    /// What its data plane does and has done, if it has one.
+    pub(super) fn dataplane(&self) -> Option<EngineStatus> {
+        self.plane.as_ref().map(|plane| plane.engine.status())
+    }
+
     pub(super) fn status(&self, now: Now) -> JoinedStatus {
-        let status = self.plane.as_ref().map(|plane| plane.engine.status());
+        let status = self.dataplane();
         JoinedStatus {
             group: self.id.clone(),
             registered: self.registered,

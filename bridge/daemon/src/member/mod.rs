@@ -30,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::MemberConfig;
 use crate::control;
 use crate::keylog::FileKeyLog;
+use crate::metrics;
 use crate::random::Clock;
 use crate::trust;
 use crate::udp::{MulticastOut, Udp};
@@ -79,6 +80,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
 
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
+    let metrics = metrics::offer(config.metrics, server.calls()).await?;
     let address = Identity::from_ip(place.address);
     let identity = config.identity.clone().unwrap_or_else(|| match config.auth.ours() {
         OneSide::Psk(_) => address,
@@ -106,7 +108,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         }
     }
     runner.end(&mut datagrams, &mut streams).await;
-    drop(server);
+    drop((server, metrics));
     tracing::info!("member ends; TUN devices and routes are gone");
     Ok(())
 }

@@ -20,6 +20,7 @@ use super::machine::Machine;
 use crate::config::MemberConfig;
 use crate::control::{Call, MemberCounters, MemberStatus, Reply, Request};
 use crate::keylog::FileKeyLog;
+use crate::metrics;
 use crate::random::{Clock, OsRandom};
 use crate::tcp::Event;
 use crate::udp::Received;
@@ -233,6 +234,7 @@ impl Runner {
     pub(super) async fn call(&mut self, call: Call) {
         match call.request {
             Request::Status => drop(call.reply.send(Reply::of(&self.status()))),
+            Request::Metrics => drop(call.reply.send(Reply::of(&self.metrics()))),
             Request::Move { to } => self.begin_move(to, call.reply).await,
             Request::Leave => self.begin_leave(call.reply).await,
             Request::Members { .. }
@@ -466,6 +468,11 @@ impl Runner {
         } else {
             self.last_error = Some(why);
         }
+    }
+
+    fn metrics(&self) -> String {
+        let planes = self.parts.joined.iter().filter_map(|joined| Some((joined.id().to_string(), joined.dataplane()?)));
+        metrics::member(&self.status(), &planes.collect::<Vec<_>>())
     }
 
     fn status(&self) -> MemberStatus {

@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::config::GatewayConfig;
 use crate::control;
 use crate::keylog::FileKeyLog;
+use crate::metrics;
 use crate::random::{Clock, OsRandom};
 use crate::store::{MasterKeySource, Store};
 use crate::tcp::{Listener, Shared};
@@ -109,6 +110,7 @@ async fn serve(
     listeners.into_iter().for_each(|listener| drop(listener.run(shared.clone())));
     let (server, mut calls) = control::Server::start(&config.socket)
         .with_context(|| format!("{}: the control socket cannot be made", config.socket.display()))?;
+    let metrics = metrics::offer(config.metrics, server.calls()).await?;
     let (jobs, mut results) = Jobs::new();
     let groups = config.groups.len();
     let mut trust = trust::watch(config.trust.clone())?;
@@ -136,7 +138,7 @@ async fn serve(
         round.settle().await?;
     }
     notify(sd_notify::NotifyState::Stopping);
-    drop(server);
+    drop((server, metrics));
     tracing::info!("gateway ends; members keep their keys, and it goes on from its store");
     Ok(())
 }

@@ -48,6 +48,7 @@ fn fixed(c: &GatewayConfig) -> Fixed {
         of("store", &c.store),
         of("master_key", &c.master_key),
         of("[control] socket", &c.socket),
+        of("[control] metrics", c.metrics),
         of("idle", c.idle),
         of("phase1_lifetime", c.life.lifetime),
         of("dpd", c.life.dpd),

@@ -14,7 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::connections::Connections;
 use super::jobs::{Finished, Jobs};
 use super::reload::{Fresh, Reloading};
-use crate::control::{Call, DatagramCounters, Drained, GatewayStatus, GroupMember, RekeyStarted, Reply, Request};
+use crate::control::{
+    Call, DatagramCounters, Drained, GatewayStatus, GroupMember, IkeSas, RekeyStarted, Reply, Request,
+};
+use crate::metrics;
 use crate::random::{Clock, OsRandom};
 use crate::store::{Store, StoreError};
 use crate::tcp::Event;
@@ -128,6 +131,7 @@ impl Round {
         let started = |rekey| RekeyStarted { rekey };
         let reply = match call.request {
             Request::Status => Reply::of(&self.status(now)),
+            Request::Metrics => Reply::of(&metrics::gateway(&self.status(now))),
             Request::Members { group } => self
                 .gateway
                 .members(group.as_deref())
@@ -173,6 +177,7 @@ impl Round {
 
     fn status(&self, now: Now) -> GatewayStatus {
         let (gdoi, gikev2, neither) = self.gateway.counters();
+        let (phase1_sas, ike_sas) = self.gateway.ike_sas();
         GatewayStatus {
             role: "gateway".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -181,6 +186,7 @@ impl Round {
             drained: self.gateway.is_drained(),
             listen_tcp: self.listen_tcp().to_vec(),
             connections: self.connections.len(),
+            ike_sas: IkeSas { gdoi: phase1_sas, gikev2: ike_sas },
             groups: self.gateway.groups(now),
             datagrams: DatagramCounters {
                 gdoi: serde_json::to_value(gdoi).unwrap_or_default(),
