@@ -4,7 +4,7 @@
 //! "spi":4097,"keymat":"hex","sender_id":1,"sender_id_bits":8,"packet":"hex"}`. Packets start with their IP header.
 //! `"step":256` pads packets to multiples of so many octets. A dummy goes where the packet would. Lines with the same SA share its sequence
 //! numbers. Out: `{"packet":"hex"}` or `{"drop":"reason"}` or
-//! `{"error":"text"}`.
+//! `{"error":"text"}`; the first answer of an SA has as `"keys"` what a key log gets of it, if anything.
 
 #[path = "../tests/support/names.rs"]
 mod names;
@@ -14,10 +14,11 @@ use std::io::{self, BufRead, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use dataplane::packet::{Headers, IpVersion};
-use dataplane::{Dummies, FlowPadding, Frame, IvSource, Sad, Sizes, Snapshot};
+use dataplane::{Dummies, FlowPadding, Frame, IvSource, KeyLog, Sad, Sizes, Snapshot};
 use keyferry_crypto::{Random, Secret};
 use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, Selector, SequenceNumbers, TrafficPolicy};
 use keyferry_model::time::Now;
@@ -50,6 +51,16 @@ impl Random for SystemRandom {
     }
 }
 
+/// Hands lines on.
+struct Lines(Sender<String>);
+
+impl KeyLog for Lines {
+    fn log(&mut self, _table: &'static str, line: &str) {
+        // Whoever asked may have had enough.
+        let _ = self.0.send(line.to_owned());
+    }
+}
+
 type Sads = BTreeMap<(u32, String, String, bool, u16), Sad>;
 
 fn main() -> io::Result<()> {
@@ -69,9 +80,10 @@ fn answer(line: &str, sads: &mut Sads, ivs: &mut IvSource) -> Result<Value, Stri
     let packet = hex::decode(&request.packet).map_err(|e| e.to_string())?;
     let v6 = packet.first().is_some_and(|octet| octet >> 4 == 6);
     let name = (request.spi, request.keymat.clone(), request.mode.clone(), v6, request.step);
+    let (lines, keys) = channel();
     let sad = match sads.entry(name) {
         std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-        std::collections::btree_map::Entry::Vacant(new) => new.insert(sad_for(&request, &packet)?),
+        std::collections::btree_map::Entry::Vacant(new) => new.insert(sad_for(&request, &packet, lines)?),
     };
     let mut frame = Frame::new(2_000.max(packet.len()));
     frame.space()[..packet.len()].copy_from_slice(&packet);
@@ -86,10 +98,14 @@ fn answer(line: &str, sads: &mut Sads, ivs: &mut IvSource) -> Result<Value, Stri
         "open" => snapshot.open(&mut frame).map(|_| ()),
         other => return Err(format!("unknown op {other}")),
     };
-    Ok(match result {
+    let mut answer = match result {
         Ok(()) => json!({ "packet": hex::encode(frame.packet()) }),
         Err(reason) => json!({ "drop": reason.name() }),
-    })
+    };
+    if let Ok(line) = keys.try_recv() {
+        answer["keys"] = line.into();
+    }
+    Ok(answer)
 }
 
 /// The only SA's first dummy.
@@ -102,7 +118,7 @@ fn dummy(snapshot: &Snapshot, ivs: &mut IvSource) -> Result<Frame, String> {
     made.ok_or_else(|| "no dummy".to_owned())
 }
 
-fn sad_for(request: &Request, packet: &[u8]) -> Result<Sad, String> {
+fn sad_for(request: &Request, packet: &[u8], lines: Sender<String>) -> Result<Sad, String> {
     let headers = Headers::parse(packet).map_err(|e| e.to_string())?;
     let v6 = headers.version == IpVersion::V6;
     let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
@@ -137,6 +153,7 @@ fn sad_for(request: &Request, packet: &[u8]) -> Result<Sad, String> {
         deactivation_delay: Duration::ZERO,
     };
     let mut sad = Sad::new();
+    sad.set_key_log(Box::new(Lines(lines)));
     // A dummy has the ends that the packet has.
     sad.set_tunnel(Tunnel { local: Some(headers.source), remote: Some(headers.destination) });
     sad.set_sizes(Sizes {
