@@ -167,6 +167,7 @@ mod tests {
             replay_window: 64,
             preservation: AddressPreservation::Both,
             only_sender: None,
+            lifetime_octets: None,
         });
         let sa = |spi, seed| NewSa {
             spi,
@@ -204,6 +205,8 @@ mod tests {
             interface: Some("eth0".to_owned()),
             joined: vec!["ff15::1".parse().unwrap()],
             refused: BTreeMap::new(),
+            problem: None,
+            offloaded: Vec::new(),
             sad: sad.status(),
         }
     }
@@ -216,6 +219,7 @@ mod tests {
             engine: Some("userspace".to_owned()),
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
+            declined: None,
             dataplane: serde_json::Value::Null,
         };
         MemberStatus {
