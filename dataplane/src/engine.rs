@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::GroupUpdate;
 use serde::Serialize;
 
-use crate::sad::{ApplyError, Sad};
+use crate::key_log::KeyLog;
+use crate::sad::{ApplyError, Explanation, Flow, Sad};
 use crate::status::SadStatus;
+use crate::trace::Tap;
 
 mod joins;
 pub mod kernel;
@@ -45,6 +48,18 @@ pub trait Engine: Send + Sync {
     }
     /// What it does and has done.
     fn status(&self) -> EngineStatus;
+    /// Has a tap take note of packets from now on, or nobody any more. False if packets do not pass through this process.
+    fn set_tap(&self, _tap: Option<Arc<Tap>>) -> bool {
+        false
+    }
+    /// What would become of a packet; `None` if it is not this process that decides.
+    fn explain(&self, _flow: &Flow) -> Option<Explanation> {
+        None
+    }
+    /// Gives the keys of SAs installed from now on to a log, or to nobody any more. False if it does not.
+    fn set_key_log(&self, _log: Option<Box<dyn KeyLog + Send>>) -> bool {
+        false
+    }
     /// Ends it, and returns when nothing of it runs any more.
     fn stop(self: Box<Self>);
 }

@@ -48,6 +48,7 @@ mod seal;
 mod selector;
 mod sizes;
 mod status;
+mod trace;
 mod transform;
 mod tunnel;
 
@@ -60,6 +61,7 @@ pub use key_log::KeyLog;
 pub use local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 pub use oversize::{Outlet, Oversize};
 pub use replay::{MAX_SENDERS, MAX_WINDOW, MIN_WINDOW, Window};
-pub use sad::{ApplyError, MAX_SAS, Sad, Sealed, Snapshot, Unsuitable};
+pub use sad::{ApplyError, Explanation, Flow, MAX_SAS, Sad, Sealed, Snapshot, Tried, Unsuitable};
 pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
-pub use status::{RuleStatus, SaStatus, SadStatus};
+pub use status::{PolicyStatus, RuleStatus, SaStatus, SadStatus};
+pub use trace::{FlowFilter, Taken, Tap, Traced, TracedStatus};

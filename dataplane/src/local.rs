@@ -214,8 +214,15 @@ pub(crate) enum Verdict {
 }
 
 impl Local {
-    /// Decides about a packet that is to be sent, which the group's SAs protect or not.
+    /// Decides about a packet that is to be sent, which the group's SAs protect or not, and counts it.
     pub(crate) fn outbound(&self, packet: &Headers, protected: bool) -> Verdict {
+        let (verdict, counted) = self.decide(packet, protected);
+        counted.into_iter().for_each(|counted| counted.count(1, packet.total));
+        verdict
+    }
+
+    /// The same without counting, and where it is to be counted.
+    pub(crate) fn decide(&self, packet: &Headers, protected: bool) -> (Verdict, Option<&Traffic>) {
         let told = || self.told.find(packet);
         if let Some(counted) = self.rules.outbound.find(&self.rules.rules, packet) {
             let verdict = match counted.rule.action {
@@ -225,16 +232,12 @@ impl Local {
                 RuleAction::Bypass => Verdict::Clear,
             };
             if verdict != Verdict::Group {
-                counted.packets.count(1, packet.total);
-                return verdict;
+                return (verdict, Some(&counted.packets));
             }
         }
         match &self.rules.clear {
-            Some(clear) if !protected && told() == Some(false) => {
-                clear.count(1, packet.total);
-                Verdict::Clear
-            }
-            Some(_) | None => Verdict::Group,
+            Some(clear) if !protected && told() == Some(false) => (Verdict::Clear, Some(clear)),
+            Some(_) | None => (Verdict::Group, None),
         }
     }
 

@@ -73,6 +73,18 @@ impl Numbers {
         self.lock().take(counter_mode, count.max(1))
     }
 
+    /// Could a packet have numbers?
+    pub(crate) fn are_left(&self, counter_mode: bool) -> Result<(), DropReason> {
+        let state = self.lock();
+        let has_ivs = || state.spans.iter().skip(state.current).any(|span| span.next.is_some());
+        match counter_mode {
+            _ if state.sequence > LAST_SEQUENCE => Err(DropReason::OutStateSeqError),
+            true if state.spans.is_empty() => Err(DropReason::OutNoSenderId),
+            true if !has_ivs() => Err(DropReason::OutIvExhausted),
+            true | false => Ok(()),
+        }
+    }
+
     /// Highest sequence number used, and whether it is time for new keys: an eighth of the sequence numbers or IVs is
     /// left.
     pub(crate) fn used(&self, counter_mode: bool) -> (u32, bool) {

@@ -93,11 +93,13 @@ impl SaState {
 
     /// Whose window a packet with this source and, in counter modes, this IV counts in.
     pub(crate) fn sender(&self, source: IpAddr, iv: Option<[u8; 8]>) -> Sender {
-        let id = self.sender_id_bits.zip(iv).and_then(|(bits, iv)| {
-            let shifted = u64::from_be_bytes(iv).checked_shr(64 - u32::from(bits))?;
-            u32::try_from(shifted).ok()
-        });
-        Sender { source, id }
+        Sender { source, id: iv.and_then(|iv| self.sender_id(iv)) }
+    }
+
+    /// The sender ID in an IV of a counter mode, if its width is known.
+    pub(crate) fn sender_id(&self, iv: [u8; 8]) -> Option<u32> {
+        let shifted = u64::from_be_bytes(iv).checked_shr(64 - u32::from(self.sender_id_bits?))?;
+        u32::try_from(shifted).ok()
     }
 }
 

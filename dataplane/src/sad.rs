@@ -28,13 +28,16 @@ use crate::local::{Local, LocalPolicy, Rules, Selectors, Told, WithoutKeys};
 use crate::sa::{Fingerprint, Sa, SaState};
 use crate::sizes::{Link, Sizes};
 use crate::status::{SaStatus, SadStatus};
+use crate::trace::Tap;
 
 mod check;
+mod explain;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use check::has_sound_prefix;
+pub use explain::{Explanation, Flow, Tried};
 use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
 
@@ -112,6 +115,7 @@ pub struct Sad {
     /// The latest time heard of.
     clock: Duration,
     key_log: Option<Box<dyn KeyLog + Send>>,
+    tap: Option<Arc<Tap>>,
     receives_only: bool,
     tunnel: Tunnel,
     sizes: Sizes,
@@ -188,6 +192,7 @@ impl Sad {
             snapshot,
             clock: Duration::ZERO,
             key_log: None,
+            tap: None,
             receives_only: false,
             tunnel: Tunnel::default(),
             sizes: Sizes::default(),
@@ -229,6 +234,17 @@ impl Sad {
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);
+    }
+
+    /// Gives keys to nobody any more.
+    pub fn end_key_log(&mut self) {
+        self.key_log = None;
+    }
+
+    /// Has a tap take note of packets from now on, or nobody any more.
+    pub fn set_tap(&mut self, tap: Option<Arc<Tap>>) {
+        self.tap = tap;
+        self.publish();
     }
 
     /// What workers use until the next change.
@@ -532,7 +548,8 @@ impl Sad {
         let lines = lines.into_iter().map(|(_, line)| line).collect();
         let local = self.local.as_ref().map(|rules| self.local_picture(Arc::clone(rules)));
         let (drops, link) = (Arc::clone(&self.drops), Arc::clone(&self.link));
-        self.snapshot = Arc::new(Snapshot::new(lines, inbound, local, drops, link));
+        let snapshot = Snapshot::new(lines, inbound, local, drops, link);
+        self.snapshot = Arc::new(snapshot.with_tap(self.tap.clone()));
     }
 
     fn local_picture(&self, rules: Arc<Rules>) -> Local {

@@ -65,6 +65,16 @@ pub(crate) fn seal(candidates: &[Arc<Sa>], members: Members, burst: &mut Outboun
     }
 }
 
+/// What would become of a packet by an SA: octets of the protected one, or why there is none. It takes no numbers.
+pub(crate) fn would_seal(sa: &Sa, headers: &Headers, packet: &[u8], bounds: Bounds) -> Result<usize, DropReason> {
+    if sa.is_revoked() || sa.is_spent() {
+        return Err(DropReason::OutStateExpired);
+    }
+    let plan = Plan::new(sa, headers, packet, bounds)?;
+    sa.state.numbers.are_left(sa.is_counter_mode())?;
+    Ok(headers.total + plan.front + plan.back)
+}
+
 /// Seals packets by one SA and returns those that it has no numbers or octets for.
 ///
 /// Numbers are taken last, after everything that can fail without the cipher. When they are used up a packet is

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, Selector};
+use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, Selector, TrafficPolicy};
 use serde::Serialize;
 
 use crate::local::Rule;
@@ -65,6 +65,30 @@ pub struct SaStatus {
     pub needs_rekey: bool,
     /// Packets dropped that were its own, by reason; only reasons that there were.
     pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// A line of the traffic policy: what it is about, and how it is protected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// Senders: network, and protocol and port where they matter.
+    pub source: String,
+    /// Receivers, likewise.
+    pub destination: String,
+    /// `transport` or `tunnel`.
+    pub mode: &'static str,
+    /// Protection, for people.
+    pub transform: String,
+}
+
+impl PolicyStatus {
+    pub(crate) fn of(policy: &TrafficPolicy) -> Self {
+        Self {
+            source: side(&policy.source),
+            destination: side(&policy.destination),
+            mode: mode(policy.mode),
+            transform: transform(policy.transform),
+        }
+    }
 }
 
 /// A SAD.
@@ -128,17 +152,8 @@ impl SaStatus {
         let (sequence, needs_rekey) = sa.state.numbers.used(sa.is_counter_mode());
         Self {
             spi: format!("{:#010x}", sa.spi),
-            mode: match sa.policy.mode {
-                EspMode::Transport => "transport",
-                EspMode::Tunnel => "tunnel",
-            },
-            transform: match sa.policy.transform {
-                EspTransform::Aead(aead) => format!("{aead:?}"),
-                EspTransform::Gmac(aead) => format!("{aead:?} for authentication alone"),
-                EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
-                EspTransform::CtrHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
-                EspTransform::NullHmac(integrity) => format!("{integrity:?} for authentication alone"),
-            },
+            mode: mode(sa.policy.mode),
+            transform: transform(sa.policy.transform),
             cipher: sa.transform.library(),
             direction: match direction {
                 SaDirection::Symmetric => "symmetric",
@@ -169,6 +184,23 @@ impl SaStatus {
             needs_rekey: needs_rekey || sa.is_running_out(),
             drops: sa.state.drops.counted(),
         }
+    }
+}
+
+fn mode(mode: EspMode) -> &'static str {
+    match mode {
+        EspMode::Transport => "transport",
+        EspMode::Tunnel => "tunnel",
+    }
+}
+
+fn transform(transform: EspTransform) -> String {
+    match transform {
+        EspTransform::Aead(aead) => format!("{aead:?}"),
+        EspTransform::Gmac(aead) => format!("{aead:?} for authentication alone"),
+        EspTransform::CbcHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
+        EspTransform::CtrHmac(cipher, integrity) => format!("{cipher:?}, {integrity:?}"),
+        EspTransform::NullHmac(integrity) => format!("{integrity:?} for authentication alone"),
     }
 }
 

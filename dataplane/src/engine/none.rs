@@ -73,6 +73,15 @@ impl Engine for KeysOnly {
         }
     }
 
+    fn set_key_log(&self, log: Option<Box<dyn KeyLog + Send>>) -> bool {
+        let mut sad = self.sad();
+        match log {
+            Some(log) => sad.set_key_log(log),
+            None => sad.end_key_log(),
+        }
+        true
+    }
+
     fn stop(self: Box<Self>) {
         self.flush();
     }

@@ -52,8 +52,9 @@ use crate::key_log::KeyLog;
 use crate::local::LocalPolicy;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
 use crate::packet::ipv6;
-use crate::sad::{ApplyError, Sad, Snapshot};
+use crate::sad::{ApplyError, Explanation, Flow, Sad, Snapshot};
 use crate::sizes::Sizes;
+use crate::trace::Tap;
 
 mod incoming;
 mod link;
@@ -340,6 +341,26 @@ impl Engine for Userspace {
 
     fn status(&self) -> EngineStatus {
         Userspace::status(self)
+    }
+
+    fn set_tap(&self, tap: Option<Arc<Tap>>) -> bool {
+        let mut control = self.control();
+        control.sad.set_tap(tap);
+        self.settle(&mut control);
+        true
+    }
+
+    fn explain(&self, flow: &Flow) -> Option<Explanation> {
+        self.snapshot.load().explain(flow)
+    }
+
+    fn set_key_log(&self, log: Option<Box<dyn KeyLog + Send>>) -> bool {
+        let sad = &mut self.control().sad;
+        match log {
+            Some(log) => sad.set_key_log(log),
+            None => sad.end_key_log(),
+        }
+        true
     }
 
     fn stop(self: Box<Self>) {

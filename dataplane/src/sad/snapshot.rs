@@ -18,6 +18,7 @@ use crate::packet::{Flow, Headers, esp, ipv4};
 use crate::sa::Sa;
 use crate::seal::{self, Bounds, Outbound};
 use crate::sizes::Link;
+use crate::trace::Tap;
 
 /// A picture of the SAD. Cheap to share and never changed; counters and windows live inside of its SAs.
 pub struct Snapshot {
@@ -29,6 +30,8 @@ pub struct Snapshot {
     local: Option<Local>,
     drops: Arc<DropCounters>,
     link: Arc<Link>,
+    /// Who wants to see packets, if anybody does.
+    tap: Option<Arc<Tap>>,
 }
 
 /// SAs with the same selectors, in the order in which a sender tries them.
@@ -71,7 +74,12 @@ impl Snapshot {
         for sa in sas {
             inbound.insert_unique(hash(sa.spi), sa, |sa| hash(sa.spi));
         }
-        Self { lines, classifier, inbound, local, drops, link }
+        Self { lines, classifier, inbound, local, drops, link, tap: None }
+    }
+
+    /// The same picture, with packets shown to somebody.
+    pub(super) fn with_tap(self, tap: Option<Arc<Tap>>) -> Self {
+        Self { tap, ..self }
     }
 
     /// Turns plain IP packets into ESP packets, in place, and says in `fates` what became of each. Whatever is not
@@ -127,7 +135,7 @@ impl Snapshot {
         line.candidates.first().map(AsRef::as_ref)
     }
 
-    fn bounds(&self) -> Bounds {
+    pub(super) fn bounds(&self) -> Bounds {
         let mtu = self.link.mtu();
         Bounds { limit: mtu, mtu }
     }
@@ -168,6 +176,23 @@ impl Snapshot {
     /// The newest SA of each line that sends or will send.
     pub(super) fn newest_sending(&self) -> impl Iterator<Item = &Sa> {
         self.lines.iter().filter_map(|line| line.candidates.last()).map(AsRef::as_ref)
+    }
+
+    /// The SAs that are tried for a plain packet; none where no policy matches.
+    pub(super) fn candidates(&self, packet: &Headers) -> &[Arc<Sa>] {
+        let line = self.classifier.find(packet).and_then(|line| self.lines.get(line));
+        line.map(|line| &*line.candidates).unwrap_or_default()
+    }
+
+    /// What the local policy says of a plain packet; nothing is counted.
+    pub(super) fn decides(&self, packet: &Headers) -> Verdict {
+        let protected = !self.candidates(packet).is_empty();
+        self.local.as_ref().map_or(Verdict::Group, |local| local.decide(packet, protected).0)
+    }
+
+    /// The SAs that open packets, in no order.
+    pub(super) fn receiving(&self) -> impl Iterator<Item = &Arc<Sa>> {
+        self.inbound.iter()
     }
 
     /// At most [`BURST`] packets.
@@ -228,7 +253,28 @@ impl Snapshot {
                 seal::seal(&line.candidates, members, &mut burst);
             }
         }
+        if let Some(tap) = &self.tap {
+            self.show_outbound(tap, frames, (&headers, &lines), fates);
+        }
         self.count(fates);
+    }
+
+    #[cold]
+    fn show_outbound(
+        &self,
+        tap: &Tap,
+        frames: &[Frame],
+        (headers, lines): (&[Headers], &[Option<usize>]),
+        fates: &[Fate<Sealed>],
+    ) {
+        for (at, (headers, line)) in headers.iter().zip(lines).enumerate() {
+            // Of what is no sound packet nobody can say whose it is.
+            if fates[at] != Err(DropReason::OutHdrError) {
+                let line = line.and_then(|line| self.lines.get(line));
+                let candidates = line.map(|line| &*line.candidates).unwrap_or_default();
+                tap.outbound(headers, &frames[at], fates[at], candidates);
+            }
+        }
     }
 
     /// At most [`BURST`] packets.
@@ -260,6 +306,7 @@ impl Snapshot {
                 None
             }));
         }
+        let arrivals = self.tap.as_ref().map(|tap| tap.arrivals(frames, &outer, &sas));
         let mut left = Members::which(sas.len(), |at| sas[at].is_some());
         let mut burst = Inbound { frames, outer: &outer, fates };
         while let Some((first, sa)) = left.first().and_then(|first| Some((first, sas[first]?))) {
@@ -275,6 +322,9 @@ impl Snapshot {
                     sa.iter().for_each(|sa| sa.state.drops.count(DropReason::InPolBlock));
                 }
             }
+        }
+        if let (Some(tap), Some(arrivals)) = (&self.tap, arrivals) {
+            tap.inbound(arrivals, frames, fates);
         }
         self.count(fates);
     }
