@@ -159,6 +159,11 @@ impl Engine for Kernel {
         self.control().status(&self.interface)
     }
 
+    fn set_key_log(&self, log: Option<Box<dyn KeyLog + Send>>) -> bool {
+        self.control().set_key_log(log);
+        true
+    }
+
     fn stop(self: Box<Self>) {
         drop(self);
     }

@@ -1,12 +1,13 @@
 //! Commands that talk to a running process: what they print.
 
 use std::path::Path;
+use std::time::Duration;
 
 use keyferry_gateway::Delete;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 use serde::Serialize;
 
-use super::{GatewayArgs, MemberArgs, SaArgs};
+use super::{GatewayArgs, KeyLogArgs, MemberArgs, SaArgs};
 use super::{sa, tables};
 use crate::control::{Client, Drained, JoinedStatus, RekeyStarted};
 
@@ -81,6 +82,25 @@ fn of_group(groups: Vec<JoinedStatus>, wanted: Option<&GroupId>) -> anyhow::Resu
     let found: Vec<_> = groups.into_iter().filter(|joined| joined.group == *wanted).collect();
     anyhow::ensure!(!found.is_empty(), "this member has no group {wanted}");
     Ok(found)
+}
+
+pub(super) fn key_log(args: &KeyLogArgs) -> anyhow::Result<String> {
+    let mut client = Client::connect(&args.member.socket)?;
+    let Some(directory) = &args.directory else {
+        let groups = client.key_log(None, Duration::ZERO)?;
+        return shown(args.member.json, &serde_json::json!({ "groups": groups }), |_| {
+            "keys are no longer logged\n".to_owned()
+        });
+    };
+    let directory = std::path::absolute(directory)?;
+    let groups = client.key_log(Some(&directory), *args.time)?;
+    shown(args.member.json, &serde_json::json!({ "directory": directory, "groups": groups }), |_| {
+        format!(
+            "keys of new SAs go to {} for {}; a rekey brings some\nwhoever reads them reads everything: remove them afterwards\n",
+            directory.display(),
+            args.time
+        )
+    })
 }
 
 pub(super) fn metrics(socket: &Path) -> anyhow::Result<String> {

@@ -3,6 +3,7 @@
 mod client;
 mod sa;
 mod tables;
+mod trace;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use keyferry_gateway::Delete;
 use keyferry_model::id::{GroupId, Identity, Protocol};
 
-use crate::config::{self, GATEWAY_SOCKET, MEMBER_SOCKET, Problems};
+use crate::config::{self, GATEWAY_SOCKET, IpProtocol, MEMBER_SOCKET, Network, Problems};
 use crate::logging::LogArgs;
 use crate::{lab, member, serve};
 
@@ -129,6 +130,21 @@ enum Command {
     #[command(after_help = "Examples:\n  keyferry sa\n  keyferry sa --group 1234 --details\n  keyferry sa --json\n\n\
         Reasons are named as in /proc/net/xfrm_stat where the kernel has the like.")]
     Sa(SaArgs),
+    /// Follow packets through a running member: policy, SA, numbers, sizes, or why they were dropped.
+    #[command(
+        after_help = "Examples:\n  keyferry trace --destination 239.192.0.1 --protocol udp --port 5000 --count 10\n  \
+        keyferry trace --spi 0x79f28435 --timeout 1m\n  \
+        keyferry trace --dry-run --source 10.0.0.1 --destination 239.192.0.1 --port 5000\n\n\
+        It shows neither payload nor keys, and at most a thousand packets a second; further ones are counted."
+    )]
+    Trace(TraceArgs),
+    /// Have a running member log the keys of new data SAs for Wireshark, for a while.
+    #[command(after_help = "Examples:\n  keyferry key-log /root/keys --time 5m\n  \
+        WIRESHARK_CONFIG_DIR=/root/keys tshark -r capture.pcap -o esp.enable_encryption_decode:TRUE\n  \
+        keyferry key-log --stop\n\n\
+        Whoever reads the files reads everything. Keys of SAs that are there already are not kept, so it\n\
+        takes a rekey. key_log in [member] logs the keys of GDOI and G-IKEv2 too, from the start.")]
+    KeyLog(KeyLogArgs),
     /// Print what monitoring reads of a running gateway or member, in Prometheus' text format.
     #[command(after_help = "Example, for the textfile collector of node_exporter:\n  \
         keyferry metrics --socket /run/keyferry/member.sock > /var/lib/node_exporter/keyferry.$$ &&\n    \
@@ -249,6 +265,66 @@ struct SaArgs {
     member: MemberArgs,
 }
 
+/// Options of `key-log`.
+#[derive(Clone, Debug, clap::Args)]
+struct KeyLogArgs {
+    /// Where files named as Wireshark's tables go; made with mode 0700, or of that mode already.
+    #[arg(value_name = "DIRECTORY", required_unless_present = "stop", conflicts_with = "stop")]
+    directory: Option<PathBuf>,
+    /// How long: 30s, 5m, up to a day.
+    #[arg(long, default_value = "10m", value_name = "TIME")]
+    time: humantime::Duration,
+    /// End it before its time.
+    #[arg(long)]
+    stop: bool,
+    #[command(flatten)]
+    member: MemberArgs,
+}
+
+/// What `trace` looks at. What is left out matches everything.
+#[derive(Clone, Debug, clap::Args)]
+struct TraceArgs {
+    /// One group alone.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<GroupId>,
+    /// Where packets come from: an address or a network.
+    #[arg(long, value_name = "NETWORK")]
+    source: Option<Network>,
+    /// Where they go.
+    #[arg(long, value_name = "NETWORK")]
+    destination: Option<Network>,
+    /// Upper protocol: a number, udp, tcp, icmp, icmpv6 or sctp.
+    #[arg(long)]
+    protocol: Option<IpProtocol>,
+    /// Destination port.
+    #[arg(long)]
+    port: Option<u16>,
+    /// SPI of the protected packet, with 0x in hexadecimal.
+    #[arg(long, value_parser = spi, conflicts_with = "dry_run")]
+    spi: Option<u32>,
+    /// End after so many packets.
+    #[arg(long, value_name = "N", conflicts_with = "dry_run")]
+    count: Option<u64>,
+    /// End after this time: 30s, 5m.
+    #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
+    timeout: Option<humantime::Duration>,
+    /// Send nothing; say what would become of such a packet.
+    #[arg(long, requires = "source", requires = "destination")]
+    dry_run: bool,
+    /// Source port of a dry run; the default is the destination's.
+    #[arg(long, value_name = "PORT", requires = "dry_run", requires = "port")]
+    source_port: Option<u16>,
+    /// Octets of a dry run's packet.
+    #[arg(long, value_name = "N", requires = "dry_run", default_value_t = 100)]
+    octets: usize,
+    #[command(flatten)]
+    member: MemberArgs,
+}
+
+fn spi(text: &str) -> Result<u32, std::num::ParseIntError> {
+    text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16))
+}
+
 /// Parses the command line of this process and does what it says.
 ///
 /// # Errors
@@ -285,6 +361,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Drain { stop, gateway } => print(&client::drain(&gateway, !stop)?),
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
         Command::Sa(a) => print(&client::sa(&a)?),
+        Command::KeyLog(a) => print(&client::key_log(&a)?),
+        Command::Trace(a) if a.dry_run => print(&trace::dry(&a)?),
+        Command::Trace(a) => trace::live(&a).map(|()| ExitCode::SUCCESS),
         Command::Metrics(a) => print(&client::metrics(&a.socket())?),
         Command::Move { to, member } => print(&client::move_to(&member, to)?),
         Command::Leave(a) => print(&client::leave(&a)?),
@@ -333,9 +412,16 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 /// Prints to standard output. A reader that has gone away, as `head` does, is no failure.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    write_out(text).map(|_| ExitCode::SUCCESS)
+}
+
+/// Prints what more will follow. False if the reader has gone away.
+fn write_out(text: &str) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -360,6 +446,11 @@ mod tests {
         assert_eq!(delete.what(), Some(Delete::Kek));
         let drain = Cli::try_parse_from(["keyferry", "drain", "--stop"]).unwrap();
         assert!(matches!(drain.command, Command::Drain { stop: true, .. }));
+        let traced =
+            ["keyferry", "trace", "--source", "10.0.0.0/8", "--spi", "0x1f", "--timeout", "1m", "--protocol", "udp"];
+        let Command::Trace(traced) = Cli::try_parse_from(traced).unwrap().command else { panic!("another command") };
+        assert_eq!((traced.spi, traced.timeout.map(|t| t.as_secs())), (Some(0x1f), Some(60)));
+        assert_eq!(traced.source.map(|n| n.prefix), Some(8));
         let moved = Cli::try_parse_from(["keyferry", "move", "--to", "gdoi"]).unwrap();
         assert!(matches!(moved.command, Command::Move { to: Protocol::Gdoi, .. }));
     }
@@ -373,6 +464,12 @@ mod tests {
             &["members", "a", "b"],
             &[],
             &["rekey", "g", "--delete-kek", "--delete-all"],
+            &["trace", "--dry-run", "--source", "10.0.0.1"],
+            &["trace", "--dry-run", "--source", "10.0.0.1", "--destination", "239.0.0.1", "--count", "2"],
+            &["trace", "--spi", "0xg"],
+            &["key-log"],
+            &["key-log", "/root/keys", "--stop"],
+            &["trace", "--source-port", "5"],
         ] {
             let error = Cli::try_parse_from(std::iter::once(&"keyferry").chain(args)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{args:?}");

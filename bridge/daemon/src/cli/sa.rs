@@ -86,10 +86,10 @@ fn policy(sa: &Value) -> String {
 }
 
 /// Words side by side, those that find no room on lines of their own.
-fn fold(parts: &[&str], indent: usize) -> String {
+pub(super) fn fold(parts: &[&str], indent: usize) -> String {
     let mut out = String::new();
     let mut used = 0;
-    for part in parts {
+    for part in parts.iter().filter(|part| !part.is_empty()) {
         let width = part.chars().count();
         if used == 0 {
             used = width;
@@ -199,11 +199,11 @@ fn count(n: u64) -> String {
     format!("{scaled}{letter}")
 }
 
-fn word<'v>(of: &'v Value, name: &str) -> Option<&'v str> {
+pub(super) fn word<'v>(of: &'v Value, name: &str) -> Option<&'v str> {
     of.get(name).and_then(Value::as_str)
 }
 
-fn number(of: &Value, name: &str) -> u64 {
+pub(super) fn number(of: &Value, name: &str) -> u64 {
     of.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 

@@ -189,6 +189,9 @@ pub(super) fn member(status: &MemberStatus) -> String {
     let c = &status.counters;
     line("registered", format!("{} times, {} rekeys, {} acknowledged", c.registrations, c.rekeys, c.acknowledgements));
     line("refused", format!("{} times, unanswered {}, excluded {}", c.refusals, c.unanswered, c.exclusions));
+    if let Some(log) = &status.key_log {
+        line("KEYS LOGGED", format!("in {}, for another {}", log.directory.display(), time(log.remaining)));
+    }
     if let Some(error) = &status.last_error {
         line("last error", error.clone());
     }

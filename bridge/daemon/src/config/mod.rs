@@ -41,6 +41,7 @@ pub use member::{EngineChoice, MemberConfig, MemberGroup};
 pub use phase1::GatewayPhase1;
 pub use problem::{Problem, Problems, Severity};
 pub use trust::{Stamp, TrustFiles};
+pub(crate) use values::{IpProtocol, Network};
 
 use document::Document;
 use section::{Reading, Section};

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyferry_gateway::{Delete, Reloaded};
-use keyferry_model::id::{Identity, Protocol};
+use keyferry_model::id::{GroupId, Identity, Protocol};
 use keyferry_model::view::RekeyView;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::protocol::{Drained, GatewayStatus, GroupMember, MemberStatus, RekeyStarted, Reply, Request};
+use super::protocol::{
+    Drained, Explained, FlowOf, GatewayStatus, GroupMember, MemberStatus, RekeyStarted, Reply, Request, TraceFilter,
+    TraceStarted, TracedPackets,
+};
 
 /// Longest reply, in octets: the members of a large fleet.
 const MAX_REPLY: u64 = 256 << 20;
@@ -201,6 +204,46 @@ impl Client {
     /// As [`call`](Self::call). The member stays with its protocol then.
     pub fn move_to(&mut self, to: Protocol) -> Result<(), ClientError> {
         self.call(&Request::Move { to }).map(|_| ())
+    }
+
+    /// Has a member take note of packets.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn trace(&mut self, group: Option<&GroupId>, filter: TraceFilter) -> Result<TraceStarted, ClientError> {
+        self.get(&Request::TraceStart { group: group.cloned(), filter })
+    }
+
+    /// What a trace has taken note of since the last time.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); the trace has ended.
+    pub fn traced(&mut self, trace: u64) -> Result<TracedPackets, ClientError> {
+        self.get(&Request::TraceRead { trace })
+    }
+
+    /// Ends a trace.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn end_trace(&mut self, trace: u64) -> Result<(), ClientError> {
+        self.call(&Request::TraceStop { trace }).map(|_| ())
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn explain(&mut self, group: Option<&GroupId>, flow: FlowOf) -> Result<Vec<Explained>, ClientError> {
+        self.get(&Request::Explain { group: group.cloned(), flow })
+    }
+
+    /// Has a member log the keys of data SAs installed from now on, for a while, or no more; returns for how many groups.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn key_log(&mut self, directory: Option<&Path>, time: Duration) -> Result<usize, ClientError> {
+        self.get(&Request::KeyLog { directory: directory.map(Path::to_owned), seconds: time.as_secs() })
     }
 
     /// Makes a member leave its group.

@@ -15,7 +15,8 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    DatagramCounters, Drained, GatewayStatus, GroupMember, IkeSas, JoinedStatus, MAX_LINE, MemberCounters,
-    MemberStatus, RekeyStarted, Reply, Request, StreamStatus,
+    DatagramCounters, Drained, Explained, FlowOf, GatewayStatus, GroupMember, IkeSas, JoinedStatus, KeyLogStatus,
+    MAX_LINE, MemberCounters, MemberStatus, RekeyStarted, Reply, Request, StreamStatus, TraceFilter, TraceStarted,
+    TracedPacket, TracedPackets,
 };
 pub use server::{Call, Server};

@@ -1,6 +1,7 @@
 //! Requests, replies and what is in them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use keyferry_gateway::Delete;
 use keyferry_model::id::{GroupId, Identity, Protocol};
@@ -63,6 +64,43 @@ pub enum Request {
     Move {
         /// The protocol to change to.
         to: Protocol,
+    },
+    /// Member: take note of packets from now on; answered by [`TraceStarted`]. It ends when nobody reads for a few seconds.
+    TraceStart {
+        /// One group alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<GroupId>,
+        /// Which packets.
+        #[serde(default)]
+        filter: TraceFilter,
+    },
+    /// Member: what came since the last time; answered by [`TracedPackets`].
+    TraceRead {
+        /// Which trace.
+        trace: u64,
+    },
+    /// Member: end a trace.
+    TraceStop {
+        /// Which trace.
+        trace: u64,
+    },
+    /// Member: what would become of a packet, without sending one, as a list of [`Explained`].
+    Explain {
+        /// One group alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<GroupId>,
+        /// The packet.
+        flow: FlowOf,
+    },
+    /// Member: give the keys of data SAs installed from now on to a log for Wireshark, or end that; answered by the number of
+    /// groups. Whoever may use the control socket is who runs the process, and could read its keys anyway.
+    KeyLog {
+        /// Directory of this process' user alone; none ends it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        directory: Option<PathBuf>,
+        /// Seconds until it ends by itself.
+        #[serde(default)]
+        seconds: u64,
     },
     /// Member: leave the group; the process stays until it is stopped.
     Leave,
@@ -207,10 +245,22 @@ pub struct MemberStatus {
     pub counters: MemberCounters,
     /// Why the last attempt failed, if it did.
     pub last_error: Option<String>,
+    /// Where keys of data SAs go for a while, since somebody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_log: Option<KeyLogStatus>,
     /// The protocol machine's own view.
     pub machine: Value,
     /// Its groups, in the configuration's order.
     pub groups: Vec<JoinedStatus>,
+}
+
+/// Keys that are logged for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLogStatus {
+    /// Where.
+    pub directory: PathBuf,
+    /// Seconds left.
+    pub remaining: u64,
 }
 
 /// A group of a member.
@@ -250,6 +300,75 @@ pub struct StreamStatus {
     pub remaining: Option<u64>,
     /// Per cent of the members that have the keys, if the key server said so.
     pub delivered: Option<u8>,
+}
+
+/// Packets to take note of. What is left out matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TraceFilter {
+    /// Network they come from: address and prefix length.
+    pub source: Option<(IpAddr, u8)>,
+    /// Network they go to.
+    pub destination: Option<(IpAddr, u8)>,
+    /// Upper protocol; 0 is any.
+    pub protocol: u8,
+    /// Destination port; 0 is any.
+    pub port: u16,
+    /// SPI of the protected packet.
+    pub spi: Option<u32>,
+}
+
+/// A trace that was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceStarted {
+    /// Which.
+    pub trace: u64,
+    /// The groups whose packets are taken note of.
+    pub groups: Vec<GroupId>,
+}
+
+/// Packets, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TracedPackets {
+    /// What became of each.
+    pub packets: Vec<TracedPacket>,
+    /// Further ones that there was no room for.
+    pub missed: u64,
+}
+
+/// A packet and what the data plane did with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TracedPacket {
+    /// The group.
+    pub group: GroupId,
+    /// What the data plane says of it (`TracedStatus`).
+    #[serde(flatten)]
+    pub packet: Value,
+}
+
+/// A packet that there might be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowOf {
+    /// Source.
+    pub source: IpAddr,
+    /// Destination.
+    pub destination: IpAddr,
+    /// Upper protocol.
+    pub protocol: u8,
+    /// Source and destination port, of protocols that have them.
+    pub ports: Option<(u16, u16)>,
+    /// Octets of the whole packet.
+    pub octets: usize,
+}
+
+/// What would become of a packet in a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    /// The group.
+    pub group: GroupId,
+    /// What the data plane says (`Explanation`); `null` if it is not this process that decides.
+    pub explanation: Value,
 }
 
 /// What happened to a member since it was started.

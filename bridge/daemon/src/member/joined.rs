@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use dataplane::engine::EngineStatus;
+use dataplane::engine::{Engine, EngineStatus};
 use keyferry_model::flows::Flows;
 use keyferry_model::id::GroupId;
 use keyferry_model::time::{Deadline, Now};
@@ -116,6 +116,10 @@ impl Joined {
 
     pub(super) fn id(&self) -> &GroupId {
         &self.id
+    }
+
+    pub(super) fn engine(&self) -> Option<&dyn Engine> {
+        self.plane.as_ref().map(|plane| &*plane.engine)
     }
 
     /// What its data plane does and has done, if it has one.

@@ -12,6 +12,7 @@
 
 mod connections;
 mod joined;
+mod key_logging;
 mod listening;
 mod local;
 mod machine;
@@ -19,6 +20,7 @@ mod network;
 mod plane;
 mod runner;
 mod stream_keys;
+mod trace;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! The owner of a member's machines: feeds them, and carries out what they want.
 
+use std::path::Path;
 use std::time::Duration;
 
 use keyferry_crypto::Hash;
@@ -15,8 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connections::Connections;
 use super::joined::Joined;
+use super::key_logging::KeyLogging;
 use super::listening::Listening;
 use super::machine::Machine;
+use super::trace::{self, Traces};
 use crate::config::MemberConfig;
 use crate::control::{Call, MemberCounters, MemberStatus, Reply, Request};
 use crate::keylog::FileKeyLog;
@@ -82,6 +85,8 @@ pub(super) struct Runner {
     fell_back: Option<Duration>,
     counters: MemberCounters,
     last_error: Option<String>,
+    traces: Traces,
+    key_logging: KeyLogging,
     last_expire: Duration,
 }
 
@@ -97,6 +102,8 @@ impl Runner {
             fell_back: None,
             counters: MemberCounters::default(),
             last_error: None,
+            traces: Traces::default(),
+            key_logging: KeyLogging::default(),
             last_expire: Duration::ZERO,
         }
     }
@@ -186,6 +193,8 @@ impl Runner {
         let now = self.parts.clock.now();
         self.last_expire = now.mono;
         self.parts.joined.iter_mut().for_each(|joined| joined.expire(now));
+        self.traces.expire(&self.parts.joined, now);
+        self.key_logging.expire(&self.parts.joined, now);
         let outputs = self.present.expire(now, &mut OsRandom);
         self.carry_out(self.present.protocol(), outputs).await;
         if let Some(next) = &mut self.next {
@@ -225,6 +234,8 @@ impl Runner {
         });
         let joined = self.parts.joined.iter().map(|joined| joined.deadline(now));
         let due = joined.fold(self.present.deadline(), Deadline::earlier);
+        let due = Deadline::earlier(due, self.traces.deadline());
+        let due = Deadline::earlier(due, self.key_logging.deadline());
         let at = Deadline::earlier(due, next).map_or(Duration::MAX, |d| d.at);
         let at = at.clamp(self.last_expire + SHORTEST_SLEEP, now.mono + LONGEST_SLEEP);
         tokio::time::sleep_until(self.parts.clock.instant(at).into()).await;
@@ -237,6 +248,22 @@ impl Runner {
             Request::Metrics => drop(call.reply.send(Reply::of(&self.metrics()))),
             Request::Move { to } => self.begin_move(to, call.reply).await,
             Request::Leave => self.begin_leave(call.reply).await,
+            Request::KeyLog { directory, seconds } => {
+                drop(call.reply.send(self.key_log(directory.as_deref(), seconds).into()));
+            }
+            Request::TraceStart { group, filter } => {
+                let started = self.traces.start(&self.parts.joined, group.as_ref(), &filter, self.parts.clock);
+                drop(call.reply.send(started.into()));
+            }
+            Request::TraceRead { trace } => {
+                drop(call.reply.send(self.traces.read(trace, self.parts.clock.now()).into()));
+            }
+            Request::TraceStop { trace } => {
+                drop(call.reply.send(self.traces.stop(&self.parts.joined, trace).into()));
+            }
+            Request::Explain { group, flow } => {
+                drop(call.reply.send(trace::explain(&self.parts.joined, group.as_ref(), flow).into()));
+            }
             Request::Members { .. }
             | Request::Rekeys { .. }
             | Request::Rekey { .. }
@@ -470,6 +497,16 @@ impl Runner {
         }
     }
 
+    /// Logs keys of data SAs for a while, or no more.
+    fn key_log(&mut self, directory: Option<&Path>, seconds: u64) -> Result<usize, String> {
+        let (joined, now) = (&self.parts.joined, self.parts.clock.now());
+        match (directory, &self.parts.config.key_log) {
+            (_, Some(configured)) => Err(format!("keys go to {} by the configuration", configured.display())),
+            (Some(directory), None) => self.key_logging.start(joined, directory, Duration::from_secs(seconds), now),
+            (None, None) => self.key_logging.stop(joined),
+        }
+    }
+
     fn metrics(&self) -> String {
         let planes = self.parts.joined.iter().filter_map(|joined| Some((joined.id().to_string(), joined.dataplane()?)));
         metrics::member(&self.status(), &planes.collect::<Vec<_>>())
@@ -495,6 +532,7 @@ impl Runner {
             overrun: self.parts.listening.overrun(),
             counters: self.counters,
             last_error: self.last_error.clone().or_else(|| problem.map(str::to_owned)),
+            key_log: self.key_logging.status(now),
             machine,
             groups: self.parts.joined.iter().map(|joined| joined.status(now)).collect(),
         }

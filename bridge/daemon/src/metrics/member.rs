@@ -238,6 +238,7 @@ mod tests {
             overrun: 4,
             counters: MemberCounters { registrations: 2, rekeys: 9, ..MemberCounters::default() },
             last_error: None,
+            key_log: None,
             machine: serde_json::Value::Null,
             groups: vec![group("8400"), group("fqdn:two.example.org")],
         }

@@ -146,7 +146,13 @@ impl Round {
             Request::Evict { group, member } => self.gateway.evict(now, rng, &group, &member).map(started).into(),
             Request::Drain { begin } => self.gateway.drain(now, rng, begin).map(|told| Drained { told }).into(),
             Request::Readmit { group, member } => self.gateway.readmit(&group, &member).into(),
-            Request::Move { .. } | Request::Leave => {
+            Request::Move { .. }
+            | Request::Leave
+            | Request::TraceStart { .. }
+            | Request::TraceRead { .. }
+            | Request::TraceStop { .. }
+            | Request::KeyLog { .. }
+            | Request::Explain { .. } => {
                 Reply::Error("this is a gateway; members do that (--socket names a member's socket)".to_owned())
             }
         };

@@ -21,6 +21,7 @@ use super::states::{Placed, States};
 use super::suitable::{Rules, refusal, scope_of};
 use crate::engine::EngineStatus;
 use crate::engine::joins::Joins;
+use crate::key_log::KeyLog;
 use crate::replay::width_of;
 use crate::sad::{ApplyError, Sad, Unsuitable, has_sound_prefix};
 
@@ -168,6 +169,14 @@ impl Control {
     pub(super) fn leave_clear(&mut self, address: SocketAddr) {
         if self.ground.clear.insert(address) {
             self.settle();
+        }
+    }
+
+    /// Gives the keys of SAs installed from now on to a log, or to nobody any more.
+    pub(super) fn set_key_log(&mut self, log: Option<Box<dyn KeyLog + Send>>) {
+        match log {
+            Some(log) => self.sad.set_key_log(log),
+            None => self.sad.end_key_log(),
         }
     }
 
