@@ -26,17 +26,28 @@ fn variants() -> [Variant; 3] {
     [Variant::default(), Variant { management: KekManagement::None, ..Variant::default() }, Variant::other()]
 }
 
-/// Members of both protocols that have been rekeyed since they came.
+/// Members of both protocols that have been rekeyed since they came. In bad weather that takes its time: who gets the answer to
+/// its registration, or a rekey, only when a rekey is over and all its copies are lost, waits for the next one.
 fn assembled(seed: u64, variant: Variant, policy: GroupPolicy, weather: Weather) -> Fleet {
     let mut fleet = Fleet::with_policy(seed, variant, policy);
     fleet.net.weather = weather;
+    let calm = weather.loss == 0;
+    let gather = |fleet: &mut Fleet, calm_seconds: u64| {
+        fleet.run(secs(if calm { calm_seconds } else { 400 }));
+        // At most two lifetimes of the keys.
+        for _ in 0..72 {
+            if calm || fleet.all_hear(&OLD).is_ok() {
+                break;
+            }
+            fleet.run(secs(100));
+        }
+        fleet.all_hear(&OLD).unwrap();
+    };
     fleet.join(OLD[..2].iter().copied(), Protocol::Gdoi);
     fleet.join(OLD[2..].iter().copied(), Protocol::Gikev2);
-    fleet.run(secs(if weather.loss == 0 { 30 } else { 400 }));
-    fleet.all_hear(&OLD).unwrap();
+    gather(&mut fleet, 30);
     fleet.command(|g, now, rng| g.rekey(now, rng, NAME)).unwrap();
-    fleet.run(secs(if weather.loss == 0 { 40 } else { 400 }));
-    fleet.all_hear(&OLD).unwrap();
+    gather(&mut fleet, 40);
     fleet
 }
 
