@@ -91,11 +91,12 @@ struct Threads {
     queues: u8,
     receivers: u8,
     wire: Wire,
+    offloads: bool,
 }
 
-const ONE: Threads = Threads { queues: 1, receivers: 1, wire: Wire::Auto };
-const ONE_RAW: Threads = Threads { wire: Wire::Raw, ..ONE };
-const SEVERAL: Threads = Threads { queues: QUEUES, receivers: 8, wire: Wire::Auto };
+const ONE: Threads = Threads { queues: 1, receivers: 1, wire: Wire::Auto, offloads: true };
+const ONE_RAW: Threads = Threads { wire: Wire::Raw, offloads: false, ..ONE };
+const SEVERAL: Threads = Threads { queues: QUEUES, receivers: 8, wire: Wire::Auto, offloads: true };
 
 /// An engine in a namespace with an SA for each group, and its TUN device ready for applications.
 fn engine(namespace: &str, id: u32, mode: EspMode, threads: Threads) -> Userspace {
@@ -103,6 +104,7 @@ fn engine(namespace: &str, id: u32, mode: EspMode, threads: Threads) -> Userspac
     config.queues = NonZeroU8::new(threads.queues).unwrap();
     config.receivers = NonZeroU8::new(threads.receivers).unwrap();
     config.wire = threads.wire;
+    config.offloads = threads.offloads;
     engine_of(config, namespace, id, mode)
 }
 
@@ -177,9 +179,10 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        let scenes: [fn(&str, &str, EspMode); 5] = [
+        let scenes: [fn(&str, &str, EspMode); 6] = [
             carry,
             let_pass,
+            carry_segments,
             |a, b, mode| carry_bursts(a, b, mode, ONE_RAW),
             |a, b, mode| carry_bursts(a, b, mode, SEVERAL),
             carry_large,
@@ -272,6 +275,37 @@ fn let_pass(a: &str, b: &str, mode: EspMode) {
     assert_eq!(packets, [20, 20, 20], "{status:#?}");
     assert!(status.sad.sas.iter().all(|sa| sa.packets_sealed == 20), "{status:#?}");
     engine.stop();
+}
+
+/// What an application sends at once arrives as the datagrams that it is.
+fn carry_segments(a: &str, b: &str, mode: EspMode) {
+    const SEGMENT: usize = 333;
+    enter(a);
+    let sender_engine = engine(a, 1, mode, ONE);
+    enter(b);
+    let listener = engine(b, 2, mode, ONE);
+    let receivers = [GROUP4, GROUP6].map(roomy_receiver);
+
+    enter(a);
+    for (group, receiver) in [GROUP4, GROUP6].into_iter().zip(&receivers) {
+        let (socket, to) = sender(group, 1);
+        setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(SEGMENT).unwrap()).unwrap();
+        // More segments than a burst has packets, and fewer; the last is shorter.
+        for segments in [90usize, 3, 1] {
+            let payload: Vec<u8> = (0..segments * SEGMENT - 33).map(|at| u8::try_from(at / SEGMENT).unwrap()).collect();
+            socket.send_to(&payload, to).unwrap();
+            for expected in payload.chunks(SEGMENT) {
+                let mut buffer = [0; 2_000];
+                let len = receiver.recv(&mut buffer).unwrap_or_else(|error| {
+                    panic!("{error}: {group} {mode:?}\n{:#?}\n{:#?}", sender_engine.status(), listener.status())
+                });
+                assert_eq!(buffer[..len], *expected);
+            }
+        }
+    }
+    assert!(listener.status().sad.sas.iter().all(|sa| sa.packets_opened == 94));
+    sender_engine.stop();
+    listener.stop();
 }
 
 /// Packets in a burst; fewer than a TUN device queues.

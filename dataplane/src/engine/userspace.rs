@@ -15,7 +15,8 @@
 //! any.
 //!
 //! The sockets take and give bursts of packets, one system call for each. A TUN device has no such call: it needs one for
-//! each packet. What goes to groups is sent as whole frames, which takes little more than half the time of raw sockets;
+//! each packet, or with its segmentation offloads for several of one flow. What goes to groups is sent as whole frames,
+//! which takes little more than half the time of raw sockets;
 //! by the figures in `docs/BENCHMARKS.md` (*Wire*) nothing that safe code can do is better. Rings shared with the kernel
 //! would save another fifth when sending. Receiving they save the thread most of its work and the machine a fifth, at
 //! the price of unsafe code, of a delay until a block of the ring is given away, and of putting fragments together here.
@@ -44,7 +45,6 @@ use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use nix::net::if_::if_nametoindex;
 use nix::sys::eventfd::EventFd;
-use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::joins::Joins;
 use super::{Engine, EngineStatus};
@@ -62,6 +62,7 @@ mod outgoing;
 mod passage;
 mod share;
 mod sockets;
+mod tun;
 mod workers;
 
 #[cfg(test)]
@@ -89,6 +90,8 @@ pub struct EngineConfig {
     pub mtu: u16,
     /// Queues of the TUN device, each with a thread that seals. With more than one, the device must not exist before.
     pub queues: NonZeroU8,
+    /// Shall the TUN device's segmentation offloads be used?
+    pub offloads: bool,
     /// Threads that open what is received, each the packets of some senders.
     pub receivers: NonZeroU8,
     /// How protected packets go out.
@@ -130,6 +133,7 @@ impl EngineConfig {
             interface: interface.into(),
             mtu,
             queues: NonZeroU8::MIN,
+            offloads: true,
             receivers: NonZeroU8::MIN,
             wire: Wire::Auto,
             groups: Vec::new(),
@@ -285,31 +289,6 @@ fn identification() -> u32 {
 fn index_of(interface: &str) -> io::Result<u32> {
     if_nametoindex(interface)
         .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))
-}
-
-/// Makes the TUN device, and gives its first queue and the others.
-fn open_tun(name: &str, mtu: u16, queues: NonZeroU8) -> io::Result<(Arc<SyncDevice>, Vec<Arc<SyncDevice>>)> {
-    let several = queues > NonZeroU8::MIN;
-    // The kernel lets one process have a device with one queue. To one with several it would add ours, and divide the
-    // packets between us and whoever made it.
-    if several && if_nametoindex(name).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("there is a device {name}")));
-    }
-    let first = DeviceBuilder::new()
-        .name(name)
-        .mtu(mtu)
-        .with(|device| {
-            device.multi_queue(several).tx_queue_len(QUEUED);
-        })
-        .build_sync()?;
-    first.set_nonblocking(true)?;
-    let other = |_| {
-        let other = first.try_clone()?;
-        other.set_nonblocking(true)?;
-        Ok(Arc::new(other))
-    };
-    let others = (1..queues.get()).map(other).collect::<io::Result<_>>()?;
-    Ok((Arc::new(first), others))
 }
 
 impl Drop for Userspace {

@@ -202,6 +202,46 @@ pub fn checksum(header: &[u8]) -> u16 {
     fold(sum)
 }
 
+/// The checksum of a TCP segment or UDP datagram behind the addresses of its IP header (RFC 9293 section 3.1, RFC 8200
+/// section 8.1); zero when it already holds a correct one.
+#[must_use]
+pub(crate) fn transport_checksum(addresses: &[u8], protocol: u8, segment: &[u8]) -> u16 {
+    let pseudo = !transport_sum(addresses, protocol, segment.len());
+    fold(u64::from(pseudo) + u64::from(!checksum(segment)))
+}
+
+/// The checksum of a pseudo-header alone.
+pub(crate) fn transport_sum(addresses: &[u8], protocol: u8, len: usize) -> u16 {
+    fold(u64::from(!checksum(addresses)) + u64::from(protocol) + len as u64)
+}
+
+/// Has `b` the identification that segments of one packet would have, `a` in front of it? Those of packets that are never
+/// fragmented mean nothing (RFC 6864), and IPv6 packets have none.
+pub(crate) fn follows(a: &[u8], b: &[u8]) -> bool {
+    let number = |packet: &[u8]| match packet.get(..HEADER_LEN) {
+        Some(header) if header[0] >> 4 == 4 && header[FLAGS] & DONT_FRAGMENT == 0 => {
+            Some(u16::from_be_bytes([header[IDENTIFICATION], header[IDENTIFICATION + 1]]))
+        }
+        _ => None,
+    };
+    number(a).map(|number| number.wrapping_add(1)) == number(b)
+}
+
+/// Adds to the identification. The checksum is refreshed afterwards.
+pub(crate) fn count_on(packet: &mut [u8], by: u16) {
+    if let Some(field) = packet.get_mut(IDENTIFICATION..).and_then(<[u8]>::first_chunk_mut::<2>) {
+        *field = u16::from_be_bytes(*field).wrapping_add(by).to_be_bytes();
+    }
+}
+
+/// Sets the total length in a header without options.
+pub(crate) fn lengthen(header: &mut [u8], total: usize) {
+    if let Some(header) = header.get_mut(..HEADER_LEN) {
+        header[TOTAL..TOTAL + 2].copy_from_slice(&u16::try_from(total).unwrap_or(u16::MAX).to_be_bytes());
+        refresh_checksum(header);
+    }
+}
+
 /// The checksum that a sum of 16- or 32-bit words comes to.
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]

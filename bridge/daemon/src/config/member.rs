@@ -67,6 +67,8 @@ pub struct MemberConfig {
     pub dummies: Option<NonZeroU32>,
     /// Queues of TUN devices, each with a thread.
     pub queues: NonZeroU8,
+    /// Use the segmentation offloads of TUN devices?
+    pub tun_offloads: bool,
     /// Threads that open what is received.
     pub receive_threads: NonZeroU8,
     /// How protected packets go out.
@@ -212,6 +214,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         sizes,
         dummies: NonZeroU32::new(section.number("dummies", 0..=10_000, 0)),
         queues: threads(&mut section, "queues"),
+        tun_offloads: section.flag("tun_offloads", true),
         receive_threads: threads(&mut section, "receive_threads"),
         wire: section.choice("wire", &[("auto", Wire::Auto), ("raw", Wire::Raw)], Wire::Auto),
         routes: section.flag("routes", true),
@@ -289,7 +292,19 @@ fn groups(section: &mut Section<'_>, protocol: Protocol) -> Vec<MemberGroup> {
         section.finish();
     }
     // Whoever says how the device is to be wants one.
-    let shapes = ["mtu", "queues", "receive_threads", "wire", "routes", "path_mtu", "fragment", "df", "tfc", "dummies"];
+    let shapes = [
+        "mtu",
+        "queues",
+        "tun_offloads",
+        "receive_threads",
+        "wire",
+        "routes",
+        "path_mtu",
+        "fragment",
+        "df",
+        "tfc",
+        "dummies",
+    ];
     if shapes.iter().any(|key| section.named_key(key)) {
         let device = |group: &mut MemberGroup| {
             if group.engine == EngineChoice::Auto {

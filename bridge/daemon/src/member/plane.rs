@@ -53,6 +53,7 @@ struct Spare {
     path_mtu: Option<u16>,
     sizes: Sizes,
     queues: NonZeroU8,
+    offloads: bool,
     receivers: NonZeroU8,
     wire: Wire,
     dummies: Option<NonZeroU32>,
@@ -164,6 +165,7 @@ impl Spare {
             path_mtu: config.path_mtu,
             sizes: config.sizes.clone(),
             queues: config.queues,
+            offloads: config.tun_offloads,
             receivers: config.receive_threads,
             wire: config.wire,
             dummies: config.dummies,
@@ -208,6 +210,7 @@ impl Spare {
         }
         let mut engine = EngineConfig::new(tun, interface, mtu);
         engine.queues = self.queues;
+        engine.offloads = self.offloads;
         engine.receivers = self.receivers;
         engine.wire = self.wire;
         engine.dummies = self.dummies;

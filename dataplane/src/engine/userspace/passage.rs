@@ -1,7 +1,6 @@
 //! The threads between a TUN device and an interface, and what they do to the packets that pass.
 
 use std::io;
-use std::iter;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::sockets::{Gauge, Sockets};
-use super::{EngineConfig, Shared, SystemRandom, index_of, open_tun, workers};
+use super::{EngineConfig, Shared, SystemRandom, index_of, tun, workers};
 use crate::burst::Fate;
 use crate::drops::DropReason;
 use crate::dummies::Dummies;
@@ -84,11 +83,11 @@ impl Workers {
     /// No such interface, no such privilege, or the TUN device exists and is in use.
     pub fn start<P: Passage>(config: &EngineConfig, passage: Arc<P>) -> io::Result<Self> {
         let index = index_of(&config.interface)?;
-        let (tun, others) = open_tun(&config.tun, config.mtu, config.queues)?;
+        let tun = tun::open(&config.tun, config.mtu, config.queues, config.offloads)?;
+        let queues: Vec<_> = tun.into_iter().map(Arc::new).collect();
         let sockets = Sockets::open(&config.interface, index, config.wire, config.receivers)?;
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let queues: Vec<_> = iter::once(tun).chain(others).collect();
         let shared =
             Arc::new(Shared { sockets, gauge, interface: config.interface.clone(), passage, stop: Arc::clone(&stop) });
         let mut workers = Self { stop, threads: Vec::new() };

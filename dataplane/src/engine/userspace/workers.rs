@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tun_rs::SyncDevice;
 
 use super::Shared;
 use super::incoming::{Receive, ReceiveV4, ReceiveV6};
 use super::outgoing::{self, Unsent};
 use super::passage::Passage;
+use super::tun::{Gathered, Reader, Tun};
 use crate::burst::{BURST, Fate};
 use crate::drops::DropReason;
 use crate::dummies::Dummies;
@@ -27,13 +27,15 @@ const CAPACITY: usize = 40 + 65_535;
 const PAUSE: u16 = 100;
 
 /// Plain packets of one queue become protected ones.
-pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &SyncDevice, mut ivs: IvSource) {
+pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &Tun, mut ivs: IvSource) {
     let mut frames = vec![Frame::new(CAPACITY); BURST];
     let mut fates = Vec::with_capacity(BURST);
     let (mut oversize, started) = (Oversize::default(), clock());
-    while wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
-        let (read, end) = gather(queue, &mut frames);
-        let frames = &mut frames[..read];
+    let mut reader = Reader::new(queue, Frame::new(CAPACITY));
+    while reader.has_more() || wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
+        let Gathered { packets, unusable, end } = reader.gather(&mut frames);
+        (0..unusable).for_each(|_| shared.passage.count_drop(DropReason::OutHdrError));
+        let frames = &mut frames[..packets];
         shared.passage.outbound(frames, &mut ivs, &mut fates);
         let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
         send(shared, sealed);
@@ -85,7 +87,7 @@ fn send<'p, P: Passage>(shared: &Shared<P>, packets: impl Iterator<Item = &'p [u
 /// Where packets go that take the place of one that is too large.
 struct Ways<'s, P> {
     shared: &'s Shared<P>,
-    queue: &'s SyncDevice,
+    queue: &'s Tun,
 }
 
 impl<P: Passage> Outlet for Ways<'_, P> {
@@ -94,7 +96,7 @@ impl<P: Passage> Outlet for Ways<'_, P> {
     }
 
     fn host(&mut self, packet: &[u8]) {
-        if let Err(error) = self.queue.send(packet) {
+        if let Err(error) = self.queue.write(packet) {
             tracing::debug!(%error, "the sender of a packet that is too large is not told");
         }
     }
@@ -111,20 +113,8 @@ fn own_address(interface: &str) -> Option<Ipv6Addr> {
     addresses.min_by_key(Ipv6Addr::is_unicast_link_local)
 }
 
-/// Fills frames from the front until all are full or there is nothing to read: a TUN device gives one packet to a
-/// system call. Says how many are, and what ended it.
-fn gather(queue: &SyncDevice, frames: &mut [Frame]) -> (usize, Option<io::Error>) {
-    for (at, frame) in frames.iter_mut().enumerate() {
-        match queue.recv(frame.space()) {
-            Ok(len) => frame.filled(len),
-            Err(error) => return (at, Some(error)),
-        }
-    }
-    (frames.len(), None)
-}
-
 /// Protected packets of one share become plain ones.
-pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &SyncDevice, share: usize) {
+pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &Tun, share: usize) {
     let Some(raw) = shared.sockets.raw().get(share) else { return };
     let (frames, fates) = (vec![Frame::new(CAPACITY); BURST], Vec::with_capacity(BURST));
     let mut inbound = Inbound { shared, tun, frames, fates };
@@ -140,7 +130,7 @@ pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &SyncDevice, share: u
 
 struct Inbound<'s, P> {
     shared: &'s Shared<P>,
-    tun: &'s SyncDevice,
+    tun: &'s Tun,
     frames: Vec<Frame>,
     fates: Vec<Fate<u32>>,
 }
@@ -158,11 +148,9 @@ impl<P: Passage> Inbound<'_, P> {
         }
         let frames = &mut self.frames[..gathered.packets];
         passage.inbound(frames, &mut self.fates);
-        for (frame, _) in frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()) {
-            if self.tun.send(frame.packet()).is_err() {
-                passage.count_drop(DropReason::InError);
-            }
-        }
+        let opened = frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
+        let refused = self.tun.write_burst(opened);
+        (0..refused).for_each(|_| passage.count_drop(DropReason::InError));
         true
     }
 }

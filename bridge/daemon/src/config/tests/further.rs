@@ -82,6 +82,7 @@ fn a_group_names_its_engine_or_has_that_of_the_member() {
         "mtu = 1400",
         "queues = 2",
         "wire = \"raw\"",
+        "tun_offloads = false",
         "receive_threads = 2",
         "routes = false",
         "tun = \"kf0\"",
@@ -96,9 +97,11 @@ fn a_group_names_its_engine_or_has_that_of_the_member() {
 fn the_ways_to_the_wire_may_be_chosen() {
     let usual = member_of(SEVERAL).unwrap().config;
     assert_eq!((usual.receive_threads.get(), usual.wire), (1, Wire::Auto));
-    let text = SEVERAL.replacen("group = 1234", "group = 1234\nreceive_threads = 8\nwire = \"raw\"", 1);
+    assert!(usual.tun_offloads);
+    let text = "group = 1234\nreceive_threads = 8\nwire = \"raw\"\ntun_offloads = false";
+    let text = SEVERAL.replacen("group = 1234", text, 1);
     let chosen = member_of(&text).unwrap().config;
-    assert_eq!((chosen.receive_threads.get(), chosen.wire), (8, Wire::Raw));
+    assert_eq!((chosen.receive_threads.get(), chosen.wire, chosen.tun_offloads), (8, Wire::Raw, false));
     wrong("group = 1234", "group = 1234\nreceive_threads = 9", "receive_threads");
     wrong("group = 1234", "group = 1234\nwire = \"ring\"", "wire");
 }
