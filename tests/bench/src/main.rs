@@ -39,6 +39,9 @@ struct Args {
     /// Only whole paths whose transform, octets and senders (as in the tables, with a blank between) contain this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Whole paths without the segmentation offloads of the TUN device.
+    #[arg(long)]
+    no_offloads: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,7 +71,7 @@ impl Size {
     }
 }
 
-fn measure(parts: &[Part], charon: bool, size: Size, only: &str) -> Result<Report> {
+fn measure(parts: &[Part], charon: bool, size: Size, (only, offloads): (&str, bool)) -> Result<Report> {
     let wanted = |part| parts.contains(&part);
     let mut report = Report::default();
     if wanted(Part::Registration) {
@@ -84,7 +87,7 @@ fn measure(parts: &[Part], charon: bool, size: Size, only: &str) -> Result<Repor
         report.acknowledgements = acks::measure(size)?;
     }
     if wanted(Part::Path) {
-        report.paths = Some(path::measure(size, only)?);
+        report.paths = Some(path::measure(size, only, offloads)?);
     }
     Ok(report)
 }
@@ -97,7 +100,7 @@ fn main() -> Result<()> {
         _ => Size::Full,
     };
     let parts = args.part.map_or(Part::value_variants().to_vec(), |part| vec![part]);
-    let report = measure(&parts, args.charon, size, &args.only)?;
+    let report = measure(&parts, args.charon, size, (&args.only, !args.no_offloads))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -115,7 +118,7 @@ mod tests {
     #[test]
     fn everything_of_the_key_server_is_measured() {
         let parts = [Part::Registration, Part::Rekey, Part::Ack];
-        let report = measure(&parts, false, Size::Smoke, "").unwrap();
+        let report = measure(&parts, false, Size::Smoke, ("", true)).unwrap();
         assert_eq!(report.registrations.len(), 11);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 4);
@@ -130,7 +133,7 @@ mod tests {
     /// The same; of whole paths a few loads.
     #[test]
     fn whole_paths_are_measured() {
-        let report = measure(&[Part::Path], false, Size::Smoke, "").unwrap();
+        let report = measure(&[Part::Path], false, Size::Smoke, ("", true)).unwrap();
         let text = report.to_string();
         let paths = match report.paths.unwrap() {
             Ok(paths) => paths,

@@ -103,8 +103,9 @@ const TRANSFORMS: [Transform; 2] = [
 /// Octets of a packet, and senders.
 const LOADS: [(usize, u32); 4] = [(1_400, 1), (1_400, 8), (1_400, 64), (64, 1)];
 
-/// Measures what has `only` in its name (transform, octets, senders), or says why that cannot be.
-pub(crate) fn measure(size: Size, only: &str) -> Result<Result<Paths, String>> {
+/// Measures what has `only` in its name (transform, octets, senders), with the TUN device's segmentation offloads or without
+/// them, or says why that cannot be.
+pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<Paths, String>> {
     if !geteuid().is_root() {
         return Ok(Err("skipped: network namespaces, TUN devices and raw sockets need root".to_owned()));
     }
@@ -122,7 +123,7 @@ pub(crate) fn measure(size: Size, only: &str) -> Result<Result<Paths, String>> {
     for transform in &TRANSFORMS {
         let name = transform.name;
         for (octets, senders) in loads.iter().copied().filter(|(o, s)| wanted(format!("{name} {o} {s}"))) {
-            paths.push(path(transform, octets, senders, size)?);
+            paths.push(path(transform, (octets, senders), size, offloads)?);
         }
         let one = paths.iter().filter(|p: &&Path| p.transform == name && p.senders == 1);
         for Path { octets, ours, .. } in one {
@@ -139,13 +140,13 @@ pub(crate) fn measure(size: Size, only: &str) -> Result<Result<Paths, String>> {
     Ok(Ok(Paths { paths, libipsec, queues }))
 }
 
-fn path(transform: &Transform, octets: usize, senders: u32, size: Size) -> Result<Path> {
+fn path(transform: &Transform, (octets, senders): (usize, u32), size: Size, offloads: bool) -> Result<Path> {
     let meter = Meter::Threads("esp-");
     let (mut ours, mut bare) = (Rate::default(), Rate::default());
     for _ in 0..runs(size) {
-        for (best, start) in [(&mut bare, Ends::bare as fn(&_, _) -> _), (&mut ours, Ends::engines)] {
+        for (best, start) in [(&mut bare, Ends::bare as fn(&_, _, _) -> _), (&mut ours, Ends::engines)] {
             let net = Net::new()?;
-            let ends = start(&net, transform.transform)?;
+            let ends = start(&net, transform.transform, offloads)?;
             best.raise(rate(&mut ours::course(&net, octets, senders)?, &meter, octets, size)?);
             drop(ends);
         }

@@ -38,9 +38,9 @@ pub(super) enum Ends {
 
 impl Ends {
     /// Engines that share an SA.
-    pub(super) fn engines(net: &Net, transform: EspTransform) -> Result<Self> {
-        let from = net.from.within(|| Ok(Userspace::start(config())?))?;
-        let to = net.to.within(|| Ok(Userspace::start(config())?))?;
+    pub(super) fn engines(net: &Net, transform: EspTransform, offloads: bool) -> Result<Self> {
+        let from = net.from.within(|| Ok(Userspace::start(config(offloads))?))?;
+        let to = net.to.within(|| Ok(Userspace::start(config(offloads))?))?;
         from.apply(update(transform, 1), START)?;
         to.apply(update(transform, 2), START)?;
         attach(&net.from, 1)?;
@@ -49,9 +49,9 @@ impl Ends {
     }
 
     /// Threads that protect nothing, with packets of the same length on the wire.
-    pub(super) fn bare(net: &Net, transform: EspTransform) -> Result<Self> {
+    pub(super) fn bare(net: &Net, transform: EspTransform, offloads: bool) -> Result<Self> {
         let (iv, block) = if transform == CBC { (16, 16) } else { (8, 4) };
-        let start = || Ok(Workers::start(&config(), Arc::new(Bare { front: 8 + iv, block, icv: 16 }))?);
+        let start = || Ok(Workers::start(&config(offloads), Arc::new(Bare { front: 8 + iv, block, icv: 16 }))?);
         let from = net.from.within(start)?;
         let to = net.to.within(start)?;
         // The engine joins its groups itself.
@@ -77,8 +77,10 @@ pub(super) fn course(net: &Net, octets: usize, senders: u32) -> Result<Course<'_
 
 pub(super) const START: Now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
 
-fn config() -> EngineConfig {
-    EngineConfig::new(TUN, WIRE, MTU)
+fn config(offloads: bool) -> EngineConfig {
+    let mut config = EngineConfig::new(TUN, WIRE, MTU);
+    config.offloads = offloads;
+    config
 }
 
 /// Lets the host have a TUN device.
