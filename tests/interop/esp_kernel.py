@@ -290,7 +290,7 @@ def check_out(subject, guest, version, sa):
         wrong = dict(sa, keymat=octets("wrong", len(sa["keymat"]) // 2).hex())
         for what, packet, keys in (("damaged", damaged, sa), ("under a wrong key", sealed, wrong)):
             answer = subject.ask(op="open", packet=packet.hex(), **keys)
-            if answer != {"drop": "InStateProtoError"}:
+            if answer.get("drop") != "InStateProtoError":
                 yield f"out: size {size}: {what} it opens as {answer}"
         answer = subject.ask(op="open", packet=sealed.hex(), **sa)
         parsed = parse_ip(bytes.fromhex(answer.get("packet", "")))

@@ -142,7 +142,7 @@ def check(subject, transform, mode, version, spi, keymat):
             yield f"size {size}: scapy's packet opens as {answer}, not {plain.hex()}"
         damaged = theirs[:-1] + bytes([theirs[-1] ^ 1])
         answer = subject.ask(op="open", packet=damaged.hex(), **common)
-        if answer != {"drop": "InStateProtoError"}:
+        if answer.get("drop") != "InStateProtoError":
             yield f"size {size}: a damaged packet gives {answer}"
 
 
@@ -173,7 +173,7 @@ def check_disguised(subject, transform, mode, version, spi, keymat):
     if any(opened[head:]) or next_header != 59:
         yield f"scapy opens a dummy as {opened.hex()}"
     answer = subject.ask(op="open", packet=dummy.hex(), **common)
-    if answer != {"drop": "InDummy"}:
+    if answer.get("drop") != "InDummy":
         yield f"a dummy gives {answer}"
 
 
