@@ -88,20 +88,12 @@ impl Snapshot {
     /// too large for the link, and a fragment where only whole packets can be protected, is left as it is and not counted yet:
     /// what becomes of it, [`Oversize`](crate::Oversize) decides.
     pub fn seal_burst(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
-        fates.clear();
-        fates.resize(frames.len(), Err(DropReason::OutNoPols));
-        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
-            self.seal_some(frames, ivs, fates, self.bounds(), self.local.as_ref());
-        }
+        self.seal_all(frames, ivs, fates, self.local.as_ref());
     }
 
     /// [`Self::seal_burst`] for parts of a packet that the local policy has left to the group as a whole.
     pub(crate) fn seal_parts(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
-        fates.clear();
-        fates.resize(frames.len(), Err(DropReason::OutNoPols));
-        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
-            self.seal_some(frames, ivs, fates, self.bounds(), None);
-        }
+        self.seal_all(frames, ivs, fates, None);
     }
 
     /// Turns ESP packets (IP header first) into plain packets, in place, and says in `fates` under which SPI each came.
@@ -131,8 +123,7 @@ impl Snapshot {
 
     /// The SA by which a packet would be sealed.
     pub(crate) fn sends(&self, headers: &Headers) -> Option<&Sa> {
-        let line = self.lines.get(self.classifier.find(headers)?)?;
-        line.candidates.first().map(AsRef::as_ref)
+        self.candidates(headers).first().map(AsRef::as_ref)
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -193,6 +184,14 @@ impl Snapshot {
     /// The SAs that open packets, in no order.
     pub(super) fn receiving(&self) -> impl Iterator<Item = &Arc<Sa>> {
         self.inbound.iter()
+    }
+
+    fn seal_all(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>, local: Option<&Local>) {
+        fates.clear();
+        fates.resize(frames.len(), Err(DropReason::OutNoPols));
+        for (frames, fates) in frames.chunks_mut(BURST).zip(fates.chunks_mut(BURST)) {
+            self.seal_some(frames, ivs, fates, self.bounds(), local);
+        }
     }
 
     /// At most [`BURST`] packets.
