@@ -211,11 +211,13 @@ impl Plan {
     #[inline]
     fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers) -> Option<&'f mut [u8]> {
         let packet = frame.wrap(headers.total, self.front, self.back)?;
-        if let (EspMode::Tunnel, IpVersion::V4) = (self.mode, headers.version) {
-            let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
-            ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-        } else {
-            self.write_header(sa, packet, headers)?;
+        match (self.mode, headers.version) {
+            (EspMode::Tunnel, IpVersion::V4) => {
+                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
+                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
+            }
+            (EspMode::Tunnel, IpVersion::V6) => self.write_outer_v6(sa, packet)?,
+            (EspMode::Transport, version) => self.move_header(packet, headers, version),
         }
         let esp = packet.get_mut(self.esp_at..)?;
         let behind = esp.get_mut(sa.layout.body() + self.payload..)?;
@@ -228,27 +230,21 @@ impl Plan {
         Some(esp)
     }
 
-    /// Writes what stands in front of the SPI, in any mode and version.
     #[inline(never)]
-    fn write_header(&self, sa: &Sa, packet: &mut [u8], headers: &Headers) -> Option<()> {
-        match (self.mode, headers.version) {
-            (EspMode::Transport, version) => {
-                packet.copy_within(self.front..self.front + self.esp_at, 0);
-                match version {
-                    IpVersion::V4 => ipv4::rewrite(packet, headers.split, protocol::ESP),
-                    IpVersion::V6 => ipv6::rewrite(packet, headers.split_named_at, protocol::ESP),
-                }
-            }
-            (EspMode::Tunnel, IpVersion::V4) => {
-                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
-                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-            }
-            (EspMode::Tunnel, IpVersion::V6) => {
-                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
-                ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-            }
-        }
+    fn write_outer_v6(&self, sa: &Sa, packet: &mut [u8]) -> Option<()> {
+        let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
+        ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
         Some(())
+    }
+
+    /// Moves the packet's own header in front of the SPI, for transport mode.
+    #[inline(never)]
+    fn move_header(&self, packet: &mut [u8], headers: &Headers, version: IpVersion) {
+        packet.copy_within(self.front..self.front + self.esp_at, 0);
+        match version {
+            IpVersion::V4 => ipv4::rewrite(packet, headers.split, protocol::ESP),
+            IpVersion::V6 => ipv6::rewrite(packet, headers.split_named_at, protocol::ESP),
+        }
     }
 
     #[inline]
