@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from guest import Guest, Silence
+from guest import Guest, Silence, told
 
 # Transform: octets of the AEAD's key and salt, its name in the kernel and the bits of its ICV; or octets of the cipher's key and
 # nonce, its name in the kernel, and the MAC's name here.
@@ -329,10 +329,7 @@ def run(subject, guest):
             complaints = list(check(subject, guest, number, transform, mode, version))
         except Silence as silence:
             raise Silence(f"{transform} {mode} IPv{version}: {silence}; dropped so far: {guest.drops()}") from None
-        failed += bool(complaints)
-        print(f"{'FAIL' if complaints else 'ok  '} {transform} {mode} IPv{version}", flush=True)
-        for complaint in complaints:
-            print(f"     {complaint}")
+        failed += told(f"{transform} {mode} IPv{version}", complaints)
     return 1 if failed else 0
 
 

@@ -77,3 +77,11 @@ class Guest:
     def end(self):
         self.process.kill()
         self.process.wait()
+
+
+def told(name, complaints):
+    """Prints what came of a case. Has it failed?"""
+    print(f"{'FAIL' if complaints else 'ok  '} {name}", flush=True)
+    for complaint in complaints:
+        print(f"     {complaint}")
+    return bool(complaints)

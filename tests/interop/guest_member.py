@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 
-from guest import Guest, Silence
+from guest import Guest, Silence, told
 from guest_sides import KEYFERRY, App, Broken, Inside, Outside, until
 from guest_wire import Switch, clear_frame
 
@@ -247,10 +247,7 @@ def run(sides, switch, folder):
     for case in CASES:
         kind = Trial if case.used else Refusal
         complaints = list(kind(case, *sides, switch, folder).run())
-        failed += bool(complaints)
-        print(f"{'FAIL' if complaints else 'ok  '} {case.engine}: {case.name}", flush=True)
-        for complaint in complaints:
-            print(f"     {complaint}")
+        failed += told(f"{case.engine}: {case.name}", complaints)
     return 1 if failed else 0
 
 
