@@ -2,7 +2,7 @@
 //!
 //! One core, no I/O. Times are nanoseconds per packet, the best of several runs, for packets in a tunnel under one SA;
 //! "bare" is the same library's cipher on the same octets. `--quick` runs shorter, `--only TEXT` takes the transforms
-//! whose names contain it, and nothing else. With the feature `ipsec-mb` "bare" is Intel's multi-buffer library where the
+//! whose names contain it, or one of the parts behind them (`bursts`, `windows`, `scale`), and nothing else. With the feature `ipsec-mb` "bare" is Intel's multi-buffer library where the
 //! engine uses that, and the usual libraries stand beside it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -44,9 +44,10 @@ fn main() {
     let clock = Clock::new(has("--quick") || !has("--bench"));
     let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
     against_bare(&clock, only.map_or("", String::as_str));
-    if only.is_none() {
-        windows(&clock);
-        scale(&clock);
+    for (name, part) in [("bursts", bursts as fn(&Clock)), ("windows", windows), ("scale", scale)] {
+        if only.is_none_or(|only| only == name) {
+            part(&clock);
+        }
     }
 }
 
@@ -92,6 +93,15 @@ fn bare_times(clock: &Clock, transform: EspTransform, len: usize, library: &str)
         return Bare { seal: bare.seal(clock, len), open: bare.open(clock, len), says };
     }
     Bare { seal, open, says: library.to_owned() }
+}
+
+fn bursts(clock: &Clock) {
+    println!("\nFewer packets at a time, AES-128-GCM-16, 64 octets, ns per packet");
+    for len in [1, 2, 4, 8, BURST] {
+        let mut group = Group::new(&[policy(EspTransform::Aead(Aead::Aes128Gcm16), 1, false)], 1);
+        let packets = vec![packet(1, 1, 64); len];
+        println!("{len:>3} packets: seal {:.1}, open {:.1}", group.seal(clock, &packets), group.open(clock, &packets));
+    }
 }
 
 fn windows(clock: &Clock) {
@@ -169,7 +179,7 @@ impl Group {
     fn seal(&mut self, clock: &Clock, packets: &[Vec<u8>]) -> f64 {
         let snapshot = self.sad.snapshot();
         let mut fates = Vec::new();
-        let (frames, ivs) = (&mut self.frames, &mut self.ivs);
+        let (frames, ivs) = (&mut self.frames[..packets.len()], &mut self.ivs);
         // The payload may be anything, so only the headers are written anew.
         let refill = |frames: &mut [Frame]| {
             for (frame, packet) in frames.iter_mut().zip(packets) {
@@ -192,9 +202,10 @@ impl Group {
         let mut rounds: Vec<Vec<Frame>> = Vec::new();
         let mut best = f64::MAX;
         let mut fates = Vec::new();
+        let bursts = ROUNDS * BURST / packets.len();
         for _ in 0..clock.rounds() {
             rounds.clear();
-            for _ in 0..ROUNDS {
+            for _ in 0..bursts {
                 let mut frames: Vec<Frame> = packets.iter().map(|packet| Frame::holding(packet)).collect();
                 let mut sealed = Vec::new();
                 snapshot.seal_burst(&mut frames, &mut self.ivs, &mut sealed);
@@ -208,11 +219,11 @@ impl Group {
             }));
             assert!(fates.iter().all(Result::is_ok));
         }
-        best / (ROUNDS * packets.len()) as f64
+        best / (bursts * packets.len()) as f64
     }
 }
 
-/// Bursts that are opened between two looks at the clock.
+/// Bursts that are opened between two looks at the clock, if they are full.
 const ROUNDS: usize = 2;
 
 fn policy(transform: EspTransform, line: usize, replay: bool) -> TrafficPolicy {
