@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Reasons, named as in `/proc/net/xfrm_stat` where the kernel has the like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum DropReason {
     /// Inbound: no sound IP packet, no ESP in it, or a fragment.
     InHdrError,

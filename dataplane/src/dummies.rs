@@ -12,7 +12,7 @@ use crate::burst::BURST;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::packet::esp::{EspPacket, TRAILER_LEN, write_trailer};
-use crate::packet::{IpVersion, ipv4, ipv6, protocol};
+use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol};
 use crate::sa::Sa;
 use crate::sad::Snapshot;
 use crate::transform::Job;
@@ -95,7 +95,11 @@ fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()
     frame.filled(len);
     let packet = frame.packet_mut();
     match version {
-        IpVersion::V4 => ipv4::write_outer(packet, &ipv4::BLANK, outer, protocol::ESP),
+        IpVersion::V4 => {
+            let Headers { source, destination, .. } = Headers::NONE;
+            let header = ipv4::OuterHeader::new(source, destination, outer, protocol::ESP);
+            header.write(packet.first_chunk_mut()?, &ipv4::BLANK, len);
+        }
         IpVersion::V6 => ipv6::write_outer(packet, &ipv6::BLANK, outer, protocol::ESP),
     }
     let esp = packet.get_mut(esp_at..)?;

@@ -42,6 +42,7 @@ mod open;
 mod oversize;
 pub mod packet;
 mod replay;
+mod runs;
 mod sa;
 mod sad;
 mod seal;

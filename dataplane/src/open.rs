@@ -14,6 +14,7 @@ use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
 use crate::packet::{Flow, Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
 use crate::replay::{Sender, Verdict};
+use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::transform::Job;
 
@@ -32,8 +33,8 @@ pub(crate) fn find_esp(frame: &mut Frame, headers: &mut Headers) -> Result<u32, 
 /// A burst of protected packets.
 pub(crate) struct Inbound<'b> {
     pub(crate) frames: &'b mut [Frame],
-    /// Outer headers of each that can be a member.
-    pub(crate) outer: &'b [Headers],
+    /// By their outer headers.
+    pub(crate) runs: &'b Runs<'b, Sa>,
     pub(crate) fates: &'b mut [Fate<u32>],
 }
 
@@ -49,21 +50,23 @@ pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
     let (mut packets, mut octets) = (0, 0);
     let mut inner = Inner { headers: Headers::NONE, flow: None, covered: false };
-    for at in members.iter() {
-        let frame = &mut burst.frames[at];
-        let opened = leave(sa, frame, &burst.outer[at], &mut inner).and_then(|numbers| {
-            if let Some(windows) = &mut windows {
-                accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
+    for (run, part) in burst.runs.of(members) {
+        for at in part.iter() {
+            let frame = &mut burst.frames[at];
+            let opened = leave(sa, frame, &run.headers, &mut inner).and_then(|numbers| {
+                if let Some(windows) = &mut windows {
+                    accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
+                }
+                if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
+            });
+            burst.fates[at] = opened.map(|()| sa.spi);
+            match opened {
+                Ok(()) => {
+                    packets += 1;
+                    octets += frame.packet().len();
+                }
+                Err(reason) => sa.state.drops.count(reason),
             }
-            if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
-        });
-        burst.fates[at] = opened.map(|()| sa.spi);
-        match opened {
-            Ok(()) => {
-                packets += 1;
-                octets += burst.frames[at].packet().len();
-            }
-            Err(reason) => sa.state.drops.count(reason),
         }
     }
     sa.state.opened.count(packets, octets);
@@ -119,18 +122,20 @@ impl Numbers {
 /// Sorts out what is not worth the cipher's work, and changes nothing else.
 fn look(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
-    for at in members.iter() {
-        let outer = &burst.outer[at];
-        let esp = burst.frames[at].packet().get(outer.upper_at..).unwrap_or_default();
-        let looked = shape(sa, esp).and_then(|()| match &mut windows {
-            Some(windows) => {
-                let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
-                accept(windows.check(numbers.sender(sa, outer), numbers.sequence))
+    for (run, part) in burst.runs.of(*members) {
+        let outer = &run.headers;
+        for at in part.iter() {
+            let esp = burst.frames[at].packet().get(outer.upper_at..).unwrap_or_default();
+            let looked = shape(sa, esp).and_then(|()| match &mut windows {
+                Some(windows) => {
+                    let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
+                    accept(windows.check(numbers.sender(sa, outer), numbers.sequence))
+                }
+                None => Ok(()),
+            });
+            if let Err(reason) = looked {
+                refuse(sa, at, reason, members, burst.fates);
             }
-            None => Ok(()),
-        });
-        if let Err(reason) = looked {
-            refuse(sa, at, reason, members, burst.fates);
         }
     }
 }
@@ -150,10 +155,13 @@ fn shape(sa: &Sa, esp: &[u8]) -> Result<(), DropReason> {
 fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut given = Members::default();
-    for (at, (frame, outer)) in members.iter().zip(members.of(burst.frames.iter_mut().zip(burst.outer))) {
-        if let Some(esp) = frame.packet_mut().get_mut(outer.upper_at..) {
-            jobs.push(Job::new(esp, None));
-            given = given.with(Members::only(at));
+    let mut frames = members.of(burst.frames.iter_mut());
+    for (run, part) in burst.runs.of(*members) {
+        for (at, frame) in part.iter().zip(&mut frames) {
+            if let Some(esp) = frame.packet_mut().get_mut(run.headers.upper_at..) {
+                jobs.push(Job::new(esp, None));
+                given = given.with(Members::only(at));
+            }
         }
     }
     sa.transform.open(&mut jobs);
@@ -340,8 +348,14 @@ mod tests {
 
     fn open_one(sa: &Sa, frame: &mut Frame, outer: Headers) -> Fate<u32> {
         let mut fates = [Err(DropReason::InNoStates)];
-        let mut burst = Inbound { frames: std::slice::from_mut(frame), outer: &[outer], fates: &mut fates };
-        open(sa, Members::which(1, |_| true), &mut burst);
+        let mut runs = Runs::new();
+        let found = |headers: &mut Headers, _: Option<&_>| {
+            *headers = outer;
+            Ok(Some(sa))
+        };
+        runs.begin(None, found).unwrap();
+        let mut burst = Inbound { frames: std::slice::from_mut(frame), runs: &runs, fates: &mut fates };
+        open(sa, Members::only(0), &mut burst);
         fates[0]
     }
 

@@ -172,23 +172,29 @@ impl Headers {
 /// Packets come in runs of one flow, and this is cheaper to read than headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
-    addresses: [u8; 8],
-    ports: [u8; 4],
-    upper: u8,
+    /// Protocol and source address.
+    from: u64,
+    /// Destination address and ports.
+    to: u64,
 }
 
 impl Flow {
     /// The flow of a whole packet without options, and its length; `None` for all others, sound or not.
     #[inline]
     pub(crate) fn of(packet: &[u8]) -> Option<(Self, usize)> {
-        let fixed = packet.first_chunk::<{ ipv4::HEADER_LEN + 4 }>()?;
-        let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        let whole = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff == 0;
-        if fixed[0] != 0x45 || !whole || !(fixed.len()..=packet.len()).contains(&total) {
+        const WORD: usize = size_of::<u64>();
+        // Version and header length; more fragments and fragment offset.
+        const FIRST: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+        const PLAIN: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+        const FROM: u64 = u64::from_ne_bytes([0, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+
+        let octets = packet.first_chunk::<{ ipv4::HEADER_LEN + 4 }>()?;
+        let [first, from, to] = [0, 1, 2].map(|at| u64::from_ne_bytes(octets.as_chunks::<WORD>().0[at]));
+        let total = usize::from(u16::from_be_bytes([octets[2], octets[3]]));
+        if first & FIRST != PLAIN || !(octets.len()..=packet.len()).contains(&total) {
             return None;
         }
-        let (addresses, ports) = (*fixed[12..].first_chunk()?, *fixed.last_chunk()?);
-        Some((Self { addresses, ports, upper: fixed[9] }, total))
+        Some((Self { from: from & FROM, to }, total))
     }
 }
 

@@ -38,7 +38,7 @@ mod tests;
 
 pub(crate) use check::has_sound_prefix;
 pub use explain::{Explanation, Flow, Tried};
-use snapshot::Line;
+pub(crate) use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
 
 /// SAs that can be installed at a time.

@@ -16,16 +16,17 @@ use crate::iv::IvSource;
 use crate::nonce::Ticket;
 use crate::packet::esp::{EspPacket, TRAILER_LEN, padding_len, write_trailer};
 use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
+use crate::runs::Runs;
 use crate::sa::Sa;
-use crate::sad::Sealed;
+use crate::sad::{Line, Sealed};
 use crate::sizes::FlowPadding;
-use crate::transform::Job;
+use crate::transform::{Job, Layout};
+use crate::tunnel::Outer;
 
 /// A burst of plain packets.
 pub(crate) struct Outbound<'b> {
     pub(crate) frames: &'b mut [Frame],
-    /// Headers of each that can be a member.
-    pub(crate) headers: &'b [Headers],
+    pub(crate) runs: &'b Runs<'b, Line>,
     pub(crate) fates: &'b mut [Fate<Sealed>],
     pub(crate) ivs: &'b mut IvSource,
     pub(crate) bounds: Bounds,
@@ -38,15 +39,6 @@ pub(crate) struct Bounds {
     pub(crate) limit: usize,
     /// What the link takes: no packet is padded beyond.
     pub(crate) mtu: usize,
-}
-
-impl Outbound<'_> {
-    fn refuse(&mut self, members: Members, sa: &Sa, reason: DropReason) {
-        for at in members.iter() {
-            self.fates[at] = Err(reason);
-            sa.state.drops.count(reason);
-        }
-    }
 }
 
 /// Seals packets by the SAs of one policy line. Only an SA that has run out of numbers or octets gives way to its successor, which
@@ -70,9 +62,10 @@ pub(crate) fn would_seal(sa: &Sa, headers: &Headers, packet: &[u8], bounds: Boun
     if sa.is_revoked() || sa.is_spent() {
         return Err(DropReason::OutStateExpired);
     }
-    let plan = Plan::new(sa, headers, packet, bounds)?;
+    let shape = Shape::new(sa, headers, bounds);
+    let plan = shape.plan(headers.total, || packet)?;
     sa.state.numbers.are_left(sa.is_counter_mode())?;
-    Ok(headers.total + plan.front + plan.back)
+    Ok(headers.total + shape.front + plan.back)
 }
 
 /// Seals packets by one SA and returns those that it has no numbers or octets for.
@@ -81,41 +74,41 @@ pub(crate) fn would_seal(sa: &Sa, headers: &Headers, packet: &[u8], bounds: Boun
 /// unchanged.
 fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     if sa.is_revoked() {
-        burst.refuse(members, sa, DropReason::OutStateExpired);
+        refuse(members, sa, DropReason::OutStateExpired, burst.fates);
         return Members::default();
     }
     let (mut left, mut spent) = (members, Members::default());
-    // Of those that are left, in order.
-    let mut plans: ArrayVec<Plan, BURST> = ArrayVec::new();
-    for at in members.iter() {
-        let plan = Plan::new(sa, &burst.headers[at], burst.frames[at].packet(), burst.bounds);
-        let planned = plan.and_then(|plan| {
-            plan.room_in(&burst.frames[at])?;
-            let fits = sa.spend(plan.covered(sa));
-            if fits {
-                plans.push(plan);
+    let runs = burst.runs;
+    for (run, part) in runs.of(members) {
+        let shape = Shape::new(sa, &run.headers, burst.bounds);
+        for at in part.iter() {
+            let frame = &burst.frames[at];
+            let planned = shape.plan(runs.total(at), || frame.packet()).and_then(|plan| {
+                if frame.can_grow(shape.front, plan.back) {
+                    Ok(sa.spend(plan.covered(sa)))
+                } else {
+                    Err(DropReason::OutBundleGenError)
+                }
+            });
+            let one = Members::only(at);
+            match planned {
+                Ok(true) => continue,
+                Ok(false) => {
+                    burst.fates[at] = Err(DropReason::OutStateExpired);
+                    spent = spent.with(one);
+                }
+                // What is too large may be of use in parts, and parts together.
+                Err(reason) if reason.is_open() => burst.fates[at] = Err(reason),
+                Err(reason) => refuse(one, sa, reason, burst.fates),
             }
-            Ok(fits)
-        });
-        let one = Members::only(at);
-        match planned {
-            Ok(true) => continue,
-            Ok(false) => {
-                burst.fates[at] = Err(DropReason::OutStateExpired);
-                spent = spent.with(one);
-            }
-            // What is too large may be of use in parts, and parts together.
-            Err(reason) if reason.is_open() => burst.fates[at] = Err(reason),
-            Err(reason) => burst.refuse(one, sa, reason),
+            left = left.without(one);
         }
-        left = left.without(one);
     }
-    let mut plans = plans.iter();
     while !left.is_empty() {
         match sa.state.numbers.take(sa.is_counter_mode(), left.len()) {
             Ok(ticket) => {
                 let now = left.take(ticket.count);
-                run(sa, now, ticket, &mut plans, burst);
+                seal_with(ticket, sa, now, burst);
                 left = left.without(now);
             }
             Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
@@ -123,7 +116,7 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
                 return left.with(spent);
             }
             Err(reason) => {
-                burst.refuse(left, sa, reason);
+                refuse(left, sa, reason, burst.fates);
                 break;
             }
         }
@@ -131,42 +124,53 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
     spent
 }
 
-/// Seals packets that there is room for, as planned, and for which numbers were taken.
-fn run(sa: &Sa, members: Members, ticket: Ticket, plans: &mut std::slice::Iter<'_, Plan>, burst: &mut Outbound<'_>) {
+/// Seals packets that there is room for, and for which numbers were taken.
+fn seal_with(ticket: Ticket, sa: &Sa, members: Members, burst: &mut Outbound<'_>) {
+    let Outbound { frames, runs, fates, ivs, bounds } = burst;
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    let mut octets = 0;
-    let packets = members.of(burst.frames.iter_mut().zip(burst.headers));
-    jobs.extend(packets.zip(plans).filter_map(|((frame, headers), plan)| {
-        let esp = plan.lay_out(sa, frame, headers)?;
-        octets += headers.total;
-        Some(Job::new(esp, None))
-    }));
-    for (number, job) in (0u32..).zip(&mut jobs) {
-        if let Some(mut esp) = EspPacket::new(&mut *job.esp) {
-            esp.set_header(sa.spi, ticket.sequence + number);
+    let (mut given, mut octets) = (Members::default(), 0);
+    let mut frames = members.of(frames.iter_mut());
+    let mut number = 0;
+    for (run, part) in runs.of(members) {
+        let (shape, outer) = (Shape::new(sa, &run.headers, *bounds), Outside::new(sa, &run.headers));
+        for (at, frame) in part.iter().zip(&mut frames) {
+            let (total, sequence) = (runs.total(at), ticket.sequence + number);
+            if let Some(esp) = shape.lay_out(&outer, total, frame)
+                && let Some(mut header) = EspPacket::new(&mut *esp)
+            {
+                header.set_header(sa.spi, sequence);
+                jobs.push(Job::new(esp, ticket.iv.map(|iv| iv + u64::from(number))));
+                given = given.with(Members::only(at));
+                octets += total;
+            }
+            fates[at] = Ok(Sealed { spi: sa.spi, sequence });
+            number += 1;
         }
-        job.iv = ticket.iv.map(|iv| iv + u64::from(number));
     }
-    sa.transform.seal(&mut jobs, burst.ivs);
+    sa.transform.seal(&mut jobs, ivs);
 
-    let mut packets = 0;
-    for ((job, at), number) in jobs.iter().zip(members.iter()).zip(0u32..) {
-        burst.fates[at] = if job.done {
-            packets += 1;
-            Ok(Sealed { spi: sa.spi, sequence: ticket.sequence + number })
-        } else {
-            octets -= burst.headers[at].total;
-            sa.state.drops.count(DropReason::OutStateProtoError);
-            Err(DropReason::OutStateProtoError)
-        };
+    let mut failed = members.without(given);
+    for (job, at) in jobs.iter().zip(given.iter()) {
+        if !job.done {
+            octets -= runs.total(at);
+            failed = failed.with(Members::only(at));
+        }
     }
-    sa.state.sealed.count(packets, octets);
+    sa.state.sealed.count((members.len() - failed.len()) as usize, octets);
+    refuse(failed, sa, DropReason::OutStateProtoError, fates);
+}
+
+fn refuse(members: Members, sa: &Sa, reason: DropReason, fates: &mut [Fate<Sealed>]) {
+    for at in members.iter() {
+        fates[at] = Err(reason);
+        sa.state.drops.count(reason);
+    }
 }
 
 /// Does the payload of transport mode say itself how long it is, and fill the packet? UDP alone does.
-fn tells_length(headers: &Headers, packet: &[u8]) -> bool {
+fn tells_length(headers: &Headers, packet: &[u8], total: usize) -> bool {
     headers.split_protocol == protocol::UDP
-        && packet.get(headers.split..headers.total).is_some_and(|payload| udp_len(payload) == Some(payload.len()))
+        && packet.get(headers.split..total).is_some_and(|payload| udp_len(payload) == Some(payload.len()))
 }
 
 /// The longest plain packet with such headers that, protected, has at most `mtu` octets.
@@ -179,20 +183,33 @@ pub(crate) fn room(sa: &Sa, headers: &Headers, mtu: usize) -> Option<usize> {
     Some(inside + (body & !(sa.layout.block - 1)).checked_sub(TRAILER_LEN)?)
 }
 
-/// Where everything goes, in octets.
-struct Plan {
-    mode: EspMode,
-    /// Added in front of the packet.
+/// Where everything goes in packets of one flow, in octets.
+struct Shape<'h> {
+    headers: &'h Headers,
+    /// Is this a fragment that cannot be protected?
+    part: bool,
+    /// Added in front of a packet.
     front: usize,
-    /// Added behind it.
-    back: usize,
-    /// Where the SPI will stand.
-    esp_at: usize,
+    /// Of the packet, what stays in front of the SPI.
+    split: usize,
+    next_header: u8,
+    layout: Layout,
+    /// The longest protected packet there may be.
+    most: usize,
+    bounds: Bounds,
+    flow_padding: Option<&'h FlowPadding>,
+}
+
+/// What differs from packet to packet.
+struct Plan {
     /// What ESP protects, without its trailer.
     payload: usize,
     /// Octets of traffic flow padding behind it.
     flow: usize,
-    next_header: u8,
+    /// Octets of padding behind both.
+    padding: usize,
+    /// All that is added behind the packet.
+    back: usize,
 }
 
 impl Plan {
@@ -200,86 +217,126 @@ impl Plan {
     fn covered(&self, sa: &Sa) -> usize {
         self.payload + self.back - sa.layout.icv
     }
+}
 
-    /// Can a frame hold the protected packet?
-    fn room_in(&self, frame: &Frame) -> Result<(), DropReason> {
-        if frame.can_grow(self.front, self.back) { Ok(()) } else { Err(DropReason::OutBundleGenError) }
-    }
-
-    /// Writes what stands around the payload, but for SPI and numbers, and returns the ESP packet. `None` if the frame has no
-    /// room, which [`Plan::room_in`] tells before.
+impl<'h> Shape<'h> {
     #[inline]
-    fn lay_out<'f>(&self, sa: &Sa, frame: &'f mut Frame, headers: &Headers) -> Option<&'f mut [u8]> {
-        let packet = frame.wrap(headers.total, self.front, self.back)?;
-        match (self.mode, headers.version) {
-            (EspMode::Tunnel, IpVersion::V4) => {
-                let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
-                ipv4::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-            }
-            (EspMode::Tunnel, IpVersion::V6) => self.write_outer_v6(sa, packet)?,
-            (EspMode::Transport, version) => self.move_header(packet, headers, version),
+    fn new(sa: &'h Sa, headers: &'h Headers, bounds: Bounds) -> Self {
+        let (transport, layout) = (sa.policy.mode == EspMode::Transport, sa.layout);
+        let (outer, split, next_header) = match sa.policy.mode {
+            EspMode::Transport => (0, headers.split, headers.split_protocol),
+            EspMode::Tunnel => (headers.version.header_len(), 0, headers.version.as_protocol()),
+        };
+        let longest = match headers.version {
+            IpVersion::V4 => ipv4::MAX_TOTAL,
+            IpVersion::V6 => ipv6::MAX_TOTAL,
+        };
+        Self {
+            headers,
+            part: transport && headers.fragment,
+            front: outer + layout.body(),
+            split,
+            next_header,
+            layout,
+            most: longest.min(bounds.limit),
+            bounds,
+            flow_padding: Some(&sa.sizes.padding).filter(|padding| **padding != FlowPadding::None),
         }
-        let esp = packet.get_mut(self.esp_at..)?;
-        let behind = esp.get_mut(sa.layout.body() + self.payload..)?;
-        if self.flow > 0 {
-            // What a frame held before is nobody's to read, and SAs without encryption show it.
-            behind.get_mut(..self.flow)?.fill(0);
-        }
-        let padding = self.back.checked_sub(self.flow + TRAILER_LEN + sa.layout.icv)?;
-        write_trailer(behind.get_mut(self.flow..)?, padding, self.next_header)?;
-        Some(esp)
     }
 
+    /// Plans a packet of `total` octets.
+    #[inline]
+    fn plan<'p>(&self, total: usize, packet: impl FnOnce() -> &'p [u8]) -> Result<Plan, DropReason> {
+        let (layout, payload) = (self.layout, total - self.split);
+        let padding = padding_len(payload, layout.block);
+        let back = padding + TRAILER_LEN + layout.icv;
+        let len = total + self.front + back;
+        if self.part {
+            return Err(DropReason::OutFragment);
+        }
+        if len > self.most {
+            let too_big = len > self.bounds.limit;
+            return Err(if too_big { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
+        }
+        // Whole blocks, the first of which takes the place of the padding for the cipher.
+        let more = self.flow_padding.map_or(0, |padding| self.blocks(padding, len, total, packet()));
+        let (flow, padding) = if more > 0 { (padding + more, 0) } else { (0, padding) };
+        Ok(Plan { payload, flow, padding, back: back + more })
+    }
+
+    /// Octets, in whole blocks, by which a packet is made longer that would have `len`.
     #[inline(never)]
-    fn write_outer_v6(&self, sa: &Sa, packet: &mut [u8]) -> Option<()> {
-        let inner = packet.get(self.front..).and_then(|p| p.first_chunk()).copied()?;
-        ipv6::write_outer(packet, &inner, sa.outer(), protocol::ESP);
-        Some(())
+    fn blocks(&self, padding: &FlowPadding, len: usize, total: usize, packet: &[u8]) -> usize {
+        if self.split > 0 && !tells_length(self.headers, packet, total) {
+            return 0;
+        }
+        (padding.target(len, self.bounds.mtu.min(self.most)) - len) & !(self.layout.block - 1)
+    }
+
+    /// Writes what stands around the payload of a planned packet, but for SPI and numbers, and returns the ESP packet. `None` if
+    /// the frame has no room.
+    #[inline(never)]
+    fn lay_out<'f>(&self, outside: &Outside, total: usize, frame: &'f mut Frame) -> Option<&'f mut [u8]> {
+        let plan = self.plan(total, || frame.packet()).ok()?;
+        let packet = frame.wrap(total, self.front, plan.back)?;
+        let (len, body) = (packet.len(), self.layout.body());
+        match outside {
+            Outside::V4(outer) => {
+                let (front, inner) = packet.split_at_mut_checked(self.front)?;
+                outer.write(front.first_chunk_mut()?, inner.first_chunk()?, len);
+            }
+            Outside::V6(outer) => write_outer_v6(packet, self.front, *outer)?,
+            Outside::Own => self.move_header(packet),
+        }
+        let esp = packet.get_mut(self.front + self.split - body..)?;
+        let behind = esp.get_mut(body + plan.payload..)?;
+        if plan.flow > 0 {
+            // What a frame held before is nobody's to read, and SAs without encryption show it.
+            behind.get_mut(..plan.flow)?.fill(0);
+        }
+        write_trailer(behind.get_mut(plan.flow..)?, plan.padding, self.next_header)?;
+        Some(esp)
     }
 
     /// Moves the packet's own header in front of the SPI, for transport mode.
     #[inline(never)]
-    fn move_header(&self, packet: &mut [u8], headers: &Headers, version: IpVersion) {
-        packet.copy_within(self.front..self.front + self.esp_at, 0);
-        match version {
+    fn move_header(&self, packet: &mut [u8]) {
+        let headers = self.headers;
+        packet.copy_within(self.front..self.front + self.split, 0);
+        match headers.version {
             IpVersion::V4 => ipv4::rewrite(packet, headers.split, protocol::ESP),
             IpVersion::V6 => ipv6::rewrite(packet, headers.split_named_at, protocol::ESP),
         }
     }
+}
 
+/// What stands in front of the ESP packets of one flow.
+enum Outside {
+    V4(ipv4::OuterHeader),
+    V6(Outer),
+    /// The packet's own header.
+    Own,
+}
+
+impl Outside {
     #[inline]
-    fn new(sa: &Sa, headers: &Headers, packet: &[u8], bounds: Bounds) -> Result<Self, DropReason> {
-        let mode = sa.policy.mode;
-        let (outer, esp_at, payload, next_header) = match mode {
-            EspMode::Transport if headers.fragment => return Err(DropReason::OutFragment),
-            EspMode::Transport => (0, headers.split, headers.total - headers.split, headers.split_protocol),
-            EspMode::Tunnel => {
-                let outer = headers.version.header_len();
-                (outer, outer, headers.total, headers.version.as_protocol())
+    fn new(sa: &Sa, headers: &Headers) -> Self {
+        match (sa.policy.mode, headers.version) {
+            (EspMode::Transport, _) => Outside::Own,
+            (EspMode::Tunnel, IpVersion::V4) => {
+                let header = ipv4::OuterHeader::new(headers.source, headers.destination, sa.outer(), protocol::ESP);
+                Outside::V4(header)
             }
-        };
-        let front = outer + sa.layout.body();
-        let padding = padding_len(payload, sa.layout.block);
-        let mut back = padding + TRAILER_LEN + sa.layout.icv;
-        let limit = match headers.version {
-            IpVersion::V4 => ipv4::MAX_TOTAL,
-            IpVersion::V6 => ipv6::MAX_TOTAL,
-        };
-        let len = headers.total + front + back;
-        if len > bounds.limit.min(limit) {
-            return Err(if len > bounds.limit { DropReason::OutTooBig } else { DropReason::OutBundleGenError });
+            (EspMode::Tunnel, IpVersion::V6) => Outside::V6(sa.outer()),
         }
-        let mut flow = 0;
-        if !matches!(sa.sizes.padding, FlowPadding::None) && (mode == EspMode::Tunnel || tells_length(headers, packet))
-        {
-            let more = sa.sizes.padding.target(len, bounds.mtu.min(limit)) - len;
-            // Whole blocks, the first of which takes the place of the padding for the cipher.
-            let blocks = more & !(sa.layout.block - 1);
-            flow = if blocks > 0 { padding + blocks } else { 0 };
-            back += blocks;
-        }
-        Ok(Self { mode, front, back, esp_at, payload, flow, next_header })
     }
+}
+
+#[inline(never)]
+fn write_outer_v6(packet: &mut [u8], front: usize, outer: Outer) -> Option<()> {
+    let inner = packet.get(front..).and_then(|p| p.first_chunk()).copied()?;
+    ipv6::write_outer(packet, &inner, outer, protocol::ESP);
+    Some(())
 }
 
 // The room that a frame keeps is enough for every transform.

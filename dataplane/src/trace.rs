@@ -21,6 +21,7 @@ use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN};
 use crate::packet::{Headers, protocol};
+use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::sad::Sealed;
 use crate::status::PolicyStatus;
@@ -169,9 +170,9 @@ impl Tap {
     }
 
     /// Protected packets before they are opened: afterwards it is too late to ask what they were.
-    pub(crate) fn arrivals<'s>(&self, frames: &[Frame], outer: &[Headers], sas: &[Option<&'s Sa>]) -> Vec<Arrival<'s>> {
-        let looked_at = frames.iter().zip(outer).zip(sas);
-        looked_at.map(|((frame, outer), sa)| Arrival::of(frame.packet(), outer, *sa)).collect()
+    pub(crate) fn arrivals<'s>(&self, frames: &[Frame], runs: &Runs<'s, Sa>) -> Vec<Arrival<'s>> {
+        let arrival = |(at, frame): (usize, &Frame)| Arrival::of(frame.packet(), runs.headers(at), runs.found(at));
+        frames.iter().enumerate().map(arrival).collect()
     }
 
     /// What became of them.
@@ -310,11 +311,11 @@ pub(crate) struct Arrival<'s> {
 }
 
 impl<'s> Arrival<'s> {
-    fn of(packet: &[u8], outer: &Headers, sa: Option<&'s Sa>) -> Self {
+    fn of(packet: &[u8], outer: Headers, sa: Option<&'s Sa>) -> Self {
         let esp = packet.get(outer.upper_at..).filter(|_| outer.upper == protocol::ESP).and_then(EspPacket::new);
         let numbers = esp.map(|esp| (esp.spi(), esp.sequence()));
         let iv = sa.map(|sa| iv_of(sa, packet, outer.upper_at)).unwrap_or_default();
-        Self { outer: *outer, sa, spi: numbers.map(|(spi, _)| spi), sequence: numbers.map(|(_, number)| number), iv }
+        Self { outer, sa, spi: numbers.map(|(spi, _)| spi), sequence: numbers.map(|(_, number)| number), iv }
     }
 }
 

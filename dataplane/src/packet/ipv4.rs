@@ -71,36 +71,56 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
     Ok(())
 }
 
-/// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`, whose length becomes the
-/// total length. DS, ECN and, if it is to be copied, DF come from the inner header (RFC 4301 section 5.1.2.1), as do the
-/// addresses that `outer` does not name (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner
-/// packet's. The identification is given when it is sent.
-#[inline]
-pub(crate) fn write_outer(packet: &mut [u8], inner: &[u8; HEADER_LEN], outer: Outer, protocol: u8) {
-    let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-    let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() else { return };
-    let hops = if outer.destination.is_some() { TUNNEL_HOPS } else { inner[TTL] };
-    let address = |given: Option<IpAddr>, at: usize| match given {
-        Some(IpAddr::V4(address)) => u32::from(address),
-        Some(IpAddr::V6(_)) | None => u32::from_be_bytes([inner[at], inner[at + 1], inner[at + 2], inner[at + 3]]),
-    };
-    let dont_fragment = match outer.dont_fragment {
-        DontFragment::Copy => inner[FLAGS] & DONT_FRAGMENT,
-        DontFragment::Clear => 0,
-        DontFragment::Set => DONT_FRAGMENT,
-    };
-    let [high, low] = total.to_be_bytes();
-    let mut words = [
-        u32::from_be_bytes([0x45, inner[TOS], high, low]),
-        u32::from_be_bytes([0, 0, dont_fragment, 0]),
-        u32::from_be_bytes([hops, protocol, 0, 0]),
-        address(outer.source, SOURCE),
-        address(outer.destination, DESTINATION),
-    ];
-    // Summed up before they are in memory, where reading them back at once would stall.
-    words[2] |= u32::from(fold(words.into_iter().map(u64::from).sum()));
-    for (field, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *field = word.to_be_bytes();
+/// The outer header of tunnel mode for packets of one flow, in words up to the identification and DF, up to the checksum, and
+/// the addresses.
+///
+/// DS, ECN and, if it is to be copied, DF come from the inner header (RFC 4301 section 5.1.2.1), as do the addresses that are
+/// not named (RFC 5374 section 3.1), and with the destination the TTL: the group's multicast scope is then the inner packet's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OuterHeader {
+    /// What is taken over of the inner header's words.
+    kept: (u64, u32),
+    /// And what is set in them.
+    set: (u64, u32),
+    addresses: u64,
+    /// Of the addresses, for the checksum.
+    sum: u64,
+}
+
+impl OuterHeader {
+    /// For packets between these addresses, where `outer` names no others.
+    pub(crate) fn new(source: IpAddr, destination: IpAddr, outer: Outer, protocol: u8) -> Self {
+        let address = |given: Option<IpAddr>, inside: IpAddr| match given.filter(IpAddr::is_ipv4).unwrap_or(inside) {
+            IpAddr::V4(address) => u64::from(u32::from(address)),
+            IpAddr::V6(_) => 0,
+        };
+        let (source, destination) = (address(outer.source, source), address(outer.destination, destination));
+        let (keep, set) = match outer.dont_fragment {
+            DontFragment::Copy => (DONT_FRAGMENT, 0),
+            DontFragment::Clear => (0, 0),
+            DontFragment::Set => (0, DONT_FRAGMENT),
+        };
+        let (keep_hops, hops) = if outer.destination.is_some() { (0, TUNNEL_HOPS) } else { (u8::MAX, 0) };
+        Self {
+            kept: (u64::from_be_bytes([0, u8::MAX, 0, 0, 0, 0, keep, 0]), u32::from_be_bytes([keep_hops, 0, 0, 0])),
+            set: (u64::from_be_bytes([0x45, 0, 0, 0, 0, 0, set, 0]), u32::from_be_bytes([hops, protocol, 0, 0])),
+            addresses: source << 32 | destination,
+            sum: source + destination,
+        }
+    }
+
+    /// Writes it for a packet of `total` octets. The identification is given when it is sent.
+    #[inline]
+    pub(crate) fn write(&self, header: &mut [u8; HEADER_LEN], inner: &[u8; HEADER_LEN], total: usize) {
+        let total = u64::from(u16::try_from(total).unwrap_or(u16::MAX));
+        let word = |at: usize| u32::from_be_bytes(inner.as_chunks().0[at]);
+        let first = (u64::from(word(0)) << 32 | u64::from(word(1))) & self.kept.0 | self.set.0 | total << 32;
+        let second = word(2) & self.kept.1 | self.set.1;
+        // Summed up before it is in memory, where reading it back at once would stall.
+        let sum = fold(self.sum + (first >> 32) + (first & 0xffff_ffff) + u64::from(second));
+        header[..TTL].copy_from_slice(&first.to_be_bytes());
+        header[TTL..SOURCE].copy_from_slice(&(second | u32::from(sum)).to_be_bytes());
+        header[SOURCE..].copy_from_slice(&self.addresses.to_be_bytes());
     }
 }
 
@@ -286,6 +306,45 @@ mod tests {
             assert_eq!(u32::from(!checksum(&header)), sum, "{len} octets");
         }
         assert_eq!(checksum(&[0xff; 20]), 0);
+    }
+
+    #[test]
+    fn an_outer_header_repeats_what_it_must_and_has_its_checksum() {
+        let mut inner = *hex::decode(HEADER).unwrap().first_chunk().unwrap();
+        let named = |address: &str| Some(address.parse().unwrap());
+        let tunnel = Outer { source: named("192.0.2.1"), destination: named("255.255.255.255"), ..Outer::default() };
+        let set = Outer { dont_fragment: DontFragment::Set, ..Outer::default() };
+        let clear = Outer { dont_fragment: DontFragment::Clear, ..tunnel };
+        for outer in [Outer::default(), tunnel, set, clear] {
+            for (tos, df, ttl) in [(0, 0, 1), (0xbb, DONT_FRAGMENT, 0xff), (0xff, DONT_FRAGMENT, 3)] {
+                (inner[TOS], inner[FLAGS], inner[TTL]) = (tos, df, ttl);
+                for total in [40, 1_500, 0xffff] {
+                    let headers = Headers { total, ..parse_header(&inner) };
+                    let template = OuterHeader::new(headers.source, headers.destination, outer, 50);
+                    let mut header = [0x5a; HEADER_LEN];
+                    template.write(&mut header, &inner, total);
+                    assert_eq!((header[0], header[TOS], header[PROTOCOL], checksum(&header)), (0x45, tos, 50, 0));
+                    assert_eq!(be16(&header, TOTAL).map(usize::from), Some(total));
+                    let df = match outer.dont_fragment {
+                        DontFragment::Copy => df,
+                        DontFragment::Clear => 0,
+                        DontFragment::Set => DONT_FRAGMENT,
+                    };
+                    assert_eq!(header[IDENTIFICATION..TTL], [0, 0, df, 0]);
+                    assert_eq!(header[TTL], if outer.destination.is_some() { TUNNEL_HOPS } else { ttl });
+                    let read = parse_header(&header);
+                    assert_eq!(read.source, outer.source.unwrap_or(headers.source));
+                    assert_eq!(read.destination, outer.destination.unwrap_or(headers.destination));
+                }
+            }
+        }
+    }
+
+    fn parse_header(header: &[u8; HEADER_LEN]) -> Headers {
+        let total = usize::from(be16(header, TOTAL).unwrap());
+        let mut packet = header.to_vec();
+        packet.resize(total, 0);
+        parse(&packet).unwrap()
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::slice;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 use keyferry_model::policy::Selector;
 
@@ -15,6 +14,7 @@ use crate::iv::IvSource;
 use crate::local::{Local, Verdict};
 use crate::open::{self, Inbound};
 use crate::packet::{Flow, Headers, esp, ipv4};
+use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::seal::{self, Bounds, Outbound};
 use crate::sizes::Link;
@@ -35,7 +35,7 @@ pub struct Snapshot {
 }
 
 /// SAs with the same selectors, in the order in which a sender tries them.
-pub(super) struct Line {
+pub(crate) struct Line {
     pub(super) candidates: Box<[Arc<Sa>]>,
 }
 
@@ -171,8 +171,11 @@ impl Snapshot {
 
     /// The SAs that are tried for a plain packet; none where no policy matches.
     pub(super) fn candidates(&self, packet: &Headers) -> &[Arc<Sa>] {
-        let line = self.classifier.find(packet).and_then(|line| self.lines.get(line));
-        line.map(|line| &*line.candidates).unwrap_or_default()
+        self.line(packet).map(|line| &*line.candidates).unwrap_or_default()
+    }
+
+    fn line(&self, packet: &Headers) -> Option<&Line> {
+        self.classifier.find(packet).and_then(|line| self.lines.get(line))
     }
 
     /// What the local policy says of a plain packet; nothing is counted.
@@ -203,122 +206,65 @@ impl Snapshot {
         bounds: Bounds,
         local: Option<&Local>,
     ) {
-        let mut headers: ArrayVec<Headers, BURST> = ArrayVec::new();
-        let mut lines: ArrayVec<Option<usize>, BURST> = ArrayVec::new();
-        // Packets come in runs of one flow: which it is, and where its run began.
-        let mut run: Option<(Flow, usize)> = None;
-        let mut runs = 0;
+        let mut runs = Runs::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
             let flow = Flow::of(frame.packet());
-            if let (Some((flow, total)), Some((same, began))) = (flow, run)
-                && flow == same
-            {
-                let (mut alike, line) = (headers[began], lines[began]);
-                alike.total = total;
-                headers.push(alike);
-                lines.push(line);
+            if runs.goes_on(flow) {
                 continue;
             }
-            run = flow.map(|(flow, _)| (flow, headers.len()));
-            runs += 1;
-            headers.push(Headers::NONE);
-            let (before, read) = match &mut headers[..] {
-                [.., before, read] => (lines.last().copied().flatten().map(|line| (&*before, line)), read),
-                [read] => (None, read),
-                [] => continue,
-            };
-            let line = match (read.read(frame.packet()), before) {
-                (Ok(()), Some((before, line))) if read.is_same_flow(before) => Some(line),
-                (Ok(()), _) => self.classifier.find(read),
-                (Err(_), _) => {
-                    *fate = Err(DropReason::OutHdrError);
-                    None
-                }
-            };
-            lines.push(line);
-        }
-        if let Some(local) = local {
-            decide(local, frames, &headers, &mut lines, fates);
-        }
-        let mut left = Members::which(lines.len(), |at| lines[at].is_some());
-        let mut burst = Outbound { frames, headers: &headers, fates, ivs, bounds };
-        while let Some(first) = left.first() {
-            let members = match runs {
-                1 => left,
-                _ => Members::which(lines.len(), |at| left.contains(at) && lines[at] == lines[first]),
-            };
-            left = left.without(members);
-            if let Some(line) = lines[first].and_then(|line| self.lines.get(line)) {
-                seal::seal(&line.candidates, members, &mut burst);
+            let begun = runs.begin(flow.map(|(flow, _)| flow), |headers, before| {
+                headers.read(frame.packet()).map_err(|_| DropReason::OutHdrError)?;
+                Ok(match before {
+                    Some(before) if before.found.is_some() && headers.is_same_flow(&before.headers) => before.found,
+                    _ => self.line(headers),
+                })
+            });
+            if let Err(reason) = begun {
+                *fate = Err(reason);
             }
         }
+        let decided = local.map_or(Members::default(), |local| decide(local, frames, &runs, fates));
+        let mut burst = Outbound { frames, runs: &runs, fates, ivs, bounds };
+        for (line, members) in runs.groups() {
+            seal::seal(&line.candidates, members.without(decided), &mut burst);
+        }
         if let Some(tap) = &self.tap {
-            self.show_outbound(tap, frames, (&headers, &lines), fates);
+            show_outbound(tap, frames, &runs, decided, fates);
         }
         self.count(fates);
     }
 
-    #[cold]
-    fn show_outbound(
-        &self,
-        tap: &Tap,
-        frames: &[Frame],
-        (headers, lines): (&[Headers], &[Option<usize>]),
-        fates: &[Fate<Sealed>],
-    ) {
-        for (at, (headers, line)) in headers.iter().zip(lines).enumerate() {
-            // Of what is no sound packet nobody can say whose it is.
-            if fates[at] != Err(DropReason::OutHdrError) {
-                let line = line.and_then(|line| self.lines.get(line));
-                let candidates = line.map(|line| &*line.candidates).unwrap_or_default();
-                tap.outbound(headers, &frames[at], fates[at], candidates);
-            }
-        }
-    }
-
     /// At most [`BURST`] packets.
     fn open_some(&self, frames: &mut [Frame], fates: &mut [Fate<u32>]) {
-        let mut outer: ArrayVec<Headers, BURST> = ArrayVec::new();
-        let mut sas: ArrayVec<Option<&Sa>, BURST> = ArrayVec::new();
-        // Packets come in runs, and those of one flow have one SPI: which flow it is, and where its run began.
-        let mut run: Option<(Flow, usize)> = None;
+        let mut runs = Runs::new();
         for (frame, fate) in frames.iter_mut().zip(&mut *fates) {
-            let flow = Flow::of(frame.packet());
-            if let (Some((flow, total)), Some((same, began))) = (flow, run)
-                && flow == same
-                && total >= ipv4::HEADER_LEN + esp::HEADER_LEN
-            {
-                let (mut alike, sa) = (outer[began], sas[began]);
-                alike.total = total;
-                outer.push(alike);
-                sas.push(sa);
+            // Packets of one flow have one SPI, where they have one at all.
+            let whole = ipv4::HEADER_LEN + esp::HEADER_LEN;
+            let flow = Flow::of(frame.packet()).filter(|(_, total)| *total >= whole);
+            if let Some((_, total)) = flow.filter(|_| runs.goes_on(flow)) {
                 frame.narrow(0, total);
                 continue;
             }
-            let began = outer.len();
-            outer.push(Headers::NONE);
-            let Some(headers) = outer.last_mut() else { continue };
-            let sa = open::find_esp(frame, headers).map(|spi| self.find(spi, headers));
-            run = flow.filter(|_| sa.is_ok()).map(|(flow, _)| (flow, began));
-            sas.push(sa.unwrap_or_else(|reason| {
+            let begun = runs.begin(flow.map(|(flow, _)| flow), |headers, _| {
+                open::find_esp(frame, headers).map(|spi| self.find(spi, headers))
+            });
+            if let Err(reason) = begun {
                 *fate = Err(reason);
-                None
-            }));
+            }
         }
-        let arrivals = self.tap.as_ref().map(|tap| tap.arrivals(frames, &outer, &sas));
-        let mut left = Members::which(sas.len(), |at| sas[at].is_some());
-        let mut burst = Inbound { frames, outer: &outer, fates };
-        while let Some((first, sa)) = left.first().and_then(|first| Some((first, sas[first]?))) {
-            let same = |other: Option<&Sa>| other.is_some_and(|other| std::ptr::eq(other, sa));
-            let members = Members::which(sas.len(), |at| at >= first && left.contains(at) && same(sas[at]));
-            left = left.without(members);
+        let arrivals = self.tap.as_ref().map(|tap| tap.arrivals(frames, &runs));
+        let mut burst = Inbound { frames, runs: &runs, fates };
+        for (sa, members) in runs.groups() {
             open::open(sa, members, &mut burst);
         }
         if let Some(local) = self.local.as_ref().filter(|local| local.watches_inbound()) {
-            for (at, sa) in sas.iter().enumerate() {
-                if fates[at].is_ok() && is_blocked(local, frames[at].packet()) {
+            for (sa, members) in runs.groups() {
+                for at in members.iter() {
+                    if fates[at].is_err() || !is_blocked(local, frames[at].packet()) {
+                        continue;
+                    }
                     fates[at] = Err(DropReason::InPolBlock);
-                    sa.iter().for_each(|sa| sa.state.drops.count(DropReason::InPolBlock));
+                    sa.state.drops.count(DropReason::InPolBlock);
                 }
             }
         }
@@ -343,27 +289,37 @@ impl Snapshot {
     }
 }
 
-/// Takes out of a burst what the local policy lets pass in clear or drops: of such packets nothing is left in `lines`.
-fn decide(
-    local: &Local,
-    frames: &mut [Frame],
-    headers: &[Headers],
-    lines: &mut [Option<usize>],
-    fates: &mut [Fate<Sealed>],
-) {
-    for (at, line) in lines.iter_mut().enumerate() {
-        if fates[at] == Err(DropReason::OutHdrError) {
+/// Decides what the local policy lets pass in clear or drops, and says which packets these are.
+fn decide(local: &Local, frames: &mut [Frame], runs: &Runs<'_, Line>, fates: &mut [Fate<Sealed>]) -> Members {
+    let mut decided = Members::default();
+    for (at, (frame, fate)) in frames.iter_mut().zip(fates).enumerate() {
+        if *fate == Err(DropReason::OutHdrError) {
             continue;
         }
-        match local.outbound(&headers[at], line.is_some()) {
+        let headers = runs.headers(at);
+        match local.outbound(&headers, runs.found(at).is_some()) {
             Verdict::Group => continue,
             Verdict::Clear => {
-                frames[at].narrow(0, headers[at].total);
-                fates[at] = Ok(Sealed::CLEAR);
+                frame.narrow(0, headers.total);
+                *fate = Ok(Sealed::CLEAR);
             }
-            Verdict::Discard => fates[at] = Err(DropReason::OutPolBlock),
+            Verdict::Discard => *fate = Err(DropReason::OutPolBlock),
         }
-        *line = None;
+        decided = decided.with(Members::only(at));
+    }
+    decided
+}
+
+/// Shows packets but those that the local policy has `decided` about under the policy line that they belong to.
+#[cold]
+fn show_outbound(tap: &Tap, frames: &[Frame], runs: &Runs<'_, Line>, decided: Members, fates: &[Fate<Sealed>]) {
+    for (at, (frame, fate)) in frames.iter().zip(fates).enumerate() {
+        // Of what is no sound packet nobody can say whose it is.
+        if *fate != Err(DropReason::OutHdrError) {
+            let line = runs.found(at).filter(|_| !decided.contains(at));
+            let candidates = line.map(|line| &*line.candidates).unwrap_or_default();
+            tap.outbound(&runs.headers(at), frame, *fate, candidates);
+        }
     }
 }
 
