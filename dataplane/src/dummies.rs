@@ -79,7 +79,7 @@ fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()
     let outer = sa.own_outer()?;
     let version = if outer.destination?.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
     let (esp_at, layout) = (version.header_len(), sa.layout);
-    let around = esp_at + layout.body() + layout.icv;
+    let around = esp_at + layout.around();
     let most = if mtu > ipv6::MAX_TOTAL { MOST } else { mtu };
     let least = around + layout.block;
     // As long as any packet may be: who sees it must not guess what it is not.

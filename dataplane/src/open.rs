@@ -13,7 +13,7 @@ use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
 use crate::packet::{Flow, Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
-use crate::replay::{Sender, Verdict};
+use crate::replay::{Sender, Verdict, Visit};
 use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::transform::Job;
@@ -39,33 +39,34 @@ pub(crate) struct Inbound<'b> {
 }
 
 /// Opens packets of one SA.
-pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
+pub(crate) fn open(sa: &Sa, members: Members, burst: &mut Inbound<'_>) {
     if sa.is_spent() {
-        members.iter().for_each(|at| burst.fates[at] = Err(DropReason::InStateExpired));
-        members.iter().for_each(|_| sa.state.drops.count(DropReason::InStateExpired));
-        return;
+        return members.iter().for_each(|at| refuse(sa, at, DropReason::InStateExpired, burst.fates));
     }
-    look(sa, &mut members, burst);
-    decrypt(sa, &mut members, burst);
+    let authentic = decrypt(sa, members, burst);
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
     let (mut packets, mut octets) = (0, 0);
-    let mut inner = Inner { headers: Headers::NONE, flow: None, covered: false };
-    for (run, part) in burst.runs.of(members) {
+    let mut inner = Inner { headers: Headers::NONE, flow: None, fits: false, covered: false };
+    for (run, part) in burst.runs.of(authentic) {
+        inner.flow = None;
         for at in part.iter() {
             let frame = &mut burst.frames[at];
-            let opened = leave(sa, frame, &run.headers, &mut inner).and_then(|numbers| {
+            // Before the packet inside takes its place.
+            let numbers = windows.as_ref().and_then(|_| Numbers::of(sa, frame.packet().get(run.headers.upper_at..)?));
+            let opened = leave(sa, frame, &run.headers, &mut inner).and_then(|()| {
                 if let Some(windows) = &mut windows {
+                    let numbers = numbers.ok_or(DropReason::InStateInvalid)?;
                     accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
                 }
                 if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
             });
-            burst.fates[at] = opened.map(|()| sa.spi);
             match opened {
                 Ok(()) => {
+                    burst.fates[at] = Ok(sa.spi);
                     packets += 1;
                     octets += frame.packet().len();
                 }
-                Err(reason) => sa.state.drops.count(reason),
+                Err(reason) => refuse(sa, at, reason, burst.fates),
             }
         }
     }
@@ -75,25 +76,35 @@ pub(crate) fn open(sa: &Sa, mut members: Members, burst: &mut Inbound<'_>) {
 /// The plain packet that was read last. Packets come in runs of one flow, of which nothing else is read anew than the length.
 struct Inner {
     headers: Headers,
-    /// Its flow, if it has one that is cheap to tell.
+    /// Its flow, if it has one that is cheap to tell and the outer headers are the same.
     flow: Option<Flow>,
+    /// Does it fit the outer headers?
+    fits: bool,
     /// Does it fall under the selectors of the SA that it came by?
     covered: bool,
 }
 
 impl Inner {
     #[inline]
-    fn read(&mut self, sa: &Sa, packet: &[u8]) -> Result<(), DropReason> {
+    fn read(&mut self, sa: &Sa, outer: &Headers, packet: &[u8]) -> Result<(), DropReason> {
         let flow = Flow::of(packet);
         match (flow, self.flow) {
             (Some((flow, total)), Some(last)) if flow == last => self.headers.total = total,
-            _ => {
-                self.flow = None;
-                self.headers.read(packet).map_err(|_| DropReason::InStateModeError)?;
-                self.flow = flow.map(|(flow, _)| flow);
-                self.covered = sa.covers(&self.headers);
-            }
+            _ => self.read_anew(sa, outer, packet, flow.map(|(flow, _)| flow))?,
         }
+        if self.fits { Ok(()) } else { Err(DropReason::InStateModeError) }
+    }
+
+    #[inline(never)]
+    fn read_anew(&mut self, sa: &Sa, outer: &Headers, packet: &[u8], flow: Option<Flow>) -> Result<(), DropReason> {
+        self.flow = None;
+        self.headers.read(packet).map_err(|_| DropReason::InStateModeError)?;
+        self.flow = flow;
+        let kept = sa.preserved();
+        self.fits = self.headers.version == outer.version
+            && (!kept.keeps_source() || self.headers.source == outer.source)
+            && (!kept.keeps_destination() || self.headers.destination == outer.destination);
+        self.covered = sa.covers(&self.headers);
         Ok(())
     }
 }
@@ -119,73 +130,64 @@ impl Numbers {
     }
 }
 
-/// Sorts out what is not worth the cipher's work, and changes nothing else.
-fn look(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
+/// Deciphers what is worth it, and says what of it is authentic.
+fn decrypt(sa: &Sa, members: Members, burst: &mut Inbound<'_>) -> Members {
+    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
+    let mut given = Members::default();
     let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
-    for (run, part) in burst.runs.of(*members) {
-        let outer = &run.headers;
-        for at in part.iter() {
-            let esp = burst.frames[at].packet().get(outer.upper_at..).unwrap_or_default();
-            let looked = shape(sa, esp).and_then(|()| match &mut windows {
-                Some(windows) => {
-                    let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
-                    accept(windows.check(numbers.sender(sa, outer), numbers.sequence))
+    let mut frames = members.of(burst.frames.iter_mut());
+    for (run, part) in burst.runs.of(members) {
+        for (at, frame) in part.iter().zip(&mut frames) {
+            let esp = frame.packet_mut().get_mut(run.headers.upper_at..).unwrap_or_default();
+            match look(sa, esp, &run.headers, windows.as_mut()) {
+                Ok(()) => {
+                    jobs.push(Job::new(esp, None));
+                    given = given.with(Members::only(at));
                 }
-                None => Ok(()),
-            });
-            if let Err(reason) = looked {
-                refuse(sa, at, reason, members, burst.fates);
+                Err(reason) => refuse(sa, at, reason, burst.fates),
             }
         }
     }
+    // Others may need them while the cipher works.
+    drop(windows);
+    sa.transform.open(&mut jobs);
+    let mut authentic = given;
+    for (job, at) in jobs.iter().zip(given.iter()) {
+        let reason = match job.done {
+            false => DropReason::InStateProtoError,
+            true if !sa.spend(job.esp.len() - sa.layout.around()) => DropReason::InStateExpired,
+            true => continue,
+        };
+        authentic.remove(at);
+        refuse(sa, at, reason, burst.fates);
+    }
+    authentic
 }
 
-/// Are all parts there that the SA's layout has?
-fn shape(sa: &Sa, esp: &[u8]) -> Result<(), DropReason> {
-    let layout = sa.layout;
-    let body_len = esp.len().checked_sub(layout.body() + layout.icv).ok_or(DropReason::InStateInvalid)?;
+/// Is a packet worth the cipher's work? It changes nothing: all parts must be there that the SA's layout has, and its number be
+/// fresh where the outer header says whose it is.
+#[inline]
+fn look(sa: &Sa, esp: &[u8], outer: &Headers, windows: Option<&mut Visit<'_>>) -> Result<(), DropReason> {
+    let body_len = esp.len().checked_sub(sa.layout.around()).ok_or(DropReason::InStateInvalid)?;
     // Blocks are checked for CBC only: senders that do not align to four octets in a counter mode harm nobody.
-    let whole = sa.is_counter_mode() || body_len & (layout.block - 1) == 0;
+    let whole = body_len & (sa.layout.block - 1) == 0 || sa.is_counter_mode();
     if body_len < TRAILER_LEN || !whole {
         return Err(DropReason::InStateInvalid);
     }
-    Ok(())
+    let Some(windows) = windows else { return Ok(()) };
+    let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
+    accept(windows.check(numbers.sender(sa, outer), numbers.sequence))
 }
 
-fn decrypt(sa: &Sa, members: &mut Members, burst: &mut Inbound<'_>) {
-    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    let mut given = Members::default();
-    let mut frames = members.of(burst.frames.iter_mut());
-    for (run, part) in burst.runs.of(*members) {
-        for (at, frame) in part.iter().zip(&mut frames) {
-            if let Some(esp) = frame.packet_mut().get_mut(run.headers.upper_at..) {
-                jobs.push(Job::new(esp, None));
-                given = given.with(Members::only(at));
-            }
-        }
-    }
-    sa.transform.open(&mut jobs);
-    for (job, at) in jobs.iter().zip(given.iter()) {
-        let covered = job.esp.len().saturating_sub(sa.layout.body() + sa.layout.icv);
-        if !job.done {
-            refuse(sa, at, DropReason::InStateProtoError, members, burst.fates);
-        } else if !sa.spend(covered) {
-            refuse(sa, at, DropReason::InStateExpired, members, burst.fates);
-        }
-    }
-}
-
-fn refuse(sa: &Sa, at: usize, reason: DropReason, members: &mut Members, fates: &mut [Fate<u32>]) {
-    members.remove(at);
+fn refuse(sa: &Sa, at: usize, reason: DropReason, fates: &mut [Fate<u32>]) {
     fates[at] = Err(reason);
     sa.state.drops.count(reason);
 }
 
 /// Leaves only the plain packet of a decrypted one in the frame, and reads its headers.
-fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Inner) -> Result<Numbers, DropReason> {
+fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Inner) -> Result<(), DropReason> {
     let (layout, esp_at) = (sa.layout, outer.upper_at);
     let esp = frame.packet().get(esp_at..).ok_or(DropReason::InHdrError)?;
-    let numbers = Numbers::of(sa, esp).ok_or(DropReason::InStateInvalid)?;
     let icv_at = esp.len().checked_sub(layout.icv).ok_or(DropReason::InStateInvalid)?;
     let plain = esp.get(layout.body()..icv_at).ok_or(DropReason::InStateInvalid)?;
     let (payload, next_header) = read_trailer(plain).ok_or(DropReason::InPaddingError)?;
@@ -196,16 +198,21 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Inner) -> Resu
         EspMode::Tunnel => {
             let told = ecn(frame.packet(), outer);
             frame.narrow(esp_at + layout.body(), payload);
-            leave_tunnel(sa, frame, outer, inner, next_header)?;
+            inner.read(sa, outer, frame.packet())?;
+            if next_header != outer.version.as_protocol() {
+                return Err(DropReason::InStateModeError);
+            }
+            // The octets behind it are traffic flow padding (RFC 4303 section 2.7).
+            frame.narrow(0, inner.headers.total);
             pass_on_congestion(told, frame.packet_mut(), &inner.headers)?;
         }
         EspMode::Transport => {
             let payload = without_padding(plain.get(..payload).unwrap_or_default(), next_header);
             leave_transport(frame, outer, layout.body(), payload, next_header);
-            inner.read(sa, frame.packet())?;
+            inner.read(sa, outer, frame.packet())?;
         }
     }
-    Ok(numbers)
+    Ok(())
 }
 
 fn accept(verdict: Verdict) -> Result<(), DropReason> {
@@ -214,26 +221,6 @@ fn accept(verdict: Verdict) -> Result<(), DropReason> {
         Verdict::Replayed => Err(DropReason::InStateSeqError),
         Verdict::Full => Err(DropReason::InTooManySenders),
     }
-}
-
-/// Reads the packet inside, and cuts off the octets behind it, which are traffic flow padding (RFC 4303 section 2.7).
-fn leave_tunnel(
-    sa: &Sa,
-    frame: &mut Frame,
-    outer: &Headers,
-    inner: &mut Inner,
-    next_header: u8,
-) -> Result<(), DropReason> {
-    inner.read(sa, frame.packet())?;
-    let inner = &inner.headers;
-    let kept = sa.preserved();
-    let preserved = (!kept.keeps_source() || inner.source == outer.source)
-        && (!kept.keeps_destination() || inner.destination == outer.destination);
-    if next_header != outer.version.as_protocol() || inner.version != outer.version || !preserved {
-        return Err(DropReason::InStateModeError);
-    }
-    frame.narrow(0, inner.total);
-    Ok(())
 }
 
 /// Octets of the payload of transport mode without the traffic flow padding behind a UDP datagram, if it is of zeros. Other

@@ -179,7 +179,7 @@ pub(crate) fn room(sa: &Sa, headers: &Headers, mtu: usize) -> Option<usize> {
         EspMode::Transport => (headers.split, headers.split),
         EspMode::Tunnel => (headers.version.header_len(), 0),
     };
-    let body = mtu.checked_sub(outside + sa.layout.body() + sa.layout.icv)?;
+    let body = mtu.checked_sub(outside + sa.layout.around())?;
     Some(inside + (body & !(sa.layout.block - 1)).checked_sub(TRAILER_LEN)?)
 }
 

@@ -36,6 +36,11 @@ impl Layout {
     pub(crate) fn body(self) -> usize {
         HEADER_LEN + self.iv
     }
+
+    /// Octets that are not encrypted.
+    pub(crate) fn around(self) -> usize {
+        self.body() + self.icv
+    }
 }
 
 /// One ESP packet to protect or to open, in place.

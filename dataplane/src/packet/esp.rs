@@ -94,10 +94,22 @@ fn write_padding(octets: &mut [u8], padding: usize) -> Option<()> {
 
 /// Splits decrypted octets into the length of the payload and the next header. `None` when the padding is not what a
 /// sender must have written.
+#[inline]
 pub(crate) fn read_trailer(plain: &[u8]) -> Option<(usize, u8)> {
+    const STEP: usize = size_of::<u64>();
     let (rest, &[pad_len, next_header]) = plain.split_last_chunk::<TRAILER_LEN>()?;
-    let (payload, padding) = rest.split_at_checked(rest.len().checked_sub(usize::from(pad_len))?)?;
-    (PADDING.get(..padding.len()) == Some(padding)).then_some((payload.len(), next_header))
+    let padding = usize::from(pad_len);
+    let payload = rest.len().checked_sub(padding)?;
+    let is_right = match (rest.last_chunk::<STEP>(), PADDING.first_chunk::<STEP>()) {
+        // Short padding is compared in one word: what it must be, moved to the end, as far as there is any.
+        (Some(last), Some(all)) if padding <= STEP => {
+            let before = u64::BITS - u32::from(pad_len) * u8::BITS;
+            let expected = u64::from_be_bytes(*all).checked_shr(before).unwrap_or(0);
+            (u64::from_be_bytes(*last) ^ expected).checked_shl(before).unwrap_or(0) == 0
+        }
+        _ => rest.get(payload..) == PADDING.get(..padding),
+    };
+    is_right.then_some((payload, next_header))
 }
 
 #[cfg(test)]
@@ -119,6 +131,27 @@ mod tests {
                     assert_eq!(read_trailer(&octets[..plain.len()]), Some((payload, 17)));
                 }
                 assert!(write_trailer(&mut plain[payload + 1..], pad, 17).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn each_octet_of_padding_must_be_right() {
+        for payload in [0, 1, 7, 8, 9, 40] {
+            for padding in 0..=255 {
+                let mut plain = vec![0xaa; payload];
+                plain.extend((1..=255).take(padding));
+                plain.extend([padding as u8, 4]);
+                assert_eq!(read_trailer(&plain), Some((payload, 4)));
+                for at in payload..payload + padding {
+                    for flipped in [1, 0x80] {
+                        plain[at] ^= flipped;
+                        assert_eq!(read_trailer(&plain), None, "{at} of {padding}");
+                        plain[at] ^= flipped;
+                    }
+                }
+                let len = plain.len();
+                assert!(payload > 0 || padding == 0 || read_trailer(&plain[1..len]).is_none());
             }
         }
     }
