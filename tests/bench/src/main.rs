@@ -36,7 +36,7 @@ struct Args {
     /// Fewer runs of whole paths: figures are rough.
     #[arg(long)]
     quick: bool,
-    /// Only whole paths whose transform, octets and senders (as in the tables, with a blank between) contain this.
+    /// Only whole paths whose transform, octets, senders and way of sending (as in the tables, with a blank between) contain this.
     #[arg(long, default_value = "")]
     only: String,
     /// Whole paths without the segmentation offloads of the TUN device.
@@ -139,11 +139,11 @@ mod tests {
             Ok(paths) => paths,
             Err(reason) => return println!("{reason}"),
         };
-        assert_eq!((paths.paths.len(), paths.queues.len()), (4, 2));
+        assert_eq!((paths.paths.len(), paths.queues.len()), (6, 2));
         assert!(paths.paths.iter().all(|p| p.ours.packets > 0.0 && p.ours.cpu > 0.0 && p.bare.cpu > 0.0), "{text}");
         assert!(paths.paths.iter().all(|p| p.ours.latency.p50 > 0.0 && p.bare.latency.max > 0.0), "{text}");
         match &paths.libipsec {
-            Ok(rows) => assert!(rows.len() == 2 && rows.iter().all(|b| b.libipsec.packets > 0.0), "{text}"),
+            Ok(rows) => assert!(rows.len() == 4 && rows.iter().all(|b| b.libipsec.packets > 0.0), "{text}"),
             Err(reason) => println!("{reason}"),
         }
         assert!(paths.queues.iter().all(|q| q.one > 0.0 && q.two > 0.0), "{text}");

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::Size;
 use libipsec::Tunnel;
-use load::Course;
+use load::{Course, Handing};
 use meter::Meter;
 use net::Net;
 use ours::Ends;
@@ -43,6 +43,7 @@ pub(crate) struct Path {
     pub(crate) transform: &'static str,
     pub(crate) octets: usize,
     pub(crate) senders: u32,
+    pub(crate) handing: Handing,
     pub(crate) ours: Rate,
     pub(crate) bare: Rate,
     /// Of the rates.
@@ -56,6 +57,7 @@ pub(crate) struct Path {
 pub(crate) struct Beside {
     pub(crate) transform: &'static str,
     pub(crate) octets: usize,
+    pub(crate) handing: Handing,
     pub(crate) ours: f64,
     pub(crate) libipsec: Rate,
     /// Ours in terms of theirs.
@@ -100,8 +102,37 @@ const TRANSFORMS: [Transform; 2] = [
     Transform { name: "AES-128-GCM-16", transform: ours::GCM, proposal: "aes128gcm16", goal: 6.0 },
     Transform { name: "AES-128-CBC, SHA-256", transform: ours::CBC, proposal: "aes128-sha256", goal: 4.0 },
 ];
-/// Octets of a packet, and senders.
-const LOADS: [(usize, u32); 4] = [(1_400, 1), (1_400, 8), (1_400, 64), (64, 1)];
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    octets: usize,
+    senders: u32,
+    handing: Handing,
+}
+
+impl Load {
+    const fn new(octets: usize, senders: u32, handing: Handing) -> Self {
+        Self { octets, senders, handing }
+    }
+
+    /// As `--only` names it.
+    fn name(self) -> String {
+        format!("{} {} {}", self.octets, self.senders, self.handing.as_str())
+    }
+}
+
+const LOADS: [Load; 8] = [
+    Load::new(1_400, 1, Handing::Singly),
+    Load::new(1_400, 8, Handing::Singly),
+    Load::new(1_400, 64, Handing::Singly),
+    Load::new(64, 1, Handing::Singly),
+    Load::new(1_400, 1, Handing::InPieces),
+    Load::new(1_400, 8, Handing::InPieces),
+    Load::new(1_400, 64, Handing::InPieces),
+    Load::new(64, 1, Handing::InPieces),
+];
+/// Those of them that a smoke test makes do with.
+const FEW: [Load; 3] = [LOADS[2], LOADS[3], LOADS[4]];
 
 /// Measures what has `only` in its name (transform, octets, senders), with the TUN device's segmentation offloads or without
 /// them, or says why that cannot be.
@@ -115,20 +146,20 @@ pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<P
     let _precedence = (size != Size::Smoke).then(Precedence::take).transpose()?;
     let wanted = |what: String| what.contains(only);
     let loads = match size {
-        Size::Smoke => &LOADS[2..],
+        Size::Smoke => &FEW[..],
         Size::Quick | Size::Full => &LOADS[..],
     };
     let (mut paths, mut queues) = (Vec::new(), Vec::new());
     let mut libipsec = Ok(Vec::new());
     for transform in &TRANSFORMS {
         let name = transform.name;
-        for (octets, senders) in loads.iter().copied().filter(|(o, s)| wanted(format!("{name} {o} {s}"))) {
-            paths.push(path(transform, (octets, senders), size, offloads)?);
+        for load in loads.iter().filter(|load| wanted(format!("{name} {}", load.name()))) {
+            paths.push(path(transform, *load, size, offloads)?);
         }
         let one = paths.iter().filter(|p: &&Path| p.transform == name && p.senders == 1);
-        for Path { octets, ours, .. } in one {
+        for Path { octets, handing, ours, .. } in one {
             let Ok(rows) = &mut libipsec else { break };
-            match beside(transform, *octets, ours.packets, size)? {
+            match beside(transform, Load::new(*octets, 1, *handing), ours.packets, size)? {
                 Ok(row) => rows.push(row),
                 Err(reason) => libipsec = Err(reason),
             }
@@ -140,34 +171,36 @@ pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<P
     Ok(Ok(Paths { paths, libipsec, queues }))
 }
 
-fn path(transform: &Transform, (octets, senders): (usize, u32), size: Size, offloads: bool) -> Result<Path> {
+fn path(transform: &Transform, load: Load, size: Size, offloads: bool) -> Result<Path> {
     let meter = Meter::Threads("esp-");
     let (mut ours, mut bare) = (Rate::default(), Rate::default());
     for _ in 0..runs(size) {
         for (best, start) in [(&mut bare, Ends::bare as fn(&_, _, _) -> _), (&mut ours, Ends::engines)] {
             let net = Net::new()?;
             let ends = start(&net, transform.transform, offloads)?;
-            best.raise(rate(&mut ours::course(&net, octets, senders)?, &meter, octets, size)?);
+            best.raise(rate(&mut ours::course(&net, load)?, &meter, load.octets, size)?);
             drop(ends);
         }
     }
     let ratio = ours.packets / bare.packets;
+    let Load { octets, senders, handing } = load;
     let meets_goal = (octets == 1_400).then_some(ratio >= 0.75);
-    Ok(Path { transform: transform.name, octets, senders, ours, bare, ratio, meets_goal })
+    Ok(Path { transform: transform.name, octets, senders, handing, ours, bare, ratio, meets_goal })
 }
 
-fn beside(transform: &Transform, octets: usize, ours: f64, size: Size) -> Result<Result<Beside, String>> {
+fn beside(transform: &Transform, load: Load, ours: f64, size: Size) -> Result<Result<Beside, String>> {
     let mut libipsec = Rate::default();
     for _ in 0..runs(size) {
         let tunnel = match Tunnel::start(transform.proposal)? {
             Ok(tunnel) => tunnel,
             Err(reason) => return Ok(Err(reason)),
         };
-        libipsec.raise(rate(&mut tunnel.course(octets)?, &tunnel.meter, octets, size)?);
+        libipsec.raise(rate(&mut tunnel.course(load)?, &tunnel.meter, load.octets, size)?);
     }
     let (ratio, goal) = (ours / libipsec.packets, transform.goal);
+    let Load { octets, handing, .. } = load;
     let meets_goal = (octets == 1_400).then_some(ratio >= goal);
-    Ok(Ok(Beside { transform: transform.name, octets, ours, libipsec, ratio, goal, meets_goal }))
+    Ok(Ok(Beside { transform: transform.name, octets, handing, ours, libipsec, ratio, goal, meets_goal }))
 }
 
 fn runs(size: Size) -> u32 {

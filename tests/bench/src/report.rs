@@ -119,30 +119,38 @@ impl Paths {
         writeln!(f, "at least 0.75 of it with 1400 octets")?;
         writeln!(
             f,
-            "TRANSFORM             OCTETS  SENDERS     OURS  GBIT/S   CPU     BARE  GBIT/S   CPU  RATIO  GOAL MET"
+            "TRANSFORM             OCTETS  SENDERS  SENT          OURS  GBIT/S   CPU     BARE  GBIT/S   CPU  RATIO  GOAL MET"
         )?;
-        for Path { transform, octets, senders, ours, bare, ratio, meets_goal } in &self.paths {
+        for Path { transform, octets, senders, handing, ours, bare, ratio, meets_goal } in &self.paths {
             let verdict = meets_goal.map_or("-", verdict);
             let side = |r: &Rate| format!("{:7.0}  {:6.2}  {:4.2}", r.packets, r.gbits, r.cpu);
-            let (ours, bare) = (side(ours), side(bare));
-            writeln!(f, "{transform:<20}  {octets:>6}  {senders:>7}  {ours}  {bare}  {ratio:5.2}  {verdict}")?;
+            let (ours, bare, handing) = (side(ours), side(bare), handing.as_str());
+            writeln!(
+                f,
+                "{transform:<20}  {octets:>6}  {senders:>7}  {handing:<9}  {ours}  {bare}  {ratio:5.2}  {verdict}"
+            )?;
         }
         Ok(())
     }
 
     fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nLATENCY at half of that rate, us from application to application")?;
-        writeln!(f, "TRANSFORM             OCTETS  SENDERS  PATH           P50      P90      P99    P99.9      MAX")?;
+        writeln!(
+            f,
+            "TRANSFORM             OCTETS  SENDERS  SENT       PATH           P50      P90      P99    P99.9      MAX"
+        )?;
         let own = self.paths.iter().flat_map(|p| {
-            let load = (p.transform, p.octets, p.senders);
+            let load = (p.transform, p.octets, p.senders, p.handing);
             [(load, "ours", &p.ours), (load, "bare", &p.bare)]
         });
-        let theirs = self.libipsec.iter().flatten().map(|b| ((b.transform, b.octets, 1), "libipsec", &b.libipsec));
-        for ((transform, octets, senders), path, rate) in own.chain(theirs) {
+        let theirs =
+            self.libipsec.iter().flatten().map(|b| ((b.transform, b.octets, 1, b.handing), "libipsec", &b.libipsec));
+        for ((transform, octets, senders, handing), path, rate) in own.chain(theirs) {
             let Latency { p50, p90, p99, p99_9, max } = rate.latency;
+            let handing = handing.as_str();
             writeln!(
                 f,
-                "{transform:<20}  {octets:>6}  {senders:>7}  {path:<8}  {p50:8.0} {p90:8.0} {p99:8.0} {p99_9:8.0} {max:8.0}"
+                "{transform:<20}  {octets:>6}  {senders:>7}  {handing:<9}  {path:<8}  {p50:8.0} {p90:8.0} {p99:8.0} {p99_9:8.0} {max:8.0}"
             )?;
         }
         Ok(())
@@ -151,13 +159,16 @@ impl Paths {
 
 fn beside_libipsec(f: &mut fmt::Formatter<'_>, rows: &[Beside]) -> fmt::Result {
     writeln!(f, "\nBESIDE KERNEL-LIBIPSEC, packets per second without loss, us of CPU for each")?;
-    writeln!(f, "TRANSFORM             OCTETS  LIBIPSEC  GBIT/S    CPU     OURS  RATIO  AT LEAST  GOAL MET")?;
-    for Beside { transform, octets, ours, libipsec, ratio, goal, meets_goal } in rows {
+    writeln!(
+        f,
+        "TRANSFORM             OCTETS  SENT       LIBIPSEC  GBIT/S    CPU     OURS  RATIO  AT LEAST  GOAL MET"
+    )?;
+    for Beside { transform, octets, handing, ours, libipsec, ratio, goal, meets_goal } in rows {
         let verdict = meets_goal.map_or("-", verdict);
-        let Rate { packets, gbits, cpu, .. } = libipsec;
+        let (Rate { packets, gbits, cpu, .. }, handing) = (libipsec, handing.as_str());
         writeln!(
             f,
-            "{transform:<20}  {octets:>6}  {packets:>8.0}  {gbits:6.2}  {cpu:5.2}  {ours:7.0}  {ratio:5.1}  {goal:8.1}  {verdict}"
+            "{transform:<20}  {octets:>6}  {handing:<9}  {packets:>8.0}  {gbits:6.2}  {cpu:5.2}  {ours:7.0}  {ratio:5.1}  {goal:8.1}  {verdict}"
         )?;
     }
     Ok(())

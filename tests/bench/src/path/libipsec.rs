@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Load;
 use super::load::{Course, Flow, Receiver, Sender};
 use super::meter::Meter;
 use super::net::Namespace;
@@ -47,9 +48,10 @@ impl Tunnel {
         Ok(Ok(Self { script, from, to, meter: Meter::Processes(pids) }))
     }
 
-    pub(super) fn course(&self, octets: usize) -> Result<Course<'_>> {
+    pub(super) fn course(&self, load: Load) -> Result<Course<'_>> {
         let (source, destination) = (Ipv4Addr::new(10, 93, 0, 1), Ipv4Addr::new(10, 94, 0, 1));
-        let flow = Flow { octets, senders: 1, source, destination };
+        let Load { octets, senders, handing } = load;
+        let flow = Flow { octets, senders, source, destination, handing };
         let sender = self.from.within(|| Sender::new(flow, None))?;
         let receiver = self.to.within(|| Receiver::new(flow, None))?;
         Ok(Course { from: &self.from, to: &self.to, sender, receiver })

@@ -15,6 +15,7 @@ use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
+use super::Load;
 use super::bare::Bare;
 use super::load::{Course, Flow, Receiver, Sender};
 use super::net::{Namespace, Net, WIRE};
@@ -68,8 +69,9 @@ impl Ends {
 }
 
 /// From the TUN device of one end to that of the other.
-pub(super) fn course(net: &Net, octets: usize, senders: u32) -> Result<Course<'_>> {
-    let flow = Flow { octets, senders, source: SOURCE, destination: GROUP };
+pub(super) fn course(net: &Net, load: Load) -> Result<Course<'_>> {
+    let Load { octets, senders, handing } = load;
+    let flow = Flow { octets, senders, source: SOURCE, destination: GROUP, handing };
     let sender = net.from.within(|| Sender::new(flow, Some(TUN)))?;
     let receiver = net.to.within(|| Receiver::new(flow, Some(TUN)))?;
     Ok(Course { from: &net.from, to: &net.to, sender, receiver })

@@ -16,7 +16,7 @@ use dataplane::{DropReason, Fate, Frame, IvSource, Sad, Sealed, Snapshot};
 use keyferry_model::policy::EspTransform;
 use serde::Serialize;
 
-use super::load::{Flow, Sender, now};
+use super::load::{Flow, Handing, Sender, now};
 use super::net::{Net, WIRE};
 use super::ours::{GROUP, MTU, SOURCE, START, TUN, attach, update};
 use crate::Size;
@@ -66,7 +66,7 @@ fn run(transform: EspTransform, octets: usize, queues: NonZeroU8) -> Result<f64>
     let filled = (|| {
         attach(&net.from, 1)?;
         net.from.ip(&format!("link set {TUN} txqueuelen {QUEUE}"))?;
-        let flow = Flow { octets, senders: FLOWS, source: SOURCE, destination: GROUP };
+        let flow = Flow { octets, senders: FLOWS, source: SOURCE, destination: GROUP, handing: Handing::Singly };
         net.from.within(|| Sender::new(flow, Some(TUN))?.burst(packets))
     })();
     // Threads are not to wait for ever, whatever happened.
