@@ -90,7 +90,8 @@ pub struct EngineConfig {
     pub mtu: u16,
     /// Queues of the TUN device, each with a thread that seals. With more than one, the device must not exist before.
     pub queues: NonZeroU8,
-    /// Shall the TUN device's segmentation offloads be used?
+    /// Shall the TUN device's segmentation offloads be used? Threads that receive much then also wait a little for more, which
+    /// brings packets that go to the host together.
     pub offloads: bool,
     /// Threads that open what is received, each the packets of some senders.
     pub receivers: NonZeroU8,

@@ -98,8 +98,8 @@ impl Workers {
         }
         // Which queue opened packets are written to is all the same.
         for (at, queue) in (0..config.receivers.get()).zip(queues.iter().cycle().map(Arc::clone)) {
-            let shared = Arc::clone(&shared);
-            workers.spawn(format!("esp-rx-{at}"), move || workers::inbound(&shared, &queue, usize::from(at)))?;
+            let (shared, rest) = (Arc::clone(&shared), config.offloads);
+            workers.spawn(format!("esp-rx-{at}"), move || workers::inbound(&shared, &queue, usize::from(at), rest))?;
         }
         if let Some(rate) = config.dummies {
             let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));

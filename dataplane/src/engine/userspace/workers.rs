@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::Ipv6Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::thread::set_current_timer_slack;
 
 use super::Shared;
 use super::incoming::{Receive, ReceiveV4, ReceiveV6};
@@ -25,6 +28,11 @@ use crate::oversize::{Outlet, Oversize};
 const CAPACITY: usize = 40 + 65_535;
 /// How long a failing descriptor is left alone, in milliseconds.
 const PAUSE: u16 = 100;
+/// After bursts of so many packets more is likely to come soon, while a longer burst shows that more is there already.
+const REST_AFTER: RangeInclusive<usize> = 4..=BURST / 2;
+/// How long a thread that receives then waits, as network cards do that moderate their interrupts: fewer wakings, and more packets of a
+/// flow that the host takes together.
+const REST: Duration = Duration::from_micros(50);
 
 /// Plain packets of one queue become protected ones.
 pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &Tun, mut ivs: IvSource) {
@@ -32,7 +40,7 @@ pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &Tun, mut ivs: IvS
     let mut fates = Vec::with_capacity(BURST);
     let (mut oversize, started) = (Oversize::default(), clock());
     let mut reader = Reader::new(queue, Frame::new(CAPACITY));
-    while reader.has_more() || wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE) {
+    while reader.has_more() || wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE).is_some() {
         let Gathered { packets, unusable, end } = reader.gather(&mut frames);
         (0..unusable).for_each(|_| shared.passage.count_drop(DropReason::OutHdrError));
         let frames = &mut frames[..packets];
@@ -53,7 +61,7 @@ pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &Tun, mut ivs: IvS
 pub(super) fn dummies<P: Passage>(shared: &Shared<P>, rate: NonZeroU32, mut ivs: IvSource) {
     let (mut dummies, started) = (Dummies::new(rate), clock());
     let mut pause = PAUSE;
-    while wait(&[], shared.stop.as_fd(), PollTimeout::from(pause)) {
+    while wait(&[], shared.stop.as_fd(), PollTimeout::from(pause)).is_some() {
         let now = clock().duration_since(started);
         let send = |burst: &[Frame]| send(shared, burst.iter().map(Frame::packet));
         shared.passage.fill(&mut dummies, &mut ivs, now, send);
@@ -113,17 +121,27 @@ fn own_address(interface: &str) -> Option<Ipv6Addr> {
     addresses.min_by_key(Ipv6Addr::is_unicast_link_local)
 }
 
-/// Protected packets of one share become plain ones.
-pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &Tun, share: usize) {
+/// Protected packets of one share become plain ones. With `rest`, packets that come quickly one after the other are waited for, which
+/// makes bursts of them.
+pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &Tun, share: usize, rest: bool) {
     let Some(raw) = shared.sockets.raw().get(share) else { return };
     let (frames, fates) = (vec![Frame::new(CAPACITY); BURST], Vec::with_capacity(BURST));
     let mut inbound = Inbound { shared, tun, frames, fates };
     let (mut v4, mut v6) = (ReceiveV4::new(), ReceiveV6::new());
     let sockets: Vec<BorrowedFd<'_>> = [Some(raw.v4()), raw.v6()].into_iter().flatten().collect();
-    while wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
-        let goes_on = inbound.burst(raw.v4(), &mut v4) && raw.v6().is_none_or(|socket| inbound.burst(socket, &mut v6));
-        if !goes_on {
-            return;
+    let rest = rest && set_current_timer_slack(Some(NonZeroU64::MIN)).is_ok();
+    while let Some([of_v4, of_v6]) = wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
+        let mut most = 0;
+        if of_v4 {
+            let Some(packets) = inbound.burst(raw.v4(), &mut v4) else { return };
+            most = packets;
+        }
+        if let Some(socket) = raw.v6().filter(|_| of_v6) {
+            let Some(packets) = inbound.burst(socket, &mut v6) else { return };
+            most = most.max(packets);
+        }
+        if rest && REST_AFTER.contains(&most) {
+            thread::sleep(REST);
         }
     }
 }
@@ -136,11 +154,11 @@ struct Inbound<'s, P> {
 }
 
 impl<P: Passage> Inbound<'_, P> {
-    /// Reads what is there, up to a burst, and opens it. False when it is time to stop.
-    fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut impl Receive) -> bool {
+    /// Reads what is there, up to a burst, and opens it; gives how many packets it were. `None` when it is time to stop.
+    fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut impl Receive) -> Option<usize> {
         let gathered = match from.receive(socket, &mut self.frames) {
             Ok(gathered) => gathered,
-            Err(error) => return recover(&error, self.shared.stop.as_fd()),
+            Err(error) => return recover(&error, self.shared.stop.as_fd()).then_some(0),
         };
         let passage = &self.shared.passage;
         for _ in 0..gathered.unusable {
@@ -151,12 +169,12 @@ impl<P: Passage> Inbound<'_, P> {
         let opened = frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
         let refused = self.tun.write_burst(opened);
         (0..refused).for_each(|_| passage.count_drop(DropReason::InError));
-        true
+        Some(gathered.packets)
     }
 }
 
-/// Waits until one of `fds` is readable. False when it is time to stop.
-fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
+/// Waits until one of up to two `fds` is readable, and says which are. `None` when it is time to stop.
+fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> Option<[bool; 2]> {
     let mut polled = [stop; 3];
     for (entry, fd) in polled[1..].iter_mut().zip(fds) {
         *entry = *fd;
@@ -164,9 +182,12 @@ fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> b
     let mut polled = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let used = fds.len().min(2) + 1;
     match poll(&mut polled[..used], timeout) {
-        // Interrupted by a signal: look again.
-        Err(_) => true,
-        Ok(_) => polled[0].revents().is_none_or(|events| events.is_empty()),
+        // Interrupted by a signal: look at all.
+        Err(_) => Some([true; 2]),
+        Ok(_) => {
+            let [stopped, first, second] = polled.map(|entry| entry.revents().is_some_and(|events| !events.is_empty()));
+            (!stopped).then_some([first, second])
+        }
     }
 }
 
@@ -177,5 +198,5 @@ fn recover(error: &io::Error, stop: BorrowedFd<'_>) -> bool {
         return true;
     }
     tracing::debug!(%error, "not read");
-    wait(&[], stop, PollTimeout::from(PAUSE))
+    wait(&[], stop, PollTimeout::from(PAUSE)).is_some()
 }
