@@ -139,7 +139,7 @@ mod tests {
             Ok(paths) => paths,
             Err(reason) => return println!("{reason}"),
         };
-        assert_eq!((paths.paths.len(), paths.queues.len()), (6, 2));
+        assert_eq!((paths.paths.len(), paths.queues.len()), (6, 4));
         assert!(paths.paths.iter().all(|p| p.ours.packets > 0.0 && p.ours.cpu > 0.0 && p.bare.cpu > 0.0), "{text}");
         assert!(paths.paths.iter().all(|p| p.ours.latency.p50 > 0.0 && p.bare.latency.max > 0.0), "{text}");
         match &paths.libipsec {

@@ -25,7 +25,7 @@ use meter::Meter;
 use net::Net;
 use ours::Ends;
 use precedence::Precedence;
-pub(crate) use queues::Queues;
+pub(crate) use queues::{Queues, Work};
 use search::{Found, Search};
 
 /// Everything about whole paths.
@@ -165,7 +165,9 @@ pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<P
             }
         }
         if wanted(format!("{name} queues")) {
-            queues.push(queues::measure(name, transform.transform, 1_400, size)?);
+            for work in [Work::Sealing, Work::Opening] {
+                queues.push(queues::measure(name, transform.transform, 1_400, work, size)?);
+            }
         }
     }
     Ok(Ok(Paths { paths, libipsec, queues }))

@@ -97,14 +97,12 @@ impl fmt::Display for Paths {
             self.latencies(f)?;
         }
         if !self.queues.is_empty() {
-            writeln!(
-                f,
-                "\nSEALING THREADS, packets per second from full queues; two are to do 1.7 times what one does"
-            )?;
-            writeln!(f, "TRANSFORM             OCTETS      ONE      TWO  RATIO  GOAL MET")?;
+            writeln!(f, "\nTHREADS, packets per second from full queues; two are to do 1.7 times what one does")?;
+            writeln!(f, "TRANSFORM             OCTETS  WORK         ONE      TWO  RATIO  GOAL MET")?;
         }
-        for Queues { transform, octets, one, two, ratio, meets_goal } in &self.queues {
-            writeln!(f, "{transform:<20}  {octets:>6}  {one:7.0}  {two:7.0}  {ratio:5.2}  {}", verdict(*meets_goal))?;
+        for Queues { transform, octets, work, one, two, ratio, meets_goal } in &self.queues {
+            let (work, verdict) = (work.as_str(), verdict(*meets_goal));
+            writeln!(f, "{transform:<20}  {octets:>6}  {work:<7}  {one:7.0}  {two:7.0}  {ratio:5.2}  {verdict}")?;
         }
         Ok(())
     }

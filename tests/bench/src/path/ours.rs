@@ -13,6 +13,7 @@ use keyferry_model::policy::{
 };
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
 use super::Load;
@@ -56,12 +57,7 @@ impl Ends {
         let from = net.from.within(start)?;
         let to = net.to.within(start)?;
         // The engine joins its groups itself.
-        let joined = net.to.within(|| {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-            let index = nix::net::if_::if_nametoindex(WIRE)?;
-            socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index))?;
-            Ok(socket)
-        })?;
+        let joined = join(&net.to)?;
         attach(&net.from, 1)?;
         attach(&net.to, 2)?;
         Ok(Self::Bare { _from: from, _to: to, _joined: joined })
@@ -75,6 +71,16 @@ pub(super) fn course(net: &Net, load: Load) -> Result<Course<'_>> {
     let sender = net.from.within(|| Sender::new(flow, Some(TUN)))?;
     let receiver = net.to.within(|| Receiver::new(flow, Some(TUN)))?;
     Ok(Course { from: &net.from, to: &net.to, sender, receiver })
+}
+
+/// Joins the group for whom does not do it himself, as long as the socket is there.
+pub(super) fn join(namespace: &Namespace) -> Result<Socket> {
+    namespace.within(|| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        let index = if_nametoindex(WIRE)?;
+        socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index))?;
+        Ok(socket)
+    })
 }
 
 pub(super) const START: Now = Now { mono: Duration::ZERO, wall: Duration::ZERO };

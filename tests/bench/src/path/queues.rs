@@ -1,7 +1,8 @@
-//! What a second sealing thread brings where a core is free for it.
+//! What a second thread that seals or opens brings where a core is free for it.
 //!
-//! Load, sealing, opening and receiving on two cores leave none free. So the sealing threads are held back until the queues of the
-//! TUN device are full; then nothing but they runs. What they seal goes to the network, where nobody takes it.
+//! Load, sealing, opening and receiving on two cores leave none free. So the threads are held back until the queues of the
+//! TUN device, or the sockets that receive, are full; then nothing but they runs. What they seal goes to the network, where nobody takes it;
+//! what they open goes to the host, where nobody waits for it.
 
 use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use dataplane::engine::EngineConfig;
 use dataplane::engine::userspace::{Passage, Workers};
 use dataplane::{DropReason, Fate, Frame, IvSource, Sad, Sealed, Snapshot};
@@ -18,19 +20,40 @@ use serde::Serialize;
 
 use super::load::{Flow, Handing, Sender, now};
 use super::net::{Net, WIRE};
-use super::ours::{GROUP, MTU, SOURCE, START, TUN, attach, update};
+use super::ours::{GROUP, MTU, SOURCE, START, TUN, attach, join, update};
 use crate::Size;
 
-/// Packets that a queue holds.
+/// Packets that a queue of a TUN device holds.
 const QUEUE: u32 = 16_384;
-/// Packets of so many flows, which the kernel divides among the queues.
-const FLOWS: u32 = 64;
+/// Packets that are sent to each receiving socket, fewer than it holds.
+const RECEIVED: u32 = 4_096;
+/// Packets of so many flows, which the kernel divides among the queues. No thread gets two of one flow in a burst, which it would hand to
+/// the host as one.
+const FLOWS: u32 = 256;
 
-/// Packets per second that one and two threads seal and send.
+/// What the threads do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Work {
+    Sealing,
+    Opening,
+}
+
+impl Work {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealing => "sealing",
+            Self::Opening => "opening",
+        }
+    }
+}
+
+/// Packets per second that one and two threads seal and send, or receive and open.
 #[derive(Debug, Serialize)]
 pub(crate) struct Queues {
     pub(crate) transform: &'static str,
     pub(crate) octets: usize,
+    pub(crate) work: Work,
     pub(crate) one: f64,
     pub(crate) two: f64,
     /// The goal is 1.7 at least.
@@ -38,47 +61,80 @@ pub(crate) struct Queues {
     pub(crate) meets_goal: bool,
 }
 
-pub(super) fn measure(name: &'static str, transform: EspTransform, octets: usize, size: Size) -> Result<Queues> {
+pub(super) fn measure(
+    name: &'static str,
+    transform: EspTransform,
+    octets: usize,
+    work: Work,
+    size: Size,
+) -> Result<Queues> {
     let mut best = [0.0f64; 2];
     for _ in 0..size.pick(1, 12) {
-        for (best, queues) in best.iter_mut().zip([NonZeroU8::MIN, NonZeroU8::MIN.saturating_add(1)]) {
-            *best = best.max(run(transform, octets, queues)?);
+        for (best, threads) in best.iter_mut().zip([NonZeroU8::MIN, NonZeroU8::MIN.saturating_add(1)]) {
+            let rate = match work {
+                Work::Sealing => seal(transform, octets, threads)?,
+                Work::Opening => open(transform, octets, threads)?,
+            };
+            *best = best.max(rate);
         }
     }
     let [one, two] = best;
     let ratio = two / one;
-    Ok(Queues { transform: name, octets, one, two, ratio, meets_goal: ratio >= 1.7 })
+    Ok(Queues { transform: name, octets, work, one, two, ratio, meets_goal: ratio >= 1.7 })
 }
 
-/// Packets per second.
-fn run(transform: EspTransform, octets: usize, queues: NonZeroU8) -> Result<f64> {
+/// Packets per second that so many threads seal.
+fn seal(transform: EspTransform, octets: usize, threads: NonZeroU8) -> Result<f64> {
     let net = Net::new()?;
-    let mut sad = Sad::new();
-    sad.apply(update(transform, 1), START)?;
     // Short of what the queues hold, so that they may be filled unevenly.
-    let packets = u64::from(QUEUE) * u64::from(queues.get()) * 3 / 4;
-    let gate = Arc::new(Gate::new(sad.snapshot(), packets * 3 / 4));
-    let workers = net.from.within(|| {
-        let mut config = EngineConfig::new(TUN, WIRE, MTU);
-        config.queues = queues;
-        Ok(Workers::start(&config, Arc::clone(&gate))?)
-    })?;
-    let filled = (|| {
+    let packets = u64::from(QUEUE) * u64::from(threads.get()) * 3 / 4;
+    let gate = Arc::new(Gate::new(snapshot(transform, 1)?, packets * 3 / 4));
+    let workers = net.from.within(|| start(threads, NonZeroU8::MIN, &gate))?;
+    gate.run(workers, || {
         attach(&net.from, 1)?;
         net.from.ip(&format!("link set {TUN} txqueuelen {QUEUE}"))?;
-        let flow = Flow { octets, senders: FLOWS, source: SOURCE, destination: GROUP, handing: Handing::Singly };
-        net.from.within(|| Sender::new(flow, Some(TUN))?.burst(packets))
-    })();
-    // Threads are not to wait for ever, whatever happened.
-    gate.open();
-    filled?;
-    let ended = (0..5_000).find_map(|_| {
-        thread::sleep(Duration::from_millis(2));
-        gate.rate.get().copied()
-    });
-    drop(workers);
-    ensure!(ended.is_some(), "the sealing threads do not come to an end");
-    Ok(ended.unwrap_or_default())
+        net.from.within(|| Sender::new(flow(octets), Some(TUN))?.burst(packets))
+    })
+}
+
+/// Packets per second that so many threads open.
+fn open(transform: EspTransform, octets: usize, threads: NonZeroU8) -> Result<f64> {
+    let net = Net::new()?;
+    // The sockets' shares are not quite even.
+    let packets = u64::from(RECEIVED) * u64::from(threads.get());
+    let gate = Arc::new(Gate::new(snapshot(transform, 2)?, packets * 3 / 4));
+    let sealing = Arc::new(ArcSwap::new(snapshot(transform, 1)?));
+    let from = net.from.within(|| start(NonZeroU8::MIN, NonZeroU8::MIN, &sealing))?;
+    let workers = net.to.within(|| start(NonZeroU8::MIN, threads, &gate))?;
+    let _joined = join(&net.to)?;
+    gate.run(workers, || {
+        attach(&net.from, 1)?;
+        attach(&net.to, 2)?;
+        net.from.within(|| {
+            let sent = Sender::new(flow(octets), Some(TUN))?.burst(packets);
+            // Until the last have left, all of them are in the receiver's sockets.
+            thread::sleep(Duration::from_millis(100));
+            sent
+        })?;
+        drop(from);
+        Ok(())
+    })
+}
+
+fn start(queues: NonZeroU8, receivers: NonZeroU8, passage: &Arc<impl Passage>) -> Result<Workers> {
+    let mut config = EngineConfig::new(TUN, WIRE, MTU);
+    (config.queues, config.receivers) = (queues, receivers);
+    Ok(Workers::start(&config, Arc::clone(passage))?)
+}
+
+fn snapshot(transform: EspTransform, sender_id: u32) -> Result<Arc<Snapshot>> {
+    let mut sad = Sad::new();
+    sad.apply(update(transform, sender_id), START)?;
+    Ok(sad.snapshot())
+}
+
+fn flow(octets: usize) -> Flow {
+    Flow { octets, senders: FLOWS, source: SOURCE, destination: GROUP, handing: Handing::Singly }
 }
 
 /// Holds all back until it is opened, and takes the time from then on until so many packets are sealed that no queue is
@@ -99,21 +155,41 @@ impl Gate {
     fn open(&self) {
         self.opened.get_or_init(now);
     }
+
+    /// Fills the queues of threads that it holds back, lets these run and gives their rate.
+    fn run(&self, workers: Workers, fill: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let filled = fill();
+        // Threads are not to wait for ever, whatever happened.
+        self.open();
+        filled?;
+        let ended = (0..5_000).find_map(|_| {
+            thread::sleep(Duration::from_millis(2));
+            self.rate.get().copied()
+        });
+        drop(workers);
+        ended.context("the threads do not come to an end")
+    }
+
+    fn count(&self, burst: usize, opened: Duration) {
+        let burst = burst as u64;
+        let packets = self.packets.fetch_add(burst, Ordering::Relaxed) + burst;
+        if packets >= self.goal {
+            self.rate.get_or_init(|| packets as f64 / (now() - opened).as_secs_f64());
+        }
+    }
 }
 
 impl Passage for Gate {
     fn outbound(&self, frames: &mut [Frame], ivs: &mut IvSource, fates: &mut Vec<Fate<Sealed>>) {
         let opened = *self.opened.wait();
         self.snapshot.seal_burst(frames, ivs, fates);
-        let burst = frames.len() as u64;
-        let packets = self.packets.fetch_add(burst, Ordering::Relaxed) + burst;
-        if packets >= self.goal {
-            self.rate.get_or_init(|| packets as f64 / (now() - opened).as_secs_f64());
-        }
+        self.count(frames.len(), opened);
     }
 
     fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>) {
+        let opened = *self.opened.wait();
         self.snapshot.open_burst(frames, fates);
+        self.count(fates.iter().filter(|fate| fate.is_ok()).count(), opened);
     }
 
     fn count_drop(&self, reason: DropReason) {

@@ -67,7 +67,7 @@ impl Sender {
                 origin += Duration::from_secs_f64((behind - most) as f64 / rate);
                 behind = most;
             }
-            if behind == 0 {
+            if behind < self.output.least() {
                 thread::sleep(REST);
                 continue;
             }
@@ -99,6 +99,16 @@ impl Sender {
 enum Output {
     Singly(Singly),
     InPieces(InPieces),
+}
+
+impl Output {
+    /// Packets that are sent at least: who sends much in pieces waits until one is full.
+    fn least(&self) -> u64 {
+        match self {
+            Self::Singly(_) => 1,
+            Self::InPieces(output) => output.most as u64,
+        }
+    }
 }
 
 /// Packets whose headers are its own, so that one socket has all senders. They have no checksum.
