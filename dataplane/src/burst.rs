@@ -28,13 +28,6 @@ impl Members {
         Self(if at < BURST { 1 << at } else { 0 })
     }
 
-    /// Places from one up to another.
-    #[inline]
-    pub(crate) fn between(from: usize, to: usize) -> Self {
-        let below = |at: usize| if at < BURST { (1 << at) - 1 } else { u64::MAX };
-        Self(below(to) & !below(from))
-    }
-
     pub(crate) fn len(self) -> u32 {
         self.0.count_ones()
     }
@@ -76,6 +69,14 @@ impl Members {
         Self(self.0 | other.0)
     }
 
+    /// Those in front of all of the others.
+    #[inline]
+    pub(crate) fn before(self, others: Self) -> Self {
+        let first = others.0 & others.0.wrapping_neg();
+        Self(self.0 & first.wrapping_sub(1))
+    }
+
+    #[cfg(test)]
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
@@ -112,11 +113,8 @@ mod tests {
         assert_eq!(odd.take(2).iter().collect::<Vec<_>>(), [1, 3]);
         assert_eq!(odd.take(2).of(10..).take(2).collect::<Vec<_>>(), [11, 13]);
         assert_eq!(odd.of(0..99).count(), 32);
-        assert_eq!(odd.and(Members::between(3, 6)).iter().collect::<Vec<_>>(), [3, 5]);
-        assert_eq!(
-            (Members::between(0, 64).len(), Members::between(64, 64).len(), Members::between(7, 7).len()),
-            (64, 0, 0)
-        );
+        assert_eq!(odd.before(odd.without(odd.take(3))).iter().collect::<Vec<_>>(), [1, 3, 5]);
+        assert_eq!((odd.before(Members::default()), odd.before(Members::only(1)).len()), (odd, 0));
         assert_eq!((odd.take(99), odd.len()), (odd, 32));
         assert!(odd.without(odd).is_empty());
         let mut fewer = odd;

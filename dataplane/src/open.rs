@@ -10,11 +10,11 @@ use keyferry_model::policy::EspMode;
 
 use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
+use crate::flows::Flows;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN, TRAILER_LEN, read_trailer};
 use crate::packet::{Flow, Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
 use crate::replay::{Sender, Verdict, Visit};
-use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::transform::Job;
 
@@ -34,7 +34,7 @@ pub(crate) fn find_esp(frame: &mut Frame, headers: &mut Headers) -> Result<u32, 
 pub(crate) struct Inbound<'b> {
     pub(crate) frames: &'b mut [Frame],
     /// By their outer headers.
-    pub(crate) runs: &'b Runs<'b, Sa>,
+    pub(crate) flows: &'b Flows<'b, Sa>,
     pub(crate) fates: &'b mut [Fate<u32>],
 }
 
@@ -47,13 +47,13 @@ pub(crate) fn open(sa: &Sa, members: Members, burst: &mut Inbound<'_>) {
     let mut windows = sa.state.windows.as_ref().map(|windows| windows.visit());
     let (mut packets, mut octets) = (0, 0);
     let mut inner = Inner { headers: Headers::NONE, flow: None, fits: false, covered: false };
-    for (run, part) in burst.runs.of(authentic) {
+    for (entry, run) in burst.flows.runs_of(authentic) {
         inner.flow = None;
-        for at in part.iter() {
+        for at in run.iter() {
             let frame = &mut burst.frames[at];
             // Before the packet inside takes its place.
-            let numbers = windows.as_ref().and_then(|_| Numbers::of(sa, frame.packet().get(run.headers.upper_at..)?));
-            let opened = leave(sa, frame, &run.headers, &mut inner).and_then(|()| {
+            let numbers = windows.as_ref().and_then(|_| Numbers::of(sa, frame.packet().get(entry.headers.upper_at..)?));
+            let opened = leave(sa, frame, &entry.headers, &mut inner).and_then(|()| {
                 if let Some(windows) = &mut windows {
                     let numbers = numbers.ok_or(DropReason::InStateInvalid)?;
                     accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
@@ -136,10 +136,10 @@ fn decrypt(sa: &Sa, members: Members, burst: &mut Inbound<'_>) -> Members {
     let mut given = Members::default();
     let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
     let mut frames = members.of(burst.frames.iter_mut());
-    for (run, part) in burst.runs.of(members) {
-        for (at, frame) in part.iter().zip(&mut frames) {
-            let esp = frame.packet_mut().get_mut(run.headers.upper_at..).unwrap_or_default();
-            match look(sa, esp, &run.headers, windows.as_mut()) {
+    for (entry, run) in burst.flows.runs_of(members) {
+        for (at, frame) in run.iter().zip(&mut frames) {
+            let esp = frame.packet_mut().get_mut(entry.headers.upper_at..).unwrap_or_default();
+            match look(sa, esp, &entry.headers, windows.as_mut()) {
                 Ok(()) => {
                     jobs.push(Job::new(esp, None));
                     given = given.with(Members::only(at));
@@ -335,13 +335,13 @@ mod tests {
 
     fn open_one(sa: &Sa, frame: &mut Frame, outer: Headers) -> Fate<u32> {
         let mut fates = [Err(DropReason::InNoStates)];
-        let mut runs = Runs::new();
+        let mut flows = Flows::new();
         let found = |headers: &mut Headers, _: Option<&_>| {
             *headers = outer;
             Ok(Some(sa))
         };
-        runs.begin(None, found).unwrap();
-        let mut burst = Inbound { frames: std::slice::from_mut(frame), runs: &runs, fates: &mut fates };
+        flows.begin(None, found).unwrap();
+        let mut burst = Inbound { frames: std::slice::from_mut(frame), flows: &flows, fates: &mut fates };
         open(sa, Members::only(0), &mut burst);
         fates[0]
     }

@@ -11,12 +11,12 @@ use keyferry_model::policy::EspMode;
 
 use crate::burst::{BURST, Fate, Members};
 use crate::drops::DropReason;
+use crate::flows::Flows;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::nonce::Ticket;
 use crate::packet::esp::{EspPacket, TRAILER_LEN, padding_len, write_trailer};
 use crate::packet::{Headers, IpVersion, ipv4, ipv6, protocol, udp_len};
-use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::sad::{Line, Sealed};
 use crate::sizes::FlowPadding;
@@ -26,7 +26,7 @@ use crate::tunnel::Outer;
 /// A burst of plain packets.
 pub(crate) struct Outbound<'b> {
     pub(crate) frames: &'b mut [Frame],
-    pub(crate) runs: &'b Runs<'b, Line>,
+    pub(crate) flows: &'b Flows<'b, Line>,
     pub(crate) fates: &'b mut [Fate<Sealed>],
     pub(crate) ivs: &'b mut IvSource,
     pub(crate) bounds: Bounds,
@@ -78,12 +78,12 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
         return Members::default();
     }
     let (mut left, mut spent) = (members, Members::default());
-    let runs = burst.runs;
-    for (run, part) in runs.of(members) {
-        let shape = Shape::new(sa, &run.headers, burst.bounds);
-        for at in part.iter() {
+    let flows = burst.flows;
+    for (entry, run) in flows.runs_of(members) {
+        let shape = Shape::new(sa, &entry.headers, burst.bounds);
+        for at in run.iter() {
             let frame = &burst.frames[at];
-            let planned = shape.plan(runs.total(at), || frame.packet()).and_then(|plan| {
+            let planned = shape.plan(flows.total(at), || frame.packet()).and_then(|plan| {
                 if frame.can_grow(shape.front, plan.back) {
                     Ok(sa.spend(plan.covered(sa)))
                 } else {
@@ -126,15 +126,15 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
 
 /// Seals packets that there is room for, and for which numbers were taken.
 fn seal_with(ticket: Ticket, sa: &Sa, members: Members, burst: &mut Outbound<'_>) {
-    let Outbound { frames, runs, fates, ivs, bounds } = burst;
+    let Outbound { frames, flows, fates, ivs, bounds } = burst;
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let (mut given, mut octets) = (Members::default(), 0);
     let mut frames = members.of(frames.iter_mut());
     let mut number = 0;
-    for (run, part) in runs.of(members) {
-        let (shape, outer) = (Shape::new(sa, &run.headers, *bounds), Outside::new(sa, &run.headers));
-        for (at, frame) in part.iter().zip(&mut frames) {
-            let (total, sequence) = (runs.total(at), ticket.sequence + number);
+    for (entry, run) in flows.runs_of(members) {
+        let (shape, outer) = (Shape::new(sa, &entry.headers, *bounds), Outside::new(sa, &entry.headers));
+        for (at, frame) in run.iter().zip(&mut frames) {
+            let (total, sequence) = (flows.total(at), ticket.sequence + number);
             if let Some(esp) = shape.lay_out(&outer, total, frame)
                 && let Some(mut header) = EspPacket::new(&mut *esp)
             {
@@ -152,7 +152,7 @@ fn seal_with(ticket: Ticket, sa: &Sa, members: Members, burst: &mut Outbound<'_>
     let mut failed = members.without(given);
     for (job, at) in jobs.iter().zip(given.iter()) {
         if !job.done {
-            octets -= runs.total(at);
+            octets -= flows.total(at);
             failed = failed.with(Members::only(at));
         }
     }
@@ -190,7 +190,9 @@ struct Shape<'h> {
     part: bool,
     /// Added in front of a packet.
     front: usize,
-    /// Of the packet, what stays in front of the SPI.
+    /// Where the SPI will stand.
+    esp_at: usize,
+    /// Of the packet, what stays in front of it.
     split: usize,
     next_header: u8,
     layout: Layout,
@@ -235,6 +237,7 @@ impl<'h> Shape<'h> {
             headers,
             part: transport && headers.fragment,
             front: outer + layout.body(),
+            esp_at: outer + split,
             split,
             next_header,
             layout,
@@ -279,7 +282,7 @@ impl<'h> Shape<'h> {
     fn lay_out<'f>(&self, outside: &Outside, total: usize, frame: &'f mut Frame) -> Option<&'f mut [u8]> {
         let plan = self.plan(total, || frame.packet()).ok()?;
         let packet = frame.wrap(total, self.front, plan.back)?;
-        let (len, body) = (packet.len(), self.layout.body());
+        let len = packet.len();
         match outside {
             Outside::V4(outer) => {
                 let (front, inner) = packet.split_at_mut_checked(self.front)?;
@@ -288,14 +291,15 @@ impl<'h> Shape<'h> {
             Outside::V6(outer) => write_outer_v6(packet, self.front, *outer)?,
             Outside::Own => self.move_header(packet),
         }
-        let esp = packet.get_mut(self.front + self.split - body..)?;
-        let behind = esp.get_mut(body + plan.payload..)?;
+        let mut behind = packet.get_mut(self.front + total..)?;
         if plan.flow > 0 {
             // What a frame held before is nobody's to read, and SAs without encryption show it.
-            behind.get_mut(..plan.flow)?.fill(0);
+            let (flow, rest) = behind.split_at_mut_checked(plan.flow)?;
+            flow.fill(0);
+            behind = rest;
         }
-        write_trailer(behind.get_mut(plan.flow..)?, plan.padding, self.next_header)?;
-        Some(esp)
+        write_trailer(behind, plan.padding, self.next_header)?;
+        packet.get_mut(self.esp_at..)
     }
 
     /// Moves the packet's own header in front of the SPI, for transport mode.

@@ -18,10 +18,10 @@ use serde::Serialize;
 
 use crate::burst::Fate;
 use crate::drops::DropReason;
+use crate::flows::Flows;
 use crate::frame::Frame;
 use crate::packet::esp::{EspPacket, HEADER_LEN};
 use crate::packet::{Headers, protocol};
-use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::sad::Sealed;
 use crate::status::PolicyStatus;
@@ -170,8 +170,8 @@ impl Tap {
     }
 
     /// Protected packets before they are opened: afterwards it is too late to ask what they were.
-    pub(crate) fn arrivals<'s>(&self, frames: &[Frame], runs: &Runs<'s, Sa>) -> Vec<Arrival<'s>> {
-        let arrival = |(at, frame): (usize, &Frame)| Arrival::of(frame.packet(), runs.headers(at), runs.found(at));
+    pub(crate) fn arrivals<'s>(&self, frames: &[Frame], flows: &Flows<'s, Sa>) -> Vec<Arrival<'s>> {
+        let arrival = |(at, frame): (usize, &Frame)| Arrival::of(frame.packet(), flows.headers(at), flows.found(at));
         frames.iter().enumerate().map(arrival).collect()
     }
 

@@ -73,7 +73,7 @@ const PADDING: [u8; 255] = {
 
 /// Writes `padding` octets 1, 2, 3 and so on (RFC 4303 section 2.4), their number and the next header to where `octets` begin.
 /// Of what stands behind these, up to fourteen octets are then unspecified: the ICV comes there. `None` if there is no room.
-#[inline]
+#[inline(always)]
 pub(crate) fn write_trailer(octets: &mut [u8], padding: usize, next_header: u8) -> Option<()> {
     const STEP: usize = 16;
     match (octets.first_chunk_mut::<STEP>(), PADDING.first_chunk::<STEP>()) {

@@ -9,12 +9,12 @@ use keyferry_model::policy::Selector;
 use crate::burst::{BURST, Fate, Members};
 use crate::classify::Classifier;
 use crate::drops::{DropCounters, DropReason};
+use crate::flows::Flows;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::local::{Local, Verdict};
 use crate::open::{self, Inbound};
 use crate::packet::{Flow, Headers, esp, ipv4};
-use crate::runs::Runs;
 use crate::sa::Sa;
 use crate::seal::{self, Bounds, Outbound};
 use crate::sizes::Link;
@@ -206,13 +206,13 @@ impl Snapshot {
         bounds: Bounds,
         local: Option<&Local>,
     ) {
-        let mut runs = Runs::new();
+        let mut flows = Flows::new();
         for (frame, fate) in frames.iter().zip(&mut *fates) {
             let flow = Flow::of(frame.packet());
-            if runs.goes_on(flow) {
+            if flows.goes_on(flow) {
                 continue;
             }
-            let begun = runs.begin(flow.map(|(flow, _)| flow), |headers, before| {
+            let begun = flows.begin(flow.map(|(flow, _)| flow), |headers, before| {
                 headers.read(frame.packet()).map_err(|_| DropReason::OutHdrError)?;
                 Ok(match before {
                     Some(before) if before.found.is_some() && headers.is_same_flow(&before.headers) => before.found,
@@ -223,42 +223,42 @@ impl Snapshot {
                 *fate = Err(reason);
             }
         }
-        let decided = local.map_or(Members::default(), |local| decide(local, frames, &runs, fates));
-        let mut burst = Outbound { frames, runs: &runs, fates, ivs, bounds };
-        for (line, members) in runs.groups() {
+        let decided = local.map_or(Members::default(), |local| decide(local, frames, &flows, fates));
+        let mut burst = Outbound { frames, flows: &flows, fates, ivs, bounds };
+        for (line, members) in flows.groups() {
             seal::seal(&line.candidates, members.without(decided), &mut burst);
         }
         if let Some(tap) = &self.tap {
-            show_outbound(tap, frames, &runs, decided, fates);
+            show_outbound(tap, frames, &flows, decided, fates);
         }
         self.count(fates);
     }
 
     /// At most [`BURST`] packets.
     fn open_some(&self, frames: &mut [Frame], fates: &mut [Fate<u32>]) {
-        let mut runs = Runs::new();
+        let mut flows = Flows::new();
         for (frame, fate) in frames.iter_mut().zip(&mut *fates) {
             // Packets of one flow have one SPI, where they have one at all.
             let whole = ipv4::HEADER_LEN + esp::HEADER_LEN;
             let flow = Flow::of(frame.packet()).filter(|(_, total)| *total >= whole);
-            if let Some((_, total)) = flow.filter(|_| runs.goes_on(flow)) {
+            if let Some((_, total)) = flow.filter(|_| flows.goes_on(flow)) {
                 frame.narrow(0, total);
                 continue;
             }
-            let begun = runs.begin(flow.map(|(flow, _)| flow), |headers, _| {
+            let begun = flows.begin(flow.map(|(flow, _)| flow), |headers, _| {
                 open::find_esp(frame, headers).map(|spi| self.find(spi, headers))
             });
             if let Err(reason) = begun {
                 *fate = Err(reason);
             }
         }
-        let arrivals = self.tap.as_ref().map(|tap| tap.arrivals(frames, &runs));
-        let mut burst = Inbound { frames, runs: &runs, fates };
-        for (sa, members) in runs.groups() {
+        let arrivals = self.tap.as_ref().map(|tap| tap.arrivals(frames, &flows));
+        let mut burst = Inbound { frames, flows: &flows, fates };
+        for (sa, members) in flows.groups() {
             open::open(sa, members, &mut burst);
         }
         if let Some(local) = self.local.as_ref().filter(|local| local.watches_inbound()) {
-            for (sa, members) in runs.groups() {
+            for (sa, members) in flows.groups() {
                 for at in members.iter() {
                     if fates[at].is_err() || !is_blocked(local, frames[at].packet()) {
                         continue;
@@ -290,14 +290,14 @@ impl Snapshot {
 }
 
 /// Decides what the local policy lets pass in clear or drops, and says which packets these are.
-fn decide(local: &Local, frames: &mut [Frame], runs: &Runs<'_, Line>, fates: &mut [Fate<Sealed>]) -> Members {
+fn decide(local: &Local, frames: &mut [Frame], flows: &Flows<'_, Line>, fates: &mut [Fate<Sealed>]) -> Members {
     let mut decided = Members::default();
     for (at, (frame, fate)) in frames.iter_mut().zip(fates).enumerate() {
         if *fate == Err(DropReason::OutHdrError) {
             continue;
         }
-        let headers = runs.headers(at);
-        match local.outbound(&headers, runs.found(at).is_some()) {
+        let headers = flows.headers(at);
+        match local.outbound(&headers, flows.found(at).is_some()) {
             Verdict::Group => continue,
             Verdict::Clear => {
                 frame.narrow(0, headers.total);
@@ -312,13 +312,13 @@ fn decide(local: &Local, frames: &mut [Frame], runs: &Runs<'_, Line>, fates: &mu
 
 /// Shows packets but those that the local policy has `decided` about under the policy line that they belong to.
 #[cold]
-fn show_outbound(tap: &Tap, frames: &[Frame], runs: &Runs<'_, Line>, decided: Members, fates: &[Fate<Sealed>]) {
+fn show_outbound(tap: &Tap, frames: &[Frame], flows: &Flows<'_, Line>, decided: Members, fates: &[Fate<Sealed>]) {
     for (at, (frame, fate)) in frames.iter().zip(fates).enumerate() {
         // Of what is no sound packet nobody can say whose it is.
         if *fate != Err(DropReason::OutHdrError) {
-            let line = runs.found(at).filter(|_| !decided.contains(at));
+            let line = flows.found(at).filter(|_| !decided.contains(at));
             let candidates = line.map(|line| &*line.candidates).unwrap_or_default();
-            tap.outbound(&runs.headers(at), frame, *fate, candidates);
+            tap.outbound(&flows.headers(at), frame, *fate, candidates);
         }
     }
 }
