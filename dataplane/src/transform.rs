@@ -12,6 +12,7 @@ use crate::packet::esp::HEADER_LEN;
 mod combined;
 mod counter;
 mod gmac;
+mod lanes;
 #[cfg(feature = "ipsec-mb")]
 mod multi_buffer;
 mod null;

@@ -43,6 +43,14 @@ impl Cipher {
         }
     }
 
+    /// Whose it is.
+    pub(crate) fn library(&self) -> &'static str {
+        match self {
+            Cipher::Combined(_) => "AWS-LC",
+            Cipher::Separate(_) => "AWS-LC and OpenSSL",
+        }
+    }
+
     /// Octets that the cipher sees of a packet in a tunnel: with padding and trailer.
     fn body(&self, len: usize) -> usize {
         match self {

@@ -1,57 +1,61 @@
 //! A cipher, then a MAC over everything in front of the ICV: AES-CBC (RFC 3602) with HMAC (RFC 2404, RFC 4868).
 
-use aws_lc_rs::cipher::{
-    AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
-    UnboundCipherKey,
-};
+use arrayvec::ArrayVec;
+use aws_lc_rs::cipher::{AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, UnboundCipherKey};
 use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
 
-use super::{HEADER_LEN, IvSource, Layout, Single};
-
-const BLOCK: usize = 16;
+use super::lanes::{BLOCK, Encrypting, Lane};
+use super::{HEADER_LEN, IvSource, Job, Layout, Transform};
+use crate::burst::BURST;
 
 /// AES-CBC with HMAC. Its IVs are unpredictable.
 pub(super) struct CbcHmac {
-    encrypting: EncryptingKey,
+    encrypting: Encrypting,
     decrypting: DecryptingKey,
     mac: IntegrityKey,
 }
 
 impl CbcHmac {
     pub(super) fn new(key: &[u8], integrity: Integrity, mac: &[u8]) -> Result<Self, CryptoError> {
-        let algorithm = aes(key.len())?;
-        let key = || UnboundCipherKey::new(algorithm, key).map_err(|_| CryptoError::Length("key"));
+        let unbound = UnboundCipherKey::new(aes(key.len())?, key).map_err(|_| CryptoError::Length("key"))?;
         Ok(Self {
-            encrypting: EncryptingKey::cbc(key()?).map_err(|_| CryptoError::Length("key"))?,
-            decrypting: DecryptingKey::cbc(key()?).map_err(|_| CryptoError::Length("key"))?,
+            encrypting: Encrypting::new(key)?,
+            decrypting: DecryptingKey::cbc(unbound).map_err(|_| CryptoError::Length("key"))?,
             mac: IntegrityKey::new(integrity, mac),
         })
     }
-}
 
-impl Single for CbcHmac {
-    const LIBRARY: &'static str = "AWS-LC and OpenSSL";
-
-    fn layout(&self) -> Layout {
-        Layout { iv: BLOCK, block: BLOCK, icv: self.mac.algorithm().icv_len() }
+    /// What is authenticated, and the ICV.
+    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
+        esp.split_at_mut(esp.len().saturating_sub(self.mac.algorithm().icv_len()))
     }
 
-    fn seal(&self, esp: &mut [u8], _: Option<u64>, ivs: &mut IvSource) -> Result<(), CryptoError> {
-        let iv = ivs.next()?;
-        let icv_at = esp.len().saturating_sub(self.mac.algorithm().icv_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
-        let (field, body) = parts(protected)?;
-        *field = iv;
-        self.encrypting
-            .less_safe_encrypt(body, EncryptionContext::Iv128(iv.into()))
-            .map_err(|_| CryptoError::Length("data"))?;
-        self.mac.compute_into(&[protected], icv);
-        Ok(())
+    /// Encrypts up to a burst, side by side, before their ICVs are computed.
+    fn seal_some(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
+        let mut lanes: ArrayVec<Lane<'_>, BURST> = ArrayVec::new();
+        for job in &mut *burst {
+            let (protected, _) = self.split(job.esp);
+            let lane = parts(protected).and_then(|(field, body)| {
+                let iv = ivs.next()?;
+                *field = iv;
+                match body.as_chunks_mut() {
+                    (blocks, []) => Ok(Lane { iv, blocks }),
+                    _ => Err(CryptoError::Length("data")),
+                }
+            });
+            job.done = lane.is_ok();
+            lanes.extend(lane);
+        }
+        self.encrypting.cbc(&mut lanes);
+        drop(lanes);
+        for job in burst.iter_mut().filter(|job| job.done) {
+            let (protected, icv) = self.split(job.esp);
+            self.mac.compute_into(&[protected], icv);
+        }
     }
 
-    fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let icv_at = esp.len().saturating_sub(self.mac.algorithm().icv_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
+    fn open_one(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
+        let (protected, icv) = self.split(esp);
         if !self.mac.verify(&[protected], icv) {
             return Err(CryptoError::Unauthentic);
         }
@@ -60,6 +64,26 @@ impl Single for CbcHmac {
             .decrypt(body, DecryptionContext::Iv128((&*iv).into()))
             .map_err(|_| CryptoError::Length("data"))?;
         Ok(())
+    }
+}
+
+impl Transform for CbcHmac {
+    fn layout(&self) -> Layout {
+        Layout { iv: BLOCK, block: BLOCK, icv: self.mac.algorithm().icv_len() }
+    }
+
+    fn library(&self) -> &'static str {
+        "RustCrypto, AWS-LC and OpenSSL"
+    }
+
+    fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
+        burst.chunks_mut(BURST).for_each(|some| self.seal_some(some, ivs));
+    }
+
+    fn open(&self, burst: &mut [Job<'_>]) {
+        for job in burst {
+            job.done = self.open_one(job.esp).is_ok();
+        }
     }
 }
 
