@@ -1,7 +1,7 @@
 //! Intel's multi-buffer library for IPsec alone, on the octets that the packet engine gives it.
 
-use keyferry_crypto::Integrity;
-use keyferry_ipsec_mb::{AesKey, Direction, GcmKey, Hash, HmacKey, Manager, Mode, Packet};
+use keyferry_crypto::{AeadMode, Integrity};
+use keyferry_ipsec_mb::{AesKey, ChaChaKey, Direction, GcmKey, Hash, HmacKey, Manager, Mode, Packet};
 use keyferry_model::policy::EspTransform;
 
 use super::clock::Clock;
@@ -17,6 +17,7 @@ pub(crate) struct Cipher {
 
 enum Keys {
     Gcm(GcmKey),
+    ChaCha(ChaChaKey),
     Separate(AesKey, HmacKey),
 }
 
@@ -25,6 +26,9 @@ impl Cipher {
     pub(crate) fn new(transform: EspTransform) -> Option<Self> {
         let mut manager = Manager::new()?;
         let keys = match transform {
+            EspTransform::Aead(aead) if aead.mode() == AeadMode::ChaCha20Poly1305 => {
+                Keys::ChaCha(ChaChaKey::new(&vec![1; aead.key_len()])?)
+            }
             EspTransform::Aead(aead) => Keys::Gcm(GcmKey::new(&mut manager, &vec![1; aead.key_len()])?),
             EspTransform::CbcHmac(cipher, integrity) => {
                 let hash = match integrity {
@@ -70,7 +74,7 @@ impl Cipher {
     /// What the library sees of packets in a tunnel: with padding and trailer.
     fn buffers(&self, len: usize, count: usize) -> Vec<Vec<u8>> {
         let (iv, block, icv) = match &self.keys {
-            Keys::Gcm(_) => (8, 4, 16),
+            Keys::Gcm(_) | Keys::ChaCha(_) => (8, 4, 16),
             Keys::Separate(_, mac) => (16, 16, mac.hash().icv_len()),
         };
         vec![vec![0x5a; HEADER + iv + (len + 2).next_multiple_of(block) + icv]; count]
@@ -78,7 +82,7 @@ impl Cipher {
 
     fn run(&mut self, buffers: &mut [Vec<u8>], way: Direction, number: u64) {
         let (body, icv_len) = match &self.keys {
-            Keys::Gcm(_) => (HEADER + 8, 16),
+            Keys::Gcm(_) | Keys::ChaCha(_) => (HEADER + 8, 16),
             Keys::Separate(_, mac) => (HEADER + 16, mac.hash().icv_len()),
         };
         let mut iv = [0; 16];
@@ -88,6 +92,7 @@ impl Cipher {
         let manager = &mut self.manager;
         match (&self.keys, way) {
             (Keys::Gcm(key), _) => assert!(manager.gcm(key, way, HEADER, &mut packets)),
+            (Keys::ChaCha(key), _) => assert!(manager.chacha20_poly1305(key, way, HEADER, &mut packets)),
             (Keys::Separate(cipher, mac), Direction::Encrypt) => {
                 assert!(manager.cipher(cipher, way, &mut packets) && manager.hmac(mac, &mut packets));
             }

@@ -59,6 +59,14 @@ unsafe extern "C" {
         packets: *mut Packet<'_>,
         count: usize,
     );
+    pub(crate) fn kf_chacha20_poly1305(
+        manager: *mut RawManager,
+        decrypt: i32,
+        key: *const u8,
+        associated: usize,
+        packets: *mut Packet<'_>,
+        count: usize,
+    ) -> usize;
     pub(crate) fn kf_cipher(
         manager: *mut RawManager,
         counter: i32,

@@ -32,6 +32,27 @@ impl Drop for GcmKey {
     }
 }
 
+/// A key of ChaCha20-Poly1305.
+pub struct ChaChaKey(pub(crate) Box<[u8; ChaChaKey::LEN]>);
+
+impl ChaChaKey {
+    pub(crate) const LEN: usize = 32;
+
+    /// Takes a key of 32 octets; `None` for another length.
+    #[must_use]
+    pub fn new(key: &[u8]) -> Option<Self> {
+        let mut octets = (key.len() == Self::LEN).then(|| Box::new([0; Self::LEN]))?;
+        octets.copy_from_slice(key);
+        Some(Self(octets))
+    }
+}
+
+impl Drop for ChaChaKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// How AES is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -1,5 +1,5 @@
-//! Intel's multi-buffer library for IPsec, as far as the data plane uses it: AES-GCM, AES-CBC, AES-CTR and HMAC over
-//! bursts of ESP packets.
+//! Intel's multi-buffer library for IPsec, as far as the data plane uses it: AES-GCM, ChaCha20-Poly1305, AES-CBC, AES-CTR
+//! and HMAC over bursts of ESP packets.
 //!
 //! This crate is the one place of the workspace with unsafe code: what C can be given wrongly, its safe face refuses. It
 //! compares no tags; that is up to the caller, in constant time. The library has no say about nonces either.
@@ -19,7 +19,7 @@ mod packet;
 mod tests;
 
 #[cfg(feature = "linked")]
-pub use keys::{AesKey, GcmKey, Hash, HmacKey, Mode};
+pub use keys::{AesKey, ChaChaKey, GcmKey, Hash, HmacKey, Mode};
 #[cfg(feature = "linked")]
 pub use manager::{Direction, Manager};
 #[cfg(feature = "linked")]

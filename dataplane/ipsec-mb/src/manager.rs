@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::ffi::{self, RawManager};
-use crate::keys::{AesKey, GcmKey, HmacKey, Mode};
+use crate::keys::{AesKey, ChaChaKey, GcmKey, HmacKey, Mode};
 use crate::packet::Packet;
 
 /// Packets that the library is given at a time.
@@ -61,6 +61,34 @@ impl Manager {
             );
         }
         true
+    }
+
+    /// ChaCha20-Poly1305 with tags of 16 octets, otherwise as [`Self::gcm`]. False, too, if it failed, after which bodies and tags
+    /// are of no use.
+    #[must_use]
+    pub fn chacha20_poly1305(
+        &mut self,
+        key: &ChaChaKey,
+        way: Direction,
+        associated: usize,
+        packets: &mut [Packet<'_>],
+    ) -> bool {
+        if !packets.iter().all(|packet| packet.icv_len() == 16) {
+            return false;
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: as in `gcm`; the key has its 32 octets.
+        let done = unsafe {
+            ffi::kf_chacha20_poly1305(
+                self.raw(),
+                i32::from(way == Direction::Decrypt),
+                key.0.as_ptr(),
+                associated,
+                packets.as_mut_ptr(),
+                packets.len(),
+            )
+        };
+        done == packets.len()
     }
 
     /// AES in the key's mode: enciphers or deciphers the bodies. False if that failed, after which they are of no use; bodies

@@ -51,6 +51,32 @@ fn gcm_is_that_of_its_specification() {
     }
 }
 
+/// RFC 8439 section 2.8.2.
+#[test]
+fn chacha20_poly1305_is_that_of_rfc_8439() {
+    let Some(mut manager) = manager() else { return };
+    let key = ChaChaKey::new(&(0x80..0xa0).collect::<Vec<u8>>()).unwrap();
+    let associated = hex::decode("50515253c0c1c2c3c4c5c6c7").unwrap();
+    let plain = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
+    let sealed = hex::decode(concat!(
+        "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b",
+        "1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc",
+        "3ff4def08e4b7a9de576d26586cec64b6116",
+    ))
+    .unwrap();
+    let tag = hex::decode("1ae10b594f09e26a7e902ecbd0600691").unwrap();
+    let iv = nonce("070000004041424344454647");
+    // More than the library keeps of jobs.
+    let mut many = vec![[&associated[..], plain, &[0; 16]].concat(); 3 * 64 + 5];
+    let mut packets: Vec<Packet<'_>> = many.iter_mut().map(|esp| Packet::new(esp, 12, 16, iv).unwrap()).collect();
+    assert!(manager.chacha20_poly1305(&key, Direction::Encrypt, 12, &mut packets));
+    packets.iter_mut().for_each(Packet::put_tag);
+    assert!(many.iter().all(|esp| *esp == [&associated[..], &sealed, &tag].concat()));
+    let mut packets: Vec<Packet<'_>> = many.iter_mut().map(|esp| Packet::new(esp, 12, 16, iv).unwrap()).collect();
+    assert!(manager.chacha20_poly1305(&key, Direction::Decrypt, 12, &mut packets));
+    assert!(packets.iter_mut().all(|packet| packet.tag() == tag && packet.body() == plain));
+}
+
 /// RFC 3602 section 4, case 4: CBC of four blocks.
 #[test]
 fn cbc_is_that_of_rfc_3602() {
@@ -102,6 +128,7 @@ fn what_c_could_be_given_wrongly_is_refused() {
         assert!(GcmKey::new(&mut manager, &vec![0; len]).is_none());
         assert!(AesKey::new(&mut manager, Mode::Ctr, &vec![0; len]).is_none());
     }
+    assert!(ChaChaKey::new(&[0; 31]).is_none() && ChaChaKey::new(&[0; 33]).is_none());
     assert!(HmacKey::new(&mut manager, Hash::Sha256, &[0; 65]).is_none());
     assert!(HmacKey::new(&mut manager, Hash::Sha512, &[0; 129]).is_none());
 
@@ -111,6 +138,7 @@ fn what_c_could_be_given_wrongly_is_refused() {
     let mut esp = [0; 60];
     let mut odd = [Packet::new(&mut esp, 3, 15, [0; 16]).unwrap()];
     assert!(!manager.gcm(&gcm, Direction::Encrypt, 3, &mut odd));
+    assert!(!manager.chacha20_poly1305(&ChaChaKey::new(&[0; 32]).unwrap(), Direction::Encrypt, 3, &mut odd));
     assert!(!manager.cipher(&cbc, Direction::Encrypt, &mut odd));
     assert!(!manager.hmac(&hmac, &mut odd));
     assert_eq!(esp, [0; 60]);

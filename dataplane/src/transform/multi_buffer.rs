@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use arrayvec::ArrayVec;
 use keyferry_crypto::{Aead, AeadMode, AesCtr, BlockCipher, Integrity, ct_eq};
-use keyferry_ipsec_mb::{AesKey, Direction, GcmKey, Hash, HmacKey, Manager, Mode, Packet};
+use keyferry_ipsec_mb::{AesKey, ChaChaKey, Direction, GcmKey, Hash, HmacKey, Manager, Mode, Packet};
 use keyferry_model::policy::EspTransform;
 use zeroize::Zeroizing;
 
@@ -48,17 +48,14 @@ pub(super) fn prepare_from(
     from: fn(Integrity) -> usize,
 ) -> Result<Box<dyn Transform>, Box<dyn Transform>> {
     match transform {
-        EspTransform::Aead(aead) if aead.mode() == AeadMode::Gcm => {
-            Gcm::new(aead, HEADER_LEN, usual.layout(), keymat).map(boxed).ok_or(usual)
-        }
-        EspTransform::Gmac(aead) => Gcm::new(aead, usize::MAX, usual.layout(), keymat).map(boxed).ok_or(usual),
+        EspTransform::Aead(aead) => Combined::new(aead, HEADER_LEN, usual.layout(), keymat).map(boxed).ok_or(usual),
+        EspTransform::Gmac(aead) => Combined::new(aead, usize::MAX, usual.layout(), keymat).map(boxed).ok_or(usual),
         EspTransform::CbcHmac(_, mac) | EspTransform::CtrHmac(_, mac) | EspTransform::NullHmac(mac) => {
             match Keys::new(transform, keymat) {
                 Some(keys) => Ok(Box::new(Separate { keys, layout: usual.layout(), usual, enough: from(mac) })),
                 None => Err(usual),
             }
         }
-        EspTransform::Aead(_) => Err(usual),
     }
 }
 
@@ -102,9 +99,9 @@ impl<'j> Burst<'j> {
     }
 }
 
-/// AES-GCM (RFC 4106), and as GMAC (RFC 4543), with an ICV of any length.
-struct Gcm {
-    key: GcmKey,
+/// AES-GCM (RFC 4106), and as GMAC (RFC 4543), with an ICV of any length; ChaCha20-Poly1305 (RFC 7634).
+struct Combined {
+    key: CombinedKey,
     salt: Zeroizing<[u8; SALT]>,
     layout: Layout,
     /// Where what is enciphered begins. In GMAC nothing is.
@@ -113,12 +110,30 @@ struct Gcm {
     associated: usize,
 }
 
-impl Gcm {
+enum CombinedKey {
+    Gcm(GcmKey),
+    ChaCha20Poly1305(ChaChaKey),
+}
+
+impl Combined {
     fn new(aead: Aead, associated: usize, layout: Layout, keymat: &[u8]) -> Option<Self> {
         let (key, salt) = keymat.split_at_checked(aead.key_len())?;
         let salt = Zeroizing::new(salt.try_into().ok()?);
         let body = if associated == HEADER_LEN { layout.body() } else { usize::MAX };
-        Some(Self { key: with(|manager| GcmKey::new(manager, key))??, salt, layout, body, associated })
+        let key = with(|manager| match aead.mode() {
+            AeadMode::Gcm => GcmKey::new(manager, key).map(CombinedKey::Gcm),
+            AeadMode::ChaCha20Poly1305 => ChaChaKey::new(key).map(CombinedKey::ChaCha20Poly1305),
+            AeadMode::Ccm => None,
+        })??;
+        Some(Self { key, salt, layout, body, associated })
+    }
+
+    /// Enciphers or deciphers, and computes tags. `Some(true)` if it was done.
+    fn run(&self, way: Direction, packets: &mut [Packet<'_>]) -> Option<bool> {
+        with(|manager| match &self.key {
+            CombinedKey::Gcm(key) => manager.gcm(key, way, self.associated, packets),
+            CombinedKey::ChaCha20Poly1305(key) => manager.chacha20_poly1305(key, way, self.associated, packets),
+        })
     }
 
     /// The nonce of a packet, in the first octets.
@@ -130,7 +145,7 @@ impl Gcm {
     }
 }
 
-impl Transform for Gcm {
+impl Transform for Combined {
     fn layout(&self) -> Layout {
         self.layout
     }
@@ -146,8 +161,7 @@ impl Transform for Gcm {
                 *esp.get_mut(HEADER_LEN..)?.first_chunk_mut()? = iv;
                 Some(self.nonce(iv))
             });
-            let (way, packets) = (Direction::Encrypt, &mut burst.packets);
-            let done = with(|manager| manager.gcm(&self.key, way, self.associated, packets));
+            let done = self.run(Direction::Encrypt, &mut burst.packets);
             burst.seal(done);
         }
     }
@@ -157,8 +171,9 @@ impl Transform for Gcm {
             let mut burst = Burst::of(jobs, self.body, self.layout.icv, |esp, _| {
                 Some(self.nonce(*esp.get(HEADER_LEN..)?.first_chunk()?))
             });
-            let (way, packets) = (Direction::Decrypt, &mut burst.packets);
-            if with(|manager| manager.gcm(&self.key, way, self.associated, packets)) != Some(true) {
+            if self.run(Direction::Decrypt, &mut burst.packets) != Some(true) {
+                // What was deciphered of it was not compared with anything.
+                burst.packets.iter_mut().for_each(|packet| packet.body().fill(0));
                 continue;
             }
             for (packet, done) in burst.packets.iter_mut().zip(burst.done) {
