@@ -21,8 +21,10 @@ pub(super) use sender::Sender;
 const BATCH: usize = 64;
 /// IPv4 and UDP headers.
 const HEADERS: usize = 28;
-/// How long the receiver waits for packets after the last was sent.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long after the last packet was sent all must be there: what waits longer in a queue is more than the path carries.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// When nothing has come for so long, no queue holds packets any more that would get in the way of the next trial.
+const SILENCE: Duration = Duration::from_millis(50);
 const PORT: u16 = 5_001;
 
 /// Since some time in the past.
@@ -125,23 +127,31 @@ impl Course<'_> {
         thread::scope(|scope| {
             let counting = scope.spawn(|| to.within(|| receiver.run(first, &counted, &stop, delays)));
             let ran = from.within(|| sender.run(rate, time));
-            if let Ok((sent, _)) = ran {
-                wait_for(sent, &counted);
-            }
+            let received = ran.as_ref().map_or(0, |(sent, _)| wait_for(*sent, &counted));
             stop.store(true, Ordering::Relaxed);
             let delays = counting.join().map_err(|_| anyhow!("the receiver panicked"))??;
             let (sent, time) = ran?;
-            Ok(Trial { sent, received: counted.load(Ordering::Relaxed), time, delays })
+            Ok(Trial { sent, received, time, delays })
         })
     }
 }
 
-/// Waits until all is there or nothing comes any more.
-fn wait_for(sent: u64, counted: &AtomicU64) {
+/// Waits until all is there or nothing comes any more, and says how much came in time.
+fn wait_for(sent: u64, counted: &AtomicU64) -> u64 {
     let started = now();
-    while counted.load(Ordering::Relaxed) < sent && now() - started < PATIENCE {
-        thread::sleep(Duration::from_millis(2));
+    let mut last = (0, started);
+    let mut in_time = 0;
+    while last.0 < sent && now() - last.1 < SILENCE {
+        thread::sleep(Duration::from_millis(1));
+        let count = counted.load(Ordering::Relaxed);
+        if now() - started <= PATIENCE {
+            in_time = count;
+        }
+        if count > last.0 {
+            last = (count, now());
+        }
     }
+    in_time
 }
 
 #[cfg(test)]
