@@ -76,9 +76,10 @@ use sockets::{Gauge, Sockets};
 /// tunnel adds at most 57.
 pub const MAX_OVERHEAD: usize = ipv6::HEADER_LEN + HEADER_LEN + 16 + 15 + TRAILER_LEN + crate::transform::MAX_ICV;
 
-/// Packets that each queue of the TUN device keeps: what comes in 10 ms at 400,000 packets per second, since a thread may have to wait so
-/// long for a core that others use. With the kernel's 500 such a wait costs packets.
-const QUEUED: u32 = 4_096;
+/// Packets that each queue of the TUN device keeps: what comes in 2.5 ms at 400,000 packets per second, since a thread may have to wait so
+/// long for a core that others use. With the kernel's 500 such a wait costs packets. What an application hands over in one piece counts as
+/// one packet, so with many more an overload would wait for half a second, in a quarter of a gigabyte.
+const QUEUED: u32 = 1_024;
 
 /// What an engine is started with.
 pub struct EngineConfig {

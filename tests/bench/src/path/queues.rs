@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
 use dataplane::engine::EngineConfig;
 use dataplane::engine::userspace::{Passage, Workers};
 use dataplane::{DropReason, Fate, Frame, IvSource, Sad, Sealed, Snapshot};
@@ -103,19 +102,18 @@ fn open(transform: EspTransform, octets: usize, threads: NonZeroU8) -> Result<f6
     // The sockets' shares are not quite even.
     let packets = u64::from(RECEIVED) * u64::from(threads.get());
     let gate = Arc::new(Gate::new(snapshot(transform, 2)?, packets * 3 / 4));
-    let sealing = Arc::new(ArcSwap::new(snapshot(transform, 1)?));
+    let sealing = Arc::new(Gate::new(snapshot(transform, 1)?, packets));
+    sealing.open();
     let from = net.from.within(|| start(NonZeroU8::MIN, NonZeroU8::MIN, &sealing))?;
     let workers = net.to.within(|| start(NonZeroU8::MIN, threads, &gate))?;
     let _joined = join(&net.to)?;
     gate.run(workers, || {
         attach(&net.from, 1)?;
         attach(&net.to, 2)?;
-        net.from.within(|| {
-            let sent = Sender::new(flow(octets), Some(TUN))?.burst(packets);
-            // Until the last have left, all of them are in the receiver's sockets.
-            thread::sleep(Duration::from_millis(100));
-            sent
-        })?;
+        net.from.ip(&format!("link set {TUN} txqueuelen {QUEUE}"))?;
+        net.from.within(|| Sender::new(flow(octets), Some(TUN))?.burst(packets))?;
+        sealing.wait()?;
+        // When the last have left, all of them are in the receiver's sockets.
         drop(from);
         Ok(())
     })
@@ -161,12 +159,17 @@ impl Gate {
         let filled = fill();
         // Threads are not to wait for ever, whatever happened.
         self.open();
-        filled?;
+        let rate = filled.and_then(|()| self.wait());
+        drop(workers);
+        rate
+    }
+
+    /// Waits until as many packets have passed as shall, and gives their rate.
+    fn wait(&self) -> Result<f64> {
         let ended = (0..5_000).find_map(|_| {
             thread::sleep(Duration::from_millis(2));
             self.rate.get().copied()
         });
-        drop(workers);
         ended.context("the threads do not come to an end")
     }
 
