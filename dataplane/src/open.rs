@@ -196,15 +196,17 @@ fn leave(sa: &Sa, frame: &mut Frame, outer: &Headers, inner: &mut Inner) -> Resu
     }
     match sa.policy.mode {
         EspMode::Tunnel => {
-            let told = ecn(frame.packet(), outer);
-            frame.narrow(esp_at + layout.body(), payload);
-            inner.read(sa, outer, frame.packet())?;
+            let packet = plain.get(..payload).unwrap_or_default();
+            inner.read(sa, outer, packet)?;
             if next_header != outer.version.as_protocol() {
                 return Err(DropReason::InStateModeError);
             }
+            let marked = pass_on_congestion(ecn(frame.packet(), outer), ecn(packet, &inner.headers))?;
             // The octets behind it are traffic flow padding (RFC 4303 section 2.7).
-            frame.narrow(0, inner.headers.total);
-            pass_on_congestion(told, frame.packet_mut(), &inner.headers)?;
+            frame.narrow(esp_at + layout.body(), inner.headers.total);
+            if let Some(marked) = marked {
+                set_ecn(frame.packet_mut(), &inner.headers, marked);
+            }
         }
         EspMode::Transport => {
             let payload = without_padding(plain.get(..payload).unwrap_or_default(), next_header);
@@ -256,20 +258,23 @@ fn ecn(packet: &[u8], headers: &Headers) -> u8 {
     }
 }
 
-/// A tunnelled packet learns of the congestion on its way (RFC 6040 section 4.2, which adds to RFC 4301 section 5.1.2.1,
-/// note 6, what a packet inside that cannot bear the news and one of the lesser mark become).
-fn pass_on_congestion(told: u8, packet: &mut [u8], inner: &Headers) -> Result<(), DropReason> {
-    let marked = match (ecn(packet, inner), told) {
-        (NOT_CAPABLE, CONGESTED) => return Err(DropReason::InCongested),
-        (CAPABLE_0, CAPABLE_1) => CAPABLE_1,
-        (CAPABLE_0 | CAPABLE_1, CONGESTED) => CONGESTED,
-        _ => return Ok(()),
-    };
-    match inner.version {
-        IpVersion::V4 => ipv4::set_ecn(packet, inner.split, marked),
+#[cold]
+fn set_ecn(packet: &mut [u8], headers: &Headers, marked: u8) {
+    match headers.version {
+        IpVersion::V4 => ipv4::set_ecn(packet, headers.split, marked),
         IpVersion::V6 => ipv6::set_ecn(packet, marked),
     }
-    Ok(())
+}
+
+/// How a tunnelled packet learns of the congestion on its way (RFC 6040 section 4.2, which adds to RFC 4301 section 5.1.2.1,
+/// note 6, what a packet inside that cannot bear the news and one of the lesser mark become): its mark, if it is another.
+fn pass_on_congestion(told: u8, inside: u8) -> Result<Option<u8>, DropReason> {
+    match (inside, told) {
+        (NOT_CAPABLE, CONGESTED) => Err(DropReason::InCongested),
+        (CAPABLE_0, CAPABLE_1) => Ok(Some(CAPABLE_1)),
+        (CAPABLE_0 | CAPABLE_1, CONGESTED) => Ok(Some(CONGESTED)),
+        _ => Ok(None),
+    }
 }
 
 #[cfg(test)]

@@ -94,8 +94,7 @@ impl Cipher {
             Cipher::Combined(key) => {
                 let (header, rest) = buffer.split_first_chunk_mut::<HEADER>().unwrap();
                 let (data, icv) = rest[16..].split_at_mut(body);
-                let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(*header), data).unwrap();
-                icv.copy_from_slice(tag.as_ref());
+                key.seal_in_place_scatter(nonce(number), Aad::from(&*header), data, &[], icv).unwrap();
             }
             Cipher::Separate(keys) => {
                 let (encrypting, _, mac) = &**keys;
@@ -112,7 +111,8 @@ impl Cipher {
         match self {
             Cipher::Combined(key) => {
                 let (header, rest) = buffer.split_first_chunk_mut::<HEADER>().unwrap();
-                key.open_in_place(nonce(1), Aad::from(*header), &mut rest[16..][..body + ICV]).unwrap();
+                let (data, icv) = rest[16..].split_at_mut(body);
+                key.open_in_place_separate_tag(nonce(1), Aad::from(&*header), icv, data).unwrap();
             }
             Cipher::Separate(keys) => {
                 let (_, decrypting, mac) = &**keys;

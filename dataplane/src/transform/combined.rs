@@ -68,27 +68,29 @@ impl Single for Fast {
         Layout { iv: Aead::IV, block: 4, icv: self.key().algorithm().tag_len() }
     }
 
+    #[inline]
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
         let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
         let icv_at = esp.len().saturating_sub(self.key().algorithm().tag_len());
         let (protected, icv) = esp.split_at_mut(icv_at);
         let (header, body) = parts(protected, Some(iv))?;
-        let tag = self
-            .key()
-            .seal_in_place_separate_tag(self.0.nonce(iv), Aad::from(*header), body)
-            .map_err(|_| CryptoError::Unauthentic)?;
-        icv.copy_from_slice(tag.as_ref());
-        Ok(())
+        // The ICV is written where it belongs.
+        self.key()
+            .seal_in_place_scatter(self.0.nonce(iv), Aad::from(header), body, &[], icv)
+            .map_err(|_| CryptoError::Unauthentic)
     }
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
         let iv = iv_of(esp)?;
-        let (header, body) = parts(esp, None)?;
-        // Ciphertext and ICV stand together; what does not verify is zeroed.
-        match self.key().open_in_place(self.0.nonce(iv), Aad::from(*header), body) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(CryptoError::Unauthentic),
+        let icv_at = esp.len().saturating_sub(self.key().algorithm().tag_len());
+        let (protected, icv) = esp.split_at_mut(icv_at);
+        let (header, body) = parts(protected, None)?;
+        if self.key().open_in_place_separate_tag(self.0.nonce(iv), Aad::from(header), icv, body).is_err() {
+            // The library does so, too, but does not promise it.
+            body.fill(0);
+            return Err(CryptoError::Unauthentic);
         }
+        Ok(())
     }
 }
 
