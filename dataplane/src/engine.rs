@@ -52,7 +52,7 @@ pub trait Engine: Send + Sync {
     fn set_tap(&self, _tap: Option<Arc<Tap>>) -> bool {
         false
     }
-    /// What would become of a packet; `None` if it is not this process that decides.
+    /// What would become of a packet; `None` if there can be no such packet, or nothing is protected here.
     fn explain(&self, _flow: &Flow) -> Option<Explanation> {
         None
     }

@@ -37,6 +37,7 @@ mod snapshot;
 mod tests;
 
 pub(crate) use check::has_sound_prefix;
+pub(crate) use explain::spi;
 pub use explain::{Explanation, Flow, Tried};
 pub(crate) use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};

@@ -31,19 +31,23 @@ use nix::net::if_::if_nametoindex;
 use super::joins::Joins;
 use super::{Engine, EngineStatus};
 use crate::key_log::KeyLog;
-use crate::sad::{ApplyError, Sad};
+use crate::sad::{ApplyError, Explanation, Flow, Sad};
 use crate::sizes::Sizes;
 
 mod algorithms;
 mod control;
 mod counters;
+mod explain;
 mod message;
 mod plan;
 mod socket;
 mod states;
 mod suitable;
+#[cfg(test)]
+mod testing;
 
 use control::Control;
+pub use counters::COUNTERS;
 use plan::{Ground, Label};
 use socket::Xfrm;
 use suitable::Rules;
@@ -91,7 +95,7 @@ impl Kernel {
         let index = if_nametoindex(interface.as_str())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
         let owned = own(&name)?;
-        let mut xfrm = Xfrm::open().map_err(|error| control::explain(&error, "the kernel has no XFRM (xfrm_user)"))?;
+        let mut xfrm = Xfrm::open().map_err(|error| control::in_words(&error, "the kernel has no XFRM (xfrm_user)"))?;
         control::probe(&mut xfrm)?;
         let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
         sad.set_tunnel(tunnel);
@@ -157,6 +161,10 @@ impl Engine for Kernel {
 
     fn status(&self) -> EngineStatus {
         self.control().status(&self.interface)
+    }
+
+    fn explain(&self, flow: &Flow) -> Option<Explanation> {
+        self.control().explain(flow)
     }
 
     fn set_key_log(&self, log: Option<Box<dyn KeyLog + Send>>) -> bool {

@@ -30,7 +30,7 @@ pub struct Flow {
 
 impl Flow {
     /// The headers that such a packet has, without options and extensions.
-    fn headers(&self) -> Option<Headers> {
+    pub(crate) fn headers(&self) -> Option<Headers> {
         let version = match (self.source, self.destination) {
             (IpAddr::V4(_), IpAddr::V4(_)) => IpVersion::V4,
             (IpAddr::V6(_), IpAddr::V6(_)) => IpVersion::V6,
@@ -53,16 +53,19 @@ impl Flow {
 }
 
 /// What would become of a packet: if this member sent it, and if it came from another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The policy that it falls under; `None` if there is none with keys to send by.
     pub policy: Option<PolicyStatus>,
-    /// Whether a local rule would have it sent in clear.
+    /// Whether it would be sent in clear.
     pub clear: bool,
     /// That policy's SAs in the order in which they are tried, up to the one that would take it.
     pub tried: Vec<Tried>,
     /// Why it would be dropped, if it would be.
     pub dropped: Option<&'static str>,
+    /// What is behind that, where it is no SA; `None` if a reason says enough, and in clear if it is a local rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'static str>,
     /// SAs by which such a packet of another member would be opened: SPIs in hexadecimal, in order.
     pub opened_by: Vec<String>,
 }
@@ -111,6 +114,7 @@ impl Snapshot {
             clear: verdict == Verdict::Clear,
             tried,
             dropped: dropped.map(DropReason::name),
+            why: None,
             opened_by,
         })
     }
@@ -126,6 +130,7 @@ fn zeros(headers: &Headers) -> Vec<u8> {
     packet
 }
 
-fn spi(sa: &Arc<Sa>) -> String {
+/// An SPI as people are told it.
+pub(crate) fn spi(sa: &Arc<Sa>) -> String {
     format!("{:#010x}", sa.spi)
 }

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use dataplane::DropReason;
+use dataplane::engine::kernel::COUNTERS;
 use serde_json::Value;
 
 use super::client::json;
 use super::sa::{fold, number, word};
 use super::{TraceArgs, write_out};
 use crate::config::{IpProtocol, Network};
-use crate::control::{Client, Explained, FlowOf, TraceFilter, TracedPacket};
+use crate::control::{Client, Explained, FlowOf, NOT_SHOWN, TraceFilter, TracedPacket};
 
 /// Between two looks at what came.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -26,6 +27,9 @@ pub(super) fn live(args: &TraceArgs) -> anyhow::Result<()> {
         spi: args.spi,
     };
     let started = client.trace(args.group.as_ref(), filter)?;
+    for group in &started.without {
+        eprintln!("group {group}: {NOT_SHOWN}");
+    }
     let named = started.groups.len() > 1;
     let until = args.timeout.map(|timeout| Instant::now() + *timeout);
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -121,8 +125,9 @@ fn because(reason: &str) -> String {
     if reason == DropReason::OutTooBig.name() {
         return "too large for the link when protected: dropped, or its parts follow".to_owned();
     }
-    let known = DropReason::ALL.into_iter().find(|known| known.name() == reason);
-    known.map_or_else(|| format!("dropped: {reason}"), |known| format!("dropped: {reason}, {}", known.meaning()))
+    let of_userspace = DropReason::ALL.into_iter().map(|known| (known.name(), known.meaning()));
+    let known = of_userspace.chain(COUNTERS).find(|(known, _)| *known == reason);
+    known.map_or_else(|| format!("dropped: {reason}"), |(_, meaning)| format!("dropped: {reason}, {meaning}"))
 }
 
 /// Source and destination with their ports.
@@ -156,7 +161,7 @@ fn explained(told: &Explained) -> String {
     let explanation = &told.explanation;
     let mut out = format!("group {}", told.group);
     if explanation.is_null() {
-        return out + "\n  it is not this process that decides\n";
+        return out + "\n  nothing is protected here: there are streams alone, or keys only\n";
     }
     if let Some(policy) = explanation.get("policy").filter(|policy| !policy.is_null()) {
         let part = |name| word(policy, name).unwrap_or_default();
@@ -171,12 +176,15 @@ fn explained(told: &Explained) -> String {
             None => step(&[&format!("sent: SA {spi} seals it, {} octets then", number(tried, "octets"))]),
         };
     }
-    if explanation.get("clear").and_then(Value::as_bool).unwrap_or(false) {
-        out += &step(&["sent: in clear, by a local rule"]);
-    }
-    if let Some(reason) = word(explanation, "dropped").filter(|_| tried.is_empty()) {
-        out += &step(&["sent:", &because(reason)]);
-    }
+    let clear = explanation.get("clear").and_then(Value::as_bool).unwrap_or(false);
+    out += &match (word(explanation, "dropped").filter(|_| tried.is_empty()), word(explanation, "why")) {
+        (Some(reason), Some(why)) => step(&[&format!("sent: dropped: {reason}, {why}")]),
+        (Some(reason), None) => step(&["sent:", &because(reason)]),
+        (None, Some(why)) if clear => step(&[&format!("sent: in clear, {why}")]),
+        (None, Some(why)) => step(&[&format!("sent: {why}")]),
+        (None, None) if clear => step(&["sent: in clear, by a local rule"]),
+        (None, None) => String::new(),
+    };
     let opened_by = explanation.get("opened_by").and_then(Value::as_array).into_iter().flatten();
     let opened_by: Vec<&str> = opened_by.filter_map(Value::as_str).collect();
     out += &match opened_by.as_slice() {
@@ -246,6 +254,26 @@ mod tests {
             "group 7\n  sent: dropped: OutNoPols, no policy, or no keys of it\n  \
              from others: no SA that such a packet may come by\n"
         );
-        assert_eq!(of(Value::Null), "group 7\n  it is not this process that decides\n");
+        assert!(of(Value::Null).starts_with("group 7\n  nothing is protected here"));
+        // The kernel's ESP has reasons of its own.
+        let of = |mut explanation: Value, field: &str, value: Value| {
+            explanation[field] = value;
+            let text = of(explanation);
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            text
+        };
+        let kernel = serde_json::json!({ "policy": null, "clear": false, "tried": [], "dropped": null, "opened_by": [], "why": "a reason" });
+        assert!(of(kernel.clone(), "clear", true.into()).contains("\n  sent: in clear, a reason\n"));
+        assert!(of(kernel.clone(), "why", "a reason".into()).contains("\n  sent: a reason\n"));
+        assert!(
+            of(kernel.clone(), "dropped", "OutPolBlock".into()).contains("\n  sent: dropped: OutPolBlock, a reason\n")
+        );
+        let lost = serde_json::json!([{ "spi": "0x00001000", "octets": null, "refused": "OutNoStates" }]);
+        let text = of(
+            serde_json::json!({ "policy": policy, "clear": false, "dropped": "OutNoStates", "opened_by": [] }),
+            "tried",
+            lost,
+        );
+        assert!(text.contains("dropped: OutNoStates, the policy's SA is gone\n"), "{text}");
     }
 }

@@ -325,7 +325,14 @@ pub struct TraceStarted {
     pub trace: u64,
     /// The groups whose packets are taken note of.
     pub groups: Vec<GroupId>,
+    /// Those whose packets this process never sees.
+    #[serde(default)]
+    pub without: Vec<GroupId>,
 }
+
+/// Why there is no trace where the kernel protects the traffic, and what there is instead.
+pub const NOT_SHOWN: &str = "the kernel shows no packet on its way to this process. keyferry trace --dry-run says what would \
+    become of one, keyferry sa counts them by SA, and tcpdump -ni INTERFACE esp shows them on the wire";
 
 /// Packets, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]

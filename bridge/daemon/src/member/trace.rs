@@ -11,7 +11,7 @@ use keyferry_model::policy::Selector;
 use keyferry_model::time::{Deadline, Now};
 
 use super::joined::Joined;
-use crate::control::{Explained, FlowOf, TraceFilter, TraceStarted, TracedPacket, TracedPackets};
+use crate::control::{Explained, FlowOf, NOT_SHOWN, TraceFilter, TraceStarted, TracedPacket, TracedPackets};
 use crate::random::Clock;
 
 /// Packets of a group between two reads; further ones are counted.
@@ -45,24 +45,27 @@ impl Traces {
             return Err("somebody else looks at packets of this member: one at a time".to_owned());
         }
         let filter = filter_of(filter)?;
-        let mut taps = Vec::new();
+        let (mut taps, mut without, mut in_kernel) = (Vec::new(), Vec::new(), false);
         for joined in chosen(joined, group)? {
             let time = Box::new(move || clock.now().wall);
             let tap = Arc::new(Tap::new(filter.clone(), ROOM, time));
             if joined.engine().is_some_and(|engine| engine.set_tap(Some(Arc::clone(&tap)))) {
                 taps.push((joined.id().clone(), tap));
+            } else {
+                without.push(joined.id().clone());
+                in_kernel |= joined.dataplane().is_some_and(|plane| plane.engine == "kernel");
             }
         }
         if taps.is_empty() {
-            return Err(
-                "no packets pass through this process: its engine does not touch them, or there is none".to_owned()
-            );
+            let why =
+                if in_kernel { NOT_SHOWN } else { "nothing is protected here: there are streams alone, or keys only" };
+            return Err(why.to_owned());
         }
         self.last += 1;
         let groups = taps.iter().map(|(group, _)| group.clone()).collect();
         tracing::info!(trace = self.last, ?groups, "packets are looked at");
         self.running = Some(Running { taps, read: clock.now().mono });
-        Ok(TraceStarted { trace: self.last, groups })
+        Ok(TraceStarted { trace: self.last, groups, without })
     }
 
     /// What came since the last time.

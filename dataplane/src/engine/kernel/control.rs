@@ -12,10 +12,11 @@ use keyferry_model::update::{GroupUpdate, NewSa};
 use nix::errno::Errno;
 
 use super::counters::HostCounters;
+use super::explain;
 use super::message::{
     Action, Direction, KnownPolicy, NewState, Numbers, Offload, Policy, Scope, StateKey, unspecified,
 };
-use super::plan::{Ground, Policies, Step, steps};
+use super::plan::{Ground, Policies, Step, UNKNOWN, steps};
 use super::socket::Xfrm;
 use super::states::{Placed, States};
 use super::suitable::{Rules, refusal, scope_of};
@@ -23,7 +24,7 @@ use crate::engine::EngineStatus;
 use crate::engine::joins::Joins;
 use crate::key_log::KeyLog;
 use crate::replay::width_of;
-use crate::sad::{ApplyError, Sad, Unsuitable, has_sound_prefix};
+use crate::sad::{ApplyError, Explanation, Flow, Sad, Unsuitable, has_sound_prefix};
 
 /// How often counters are read and policies looked at.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -205,6 +206,18 @@ impl Control {
         }
     }
 
+    /// What would become of a packet by what is installed.
+    pub(super) fn explain(&mut self, flow: &Flow) -> Option<Explanation> {
+        self.refresh();
+        let mut policies = self.policies.clone();
+        // What several engines let pass, one of them has the policy of.
+        let passing = self.ground.policies(&self.sad).into_iter().filter(|(_, policy)| policy.action == Action::Pass);
+        passing.for_each(|(key, policy)| {
+            policies.entry(key).or_insert(policy);
+        });
+        explain::explain(flow, &self.sad, &policies, &self.lost)
+    }
+
     /// Would the kernel do something of it unsafely or not at all?
     fn check(&mut self, update: &GroupUpdate) -> Result<(), Refused> {
         let mut modes: BTreeSet<bool> = BTreeSet::new();
@@ -304,7 +317,7 @@ impl Control {
                 io::Error::other(format!("somebody else's state has this SPI at {}", key.destination))
             }
             Some(Errno::ENOSYS) => io::Error::other("the kernel lacks an algorithm of the transform"),
-            _ => explain(&error, "the kernel has no ESP for this IP version (modules esp4, esp6)"),
+            _ => in_words(&error, "the kernel has no ESP for this IP version (modules esp4, esp6)"),
         })
     }
 
@@ -417,9 +430,6 @@ impl Control {
     }
 }
 
-/// Unlike every policy that is wanted.
-const UNKNOWN: Policy = Policy { priority: 0, action: Action::Pass };
-
 /// Does the kernel have this policy?
 fn is(known: &KnownPolicy, policy: &Policy) -> bool {
     let same = match policy.action {
@@ -465,12 +475,12 @@ pub(super) fn probe(xfrm: &mut Xfrm) -> io::Result<()> {
     match xfrm.add_state(&state) {
         Ok(()) => xfrm.delete_state(state.key),
         Err(error) if is_there(&error) => Ok(()),
-        Err(error) => Err(explain(&error, "the kernel has no ESP (module esp4, CONFIG_INET_ESP)")),
+        Err(error) => Err(in_words(&error, "the kernel has no ESP (module esp4, CONFIG_INET_ESP)")),
     }
 }
 
 /// An error in words, with what it means where a protocol is not supported.
-pub(super) fn explain(error: &io::Error, unsupported: &str) -> io::Error {
+pub(super) fn in_words(error: &io::Error, unsupported: &str) -> io::Error {
     let words = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT) => unsupported.to_owned(),
         Some(Errno::EPERM) => "the kernel's XFRM needs CAP_NET_ADMIN".to_owned(),

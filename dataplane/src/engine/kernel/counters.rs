@@ -6,26 +6,41 @@ use std::io::{self, Read, Seek};
 
 use crate::drops::{DropCounters, DropReason};
 
-/// Reasons that the data plane of this process has no like of.
-const OTHERS: [&str; 18] = [
-    "InIptfsError",
-    "InNoPols",
-    "InPolBlock",
-    "InPolError",
-    "InStateDirError",
-    "InStateExpired",
-    "InTmplMismatch",
-    "AcquireError",
-    "FwdHdrError",
-    "OutBundleCheckError",
-    "OutNoQueueSpace",
-    "OutNoStates",
-    "OutPolBlock",
-    "OutPolDead",
-    "OutPolError",
-    "OutStateDirError",
-    "OutStateInvalid",
-    "OutStateModeError",
+/// All counters, and what they mean for what an engine installs. Some are named as reasons of the user-space engine, and
+/// count other things.
+pub const COUNTERS: [(&str, &str); 32] = [
+    ("InError", "other errors"),
+    ("InBufferError", "no memory"),
+    ("InHdrError", "no sound header"),
+    ("InNoStates", "no SA with this SPI and destination"),
+    ("InStateProtoError", "not authentic, or not well formed"),
+    ("InStateModeError", "not of the SA's mode"),
+    ("InStateSeqError", "seen before, or behind the window"),
+    ("InStateExpired", "the SA has just ended"),
+    ("InStateMismatch", "authentic, outside of the selectors"),
+    ("InStateInvalid", "the SA is being removed"),
+    ("InStateDirError", "the SA is for the other direction"),
+    ("InTmplMismatch", "in clear, or by another group's SA"),
+    ("InNoPols", "no policy takes it"),
+    ("InPolBlock", "in clear, and there are no keys"),
+    ("InPolError", "a policy cannot be used"),
+    ("InIptfsError", "a fault of IP-TFS"),
+    ("OutError", "other errors"),
+    ("OutBundleGenError", "no way to send by an SA"),
+    ("OutBundleCheckError", "the way to send has just changed"),
+    ("OutNoStates", "the policy's SA is gone"),
+    ("OutStateProtoError", "the cipher refused"),
+    ("OutStateModeError", "too large, or not of the SA's mode"),
+    ("OutStateSeqError", "the sequence numbers are used up"),
+    ("OutStateExpired", "the SA has just ended"),
+    ("OutStateInvalid", "the SA is being removed"),
+    ("OutStateDirError", "the SA is for the other direction"),
+    ("OutPolBlock", "no keys to send by"),
+    ("OutPolDead", "the policy has just been removed"),
+    ("OutPolError", "a policy cannot be used"),
+    ("OutNoQueueSpace", "a queue is full"),
+    ("FwdHdrError", "forwarded, without a sound header"),
+    ("AcquireError", "sent before there was an SA"),
 ];
 
 /// The counters, from the engine's start on.
@@ -68,10 +83,7 @@ impl HostCounters {
 }
 
 fn parse(text: &str) -> BTreeMap<&'static str, u64> {
-    let known = |name: &str| {
-        let ours = DropReason::ALL.into_iter().map(DropReason::name);
-        ours.chain(OTHERS).find(|known| *known == name)
-    };
+    let known = |name: &str| COUNTERS.into_iter().map(|(known, _)| known).find(|known| *known == name);
     let line = |line: &str| {
         let (name, n) = line.split_once(char::is_whitespace)?;
         Some((known(name.strip_prefix("Xfrm")?)?, n.trim().parse().ok()?))
@@ -82,6 +94,14 @@ fn parse(text: &str) -> BTreeMap<&'static str, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_counter_is_there_once_and_told_in_a_few_words() {
+        for (at, (name, meaning)) in COUNTERS.into_iter().enumerate() {
+            assert!((1..=36).contains(&meaning.len()), "{name}");
+            assert_eq!(COUNTERS.into_iter().position(|(other, _)| other == name), Some(at));
+        }
+    }
 
     #[test]
     fn lines_are_read_by_name() {

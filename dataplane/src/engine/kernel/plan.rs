@@ -20,7 +20,7 @@ use keyferry_model::tunnel::Tunnel;
 
 use super::message::{Action, Direction, Policy, PolicyKey, Scope, Template, unspecified};
 use super::suitable::{scope_of, single};
-use crate::packet::protocol;
+use crate::packet::{Headers, protocol};
 use crate::sa::Sa;
 use crate::sad::Sad;
 
@@ -33,6 +33,9 @@ const MLD: [u16; 3] = [130, 131, 132];
 const PASS: u32 = 0x4b00_0000;
 const PROTECT: u32 = 0x4c00_0000;
 const BLOCK: u32 = 0x4d00_0000;
+
+/// Unlike every policy that is wanted.
+pub(super) const UNKNOWN: Policy = Policy { priority: 0, action: Action::Pass };
 
 /// Policies by what they are about.
 pub(super) type Policies = BTreeMap<PolicyKey, Policy>;
@@ -202,6 +205,22 @@ pub(super) fn steps(there: &Policies, wanted: &Policies) -> Vec<Step> {
     steps.sort_by_key(|(order, _)| *order);
     let gone = there.keys().filter(|key| !wanted.contains_key(key)).map(|key| Step::Remove(*key));
     steps.into_iter().map(|(_, step)| step).chain(gone).collect()
+}
+
+/// The policy that decides about a packet, as the kernel finds it: the first by priority that is about it.
+pub(super) fn decides<'p>(policies: &'p Policies, direction: Direction, packet: &Headers) -> Option<&'p Policy> {
+    let about = policies.iter().filter(|((way, scope), _)| *way == direction && is_about(scope, packet));
+    about.map(|(_, policy)| policy).min_by_key(|policy| policy.priority)
+}
+
+/// Ports that a packet does not show match only "any". Those of ICMPv6 are type and code.
+fn is_about(scope: &Scope, packet: &Headers) -> bool {
+    let (from, to) = packet.ports.unzip();
+    contains(scope.source, packet.source)
+        && contains(scope.destination, packet.destination)
+        && (scope.protocol == 0 || scope.protocol == packet.upper)
+        && (scope.ports.0.is_none() || scope.ports.0 == from)
+        && (scope.ports.1.is_none() || scope.ports.1 == to)
 }
 
 /// All packets to a network.

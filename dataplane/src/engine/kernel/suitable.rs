@@ -83,27 +83,12 @@ mod tests {
     use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity};
     use keyferry_model::policy::{AddressPreservation, EspTransform};
 
+    use super::super::testing::{self, side};
     use super::*;
-
-    const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
-
-    fn side(address: &str, prefix: u8) -> Selector {
-        Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 }
-    }
 
     /// What the kernel does well: CBC from anybody to a group, transport mode, no window.
     fn policy() -> TrafficPolicy {
-        TrafficPolicy {
-            source: side("0.0.0.0", 0),
-            destination: side("239.192.0.1", 32),
-            mode: EspMode::Transport,
-            transform: CBC,
-            sequence: SequenceNumbers::Unspecified,
-            replay_window: 0,
-            preservation: AddressPreservation::Both,
-            only_sender: None,
-            lifetime_octets: None,
-        }
+        testing::policy(testing::GROUP, EspMode::Transport)
     }
 
     const LAX: Rules = Rules { receive_only: false, strict: false };

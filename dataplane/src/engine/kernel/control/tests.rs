@@ -4,11 +4,10 @@
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::Arc;
 use std::thread;
 
-use keyferry_crypto::{Aead, BlockCipher};
-use keyferry_model::policy::{AddressPreservation, SaDirection, Selector, TrafficPolicy};
+use keyferry_crypto::Aead;
+use keyferry_model::policy::{SaDirection, TrafficPolicy};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::Removal;
 use nix::sched::{CloneFlags, unshare};
@@ -18,10 +17,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::engine::kernel::plan::Label;
+use crate::engine::kernel::testing::{CBC, GROUP, at, policy, sa, side, update};
 use crate::engine::{Engine, EngineConfig, Kernel, KernelConfig, Userspace};
-
-const GROUP: &str = "239.192.0.1";
-const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
 
 /// In a namespace of its own whose only interface is a dummy, or one of a pair where there are no dummies.
 fn alone(test: impl FnOnce() + Send + 'static) {
@@ -107,37 +104,10 @@ fn send_from(own: &str, group: &str, patience: Duration) -> Sent {
 }
 
 fn registration(spi: u32, transform: EspTransform, group: &str, prefix: u8) -> GroupUpdate {
-    let side = |address: &str, prefix| Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 };
-    let policy = TrafficPolicy {
-        source: side("0.0.0.0", 0),
-        destination: side(group, prefix),
-        mode: EspMode::Transport,
-        transform,
-        sequence: SequenceNumbers::Unspecified,
-        replay_window: 0,
-        preservation: AddressPreservation::Both,
-        only_sender: None,
-        lifetime_octets: None,
-    };
-    let keymat = spi.to_be_bytes().repeat(transform.keymat_len() / 4);
-    let new = NewSa {
-        spi,
-        policy: Arc::new(policy),
-        keymat: Secret::new(keymat),
-        lifetime: Duration::from_secs(3_600),
-        direction: SaDirection::Symmetric,
-    };
-    GroupUpdate {
-        install: vec![new],
-        remove: Removal::All,
-        sender_ids: None,
-        activation_delay: Duration::ZERO,
-        deactivation_delay: Duration::ZERO,
-    }
-}
-
-fn at(millis: u64) -> Now {
-    Now { mono: Duration::from_millis(millis), wall: Duration::from_secs(1_700_000_000) }
+    let policy = TrafficPolicy { transform, destination: side(group, prefix), ..policy(group, EspMode::Transport) };
+    let keymat = Secret::new(spi.to_be_bytes().repeat(transform.keymat_len() / 4));
+    let new = NewSa { keymat, ..sa(spi, &policy, SaDirection::Symmetric) };
+    GroupUpdate { remove: Removal::All, activation_delay: Duration::ZERO, ..update(vec![new], &[]) }
 }
 
 #[test]

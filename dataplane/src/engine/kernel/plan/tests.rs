@@ -1,68 +1,11 @@
 //! What the kernel is to have, on virtual time and without one.
 
-use std::time::Duration;
-
-use keyferry_crypto::{BlockCipher, Integrity, Secret};
-use keyferry_model::policy::{EspTransform, SequenceNumbers};
 use keyferry_model::time::Now;
-use keyferry_model::update::{GroupUpdate, NewSa, Removal};
+use keyferry_model::update::GroupUpdate;
 
 use super::*;
-
-const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
-const GROUP: &str = "239.192.0.1";
-
-fn at(millis: u64) -> Now {
-    Now { mono: Duration::from_millis(millis), wall: Duration::from_secs(1_700_000_000) }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn side(address: &str, prefix: u8) -> Selector {
-    Selector { address: ip(address), prefix, protocol: 0, port: 0 }
-}
-
-fn policy(group: &str, mode: EspMode) -> TrafficPolicy {
-    TrafficPolicy {
-        source: side("0.0.0.0", 0),
-        destination: side(group, whole(ip(group))),
-        mode,
-        transform: CBC,
-        sequence: SequenceNumbers::Unspecified,
-        replay_window: 0,
-        preservation: AddressPreservation::Both,
-        only_sender: None,
-        lifetime_octets: None,
-    }
-}
-
-fn sa(spi: u32, policy: &TrafficPolicy, direction: SaDirection) -> NewSa {
-    let keymat = spi.to_be_bytes().repeat(12);
-    NewSa {
-        spi,
-        policy: Arc::new(policy.clone()),
-        keymat: Secret::new(keymat),
-        lifetime: Duration::from_secs(3_600),
-        direction,
-    }
-}
-
-fn update(install: Vec<NewSa>, remove: &[u32]) -> GroupUpdate {
-    GroupUpdate {
-        install,
-        remove: Removal::Spis(remove.to_vec()),
-        sender_ids: None,
-        activation_delay: Duration::from_secs(2),
-        deactivation_delay: Duration::from_secs(5),
-    }
-}
-
-fn ground(networks: &[(&str, u8)]) -> Ground {
-    let networks: Vec<(IpAddr, u8)> = networks.iter().map(|(address, prefix)| (ip(address), *prefix)).collect();
-    Ground::new(Label::of("kf0"), Tunnel::default(), &networks)
-}
+use crate::engine::kernel::testing::{GROUP, at, ground, ip, policy, sa, side, update};
+use crate::sad::Flow;
 
 /// Adds what an update is about to what is held, as applying one does.
 fn apply(sad: &mut Sad, ground: &mut Ground, update: GroupUpdate, now: Now) {
@@ -72,8 +15,8 @@ fn apply(sad: &mut Sad, ground: &mut Ground, update: GroupUpdate, now: Now) {
     sad.apply(update, now).unwrap();
 }
 
-/// The policy that decides about a packet.
-fn decides(
+/// What becomes of a packet.
+fn becomes(
     policies: &Policies,
     direction: Direction,
     from: &str,
@@ -81,19 +24,12 @@ fn decides(
     protocol: u8,
     ports: (u16, u16),
 ) -> Option<Action> {
-    let matches = |scope: &Scope| {
-        contains(scope.source, ip(from))
-            && contains(scope.destination, ip(to))
-            && (scope.protocol == 0 || scope.protocol == protocol)
-            && scope.ports.0.is_none_or(|port| port == ports.0)
-            && scope.ports.1.is_none_or(|port| port == ports.1)
-    };
-    let all = policies.iter().filter(|((way, scope), _)| *way == direction && matches(scope));
-    all.min_by_key(|(_, policy)| policy.priority).map(|(_, policy)| policy.action)
+    let flow = Flow { source: ip(from), destination: ip(to), protocol, ports: Some(ports), octets: 100 };
+    decides(policies, direction, &flow.headers().unwrap()).map(|policy| policy.action)
 }
 
 fn udp_out(policies: &Policies) -> Option<Action> {
-    decides(policies, Direction::Out, "10.0.0.1", GROUP, 17, (4_000, 5_000))
+    becomes(policies, Direction::Out, "10.0.0.1", GROUP, 17, (4_000, 5_000))
 }
 
 fn sends_by(policies: &Policies) -> Option<u32> {
@@ -111,7 +47,7 @@ fn nothing_leaves_or_comes_in_clear_before_there_are_keys_but_what_the_network_n
     ground.clear.insert("224.9.9.9:848".parse().unwrap());
     let policies = ground.policies(&Sad::new());
     for direction in [Direction::In, Direction::Out] {
-        let decides = |from, to, protocol, ports| decides(&policies, direction, from, to, protocol, ports);
+        let decides = |from, to, protocol, ports| becomes(&policies, direction, from, to, protocol, ports);
         assert_eq!(decides("10.0.0.1", GROUP, 17, (1, 2)), Some(Action::Block));
         assert_eq!(decides("fd00::1", "ff15::1", 17, (1, 2)), Some(Action::Block));
         assert_eq!(decides("10.0.0.1", "224.0.0.5", 89, (0, 0)), None, "others are none of its business");
@@ -121,9 +57,9 @@ fn nothing_leaves_or_comes_in_clear_before_there_are_keys_but_what_the_network_n
         assert_eq!(decides("fe80::1", "ff15::1", 58, (128, 0)), Some(Action::Block), "no echo request");
     }
     // Rekeys come in clear, to their own port.
-    assert_eq!(decides(&policies, Direction::In, "10.0.0.9", "239.192.1.1", 17, (848, 848)), Some(Action::Pass));
-    assert_eq!(decides(&policies, Direction::In, "10.0.0.9", "239.192.1.1", 17, (848, 849)), Some(Action::Block));
-    assert_eq!(decides(&policies, Direction::Out, "10.0.0.9", "239.192.1.1", 17, (848, 848)), Some(Action::Block));
+    assert_eq!(becomes(&policies, Direction::In, "10.0.0.9", "239.192.1.1", 17, (848, 848)), Some(Action::Pass));
+    assert_eq!(becomes(&policies, Direction::In, "10.0.0.9", "239.192.1.1", 17, (848, 849)), Some(Action::Block));
+    assert_eq!(becomes(&policies, Direction::Out, "10.0.0.9", "239.192.1.1", 17, (848, 848)), Some(Action::Block));
     assert!(policies.keys().all(|(_, scope)| scope.destination.0 != ip("224.9.9.9")), "it is not blocked anyway");
 }
 
@@ -159,12 +95,12 @@ fn senders_wait_for_activation_and_what_has_gone_is_blocked() {
     sad.expire(at(15_000));
     assert_eq!(settle(&sad, &ground, true), Some(0x1002));
     assert_eq!(sad.installed().count(), 1);
-    let inbound = decides(&ground.policies(&sad), Direction::In, "10.0.0.2", GROUP, 17, (1, 2));
+    let inbound = becomes(&ground.policies(&sad), Direction::In, "10.0.0.2", GROUP, 17, (1, 2));
     let template = Template { mode: EspMode::Transport, spi: 0, reqid: ground.label.reqid, outer: None };
     assert_eq!(inbound, Some(Action::Protect(template)), "clear packets of others have no place");
     sad.flush();
     assert_eq!(settle(&sad, &ground, true), None);
-    assert_eq!(decides(&ground.policies(&sad), Direction::In, "10.0.0.2", GROUP, 17, (1, 2)), Some(Action::Block));
+    assert_eq!(becomes(&ground.policies(&sad), Direction::In, "10.0.0.2", GROUP, 17, (1, 2)), Some(Action::Block));
 }
 
 #[test]
@@ -195,7 +131,7 @@ fn who_only_receives_sends_nothing_and_the_other_way_round() {
         );
         let policies = ground.policies(&sad);
         assert_eq!(udp_out(&policies), Some(Action::Block));
-        let inbound = decides(&policies, Direction::In, "10.0.0.2", GROUP, 17, (1, 2));
+        let inbound = becomes(&policies, Direction::In, "10.0.0.2", GROUP, 17, (1, 2));
         assert!(matches!(inbound, Some(Action::Protect(_))), "{inbound:?}");
     }
     let (mut sad, mut ground) = (Sad::new(), ground(&[]));
@@ -206,7 +142,7 @@ fn who_only_receives_sends_nothing_and_the_other_way_round() {
     assert!(
         matches!(udp_out(&policies), Some(Action::Protect(t)) if t.reqid == ground.label.sending && t.spi == 0x1001)
     );
-    assert_eq!(decides(&policies, Direction::In, "10.0.0.2", GROUP, 17, (1, 2)), Some(Action::Block));
+    assert_eq!(becomes(&policies, Direction::In, "10.0.0.2", GROUP, 17, (1, 2)), Some(Action::Block));
     assert_ne!(ground.label.reqid, ground.label.sending);
     assert!(ground.label.is_ours(ground.label.sending) && !ground.label.is_ours(1));
     assert_ne!(Label::of("kf0"), Label::of("kf1"));
@@ -236,7 +172,7 @@ fn tunnels_have_the_ends_that_their_policy_or_the_member_says() {
     sad.set_tunnel(tunnel);
     apply(&mut sad, &mut ground, update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0));
     let policies = ground.policies(&sad);
-    let action = decides(&policies, Direction::Out, "10.0.0.7", GROUP, 17, (1, 2));
+    let action = becomes(&policies, Direction::Out, "10.0.0.7", GROUP, 17, (1, 2));
     let outer = Some((ip("10.0.0.1"), ip("239.255.0.1")));
     assert!(matches!(action, Some(Action::Protect(template)) if template.outer == outer), "{action:?}");
     // The line is about one source. What others send to the group is blocked.
@@ -252,7 +188,7 @@ fn lines_are_tried_in_the_order_of_the_policy() {
     let both = vec![sa(0x1001, &narrow, SaDirection::Symmetric), sa(0x1002, &any, SaDirection::Symmetric)];
     apply(&mut sad, &mut ground, update(both, &[]), at(0));
     assert_eq!(sends_by(&ground.policies(&sad)), Some(0x1001));
-    let other = decides(&ground.policies(&sad), Direction::Out, "10.7.0.1", GROUP, 17, (1, 2));
+    let other = becomes(&ground.policies(&sad), Direction::Out, "10.7.0.1", GROUP, 17, (1, 2));
     assert!(matches!(other, Some(Action::Protect(template)) if template.spi == 0x1002));
     // A line without keys gives way to the next.
     apply(&mut sad, &mut ground, update(vec![], &[0x1001]), at(10_000));
