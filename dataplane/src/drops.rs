@@ -221,8 +221,10 @@ impl DropCounters {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::engine::kernel::COUNTERS;
 
     #[test]
     fn each_reason_has_its_own_counter() {
@@ -234,6 +236,26 @@ mod tests {
         }
         assert_eq!(counters.by_name().len(), DropReason::ALL.len());
         assert!(counters.by_name().values().all(|n| *n == 1));
+    }
+
+    #[test]
+    fn the_manual_has_each_reason_and_what_to_do_about_it() {
+        let reasons = DropReason::ALL.into_iter().map(|reason| (reason.name(), reason.meaning()));
+        assert!(reasons.eq(manual("\n### Reasons\n")), "docs/operation.md");
+        assert!(COUNTERS.into_iter().eq(manual("\n### Reasons of the kernel's ESP\n")), "docs/operation.md");
+    }
+
+    /// Names and meanings from a section's table.
+    fn manual(heading: &str) -> Vec<(&'static str, &'static str)> {
+        let (_, text) = include_str!("../../docs/operation.md").split_once(heading).unwrap();
+        let section = text.split("\n#").next().unwrap_or(text);
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
+        let row = |(name, rest): (&'static str, &'static str)| {
+            let (meaning, what_to_do) = rest.split_once(" | ").unwrap();
+            assert!(what_to_do.ends_with('.'), "{name}");
+            (name, meaning)
+        };
+        rows.map(row).collect()
     }
 
     #[test]
