@@ -1,10 +1,10 @@
 //! `keyferry sa`: what a member's data plane does, SA by SA, in at most 80 columns.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::CellAlignment;
 use dataplane::DropReason;
+use dataplane::engine::kernel::COUNTERS;
 use serde_json::Value;
 
 use super::tables::{WIDTH, table, text, time};
@@ -30,6 +30,7 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
         let _ = write!(out, " at {interface}");
     }
     out.push('\n');
+    out += &troubles(joined);
     let sas = list(plane, "sas");
     if sas.is_empty() {
         out += "no keys\n";
@@ -56,7 +57,27 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
             }
         }
     }
-    out + &rules(plane) + &drops(plane, sas)
+    let offloaded: Vec<&str> = list(plane, "offloaded").iter().filter_map(Value::as_str).collect();
+    if !offloaded.is_empty() {
+        let _ = writeln!(out, "\n{}", fold(&[&["encrypted by the network device:"], offloaded.as_slice()].concat(), 4));
+    }
+    out + &rules(plane) + &drops(plane, sas, engine == "kernel")
+}
+
+/// What does not work as it should, or is not as it might be.
+fn troubles(joined: &JoinedStatus) -> String {
+    let plane = &joined.dataplane;
+    let refused = plane.get("refused").and_then(Value::as_object).into_iter().flatten();
+    let refused = refused.map(|(group, why)| ("not joined:", format!("{group}: {}", why.as_str().unwrap_or_default())));
+    let problem = word(plane, "problem").map(|problem| ("tried again and again:", problem.to_owned()));
+    let declined = joined.declined.clone().map(|why| ("not the kernel's ESP:", why));
+    let all = declined.into_iter().chain(problem).chain(refused);
+    all.map(|(what, why)| sentence(&format!("{what} {why}")) + "\n").collect()
+}
+
+/// Words on as many lines as it takes.
+fn sentence(text: &str) -> String {
+    fold(&text.split_whitespace().collect::<Vec<_>>(), 4)
 }
 
 /// The member's own rules, and what was sent in clear for want of keys.
@@ -144,16 +165,19 @@ fn more(sa: &Value) -> String {
         None => String::new(),
         Some(limit) => format!("{spi} lifetime {limit} octets, {} used\n", number(sa, "lifetime_used")),
     };
-    format!(
-        "{spi} {}, octets sealed {}, opened {}, {windows}\n{life}{dummies}",
-        word(sa, "direction").unwrap_or_default(),
-        number(sa, "octets_sealed"),
-        number(sa, "octets_opened"),
-    )
+    let direction = word(sa, "direction").unwrap_or_default();
+    let octets = match sa.get("octets_both").and_then(Value::as_u64) {
+        Some(both) => format!("octets sealed and opened {both}"),
+        None => format!("octets sealed {}, opened {}", number(sa, "octets_sealed"), number(sa, "octets_opened")),
+    };
+    format!("{}\n{life}{dummies}", fold(&[&format!("{spi} {direction},"), &format!("{octets},"), &windows], 4))
 }
 
+/// Whose drops are those that the kernel has counted, but for those of single SAs.
+const HOST: &str = "this host";
+
 /// Drops by reason, of each SA, of those that are gone, and of none.
-fn drops(plane: &Value, sas: &[Value]) -> String {
+fn drops(plane: &Value, sas: &[Value], in_kernel: bool) -> String {
     let mut found: Vec<(String, String, u64)> = Vec::new();
     let mut add = |whose: &str, counters: &mut dyn Iterator<Item = (&str, u64)>| {
         found.extend(counters.map(|(reason, n)| (reason.to_owned(), whose.to_owned(), n)));
@@ -162,19 +186,24 @@ fn drops(plane: &Value, sas: &[Value]) -> String {
         add(word(sa, "spi").unwrap_or_default(), &mut counters(sa, "drops"));
     }
     add("ended SAs", &mut counters(plane, "drops_of_ended_sas"));
-    add("no SA", &mut counters(plane, "drops_without_sa"));
+    add(if in_kernel { HOST } else { "no SA" }, &mut counters(plane, "drops_without_sa"));
     if found.is_empty() {
         return "\nnothing dropped\n".to_owned();
     }
-    let meanings: BTreeMap<&str, &str> = DropReason::ALL.into_iter().map(|r| (r.name(), r.meaning())).collect();
-    let order = |name: &str| DropReason::ALL.into_iter().position(|r| r.name() == name);
-    found.sort_by_key(|(reason, ..)| order(reason));
+    let meanings: Vec<(&str, &str)> = match in_kernel {
+        true => COUNTERS.into(),
+        false => DropReason::ALL.into_iter().map(|reason| (reason.name(), reason.meaning())).collect(),
+    };
+    let place = |name: &str| meanings.iter().position(|(known, _)| *known == name);
+    found.sort_by_key(|(reason, ..)| place(reason).unwrap_or(usize::MAX));
     let mut rows = table(["DROPPED", "PACKETS", "OF", "WHICH MEANS"]);
     let mut before = "";
     for (reason, whose, n) in &found {
         let (name, meaning) = match reason == before {
             true => ("", ""),
-            false => (reason.as_str(), meanings.get(reason.as_str()).copied().unwrap_or("-")),
+            false => {
+                (reason.as_str(), place(reason).and_then(|at| meanings.get(at)).map_or("-", |(_, meaning)| meaning))
+            }
         };
         rows.add_row([name, &count(*n), whose, meaning]);
         before = reason;
@@ -182,7 +211,15 @@ fn drops(plane: &Value, sas: &[Value]) -> String {
     rows.column_iter_mut().skip(1).take(1).for_each(|column| {
         column.set_cell_alignment(CellAlignment::Right);
     });
-    format!("\n{}", text(&rows))
+    let everybodys = match found.iter().any(|(_, whose, _)| whose == HOST) {
+        true => {
+            sentence(&format!(
+                "\"{HOST}\": everybody's IPsec in this network namespace since the member started, by /proc/net/xfrm_stat"
+            )) + "\n"
+        }
+        false => String::new(),
+    };
+    format!("\n{}{everybodys}", text(&rows))
 }
 
 /// A number in at most eight digits and a letter.
@@ -310,6 +347,43 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_does_is_told_as_the_kernels() {
+        let mut joined = joined();
+        (joined.engine, joined.tun) = (Some("kernel".to_owned()), None);
+        let plane = &mut joined.dataplane;
+        plane["problem"] = "the kernel does not take it: somebody else's XFRM policy is about the same packets".into();
+        plane["refused"] = serde_json::json!({ "239.192.0.9": "No buffer space available (os error 105)" });
+        plane["offloaded"] = serde_json::json!(["0x79f28435", "0x8a04b3c1"]);
+        plane["sas"][0]["octets_both"] = u64::MAX.into();
+        plane["drops_without_sa"] = serde_json::json!({ "OutPolBlock": 4, "OutBundleCheckError": u64::MAX, "New": 1 });
+        let shown = groups(std::slice::from_ref(&joined), true);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "engine kernel at enp1s0f1np1 tried again and again: the kernel does not take it: somebody else's XFRM",
+            "not joined: 239.192.0.9: No buffer space",
+            "encrypted by the network device: 0x79f28435 0x8a04b3c1",
+            "0x79f28435 symmetric, octets sealed and opened 18446744073709551615, replay windows 12",
+            "OutPolBlock 4 this host no keys to send by",
+            "OutBundleCheckError 18446744T this host the way to send has just changed",
+            "InStateSeqError 3 0x79f28435 seen before, or behind the window",
+            "New 1 this host -",
+            "\"this host\": everybody's IPsec in this network namespace",
+        ] {
+            assert!(words.contains(part), "{part} in\n{shown}");
+        }
+        joined.declined =
+            Some("the kernel puts no sender ID into IVs (RFC 6054), so it must not send by a counter mode".into());
+        joined.engine = Some("userspace".to_owned());
+        let shown = groups(&[joined], true);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        assert!(
+            shown.contains("\nnot the kernel's ESP: the kernel puts no sender ID") && !shown.contains(HOST),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::SaStatus;
 use dataplane::engine::EngineStatus;
+use dataplane::{RuleStatus, SaStatus};
 
 use super::page::{Kind, Number, Page, Values};
 use crate::control::MemberStatus;
@@ -13,6 +13,7 @@ pub(crate) fn member(status: &MemberStatus, planes: &[(String, EngineStatus)]) -
     let mut page = Page::default();
     registration(&mut page, status);
     groups(&mut page, planes);
+    rules(&mut page, planes);
     sas(&mut page, planes);
     page.text()
 }
@@ -55,7 +56,7 @@ fn groups(page: &mut Page, planes: &[(String, EngineStatus)]) {
             }
         },
     );
-    let gauges: [Number<EngineStatus>; 5] = [
+    let gauges: [Number<EngineStatus>; 6] = [
         ("keyferry_dataplane_sas", "Data SAs installed.", |plane| plane.sad.sas.len() as u64),
         ("keyferry_dataplane_sender_ids", "Sender IDs of this member.", |plane| plane.sad.sender_ids.len() as u64),
         ("keyferry_dataplane_joined", "Multicast addresses joined.", |plane| plane.joined.len() as u64),
@@ -64,6 +65,9 @@ fn groups(page: &mut Page, planes: &[(String, EngineStatus)]) {
         }),
         ("keyferry_dataplane_needs_rekey", "Whether a sending SA runs out of sequence numbers or IVs.", |plane| {
             plane.sad.needs_rekey.into()
+        }),
+        ("keyferry_dataplane_problem", "Whether the engine tries something again and again in vain.", |plane| {
+            plane.problem.is_some().into()
         }),
     ];
     for (name, help, of) in gauges {
@@ -83,6 +87,44 @@ fn groups(page: &mut Page, planes: &[(String, EngineStatus)]) {
     page.metric(Kind::Counter, name, help, |values| drops(values, |plane| &plane.sad.drops_without_sa));
 }
 
+/// The member's own rules.
+fn rules(page: &mut Page, planes: &[(String, EngineStatus)]) {
+    let numbers: [Number<RuleStatus>; 2] = [
+        ("keyferry_dataplane_rule_packets_total", "Packets that a rule of the member has decided about.", |rule| {
+            rule.packets
+        }),
+        (
+            "keyferry_dataplane_rule_bytes_total",
+            "Octets of packets that a rule of the member has decided about.",
+            |rule| rule.octets,
+        ),
+    ];
+    for (name, help, of) in numbers {
+        page.metric(Kind::Counter, name, help, |values| {
+            for (group, plane) in planes {
+                for (number, rule) in (1..).zip(&plane.sad.rules) {
+                    let labels = [
+                        ("group", group.as_str()),
+                        ("rule", &format!("{number}")),
+                        ("action", rule.action),
+                        ("direction", rule.direction),
+                        ("source", &rule.source),
+                        ("destination", &rule.destination),
+                    ];
+                    values.put(&labels, of(rule));
+                }
+            }
+        });
+    }
+    let (name, help) = (
+        "keyferry_dataplane_packets_clear_without_keys_total",
+        "Packets that the group protects, sent in clear for want of keys, as was chosen.",
+    );
+    page.metric(Kind::Counter, name, help, |values| {
+        planes.iter().for_each(|(group, plane)| values.put(&[("group", group)], plane.sad.clear_without_keys));
+    });
+}
+
 /// What SAs have, as long as they are there.
 fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
     let all = || planes.iter().flat_map(|(group, plane)| plane.sad.sas.iter().map(move |sa| (group.as_str(), sa)));
@@ -100,11 +142,12 @@ fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
             values.put(&labels, 1);
         }
     });
-    let counters: [Number<SaStatus>; 4] = [
+    let counters: [Number<SaStatus>; 5] = [
         ("packets_sealed_total", "Plain packets protected.", |sa| sa.packets_sealed),
         ("bytes_sealed_total", "Octets of plain packets protected.", |sa| sa.octets_sealed),
         ("packets_opened_total", "Plain packets recovered.", |sa| sa.packets_opened),
         ("bytes_opened_total", "Octets of plain packets recovered.", |sa| sa.octets_opened),
+        ("dummies_sent_total", "Dummy packets sent.", |sa| sa.dummies_sent),
     ];
     let gauges: [Number<SaStatus>; 5] = [
         ("sa_sequence", "Highest sequence number sent, of 4294967295.", |sa| sa.sequence.into()),
@@ -119,12 +162,34 @@ fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
             all().for_each(|(group, sa)| values.put(&[("group", group), ("spi", &sa.spi)], of(sa)));
         });
     }
-    let (name, help) = ("keyferry_dataplane_sa_replay_senders", "Senders that the SA has a replay window for.");
+    let (name, help) = ("keyferry_dataplane_sa_offloaded", "Whether a network device does the SA's cryptography.");
     page.metric(Kind::Gauge, name, help, |values| {
-        for (group, sa) in all() {
-            sa.replay_senders.iter().for_each(|n| values.put(&[("group", group), ("spi", &sa.spi)], n));
+        for (group, plane) in planes {
+            for sa in &plane.sad.sas {
+                values.put(&[("group", group), ("spi", &sa.spi)], u8::from(plane.offloaded.contains(&sa.spi)));
+            }
         }
     });
+    let optional: [(Kind, &str, &str, fn(&SaStatus) -> Option<u64>); 4] = [
+        (
+            Kind::Counter,
+            "bytes_both_total",
+            "Octets of packets of both ways, where the kernel does not tell them apart.",
+            |sa| sa.octets_both,
+        ),
+        (Kind::Gauge, "sa_replay_senders", "Senders that the SA has a replay window for.", |sa| {
+            sa.replay_senders.map(|n| n as u64)
+        }),
+        (Kind::Gauge, "sa_lifetime_bytes", "Octets that end the SA.", |sa| sa.lifetime_octets),
+        (Kind::Gauge, "sa_lifetime_used_bytes", "Octets of these that are used.", |sa| sa.lifetime_used),
+    ];
+    for (kind, name, help, of) in optional {
+        page.metric(kind, &format!("keyferry_dataplane_{name}"), help, |values| {
+            for (group, sa) in all() {
+                of(sa).iter().for_each(|n| values.put(&[("group", group), ("spi", &sa.spi)], n));
+            }
+        });
+    }
     let (name, help) = ("keyferry_dataplane_sa_packets_dropped_total", "Packets of the SA dropped, by reason.");
     page.metric(Kind::Counter, name, help, |values| {
         for (group, sa) in all() {
@@ -142,7 +207,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use dataplane::{DropReason, Frame, IvSource, Sad};
+    use dataplane::{DropReason, Frame, IvSource, LocalPolicy, Rule, RuleAction, Sad, Way};
     use keyferry_crypto::{Aead, Secret, SeededRandom};
     use keyferry_model::id::Protocol;
     use keyferry_model::policy::{
@@ -185,6 +250,13 @@ mod tests {
         };
         let now = Now { mono: Duration::ZERO, wall: Duration::from_secs(1_700_000_000) };
         let mut sad = Sad::new();
+        let rule = Rule {
+            source: side("::", 0),
+            destination: side("ff15::2", 128),
+            action: RuleAction::Discard,
+            way: Way::Out,
+        };
+        sad.set_local_policy(LocalPolicy { rules: vec![rule], ..LocalPolicy::default() });
         sad.apply(update(vec![sa(0x1000, 1)], vec![]), now).unwrap();
         let mut ivs = IvSource::new(&mut SeededRandom::new(1));
         let plain =
@@ -198,6 +270,8 @@ mod tests {
             assert_eq!(sad.snapshot().open(&mut again), Err(DropReason::InStateSeqError));
         }
         assert!(sad.snapshot().open(&mut Frame::holding(&plain)).is_err());
+        let other = [plain.get(..39).unwrap(), &[2, 1, 2, 3, 4]].concat();
+        assert_eq!(sad.snapshot().seal(&mut Frame::holding(&other), &mut ivs), Err(DropReason::OutPolBlock));
         sad.apply(update(vec![sa(0x1001, 2)], vec![0x1000]), now).unwrap();
         EngineStatus {
             engine: "userspace",
@@ -205,8 +279,8 @@ mod tests {
             interface: Some("eth0".to_owned()),
             joined: vec!["ff15::1".parse().unwrap()],
             refused: BTreeMap::new(),
-            problem: None,
-            offloaded: Vec::new(),
+            problem: Some("the kernel does not take it".to_owned()),
+            offloaded: vec!["0x00001001".to_owned()],
             sad: sad.status(),
         }
     }
@@ -271,6 +345,22 @@ mod tests {
         is(3.0, "keyferry_dataplane_packets_dropped_total", &[("group", "8400"), ("reason", "InStateSeqError")]);
         is(0.0, "keyferry_dataplane_packets_dropped_total", &[("group", "8400"), ("reason", "OutError")]);
         is(1.0, "keyferry_dataplane_packets_dropped_without_sa_total", &[("group", "8400"), ("reason", "InHdrError")]);
+        let rule = [
+            ("group", "8400"),
+            ("rule", "1"),
+            ("action", "discard"),
+            ("direction", "out"),
+            ("source", "::/0"),
+            ("destination", "ff15::2/128"),
+        ];
+        is(1.0, "keyferry_dataplane_rule_packets_total", &rule);
+        is(44.0, "keyferry_dataplane_rule_bytes_total", &rule);
+        is(0.0, "keyferry_dataplane_packets_clear_without_keys_total", &[("group", "8400")]);
+        is(1.0, "keyferry_dataplane_problem", &[("group", "8400")]);
+        is(0.0, "keyferry_dataplane_sa_offloaded", &old);
+        is(1.0, "keyferry_dataplane_sa_offloaded", &[("group", "8400"), ("spi", "0x00001001")]);
+        is(0.0, "keyferry_dataplane_dummies_sent_total", &old);
+        assert!(!text.contains("lifetime") && !text.contains("bytes_both"), "{text}");
         is(2.0, "keyferry_dataplane_sas", &[("group", "fqdn:two.example.org")]);
     }
 
