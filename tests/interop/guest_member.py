@@ -12,6 +12,7 @@ is killed, and keep nothing when that has ended. Keys that the kernel must not h
 
 import collections
 import contextlib
+import ipaddress
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from guest_sides import KEYFERRY, App, Broken, Inside, Outside, until
 from guest_wire import Switch, clear_frame
 
 ESP = 50
+ETHERNET = 14
 
 # Name, group and its number; the engine that the guest's member is told to use, and the one that it has to use then, or none; whether
 # that member sends; whether each traffic policy has one sender alone, with a replay window; the version of IP by which members register.
@@ -36,6 +38,12 @@ CASES = [
 
 def host_address(version, host):
     return f"fd85::{host}" if version == 6 else f"10.85.0.{host}"
+
+
+def covers(selector, address):
+    """Is an address one of those in a selector, as an SA's status has it?"""
+    network = ipaddress.ip_network(selector.split()[0])
+    return ipaddress.ip_address(address) in network or not network.prefixlen
 
 
 def member_config(case, side, engine, sends):
@@ -67,6 +75,8 @@ class Trial:
         self.apps = []
         # Those that send.
         self.senders = []
+        # Of what is looked at half way.
+        self.complaints = []
 
     def run(self):
         """Yields complaints."""
@@ -87,6 +97,7 @@ class Trial:
             sas = [before + side.plane()["sas"] for side, before in zip(self.sides, old)]
             with contextlib.suppress(Broken):
                 until("all is in the capture", lambda: not list(self.check_wire(sas)))
+        yield from self.complaints
         yield from self.check_wire(sas)
         yield from self.check_counters(sas)
         yield from self.check_injected({sa["spi"] for sa in old[0]})
@@ -132,9 +143,33 @@ class Trial:
         for side in self.sides:
             until(f"the member {side.name} drops its old keys", lambda side=side: not side.spis() & old)
         self.further(50)
-        if self.inside.in_kernel() and (there := self.inside.kernel_spis()) != (wanted := self.inside.spis()):
-            raise Broken(f"the kernel has the SAs {there}, and should have {wanted}")
+        if self.inside.in_kernel():
+            if (there := self.inside.kernel_spis()) != (wanted := self.inside.spis()):
+                raise Broken(f"the kernel has the SAs {there}, and should have {wanted}")
+            self.complaints += self.check_dry_run()
         return [[sa for sa in sas if sa["spi"] in old] for sas in planes]
+
+    def check_dry_run(self):
+        """What the guest's member says would become of a packet is what becomes of those that are sent."""
+        for address in self.addresses:
+            told = self.inside.dry_run(address)
+            if told["opened_by"] != sorted(self.opening(address)):
+                yield f"dry run to {address}: {told}, and others' packets are opened by {self.opening(address)}"
+            if not self.case.sends:
+                if told["dropped"] != "OutPolBlock" or told["tried"]:
+                    yield f"dry run to {address}: {told}, and the member does not send"
+                continue
+            packets = [it for it in self.switch.captured() if (it.host, it.destination, it.protocol) == (self.inside.host, address, ESP)]
+            spi, octets = f"0x{packets[-1].payload[:4].hex()}", len(packets[-1].frame) - ETHERNET
+            if told["tried"] != [{"spi": spi, "octets": octets, "refused": None}]:
+                yield f"dry run to {address}: {told}, and {octets} octets leave by {spi}"
+        if "--dry-run" not in (said := self.inside.complaint("trace --timeout 1s")):
+            yield f"keyferry trace says {said!r}"
+
+    def opening(self, address):
+        """By which SAs the guest opens packets that it might have sent itself."""
+        source = self.inside.address(address)
+        return {sa["spi"] for sa in self.inside.plane()["sas"] if covers(sa["source"], source) and covers(sa["destination"], address)}
 
     def missing(self, app, sent):
         """How many of the other side's packets have not come to an application."""
@@ -234,6 +269,9 @@ class Refusal(Trial):
         with self.switch.capture():
             self.apps = [App(self.inside, address) for address in self.addresses]
             yield from self.check_silence(lambda _: True)
+        for address in self.addresses:
+            if (told := self.inside.dry_run(address))["dropped"] != "OutPolBlock" or not told["why"]:
+                yield f"dry run to {address}: {told}"
         if there := self.inside.kernel_spis():
             yield f"the kernel has the SAs {there}"
         yield from self.end()

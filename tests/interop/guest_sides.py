@@ -10,6 +10,7 @@ from guest import PATIENCE
 KEYFERRY = os.environ["KEYFERRY"]
 PORT = 5001
 RATE = 100  # packets per second of each application
+PAYLOAD = 200  # octets of each packet
 
 
 class Broken(Exception):
@@ -212,6 +213,21 @@ echo "$line" """.format(**app))
     def drops(self, reason):
         """By the kernel's own counter where it does the work."""
         return self.guest.drops()[f"Xfrm{reason}"] if self.in_kernel() else super().drops(reason)
+
+    def dry_run(self, destination):
+        """What would become of a packet of an application in the guest."""
+        octets = (40 if ":" in destination else 20) + 8 + PAYLOAD
+        flow = f"--source {self.address(destination)} --destination {destination} --port {PORT} --octets {octets}"
+        (group,) = json.loads(self.keyferry(f"trace --dry-run --json {flow} --socket {self.folder}/member.sock"))
+        return group["explanation"]
+
+    def address(self, other):
+        """Its address of the same version of IP as another."""
+        return f"fd85::{self.host}" if ":" in other else f"10.85.0.{self.host}"
+
+    def complaint(self, arguments):
+        """What a command that fails says."""
+        return self.guest.run(f"keyferry {arguments} --socket {self.folder}/member.sock 2>&1 >/dev/null || true")
 
     def kernel_spis(self):
         """The SPIs of the SAs that the kernel has."""
