@@ -30,7 +30,7 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
         let _ = write!(out, " at {interface}");
     }
     out.push('\n');
-    out += &troubles(joined);
+    out += &troubles(joined, details);
     let sas = list(plane, "sas");
     if sas.is_empty() {
         out += "no keys\n";
@@ -64,13 +64,13 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
     out + &rules(plane) + &drops(plane, sas, engine == "kernel")
 }
 
-/// What does not work as it should, or is not as it might be.
-fn troubles(joined: &JoinedStatus) -> String {
+/// What does not work as it should, and with `details` why it is not the kernel that does it.
+fn troubles(joined: &JoinedStatus, details: bool) -> String {
     let plane = &joined.dataplane;
     let refused = plane.get("refused").and_then(Value::as_object).into_iter().flatten();
     let refused = refused.map(|(group, why)| ("not joined:", format!("{group}: {}", why.as_str().unwrap_or_default())));
     let problem = word(plane, "problem").map(|problem| ("tried again and again:", problem.to_owned()));
-    let declined = joined.declined.clone().map(|why| ("not the kernel's ESP:", why));
+    let declined = joined.declined.clone().filter(|_| details).map(|why| ("not the kernel's ESP:", why));
     let all = declined.into_iter().chain(problem).chain(refused);
     all.map(|(what, why)| sentence(&format!("{what} {why}")) + "\n").collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane::engine::EngineStatus;
 use dataplane::{RuleStatus, SaStatus};
 
-use super::page::{Kind, Number, Page, Values};
+use super::page::{Kind, Number, Optional, Page, Values};
 use crate::control::MemberStatus;
 
 /// The metrics of a member and of the data planes of its groups.
@@ -170,7 +170,7 @@ fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
             }
         }
     });
-    let optional: [(Kind, &str, &str, fn(&SaStatus) -> Option<u64>); 4] = [
+    let optional: [Optional<SaStatus>; 4] = [
         (
             Kind::Counter,
             "bytes_both_total",

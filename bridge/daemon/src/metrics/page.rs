@@ -24,6 +24,9 @@ pub(super) type Labels<'a> = [(&'a str, &'a str)];
 /// A number of something: its metric's name, what it is, and where to read it.
 pub(super) type Number<T> = (&'static str, &'static str, fn(&T) -> u64);
 
+/// A number that not everything of its kind has.
+pub(super) type Optional<T> = (Kind, &'static str, &'static str, fn(&T) -> Option<u64>);
+
 impl Page {
     /// A metric and all its values.
     pub(super) fn metric(&mut self, kind: Kind, name: &str, help: &str, values: impl FnOnce(&mut Values<'_>)) {
