@@ -64,7 +64,7 @@ pub(crate) fn open(sa: &Sa, members: Members, burst: &mut Inbound<'_>) {
                 Ok(()) => {
                     burst.fates[at] = Ok(sa.spi);
                     packets += 1;
-                    octets += frame.packet().len();
+                    octets += inner.headers.total;
                 }
                 Err(reason) => refuse(sa, at, reason, burst.fates),
             }
