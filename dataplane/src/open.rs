@@ -53,10 +53,15 @@ pub(crate) fn open(sa: &Sa, members: Members, burst: &mut Inbound<'_>) {
             let frame = &mut burst.frames[at];
             // Before the packet inside takes its place.
             let numbers = windows.as_ref().and_then(|_| Numbers::of(sa, frame.packet().get(entry.headers.upper_at..)?));
+            let covered = frame.packet().len().saturating_sub(entry.headers.upper_at + sa.layout.around());
             let opened = leave(sa, frame, &entry.headers, &mut inner).and_then(|()| {
                 if let Some(windows) = &mut windows {
                     let numbers = numbers.ok_or(DropReason::InStateInvalid)?;
                     accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
+                }
+                // Behind the window: strangers who repeat packets would otherwise use the SA up.
+                if !sa.spend(covered) {
+                    return Err(DropReason::InStateExpired);
                 }
                 if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
             });
@@ -152,14 +157,9 @@ fn decrypt(sa: &Sa, members: Members, burst: &mut Inbound<'_>) -> Members {
     drop(windows);
     sa.transform.open(&mut jobs);
     let mut authentic = given;
-    for (job, at) in jobs.iter().zip(given.iter()) {
-        let reason = match job.done {
-            false => DropReason::InStateProtoError,
-            true if !sa.spend(job.esp.len() - sa.layout.around()) => DropReason::InStateExpired,
-            true => continue,
-        };
+    for (_, at) in jobs.iter().zip(given.iter()).filter(|(job, _)| !job.done) {
         authentic.remove(at);
-        refuse(sa, at, reason, burst.fates);
+        refuse(sa, at, DropReason::InStateProtoError, burst.fates);
     }
     authentic
 }

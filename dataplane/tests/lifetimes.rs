@@ -3,8 +3,12 @@
 
 mod support;
 
-use dataplane::{DropReason, Fate, Frame, Sealed};
-use keyferry_model::policy::{EspMode, TrafficPolicy};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use dataplane::{DropReason, Dummies, Fate, Frame, Sealed};
+use keyferry_model::policy::{AddressPreservation, EspMode, SequenceNumbers, TrafficPolicy};
+use keyferry_model::tunnel::Tunnel;
 use proptest::prelude::*;
 use support::*;
 
@@ -82,6 +86,39 @@ fn what_is_opened_counts_and_what_is_forged_does_not() {
     assert_eq!(member.open(&peer.seal(&packet).unwrap()), Err(DropReason::InStateExpired));
     assert_eq!(member.seal(&packet), Err(DropReason::OutStateExpired));
     assert_eq!(member.sad.status().drops["InStateExpired"], 1);
+}
+
+/// Strangers who repeat what they have heard end no SA that has a window: not with packets whose sender only the inside tells,
+/// and not with dummies, which nobody's window keeps out.
+#[test]
+fn what_is_repeated_does_not_count() {
+    let policy = TrafficPolicy {
+        sequence: SequenceNumbers::Sequential,
+        replay_window: 64,
+        preservation: AddressPreservation::None,
+        ..limited(1 << 20)
+    };
+    let gateway = |id: u32, local: &str| {
+        let mut gateway = Member::new(id.into());
+        gateway.sad.set_tunnel(Tunnel { local: local.parse().ok(), remote: "239.255.0.1".parse().ok() });
+        gateway.sad.apply(registration(vec![new_sa(1_000, &policy, 7)], ids(&[id])), at(0)).unwrap();
+        gateway
+    };
+    let (mut peer, member) = (gateway(1, "192.0.2.1"), gateway(2, "192.0.2.2"));
+    let packet = udp(1, GROUP, &[7; 100]);
+    let sealed = peer.seal(&packet).unwrap();
+    assert_eq!(member.open(&sealed).unwrap(), packet);
+    (0..100).for_each(|_| assert_eq!(member.open(&sealed), Err(DropReason::InStateSeqError)));
+    assert_eq!(used(&member), covered(&packet));
+
+    let (mut dummies, mut sent) = (Dummies::new(NonZeroU32::MIN), Vec::new());
+    for seconds in 0..2 {
+        let take = |burst: &[Frame]| sent.extend(burst.iter().map(|frame| frame.packet().to_vec()));
+        dummies.fill(&peer.sad.snapshot(), &mut peer.ivs, Duration::from_secs(seconds), take);
+    }
+    assert_eq!(sent.len(), 1);
+    (0..100).for_each(|_| assert_eq!(member.open(&sent[0]), Err(DropReason::InDummy)));
+    assert_eq!(used(&member), covered(&packet));
 }
 
 /// An authentic packet that is longer than what is left is refused as well.
