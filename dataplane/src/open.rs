@@ -3,7 +3,7 @@
 //! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the
 //! selectors; each step for all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the source says
 //! that an outer header shares with the packet inside; where it does not, the packet inside alone, for nothing
-//! authenticates an outer header.
+//! authenticates an outer header. In transport mode, where there is no other, the sender ID does if there is one.
 
 use arrayvec::ArrayVec;
 use keyferry_model::policy::EspMode;
@@ -131,7 +131,7 @@ impl Numbers {
 
     /// Whose window they count in.
     fn sender(&self, sa: &Sa, packet: &Headers) -> Sender {
-        sa.state.sender(packet.source, self.iv)
+        sa.sender(packet.source, self.iv)
     }
 }
 

@@ -89,13 +89,13 @@ pub(crate) fn width_of(packets: u32) -> u32 {
     packets.clamp(MIN_WINDOW, MAX_WINDOW).next_multiple_of(BITS)
 }
 
-/// Who a window belongs to: the source address, and the sender ID where the SA's IVs carry one.
+/// Who a window belongs to: the source address where a packet inside has one, and the sender ID where the SA's IVs carry one.
 ///
 /// The sender ID keeps a member apart from its own past: one that restarts comes back with a new ID and with sequence
 /// numbers from 1, and a window by address alone would take those for replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Sender {
-    pub(crate) source: IpAddr,
+    pub(crate) source: Option<IpAddr>,
     pub(crate) id: Option<u32>,
 }
 
@@ -112,7 +112,8 @@ pub(crate) enum Verdict {
 
 /// The windows of an SA.
 ///
-/// Only authenticated packets create or move a window, so strangers cannot fill the table. Once [`MAX_SENDERS`] have
+/// Only authenticated packets create or move a window, so strangers cannot fill the table; but in transport mode without
+/// sender IDs, whose sources nothing authenticates, they can by repeating packets from other addresses. Once [`MAX_SENDERS`] have
 /// one, packets of further senders are dropped: letting them pass without a window would let them be replayed without
 /// limit, and giving them the window of a quiet sender would let that one's packets be replayed. The next epoch begins
 /// with an empty table.
@@ -195,8 +196,9 @@ impl<'w> Visit<'w> {
 
     fn shard(&mut self, sender: Sender) -> &mut BTreeMap<Sender, Window> {
         let last = match sender.source {
-            IpAddr::V4(ip) => ip.octets()[3],
-            IpAddr::V6(ip) => ip.octets()[15],
+            Some(IpAddr::V4(ip)) => ip.octets()[3],
+            Some(IpAddr::V6(ip)) => ip.octets()[15],
+            None => sender.id.unwrap_or(0).to_be_bytes()[3],
         };
         let at = usize::from(last) % SHARDS;
         if self.held.as_ref().is_none_or(|(held, _)| *held != at) {
@@ -263,7 +265,7 @@ mod tests {
     #[test]
     fn a_full_table_lets_nobody_new_in() {
         let windows = Windows::new(64);
-        let sender = |n: u32| Sender { source: IpAddr::V4(Ipv4Addr::from(n)), id: None };
+        let sender = |n: u32| Sender { source: Some(IpAddr::V4(Ipv4Addr::from(n))), id: None };
         for n in 0..1_024 {
             assert_eq!(windows.visit().mark(sender(n), 1), Verdict::Fresh);
         }
@@ -279,7 +281,7 @@ mod tests {
         for floor in [0u32, 1, 63, 64, 100, 127, 128, 5_000] {
             let windows = Windows::new(64);
             windows.raise(floor);
-            let sender = Sender { source: IpAddr::V4(Ipv4Addr::LOCALHOST), id: None };
+            let sender = Sender { source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), id: None };
             assert_eq!(windows.visit().check(sender, floor), Verdict::Replayed);
             assert_eq!(windows.visit().mark(sender, floor), Verdict::Replayed);
             assert_eq!(windows.senders(), 0);
@@ -297,7 +299,7 @@ mod tests {
     #[test]
     fn senders_with_one_address_are_told_apart_by_their_id() {
         let windows = Windows::new(64);
-        let sender = |id| Sender { source: IpAddr::V4(Ipv4Addr::LOCALHOST), id: Some(id) };
+        let sender = |id| Sender { source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), id: Some(id) };
         assert_eq!(windows.visit().mark(sender(1), 900), Verdict::Fresh);
         assert_eq!(windows.visit().mark(sender(2), 1), Verdict::Fresh);
         assert_eq!(windows.visit().check(sender(1), 900), Verdict::Replayed);

@@ -91,11 +91,6 @@ impl SaState {
         self.dummies.load(Ordering::Relaxed)
     }
 
-    /// Whose window a packet with this source and, in counter modes, this IV counts in.
-    pub(crate) fn sender(&self, source: IpAddr, iv: Option<[u8; 8]>) -> Sender {
-        Sender { source, id: iv.and_then(|iv| self.sender_id(iv)) }
-    }
-
     /// The sender ID in an IV of a counter mode, if its width is known.
     pub(crate) fn sender_id(&self, iv: [u8; 8]) -> Option<u32> {
         let shifted = u64::from_be_bytes(iv).checked_shr(64 - u32::from(self.sender_id_bits?))?;
@@ -187,6 +182,15 @@ impl Sa {
     /// Does a packet fall under the SA's selectors?
     pub(crate) fn covers(&self, packet: &Headers) -> bool {
         selector::covers(&self.policy.source, &self.policy.destination, packet)
+    }
+
+    /// Whose window a packet with this source and, in counter modes, this IV counts in. The source of transport mode is not
+    /// authentic, so there the sender ID alone says it where it is known.
+    #[inline]
+    pub(crate) fn sender(&self, source: IpAddr, iv: Option<[u8; 8]>) -> Sender {
+        let id = iv.and_then(|iv| self.state.sender_id(iv));
+        let source = (id.is_none() || self.policy.mode == EspMode::Tunnel).then_some(source);
+        Sender { source, id }
     }
 
     /// May fragments go by it? Those behind the first show no ports (RFC 4301 section 7.1).

@@ -291,6 +291,24 @@ fn senders_do_not_share_a_window_and_strangers_move_none() {
     assert!(carol.open(&packets[0]).is_ok() && carol.open(&packets[0]).is_ok());
 }
 
+/// Nothing authenticates the source in transport mode, but the sender ID is a part of the nonce.
+#[test]
+fn in_transport_mode_no_other_source_makes_a_packet_fresh() {
+    let policy = TrafficPolicy { mode: EspMode::Transport, ..protected(GCM, 64) };
+    let (mut alice, bob) = (Member::with(1_000, &policy, 1), Member::with(1_000, &policy, 2));
+    let sealed = alice.seal(&udp(1, GROUP, b"x")).unwrap();
+    assert!(bob.open(&sealed).is_ok());
+    for host in 2..=255 {
+        let mut moved = sealed.clone();
+        moved[15] = host;
+        finish4(&mut moved);
+        assert_eq!(bob.open(&moved), Err(DropReason::InStateSeqError), "from {host}");
+    }
+    assert_eq!(bob.sad.status().sas[0].replay_senders, Some(1));
+    let mut anew = Member::with(1_000, &policy, 3);
+    assert!(bob.open(&anew.seal(&udp(1, GROUP, b"x")).unwrap()).is_ok());
+}
+
 #[test]
 fn updates_that_cannot_be_are_refused_whole() {
     let policy = policy(GCM, EspMode::Tunnel, GROUP);
