@@ -8,7 +8,7 @@
 //! The owner gives the TUN device its addresses and routes the protected groups into it. Whatever comes out of the TUN
 //! device is protected or dropped, unless the [`LocalPolicy`] lets it pass in clear: it then leaves through the same raw
 //! socket, as it is. Two things of the host's own IP stack are out of reach here, and the owner's
-//! to prevent (a packet filter on the interface does both): an application that names the interface itself, or binds
+//! to prevent, as the daemon does by a packet filter: an application that names the interface itself, or binds
 //! its socket to that interface's address, sends multicast past all routes and in clear; and since the groups are
 //! joined on the interface, clear packets that others send to them are delivered to applications too. Threads and
 //! sockets live in the network namespace of the thread that calls [`Userspace::start`]; the other calls may come from

@@ -293,6 +293,7 @@ mod tests {
             registered: true,
             engine: Some("userspace".to_owned()),
             declined: None,
+            unguarded: None,
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
             dataplane: plane,

@@ -215,6 +215,9 @@ pub(super) fn member(status: &MemberStatus) -> String {
         if let Some(why) = &joined.declined {
             let _ = writeln!(out, "{:<12} {why}", "not kernel");
         }
+        if let Some(why) = &joined.unguarded {
+            let _ = writeln!(out, "{:<12} {why}", "no guard");
+        }
         if joined.engine.is_some() {
             out += &dataplane(&joined.dataplane);
         }

@@ -73,6 +73,8 @@ pub struct MemberConfig {
     pub receive_threads: NonZeroU8,
     /// How protected packets go out.
     pub wire: Wire,
+    /// Keep clear packets away that go past the TUN device?
+    pub guard: GuardChoice,
     /// Route what the group's policy protects into the TUN device?
     pub routes: bool,
     /// Leave the group when the process ends?
@@ -136,6 +138,22 @@ pub struct MemberGroup {
     pub stream_keys: Option<PathBuf>,
     /// Hand on streams that nothing protects?
     pub danger_unprotected_streams: bool,
+}
+
+/// Whether a packet filter keeps clear packets of protected groups away that go past the TUN device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuardChoice {
+    /// If it can be.
+    #[default]
+    Auto,
+    /// Without it nothing is protected.
+    Required,
+    /// The owner sees to it.
+    Off,
+}
+
+impl GuardChoice {
+    const NAMES: [(&str, Self); 3] = [("auto", Self::Auto), ("required", Self::Required), ("off", Self::Off)];
 }
 
 /// What protects a group's traffic.
@@ -217,6 +235,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         tun_offloads: section.flag("tun_offloads", true),
         receive_threads: threads(&mut section, "receive_threads"),
         wire: section.choice("wire", &[("auto", Wire::Auto), ("raw", Wire::Raw)], Wire::Auto),
+        guard: section.choice("guard", &GuardChoice::NAMES, GuardChoice::Auto),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),
         ke_groups: phase1.ke_groups,

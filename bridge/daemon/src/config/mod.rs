@@ -37,7 +37,7 @@ pub use document::{ENV_PREFIX, Variables, environment};
 pub use gateway::{GatewayConfig, RekeySending};
 pub use group::{GdoiPlan, Gikev2Plan, GroupPlan, Signer};
 pub use life::GatewayLife;
-pub use member::{EngineChoice, MemberConfig, MemberGroup};
+pub use member::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
 pub use phase1::GatewayPhase1;
 pub use problem::{Problem, Problems, Severity};
 pub use trust::{Stamp, TrustFiles};

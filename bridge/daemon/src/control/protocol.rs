@@ -275,6 +275,9 @@ pub struct JoinedStatus {
     /// Why it is not the kernel's ESP, where it might have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declined: Option<String>,
+    /// Why nothing keeps clear packets of protected groups away that go past the TUN device, where something should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unguarded: Option<String>,
     /// Its TUN device, if its engine has one.
     pub tun: Option<String>,
     /// IEC 61850 streams whose keys are handed on, oldest first.

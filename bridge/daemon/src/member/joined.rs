@@ -68,8 +68,8 @@ impl Joined {
     }
 
     /// Rekeys come to this address, in clear.
-    pub(super) fn leave_clear(&self, address: SocketAddr) {
-        if let Some(plane) = &self.plane {
+    pub(super) fn leave_clear(&mut self, address: SocketAddr) {
+        if let Some(plane) = &mut self.plane {
             plane.leave_clear(address);
         }
     }
@@ -134,6 +134,7 @@ impl Joined {
             registered: self.registered,
             engine: status.as_ref().map(|status| status.engine.to_owned()),
             declined: self.plane.as_ref().and_then(|plane| plane.declined.clone()),
+            unguarded: self.plane.as_ref().and_then(|plane| plane.unguarded().map(str::to_owned)),
             tun: status.as_ref().and_then(|status| status.tun.clone()),
             streams: self.streams.status(now),
             dataplane: status.map(|status| serde_json::to_value(status).unwrap_or_default()).unwrap_or_default(),

@@ -11,6 +11,7 @@
 //! come from either; when the new one has registered, the old one goes quietly.
 
 mod connections;
+mod guard;
 mod joined;
 mod key_logging;
 mod listening;

@@ -16,9 +16,10 @@ use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use rtnetlink::Handle;
 
+use super::guard::Guard;
 use super::local;
 use super::network::{self, Place, Routes};
-use crate::config::{EngineChoice, MemberConfig, MemberGroup};
+use crate::config::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
 use crate::keylog::FileKeyLog;
 
 /// An engine and what leads to it.
@@ -26,12 +27,16 @@ pub(super) struct Plane {
     pub(super) engine: Box<dyn Engine>,
     /// Into the TUN device.
     routes: Option<Routes>,
+    /// Keeps clear packets away that go past the device.
+    guard: Option<Guard>,
     /// Are new policies routed into the device?
     follows: bool,
     /// What takes the engine's place when it gives an update back.
     spare: Option<Spare>,
     /// Where protected packets have gone so far.
     destinations: BTreeSet<(IpAddr, u8)>,
+    /// Where rekeys come, in clear.
+    clear: BTreeSet<SocketAddr>,
     /// Why the kernel's ESP was not taken, where it might have been.
     pub(super) declined: Option<String>,
 }
@@ -56,6 +61,7 @@ struct Spare {
     offloads: bool,
     receivers: NonZeroU8,
     wire: Wire,
+    guard: GuardChoice,
     dummies: Option<NonZeroU32>,
     local: LocalPolicy,
     protect: Vec<(IpAddr, u8)>,
@@ -89,12 +95,21 @@ impl Plane {
     }
 
     fn of(engine: Box<dyn Engine>) -> Self {
-        Self { engine, routes: None, follows: false, spare: None, destinations: BTreeSet::new(), declined: None }
+        Self {
+            engine,
+            routes: None,
+            guard: None,
+            follows: false,
+            spare: None,
+            destinations: BTreeSet::new(),
+            clear: BTreeSet::new(),
+            declined: None,
+        }
     }
 
     async fn userspace(spare: &Spare, around: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let (engine, routes) = spare.start().await?;
-        Ok(Self { routes: Some(routes), follows: around.config.routes, ..Self::of(Box::new(engine)) })
+        let (engine, routes, guard) = spare.start().await?;
+        Ok(Self { routes: Some(routes), guard, follows: around.config.routes, ..Self::of(Box::new(engine)) })
     }
 
     /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. A route that
@@ -112,6 +127,9 @@ impl Plane {
                     problem = Some(format!("{error:#}"));
                 }
             }
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.extend(&update.install).map_err(|error| format!("{error:#}"))?;
         }
         match self.engine.apply(update, now) {
             Ok(()) => {
@@ -131,26 +149,44 @@ impl Plane {
     async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Result<Option<String>, String> {
         let Some(spare) = &self.spare else { return Err(refused.to_string()) };
         let fails = |error: anyhow::Error| format!("{refused}, and userspace cannot take over: {error:#}");
-        let (engine, mut routes) = spare.start().await.map_err(fails)?;
+        let (engine, mut routes, mut guard) = spare.start().await.map_err(fails)?;
         for (address, prefix) in &self.destinations {
             if let Err(error) = routes.add(*address, *prefix).await {
                 engine.stop();
                 return Err(fails(error));
             }
         }
+        let guarded = guard.as_mut().map_or(Ok(()), |guard| {
+            self.clear.iter().for_each(|address| guard.leave_clear(*address));
+            guard.hold(self.destinations.iter().copied())?;
+            guard.extend(&refused.update.install)
+        });
+        if let Err(error) = guarded {
+            engine.stop();
+            return Err(fails(error));
+        }
         if let Some(sad) = self.engine.hand_over() {
             engine.adopt(sad);
         }
         std::mem::replace(&mut self.engine, Box::new(engine)).stop();
-        (self.routes, self.follows, self.spare) = (Some(routes), true, None);
+        (self.routes, self.guard, self.follows, self.spare) = (Some(routes), guard, true, None);
         tracing::warn!(why = %refused, "the kernel's ESP is not for these keys: userspace takes over");
         self.declined = Some(refused.to_string());
         self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string())
     }
 
     /// Rekeys come to this address, in clear.
-    pub(super) fn leave_clear(&self, address: SocketAddr) {
+    pub(super) fn leave_clear(&mut self, address: SocketAddr) {
         self.engine.leave_clear(address);
+        self.clear.insert(address);
+        if let Some(guard) = &mut self.guard {
+            guard.leave_clear(address);
+        }
+    }
+
+    /// Why nothing keeps clear packets away that go past the TUN device, where something should.
+    pub(super) fn unguarded(&self) -> Option<&str> {
+        self.guard.as_ref()?.problem()
     }
 }
 
@@ -168,6 +204,7 @@ impl Spare {
             offloads: config.tun_offloads,
             receivers: config.receive_threads,
             wire: config.wire,
+            guard: config.guard,
             dummies: config.dummies,
             local: local::policy(group, &config.traffic.accept),
             protect: group.protect.clone(),
@@ -193,8 +230,8 @@ impl Spare {
         }
     }
 
-    /// Makes the TUN device, and routes what is protected from the start into it.
-    async fn start(&self) -> anyhow::Result<(Userspace, Routes)> {
+    /// Makes the TUN device, routes what is protected from the start into it, and keeps it from going past.
+    async fn start(&self) -> anyhow::Result<(Userspace, Routes, Option<Guard>)> {
         let (tun, interface) = (self.tun.as_str(), self.place.interface.as_str());
         let mtu = match self.mtu {
             Some(mtu) => mtu,
@@ -228,8 +265,9 @@ impl Spare {
         for (network, prefix) in &self.protect {
             routes.add(*network, *prefix).await?;
         }
+        let guard = Guard::open(self.guard, (tun, self.place.index), &self.local, &self.protect)?;
         tracing::info!(%tun, mtu, "TUN device is up");
-        Ok((engine, routes))
+        Ok((engine, routes, guard))
     }
 }
 

@@ -401,7 +401,7 @@ impl Runner {
                 MemberOutput::Flush => joined.flush(now),
                 MemberOutput::Streams(update) => joined.apply_streams(update, now),
                 MemberOutput::Listen(address) => {
-                    self.parts.joined.iter().for_each(|joined| joined.leave_clear(address));
+                    self.parts.joined.iter_mut().for_each(|joined| joined.leave_clear(address));
                     self.parts.listening.listen(address);
                 }
                 MemberOutput::Event(event) => self.event(who, at, protocol, event).await,

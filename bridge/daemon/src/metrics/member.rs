@@ -294,6 +294,7 @@ mod tests {
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
             declined: None,
+            unguarded: None,
             dataplane: serde_json::Value::Null,
         };
         MemberStatus {

@@ -3,6 +3,7 @@
 use dataplane::engine::Wire;
 
 use super::*;
+use crate::config::GuardChoice;
 
 const SEVERAL: &str = r#"
 [member]
@@ -104,6 +105,15 @@ fn the_ways_to_the_wire_may_be_chosen() {
     assert_eq!((chosen.receive_threads.get(), chosen.wire, chosen.tun_offloads), (8, Wire::Raw, false));
     wrong("group = 1234", "group = 1234\nreceive_threads = 9", "receive_threads");
     wrong("group = 1234", "group = 1234\nwire = \"ring\"", "wire");
+}
+
+#[test]
+fn a_packet_filter_may_be_required_or_left_to_the_owner() {
+    let guard = |text: &str| member_of(&SEVERAL.replacen("group = 1234", text, 1)).unwrap().config.guard;
+    assert_eq!(guard("group = 1234"), GuardChoice::Auto);
+    assert_eq!(guard("group = 1234\nguard = \"required\""), GuardChoice::Required);
+    assert_eq!(guard("group = 1234\nguard = \"off\""), GuardChoice::Off);
+    wrong("group = 1234", "group = 1234\nguard = \"on\"", "guard");
 }
 
 #[test]
