@@ -44,8 +44,10 @@ pub use snapshot::{Sealed, Snapshot};
 
 /// SAs that can be installed at a time.
 pub const MAX_SAS: usize = 16_384;
-/// SAs removed before the end of their lifetime whose numbers and windows are kept, for the case that they come back.
+/// SAs that are gone whose numbers and windows are kept, for the case that they come back.
 const MAX_MEMORIES: usize = 256;
+/// How long beyond an SA's lifetime, which a key server may think longer than this member does.
+const MEMORY: Duration = Duration::from_secs(300);
 
 /// Why an update was refused. Nothing of it is then applied.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +160,7 @@ impl Entry {
     }
 }
 
-/// What an SA that was removed has used and seen, without its keys.
+/// What an SA that is gone has used and seen, without its keys.
 struct Memory {
     spi: u32,
     fingerprint: Fingerprint,
@@ -257,7 +259,7 @@ impl Sad {
     /// Applies an update, as a whole or not at all.
     ///
     /// An SA whose SPI is there with the same keys is left as it is: numbers, windows, and a removal that is under way. It may
-    /// be told to go another way from now on. New sender IDs apply to it too. An SA that was removed and comes back goes on with its numbers and windows.
+    /// be told to go another way from now on. New sender IDs apply to it too. An SA that is gone and comes back soon goes on with its numbers and windows.
     pub fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
         // What has ended is gone before it could be taken for an SA that is there.
         self.expire(now);
@@ -517,7 +519,8 @@ impl Sad {
     fn forget(&mut self, entry: Entry, why: &'static str) {
         entry.sa.revoke();
         tracing::info!(spi = format_args!("{:#010x}", entry.sa.spi), why, "data SA gone");
-        if entry.expires <= self.clock {
+        let until = entry.expires.saturating_add(MEMORY);
+        if until <= self.clock {
             self.ended.add(&entry.sa.state.drops);
             return;
         }
@@ -527,13 +530,8 @@ impl Sad {
             let forgotten = self.memories.swap_remove(at);
             self.ended.add(&forgotten.state.drops);
         }
-        let Entry { sa, expires, .. } = entry;
-        self.memories.push(Memory {
-            spi: sa.spi,
-            fingerprint: sa.fingerprint,
-            state: Arc::clone(&sa.state),
-            until: expires,
-        });
+        let sa = entry.sa;
+        self.memories.push(Memory { spi: sa.spi, fingerprint: sa.fingerprint, state: Arc::clone(&sa.state), until });
     }
 
     fn publish(&mut self) {

@@ -168,6 +168,22 @@ fn an_sa_whose_time_is_over_can_come_again() {
     assert!(alice.seal(&udp(1, GROUP, b"x")).is_ok());
 }
 
+/// A key server whose clock is a little behind tells it once more: no number is used, and no packet opened, a second time.
+#[test]
+fn an_sa_that_comes_again_soon_after_its_end_goes_on_where_it_was() {
+    let policy = protected(GCM, 64);
+    let (mut alice, mut bob) = (Member::with(1_000, &policy, 1), Member::with(1_000, &policy, 2));
+    let before = alice.seal(&udp(1, GROUP, b"x")).unwrap();
+    let theirs = bob.seal(&udp(2, GROUP, b"x")).unwrap();
+    assert!(alice.open(&theirs).is_ok());
+    alice.sad.expire(at(3_600_000));
+    assert!(alice.sad.status().sas.is_empty());
+    alice.sad.apply(registration(vec![new_sa(1_000, &policy, 7)], ids(&[1])), at(3_601_000)).unwrap();
+    assert_eq!(alice.open(&theirs), Err(DropReason::InStateSeqError));
+    let after = alice.seal(&udp(1, GROUP, b"x")).unwrap();
+    assert_ne!(before[24..36], after[24..36], "number and IV");
+}
+
 #[test]
 fn an_evicted_member_opens_nothing_sent_afterwards() {
     let policy = policy(GCM, EspMode::Tunnel, GROUP);

@@ -119,7 +119,7 @@ fn a_burst_in_which_numbers_run_out_goes_on_with_the_next_ids_and_then_the_next_
 }
 
 #[test]
-fn what_is_remembered_of_removed_sas_is_bounded_and_ends_with_their_lifetime() {
+fn what_is_remembered_of_sas_is_bounded_and_ends_soon_after_their_lifetime() {
     let mut sad = Sad::new();
     let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
     for spi in 1_000..1_000 + 2 * u32::try_from(MAX_MEMORIES).unwrap() {
@@ -131,7 +131,10 @@ fn what_is_remembered_of_removed_sas_is_bounded_and_ends_with_their_lifetime() {
     let mut renamed = new_sa(1_511, gcm);
     renamed.spi = 9_999;
     assert!(matches!(sad.apply(update(vec![renamed], None, 0), NOW), Err(ApplyError::KeyReused(9_999))));
-    sad.expire(Now { mono: Duration::from_secs(61), ..NOW });
+    let after = Duration::from_secs(61) + MEMORY;
+    sad.expire(Now { mono: after - Duration::from_millis(1), ..NOW });
+    assert_eq!(sad.memories.len(), MAX_MEMORIES);
+    sad.expire(Now { mono: after, ..NOW });
     assert!(sad.memories.is_empty());
 }
 
