@@ -46,12 +46,16 @@ enum Kind<'p> {
 
 impl<'p> Fragments<'p> {
     /// Of a packet that `headers` are those of; each takes at most `mtu` octets. IPv4 packets keep their identification, if
-    /// they have one that means something. `None` where there is no room for any payload.
+    /// they have one that means something. `None` where there is no room for any payload, and for a fragment that belongs to no packet.
     pub(crate) fn new(packet: &'p [u8], headers: &Headers, mtu: usize, identification: u32) -> Option<Self> {
         let (header, payload) = packet.get(..headers.total)?.split_at_checked(headers.split)?;
         let kind = match headers.version {
             IpVersion::V4 => {
                 let place = ipv4::place(header)?;
+                // Of a packet longer than any can be.
+                if place.offset + payload.len() > ipv4::MAX_TOTAL {
+                    return None;
+                }
                 // One that was not meant to be fragmented has no identification that is its own (RFC 6864 section 4.1).
                 let own = place.identification != 0 && (headers.fragment || !ipv4::dont_fragment(header));
                 let identification = if own { place.identification } else { low(identification) };

@@ -121,6 +121,17 @@ fn identifications_that_mean_nothing_are_replaced() {
     assert_eq!(identification(&packet), 1);
 }
 
+/// A fragment that reaches beyond the longest packet is of none, and its end must not come to stand at the front of another.
+#[test]
+fn no_fragment_wraps() {
+    for (offset, cut_up) in [(8_000u16, true), (8_140, false), (8_191, false)] {
+        let mut packet = v4(&[], &payload(600));
+        packet[6..8].copy_from_slice(&offset.to_be_bytes());
+        ipv4::rewrite(&mut packet, 20, 17);
+        assert_eq!(cut(&packet, 576, 1).is_some(), cut_up, "{offset}");
+    }
+}
+
 #[test]
 fn links_without_room_for_payload_get_nothing() {
     let headers = |packet: &[u8]| Headers::parse(packet).unwrap();
