@@ -172,9 +172,12 @@ fn alike(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// Is a datagram's checksum right, or of IPv4 not there?
+/// Are the checksums of a datagram right, or in UDP of IPv4 not there?
 fn is_intact(packet: &[u8], ip: usize, version4: bool) -> bool {
-    let udp = &packet[ip..];
+    let (header, udp) = packet.split_at(ip);
+    if version4 && ipv4::checksum(header) != 0 {
+        return false;
+    }
     (version4 && udp[6..8] == [0, 0])
         || ipv4::transport_checksum(addresses(packet, version4), protocol::UDP, udp) == 0 && udp[6..8] != [0, 0]
 }

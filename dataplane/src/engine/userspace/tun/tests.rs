@@ -139,6 +139,11 @@ fn what_differs_goes_alone_and_unchanged() {
         let packets = two(version, |packet| *packet.last_mut().unwrap() ^= 1);
         assert_eq!(pass(&packets), (packets.to_vec(), 1));
     }
+    // Nor is an IPv4 header mended.
+    for at in [10, 11] {
+        let packets = two(4, |packet| packet[at] ^= 1);
+        assert_eq!(pass(&packets), (packets.to_vec(), 1));
+    }
     // IPv6 knows no datagrams without a checksum.
     let packets = two(6, |packet| packet[46..48].fill(0));
     assert_eq!(pass(&packets).0, packets);
