@@ -32,6 +32,21 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
     /// UDP-Lite.
     pub const UDP_LITE: u8 = 136;
+
+    /// A protocol as people are told it: those with a name by that, others by number.
+    #[must_use]
+    pub fn name(protocol: u8) -> String {
+        let name = match protocol {
+            ICMP => "icmp",
+            TCP => "tcp",
+            UDP => "udp",
+            ESP => "esp",
+            ICMPV6 => "icmpv6",
+            SCTP => "sctp",
+            other => return format!("protocol {other}"),
+        };
+        name.to_owned()
+    }
 }
 
 /// TTL or hop limit of a tunnel whose destination is not the packet's (RFC 4301 section 5.1.2.1 leaves it to the gateway).

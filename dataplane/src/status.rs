@@ -8,6 +8,7 @@ use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirec
 use serde::Serialize;
 
 use crate::local::Rule;
+use crate::packet::protocol;
 use crate::sa::{Sa, Traffic};
 
 /// One data SA.
@@ -207,7 +208,7 @@ fn transform(transform: EspTransform) -> String {
 fn side(selector: &Selector) -> String {
     let mut text = format!("{}/{}", selector.address, selector.prefix);
     if selector.protocol != 0 {
-        text += &format!(" protocol {}", selector.protocol);
+        text += &format!(" {}", protocol::name(selector.protocol));
     }
     if selector.port != 0 {
         text += &format!(" port {}", selector.port);

@@ -323,10 +323,10 @@ proptest! {
                     Some(RuleAction::Bypass) | None if sent == Sent::Clear => {
                         prop_assert!(is_told && open, "{:?}", member.sad.status());
                         let has_keys = member.sad.status().sas.iter().any(|sa| sa.sending && {
-                            let network = sa.destination.split(' ').next().unwrap();
+                            let mut words = sa.destination.split(' ');
+                            let network = words.next().unwrap();
                             let (address, prefix) = network.split_once('/').unwrap();
-                            let any = sa.destination.ends_with("17") || !sa.destination.contains("protocol");
-                            any && side(address, prefix.parse().unwrap()).contains(ip)
+                            words.next().is_none_or(|protocol| protocol == "udp") && side(address, prefix.parse().unwrap()).contains(ip)
                         });
                         prop_assert!(!has_keys);
                     }

@@ -119,7 +119,15 @@ octets=$(sed -n 's/.*"octets_after":\([0-9]*\).*/\1/p' "$work/sent" | head -n 1)
 grep -q "seals it, $octets octets then" "$work/dry" || fail "the dry run says $(cat "$work/dry"), and $octets octets came"
 dry 239.192.0.1 --protocol tcp --port 5001 | grep -q "OutNoPols" || fail "a dry run without a policy"
 [[ $(sequence) == "$before" ]] || fail "a dry run takes numbers"
+status=0
+dry 239.192.0.0/24 2>/dev/null || status=$?
+((status == 2)) || fail "a dry run of a network ends with $status"
 echo "ok: a dry run says what then happens"
+
+# Sockets that were mixed up.
+"$KEYFERRY" sa --socket "$work/gateway.sock" >"$work/mixed" 2>&1 && fail "a gateway is taken for a member"
+"$KEYFERRY" status --socket "$work/member1.sock" >>"$work/mixed" 2>&1 && fail "a member is taken for a gateway"
+(($(grep -Ec "this is a (gateway; members|member; gateways) do that" "$work/mixed") == 2)) || fail "mixed up: $(cat "$work/mixed")"
 
 # Forgeries and strangers, as raw packets on the wire; the SPI is the group's, in the first.
 spi=$("$KEYFERRY" sa --json --socket "$work/member2.sock" | sed -n 's/.*"spi": "\(0x[0-9a-f]*\)".*/\1/p' | head -n 1)

@@ -25,11 +25,11 @@ Examples:
   keyferry lab                               See it all work on this machine
   keyferry check /etc/keyferry/gateway.toml  Look for mistakes before starting
   keyferry serve --config /etc/keyferry/gateway.toml
-  keyferry members branches                  Who is in the group, by which protocol
+  keyferry members branches                  Who is in the group, and how
   keyferry rekey branches && keyferry rekeys branches
   keyferry evict branches 10.0.0.9
   keyferry move --to gikev2                  On a member: change the protocol
-  keyferry sa                                On a member: packets by SA, drops by reason
+  keyferry sa                                On a member: SAs, packets, drops
 
 Exit codes:
   0  done    1  failed    2  the command line or the configuration is wrong";
@@ -134,21 +134,22 @@ enum Command {
     #[command(
         after_help = "Examples:\n  keyferry trace --destination 239.192.0.1 --protocol udp --port 5000 --count 10\n  \
         keyferry trace --spi 0x79f28435 --timeout 1m\n  \
-        keyferry trace --dry-run --source 10.0.0.1 --destination 239.192.0.1 --port 5000\n\n\
+        keyferry trace --dry-run --source 10.0.0.1 --destination 239.1.1.1 --port 5000\n\n\
         It shows neither payload nor keys, and at most a thousand packets a second; further ones are counted."
     )]
     Trace(TraceArgs),
     /// Have a running member log the keys of new data SAs for Wireshark, for a while.
     #[command(after_help = "Examples:\n  keyferry key-log /root/keys --time 5m\n  \
-        WIRESHARK_CONFIG_DIR=/root/keys tshark -r capture.pcap -o esp.enable_encryption_decode:TRUE\n  \
+        WIRESHARK_CONFIG_DIR=/root/keys tshark -r capture.pcap \\\n    \
+        -o esp.enable_encryption_decode:TRUE\n  \
         keyferry key-log --stop\n\n\
         Whoever reads the files reads everything. Keys of SAs that are there already are not kept, so it\n\
         takes a rekey. key_log in [member] logs the keys of GDOI and G-IKEv2 too, from the start.")]
     KeyLog(KeyLogArgs),
     /// Print what monitoring reads of a running gateway or member, in Prometheus' text format.
     #[command(after_help = "Example, for the textfile collector of node_exporter:\n  \
-        keyferry metrics --socket /run/keyferry/member.sock > /var/lib/node_exporter/keyferry.$$ &&\n    \
-        mv /var/lib/node_exporter/keyferry.$$ /var/lib/node_exporter/keyferry.prom\n\n\
+        cd /var/lib/node_exporter\n  \
+        keyferry metrics > keyferry.$$ && mv keyferry.$$ keyferry.prom\n\n\
         metrics = \"9848\" in [control] offers the same over HTTP.")]
     Metrics(EitherArgs),
     /// Change a running member to the other protocol, without losing a packet.
@@ -169,8 +170,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print a manual page, as man(1) reads it.
+    #[command(after_help = "Example:\n  keyferry man trace | man -l -")]
+    Man {
+        /// The command that it is about; the default is all of them in short.
+        command: Option<String>,
+    },
 }
 
 /// Where the configuration is.
@@ -321,8 +326,9 @@ struct TraceArgs {
     member: MemberArgs,
 }
 
-fn spi(text: &str) -> Result<u32, std::num::ParseIntError> {
-    text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16))
+fn spi(text: &str) -> Result<u32, &'static str> {
+    let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16));
+    number.map_err(|_| "it is no number of 32 bits, in hexadecimal with 0x")
 }
 
 /// Parses the command line of this process and does what it says.
@@ -346,11 +352,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "keyferry", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print(&String::from_utf8_lossy(&page))
-        }
+        Command::Man { command } => match manual(command.as_deref()) {
+            Some(page) => print(&page?),
+            None => Ok(misused("there is no such command")),
+        },
         Command::Status(a) => print(&client::status(&a)?),
         Command::Members { group, gateway } => print(&client::members(&gateway, group.as_deref())?),
         Command::Rekeys { group, gateway } => print(&client::rekeys(&gateway, &group)?),
@@ -362,12 +367,34 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::MemberStatus(a) => print(&client::member_status(&a)?),
         Command::Sa(a) => print(&client::sa(&a)?),
         Command::KeyLog(a) => print(&client::key_log(&a)?),
-        Command::Trace(a) if a.dry_run => print(&trace::dry(&a)?),
+        Command::Trace(a) if a.dry_run => match trace::flow(&a) {
+            Ok(flow) => print(&trace::dry(&a, flow)?),
+            Err(why) => Ok(misused(&why)),
+        },
         Command::Trace(a) => trace::live(&a).map(|()| ExitCode::SUCCESS),
         Command::Metrics(a) => print(&client::metrics(&a.socket())?),
         Command::Move { to, member } => print(&client::move_to(&member, to)?),
         Command::Leave(a) => print(&client::leave(&a)?),
     }
+}
+
+/// Says what is wrong with a command line.
+fn misused(why: &str) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// The manual page of a command, or of them all; `None` if there is no such command.
+fn manual(command: Option<&str>) -> Option<std::io::Result<String>> {
+    let mut all = Cli::command();
+    all.build();
+    let about = match command {
+        Some(name) => all.find_subcommand(name)?.clone(),
+        None => all,
+    };
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(about).render(&mut page);
+    Some(rendered.map(|()| String::from_utf8_lossy(&page).into_owned()))
 }
 
 /// Runs something over its configuration, or says what is wrong with that.
@@ -477,10 +504,41 @@ mod tests {
     }
 
     #[test]
+    fn a_dry_run_is_of_one_packet() {
+        let flow = |args: &str| {
+            let args = format!("keyferry trace --dry-run {args}");
+            let Command::Trace(args) = Cli::try_parse_from(args.split(' ')).unwrap().command else {
+                panic!("another command")
+            };
+            trace::flow(&args)
+        };
+        let packet = flow("--source 10.0.0.1 --destination 239.1.1.1 --port 5").unwrap();
+        assert_eq!((packet.protocol, packet.ports, packet.octets), (17, Some((5, 5)), 100));
+        assert!(flow("--source 10.0.0.0/8 --destination 239.1.1.1").unwrap_err().contains("--source"));
+        assert!(flow("--source 10.0.0.1 --destination 239.1.1.0/24").unwrap_err().contains("--destination"));
+        assert!(flow("--source fd00::1 --destination 239.1.1.1").is_err());
+    }
+
+    #[test]
+    fn each_command_has_a_manual_page() {
+        for name in Cli::command().get_subcommands().map(|command| command.get_name().to_owned()) {
+            let page = manual(Some(&name)).unwrap().unwrap();
+            assert!(page.contains(&format!("keyferry\\-{}", name.replace('-', "\\-"))), "{page}");
+        }
+        assert!(manual(Some("trace")).unwrap().unwrap().contains("dry\\-run"));
+        assert!(manual(None).unwrap().unwrap().contains("trace"));
+        assert!(manual(Some("no-such")).is_none());
+    }
+
+    #[test]
     fn help_fits_eighty_columns() {
         for command in std::iter::once(Cli::command()).chain(Cli::command().get_subcommands().cloned()) {
-            let help = command.term_width(80).render_help().to_string();
+            let help = command.clone().term_width(80).render_help().to_string();
             assert!(help.lines().all(|l| l.chars().count() <= 80), "{help}");
+            // Examples that were wrapped could not be copied.
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let mut examples = examples.lines().filter(|line| line.starts_with("  "));
+            assert_eq!(examples.find(|line| line.chars().count() > 80), None);
         }
     }
 }

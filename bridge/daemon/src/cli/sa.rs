@@ -275,10 +275,8 @@ mod tests {
                 "drops": { "InStateSeqError": 3, "InStateProtoError": 12_345_678_901u64 },
             })
         };
-        let (from, to) = (
-            "2001:db8:1111:2222:3333::/80 protocol 17 port 5000",
-            "ff3e:40:2001:db8:1111:2222:3333:4444/128 protocol 17 port 5000",
-        );
+        let (from, to) =
+            ("2001:db8:1111:2222:3333::/80 udp port 5000", "ff3e:40:2001:db8:1111:2222:3333:4444/128 udp port 5000");
         let plane = serde_json::json!({
             "engine": "userspace", "interface": "enp1s0f1np1",
             "sas": [
@@ -328,11 +326,11 @@ mod tests {
         let mut joined = joined();
         assert!(!groups(std::slice::from_ref(&joined), true).contains("rule:"));
         let rule = |action: &str, destination: &str| {
-            let source = "2001:db8:1111:2222:3333::/80 protocol 17 port 5000";
+            let source = "2001:db8:1111:2222:3333::/80 udp port 5000";
             let packets = 18_446_744_073_709_551_615u64;
             serde_json::json!({ "action": action, "direction": "both", "source": source, "destination": destination, "packets": packets })
         };
-        let to = "ff3e:40:2001:db8:1111:2222:3333:4444/128 protocol 17 port 5000";
+        let to = "ff3e:40:2001:db8:1111:2222:3333:4444/128 udp port 5000";
         joined.dataplane["rules"] = vec![rule("discard", to), rule("bypass even if protected", to)].into();
         joined.dataplane["clear_without_keys"] = u64::MAX.into();
         joined.dataplane["sas"][0]["lifetime_octets"] = u64::MAX.into();
@@ -340,7 +338,7 @@ mod tests {
         let shown = groups(&[joined], true);
         assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
         for part in [
-            "rule: discard 2001:db8:1111:2222:3333::/80 protocol 17 port 5000\n",
+            "rule: discard 2001:db8:1111:2222:3333::/80 udp port 5000\n",
             "(both, 18446744T packets)",
             "rule: bypass even if protected",
             "for there were no keys: 18446744T packets\n",

@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn the_data_plane_is_a_table() {
         let status = serde_json::json!({
-            "sas": [{ "spi": "0x79f28435", "destination": "239.192.0.1/32 protocol 17", "mode": "tunnel", "sending": true,
+            "sas": [{ "spi": "0x79f28435", "destination": "239.192.0.1/32 udp", "mode": "tunnel", "sending": true,
                 "leaving": false, "packets_sealed": 12, "packets_opened": 3456, "remaining": 3598 }],
             "drops": { "OutNoPols": 2, "InError": 0 },
         });

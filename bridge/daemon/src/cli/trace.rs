@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use dataplane::DropReason;
 use dataplane::engine::kernel::COUNTERS;
+use dataplane::packet::protocol;
 use serde_json::Value;
 
 use super::client::json;
@@ -52,20 +53,29 @@ pub(super) fn live(args: &TraceArgs) -> anyhow::Result<()> {
 }
 
 /// What would become of a packet.
-pub(super) fn dry(args: &TraceArgs) -> anyhow::Result<String> {
-    let address = |network: Option<Network>, what: &str| -> anyhow::Result<IpAddr> {
-        let single = network.filter(|n| n.prefix == if n.address.is_ipv4() { 32 } else { 128 });
-        single.map(|n| n.address).ok_or_else(|| anyhow::anyhow!("--dry-run wants the one address of the {what}"))
-    };
-    let flow = FlowOf {
-        source: address(args.source, "source")?,
-        destination: address(args.destination, "destination")?,
-        protocol: args.protocol.map_or(17, |IpProtocol(number)| number),
-        ports: args.port.map(|port| (args.source_port.unwrap_or(port), port)),
-        octets: args.octets,
-    };
+pub(super) fn dry(args: &TraceArgs, flow: FlowOf) -> anyhow::Result<String> {
     let told = Client::connect(&args.member.socket)?.explain(args.group.as_ref(), flow)?;
     if args.member.json { json(&told) } else { Ok(told.iter().map(explained).collect::<Vec<_>>().join("\n")) }
+}
+
+/// The packet that the options of a dry run describe, or what is wrong with them.
+pub(super) fn flow(args: &TraceArgs) -> Result<FlowOf, String> {
+    let address = |network: Option<Network>, what: &str| {
+        let single = network.filter(|n| n.prefix == if n.address.is_ipv4() { 32 } else { 128 });
+        single.map(|n| n.address).ok_or_else(|| format!("--dry-run wants one address for --{what}"))
+    };
+    let (source, destination): (IpAddr, IpAddr) =
+        (address(args.source, "source")?, address(args.destination, "destination")?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err("--source and --destination are of two versions of IP".to_owned());
+    }
+    Ok(FlowOf {
+        source,
+        destination,
+        protocol: args.protocol.map_or(protocol::UDP, |IpProtocol(number)| number),
+        ports: args.port.map(|port| (args.source_port.unwrap_or(port), port)),
+        octets: args.octets,
+    })
 }
 
 fn line(packet: &TracedPacket) -> anyhow::Result<String> {
@@ -145,15 +155,8 @@ fn ends(packet: &Value) -> (String, String) {
 }
 
 fn protocol(packet: &Value) -> String {
-    match number(packet, "protocol") {
-        1 => "icmp,".to_owned(),
-        6 => "tcp,".to_owned(),
-        17 => "udp,".to_owned(),
-        50 => "esp,".to_owned(),
-        58 => "icmpv6,".to_owned(),
-        132 => "sctp,".to_owned(),
-        other => format!("protocol {other},"),
-    }
+    let number = u8::try_from(number(packet, "protocol")).unwrap_or_default();
+    format!("{},", protocol::name(number))
 }
 
 /// What would become of a packet in one group.
@@ -222,8 +225,8 @@ mod tests {
             "source": "2001:db8:1111:2222:3333:4444:5555:6666", "destination": "ff3e:40:2001:db8:1111:2222:3333:4444",
             "protocol": 50, "octets_before": 1485, "spi": "0x79f28435", "sequence": 4_294_967_295u32,
             "iv": "000102030405060708090a0b0c0d0e0f",
-            "policy": { "source": "2001:db8:1111:2222::/64 protocol 17", "mode": "transport",
-                "destination": "ff3e:40:2001:db8:1111:2222:3333:4444/128 protocol 17 port 65535",
+            "policy": { "source": "2001:db8:1111:2222::/64 udp", "mode": "transport",
+                "destination": "ff3e:40:2001:db8:1111:2222:3333:4444/128 udp port 65535",
                 "transform": "Aes256Cbc, HmacSha512_256" },
         });
         let text = shown(&traced(refused), true);

@@ -104,8 +104,23 @@ impl Client {
         }
     }
 
+    /// Both answer to the same request, and people mix up their sockets.
+    fn status_of<T: DeserializeOwned>(&mut self, wanted: &str) -> Result<T, ClientError> {
+        let status = self.call(&Request::Status)?;
+        match status.get("role").and_then(Value::as_str) {
+            Some(role) if role != wanted => Err(ClientError::Refused(format!(
+                "this is a {role}; {wanted}s do that (--socket names a {wanted}'s socket)"
+            ))),
+            _ => self.read(status),
+        }
+    }
+
     fn get<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let value = self.call(request)?;
+        self.read(value)
+    }
+
+    fn read<T: DeserializeOwned>(&self, value: Value) -> Result<T, ClientError> {
         serde_json::from_value(value).map_err(|error| ClientError::Reply { socket: self.socket.clone(), error })
     }
 
@@ -114,7 +129,7 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn status(&mut self) -> Result<GatewayStatus, ClientError> {
-        self.get(&Request::Status)
+        self.status_of("gateway")
     }
 
     /// What monitoring reads of a gateway or member, in Prometheus' text format.
@@ -195,7 +210,7 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn member_status(&mut self) -> Result<MemberStatus, ClientError> {
-        self.get(&Request::Status)
+        self.status_of("member")
     }
 
     /// Moves a member to the other protocol; returns when it is registered there.
