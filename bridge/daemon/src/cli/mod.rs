@@ -143,7 +143,7 @@ enum Command {
         WIRESHARK_CONFIG_DIR=/root/keys tshark -r capture.pcap \\\n    \
         -o esp.enable_encryption_decode:TRUE\n  \
         keyferry key-log --stop\n\n\
-        Whoever reads the files reads everything. Keys of SAs that are there already are not kept, so it\n\
+        Whoever reads the files reads everything. Keys of SAs that are there already are not kept, so it \
         takes a rekey. key_log in [member] logs the keys of GDOI and G-IKEv2 too, from the start.")]
     KeyLog(KeyLogArgs),
     /// Print what monitoring reads of a running gateway or member, in Prometheus' text format.
