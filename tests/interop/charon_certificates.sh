@@ -45,38 +45,12 @@ cut_up() {
 
 ### charon as initiator, our gateway as responder
 
-(
-    umask 077
-    cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848"]
-store = "$work/gateway.redb"
-aggressive = true
-certificate = "$pki/gateway-chain.pem"
-private_key = "$pki/gateway.key"
-trust = "$pki/root.pem"
-
-[control]
-socket = "$work/gateway.sock"
-
-[[group]]
-name = "interop"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-transform = "aes-128-gcm"
-
-[group.gdoi]
-rekey = "239.192.0.84:848"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
-
-[[peer]]
-auth = "certificate"
-CONF
-)
+{
+    echo 'transform = "aes-128-gcm"'
+    rekeyed gdoi gikev2
+    printf '\n[[peer]]\nauth = "certificate"\n'
+} | write_gateway_config 'listen = ["10.85.0.1:848"]' 'aggressive = true' "certificate = \"$pki/gateway-chain.pem\"" \
+    "private_key = \"$pki/gateway.key\"" "trust = \"$pki/root.pem\""
 gateway
 at='local_addrs = 10.85.0.2
     remote_addrs = 10.85.0.1

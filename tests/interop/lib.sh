@@ -215,23 +215,15 @@ rsa_4096_chains() {
     ) 2>"$work/pki.log" || fail "pki makes no certificates"
 }
 
-# gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, others by their certificates, and two to which
-# it proves itself in the other way.
-gateway_config() {
+# write_gateway_config LINE...: a gateway with these lines in [gateway] and behind it, and a group, of whose traffic and behind it standard
+# input has the further lines.
+write_gateway_config() {
     (
         umask 077
         cat >"$work/gateway.toml" <<CONF
 [gateway]
-listen = ["10.85.0.1:848", "10.85.0.1:500"]
 store = "$work/gateway.redb"
-aggressive = true
-danger_weak_phase1 = true
-certificate = ["$work/pki/gateway-rsa-2048.pem", "$work/pki/gateway-ecdsa-256.pem", "$work/pki/gateway-ecdsa-384.pem", "$work/pki/gateway-ed25519.pem"]
-private_key = ["$work/pki/gateway-rsa-2048.key", "$work/pki/gateway-ecdsa-256.key", "$work/pki/gateway-ecdsa-384.key", "$work/pki/gateway-ed25519.key"]
-trust = "$work/pki/ca.pem"
-
-[ike2]
-danger_sha1_signatures = true
+$(printf '%s\n' "$@")
 
 [control]
 socket = "$work/gateway.sock"
@@ -242,62 +234,49 @@ id = 1234
 
 [[group.traffic]]
 destination = "239.192.0.1"
-transform = "aes-128-gcm"
-
-[group.gdoi]
-rekey = "239.192.0.84:848"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
-
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-
-[[peer]]
-auth = "certificate"
-
-[[peer]]
-identity = "half.example"
-psk = "correct horse battery staple"
-gateway_auth = "certificate"
-
-[[peer]]
-identity = "member@example.org"
-auth = "certificate"
-gateway_auth = "psk"
-psk = "correct horse battery staple"
+$(cat)
 CONF
     )
 }
 
-# ike2_gateway_config PEER LINE...: a gateway of G-IKEv2 that knows this peer by its key, with these lines in [gateway] and behind it.
-ike2_gateway_config() {
-    (
-        umask 077
-        cat >"$work/gateway.toml" <<CONF
-[gateway]
-store = "$work/gateway.redb"
-$(printf '%s\n' "${@:2}")
+# rekeyed PROTOCOL...: lines of a group that is rekeyed by multicast, by these protocols.
+rekeyed() {
+    local protocol
+    for protocol in "$@"; do
+        printf '\n[group.%s]\nrekey = "239.192.0.8%s:848"\n' "$protocol" "$([[ $protocol == gdoi ]] && echo 4 || echo 5)"
+    done
+}
 
-[control]
-socket = "$work/gateway.sock"
+# by_key IDENTITY...: peers that prove themselves by the key that all have here.
+by_key() {
+    printf '\n[[peer]]\nidentity = "%s"\npsk = "correct horse battery staple"\n' "$@"
+}
 
-[[group]]
-name = "interop"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-
-[group.gikev2]
-rekey = "239.192.0.85:848"
+# gateway_config: a gateway at 10.85.0.1 that knows one peer by its key, 10.85.0.2, others by their certificates, and two to which
+# it proves itself in the other way.
+gateway_config() {
+    local kinds=(rsa-2048 ecdsa-256 ecdsa-384 ed25519)
+    files() { printf "\"$work/pki/gateway-%s.$1\", " "${kinds[@]}"; }
+    write_gateway_config 'listen = ["10.85.0.1:848", "10.85.0.1:500"]' 'aggressive = true' 'danger_weak_phase1 = true' \
+        "certificate = [$(files pem)]" "private_key = [$(files key)]" "trust = \"$work/pki/ca.pem\"" '' '[ike2]' \
+        'danger_sha1_signatures = true' <<CONF
+transform = "aes-128-gcm"
+$(rekeyed gdoi gikev2)
+$(by_key 10.85.0.2)
 
 [[peer]]
-identity = "$1"
-psk = "correct horse battery staple"
+auth = "certificate"
+$(by_key half.example)
+gateway_auth = "certificate"
+$(by_key member@example.org)
+auth = "certificate"
+gateway_auth = "psk"
 CONF
-    )
+}
+
+# ike2_gateway_config PEER LINE...: a gateway of G-IKEv2 that knows this peer by its key, with these lines in [gateway] and behind it.
+ike2_gateway_config() {
+    { rekeyed gikev2 && by_key "$1"; } | write_gateway_config "${@:2}"
 }
 
 gateway() {

@@ -7,36 +7,11 @@ need python3 tcpdump tshark
 /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || skip "python3-prometheus-client is not installed"
 hosts
 
-cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848"]
-store = "gateway.redb"
-signing_bits = 2048
-idle = "1h"
-
-[control]
-socket = "gateway.sock"
-metrics = "9848"
-
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-
-[[peer]]
-identity = "10.85.0.1"
-psk = "correct horse battery staple"
-
-[[group]]
-name = "branches"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-protocol = "udp"
-
-[group.gikev2]
-rekey = "unicast"
-CONF
+{
+    printf 'protocol = "udp"\n\n[group.gikev2]\nrekey = "unicast"\n'
+    by_key 10.85.0.1 10.85.0.2
+} | write_gateway_config 'listen = ["10.85.0.1:848"]' 'signing_bits = 2048' 'idle = "1h"'
+sed -i 's/^\[control\]/&\nmetrics = "9848"/' "$work/gateway.toml"
 # member HOST LOCALPORT
 member() {
     cat >"$work/member$1.toml" <<CONF
@@ -59,8 +34,7 @@ member 1 8848
 member 2 848
 chmod 600 "$work"/*.toml
 
-spawn "$left" gateway "$KEYFERRY" serve --config "$work/gateway.toml"
-until_true 20 test -S "$work/gateway.sock" || fail "the gateway does not start"
+gateway
 spawn "$left" member1 "$KEYFERRY" member --config "$work/member1.toml"
 spawn "$right" member2 "$KEYFERRY" member --config "$work/member2.toml"
 ready() { "$KEYFERRY" sa --json --socket "$work/member$1.sock" | grep -q '"sending": true'; }
@@ -169,7 +143,7 @@ def value(read, name, **labels):
 for name in ("gateway", "member2"):
     assert read(f"{name}.http").keys() == read(f"{name}.prom").keys(), name
 gateway, member = read("gateway.prom"), read("member2.prom")
-assert value(gateway, "gateway_members", group="branches", protocol="gikev2") == 2
+assert value(gateway, "gateway_members", group="interop", protocol="gikev2") == 2
 assert value(gateway, "gateway_ike_sas", protocol="gikev2") == 2
 assert value(gateway, "gateway_events_total", protocol="gikev2", event="registered") == 2
 sa = dict(group="1234", spi=spi)
@@ -191,7 +165,7 @@ sending() { "$KEYFERRY" sa --socket "$work/member$1.sock" | sed -n 's/^\(0x[0-9a
 fresh() { [[ -n $(sending 1) && $(sending 1) == "$(sending 2)" && $(sending 1) != "$old" ]]; }
 rekey() {
     old=$(sending 1)
-    "$KEYFERRY" rekey branches --delete-teks --socket "$work/gateway.sock" >/dev/null
+    "$KEYFERRY" rekey interop --delete-teks --socket "$work/gateway.sock" >/dev/null
     until_true 15 fresh || fail "the rekey does not come"
 }
 rekey
