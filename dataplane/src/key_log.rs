@@ -91,24 +91,15 @@ mod tests {
     use std::time::Duration;
 
     use keyferry_crypto::{Aead, AesCtr, Secret};
-    use keyferry_model::policy::{AddressPreservation, EspMode, SaDirection, SequenceNumbers, TrafficPolicy};
+    use keyferry_model::policy::{EspMode, SaDirection, TrafficPolicy};
 
     use super::*;
+    use crate::testing::{self, any, side};
 
     #[test]
     fn lines_read_as_wireshark_wants_them() {
-        let side = |address: &str, prefix| Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 };
-        let mut policy = TrafficPolicy {
-            source: side("0.0.0.0", 0),
-            destination: side("239.192.0.1", 32),
-            mode: EspMode::Tunnel,
-            transform: EspTransform::Aead(Aead::Aes128Gcm16),
-            sequence: SequenceNumbers::Unspecified,
-            replay_window: 0,
-            preservation: AddressPreservation::Both,
-            only_sender: None,
-            lifetime_octets: None,
-        };
+        let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+        let mut policy = testing::policy(any(), side("239.192.0.1", 32), EspMode::Tunnel, gcm);
         let sa = |policy: &TrafficPolicy, octets| NewSa {
             spi: 0x1001,
             policy: Arc::new(policy.clone()),

@@ -49,6 +49,8 @@ mod seal;
 mod selector;
 mod sizes;
 mod status;
+#[cfg(test)]
+mod testing;
 mod trace;
 mod transform;
 mod tunnel;

@@ -283,7 +283,7 @@ mod tests {
     use std::sync::Arc;
 
     use keyferry_crypto::{Aead, Secret, SeededRandom};
-    use keyferry_model::policy::{AddressPreservation, EspTransform, Selector, SequenceNumbers, TrafficPolicy};
+    use keyferry_model::policy::EspTransform;
 
     use keyferry_model::tunnel::Tunnel;
 
@@ -292,21 +292,11 @@ mod tests {
     use crate::packet::ipv4::rewrite;
     use crate::sa::SaState;
     use crate::sizes::Sizes;
+    use crate::testing::{self, any};
 
     /// An SA of a tunnel between any IPv4 addresses.
     fn sa(mode: EspMode) -> Sa {
-        let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
-        let policy = TrafficPolicy {
-            source: any,
-            destination: any,
-            mode,
-            transform: EspTransform::Aead(Aead::Aes128Gcm16),
-            sequence: SequenceNumbers::Unspecified,
-            replay_window: 0,
-            preservation: AddressPreservation::Both,
-            only_sender: None,
-            lifetime_octets: None,
-        };
+        let policy = testing::policy(any(), any(), mode, EspTransform::Aead(Aead::Aes128Gcm16));
         let state = Arc::new(SaState::new(&policy, None));
         Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default(), Sizes::default())
             .unwrap()

@@ -2,29 +2,19 @@
 #![allow(clippy::unwrap_used)]
 
 use keyferry_crypto::{Aead, BlockCipher, Integrity, SeededRandom};
-use keyferry_model::policy::{AddressPreservation, EspMode, EspTransform, SaDirection, SequenceNumbers};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection};
 
 use super::*;
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::testing::{self, any};
 
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1) };
 const PACKET: [u8; 20] = [0x45, 0, 0, 20, 0, 0, 0, 0, 9, 17, 0, 0, 10, 0, 0, 1, 239, 192, 0, 1];
 
 fn new_sa(spi: u32, transform: EspTransform) -> NewSa {
-    let any = Selector { address: "0.0.0.0".parse().unwrap(), prefix: 0, protocol: 0, port: 0 };
-    let policy = TrafficPolicy {
-        source: any,
-        destination: any,
-        mode: EspMode::Tunnel,
-        transform,
-        sequence: SequenceNumbers::Unspecified,
-        replay_window: 0,
-        preservation: AddressPreservation::Both,
-        only_sender: None,
-        lifetime_octets: None,
-    };
+    let policy = testing::policy(any(), any(), EspMode::Tunnel, transform);
     let keymat = Secret::random(transform.keymat_len(), &mut SeededRandom::new(spi.into()));
     NewSa {
         spi,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{BlockCipher, Integrity, Secret};
-use keyferry_model::policy::{
-    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
-};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection, TrafficPolicy};
 use keyferry_model::time::Now;
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal};
 
 use super::plan::{Ground, Label};
+use crate::testing;
+pub(super) use crate::testing::{any, side};
 
 pub(super) const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
 pub(super) const GROUP: &str = "239.192.0.1";
@@ -26,23 +26,9 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn side(address: &str, prefix: u8) -> Selector {
-    Selector { address: ip(address), prefix, protocol: 0, port: 0 }
-}
-
 /// From anybody to a group, without a replay window: what the kernel does well.
 pub(super) fn policy(group: &str, mode: EspMode) -> TrafficPolicy {
-    TrafficPolicy {
-        source: side("0.0.0.0", 0),
-        destination: side(group, if ip(group).is_ipv4() { 32 } else { 128 }),
-        mode,
-        transform: CBC,
-        sequence: SequenceNumbers::Unspecified,
-        replay_window: 0,
-        preservation: AddressPreservation::Both,
-        only_sender: None,
-        lifetime_octets: None,
-    }
+    testing::policy(any(), side(group, if ip(group).is_ipv4() { 32 } else { 128 }), mode, CBC)
 }
 
 pub(super) fn sa(spi: u32, policy: &TrafficPolicy, direction: SaDirection) -> NewSa {
