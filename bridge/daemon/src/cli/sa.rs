@@ -71,7 +71,8 @@ fn troubles(joined: &JoinedStatus, details: bool) -> String {
     let refused = refused.map(|(group, why)| ("not joined:", format!("{group}: {}", why.as_str().unwrap_or_default())));
     let problem = word(plane, "problem").map(|problem| ("tried again and again:", problem.to_owned()));
     let declined = joined.declined.clone().filter(|_| details).map(|why| ("not the kernel's ESP:", why));
-    let all = declined.into_iter().chain(problem).chain(refused);
+    let unguarded = joined.unguarded.clone().map(|why| ("not guarded against clear packets:", why));
+    let all = declined.into_iter().chain(unguarded).chain(problem).chain(refused);
     all.map(|(what, why)| sentence(&format!("{what} {why}")) + "\n").collect()
 }
 
@@ -377,7 +378,9 @@ mod tests {
         joined.declined =
             Some("the kernel puts no sender ID into IVs (RFC 6054), so it must not send by a counter mode".into());
         joined.engine = Some("userspace".to_owned());
+        joined.unguarded = Some("the program nft is missing".to_owned());
         let shown = groups(&[joined], true);
+        assert!(shown.contains("\nnot guarded against clear packets: the program nft is missing\n"), "{shown}");
         assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
         assert!(
             shown.contains("\nnot the kernel's ESP: the kernel puts no sender ID") && !shown.contains(HOST),

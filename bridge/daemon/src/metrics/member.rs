@@ -28,6 +28,15 @@ fn registration(page: &mut Page, status: &MemberStatus) {
             values.put(&[("group", &joined.group.to_string())], u8::from(joined.registered));
         }
     });
+    let (name, help) = (
+        "keyferry_member_unguarded",
+        "Whether nothing keeps clear packets away that go past the TUN device, where something should.",
+    );
+    page.metric(Kind::Gauge, name, help, |values| {
+        for joined in &status.groups {
+            values.put(&[("group", &joined.group.to_string())], u8::from(joined.unguarded.is_some()));
+        }
+    });
     let c = &status.counters;
     for (name, help, value) in [
         ("keyferry_member_registrations_total", "Registrations that succeeded.", c.registrations),
@@ -330,6 +339,7 @@ mod tests {
         is(1.0, "keyferry_member_protocol", &[("protocol", "gikev2")]);
         is(1.0, "keyferry_member_registered", &[("group", "8400")]);
         is(0.0, "keyferry_member_registered", &[("group", "fqdn:two.example.org")]);
+        is(0.0, "keyferry_member_unguarded", &[("group", "8400")]);
         is(9.0, "keyferry_member_rekeys_total", &[]);
         let old = [("group", "8400"), ("spi", "0x00001000")];
         is(1.0, "keyferry_dataplane_packets_sealed_total", &old);
