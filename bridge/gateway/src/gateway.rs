@@ -445,6 +445,9 @@ impl Gateway {
         step(&mut self.endpoints, &mut ctx);
         let jobs = before + 1..=self.out.last_job().0;
         self.jobs.extend(jobs.map(|id| (JobId(id), protocol)));
+        for member in self.model.take_late() {
+            self.outgoing.send_to_late(member, now);
+        }
         self.flush();
     }
 

@@ -14,6 +14,7 @@
 
 mod demux;
 mod gateway;
+mod late;
 mod outgoing;
 
 pub use demux::{Route, classify};

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use gikev2::rekey::datagrams;
 use keyferry_crypto::{CryptoError, Job, JobDone, Random, Secret, ToSign};
+use keyferry_model::admission::LateMember;
 use keyferry_model::drive::{JobId, Outbox, Transmit, Via};
 use keyferry_model::id::Protocol;
 use keyferry_model::policy::GroupPolicy;
 use keyferry_model::store::{StoreOp, record};
 use keyferry_model::time::{Deadline, Now};
 use serde::{Deserialize, Serialize};
+
+use crate::late::{Late, Rekey};
 
 /// What all keys of these records begin with.
 pub(crate) const PREFIX: &str = "outgoing/";
@@ -113,6 +116,9 @@ struct Batch {
     /// When signatures are asked for that could not be made, monotonic.
     #[serde(skip)]
     again: Option<Duration>,
+    /// What it is, before its first copy. A restart forgets answers, and so who may get one late.
+    #[serde(skip)]
+    fresh: Option<Rekey>,
 }
 
 impl Batch {
@@ -125,14 +131,8 @@ impl Batch {
         record(self)
     }
 
-    /// Sends a message, in as many datagrams as it has.
     fn transmit(&self, message: &Message, to: SocketAddr, out: &mut Outbox) {
-        let marker = self.marked.contains(&to);
-        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let from = marker.then_some(SocketAddr::new(any, gdoi::NAT_PORT));
-        for datagram in datagrams(&message.bytes) {
-            out.send(Transmit { from, to, via: Via::udp(marker), bytes: datagram.to_vec() });
-        }
+        transmit(&message.bytes, to, self.marked.contains(&to), out);
     }
 
     /// Puts the signature into a message and encrypts it.
@@ -146,6 +146,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Keeps what is sent for the first time for members that are late.
+    fn note(&mut self, late: &mut Late, now: Now) {
+        if let Some(rekey) = self.fresh.take() {
+            let messages = self.messages.iter().map(|m| m.bytes.clone()).collect();
+            late.note(rekey, messages, (self.left, self.interval), self.useless.saturating_sub(now.wall), now.mono);
+        }
+    }
+
     fn send(&self, out: &mut Outbox) {
         for message in &self.messages {
             match message.multicast {
@@ -156,12 +164,23 @@ impl Batch {
     }
 }
 
+/// Sends a message, in as many datagrams as it has, perhaps with a non-ESP marker.
+pub(crate) fn transmit(message: &[u8], to: SocketAddr, marker: bool, out: &mut Outbox) {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = marker.then_some(SocketAddr::new(any, gdoi::NAT_PORT));
+    for datagram in datagrams(message) {
+        out.send(Transmit { from, to, via: Via::udp(marker), bytes: datagram.to_vec() });
+    }
+}
+
 /// All batches that are not finished.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     batches: BTreeMap<String, Batch>,
     /// Signatures that are being made: of which batch, of which of its messages.
     jobs: BTreeMap<JobId, (String, usize)>,
+    /// What was sent of late, for members that were not there to hear it.
+    late: Late,
 }
 
 /// What the last run left.
@@ -221,6 +240,7 @@ impl Outgoing {
             due: now.mono,
             kept: now.mono + kept,
             again: Some(now.mono),
+            fresh: Some((policy.name.clone(), protocol, rekey)),
         };
         let record = batch.record();
         self.batches.insert(key.clone(), batch);
@@ -337,6 +357,11 @@ impl Outgoing {
         }
     }
 
+    /// This member has been sent an answer that is older than rekeys: it gets these, too.
+    pub(crate) fn send_to_late(&mut self, member: LateMember, now: Now) {
+        self.late.send_to(member, now.mono);
+    }
+
     /// Sends the copies that are due.
     pub(crate) fn expire(&mut self, now: Now, out: &mut Outbox) {
         self.sign(now, out);
@@ -344,6 +369,7 @@ impl Outgoing {
         let due = |(key, b): &(&String, &mut Batch)| b.left > 0 && b.due <= now.mono && !held.contains(*key);
         for (_, batch) in self.batches.iter_mut().filter(due) {
             batch.send(out);
+            batch.note(&mut self.late, now);
             batch.left -= 1;
             batch.due = now.mono + batch.interval;
         }
@@ -353,6 +379,7 @@ impl Outgoing {
             self.batches.remove(key);
         }
         out.persist(done.into_iter().map(StoreOp::Delete).collect());
+        self.late.expire(now.mono, out);
     }
 
     pub(crate) fn deadline(&self) -> Option<Deadline> {
@@ -361,7 +388,7 @@ impl Outgoing {
             true => b.again,
             false => Some(if b.left > 0 { b.due } else { b.kept }),
         };
-        let at = self.batches.iter().filter_map(wake).min()?;
+        let at = self.batches.iter().filter_map(wake).chain(self.late.deadline()).min()?;
         Some(Deadline { at, reason: "copy of a rekey message" })
     }
 }
@@ -385,6 +412,7 @@ mod tests {
             due: Duration::ZERO,
             kept: Duration::ZERO,
             again: None,
+            fresh: None,
         }
     }
 

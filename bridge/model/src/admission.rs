@@ -1,6 +1,7 @@
 //! Joining: what a member asks, what it gets, why it may be refused.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,7 +97,42 @@ pub struct Admission {
     pub registration: u64,
 }
 
+/// One registration of a member that was answered with policy and keys. An answer that is sent again is known by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Name of the group.
+    pub group: String,
+    /// Who.
+    pub identity: Identity,
+    /// Its registrations when it made this one.
+    pub registration: u64,
+}
+
+/// A member that may have been told keys by an answer that is older than a rekey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateMember {
+    /// Name of the group.
+    pub group: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Who.
+    pub identity: Identity,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Is that through a translator, with a non-ESP marker?
+    pub marked: bool,
+    /// The rekeys that its answer did not tell and that are for it: after it was made, up to one that ended its membership.
+    pub rekeys: RangeInclusive<u64>,
+}
+
 impl Admission {
+    /// What was answered, to this member.
+    #[must_use]
+    pub fn issued(&self, identity: &Identity) -> Issued {
+        let group = self.offer.policy.name.clone();
+        Issued { group, identity: identity.clone(), registration: self.registration }
+    }
+
     /// The leaf key, which only this member has.
     #[must_use]
     pub fn leaf(&self) -> Option<&Secret> {

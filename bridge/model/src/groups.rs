@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keyferry_crypto::{Random, Secret};
 
-use crate::admission::{Admission, JoinRequest, Offer, Refusal};
+use crate::admission::{Admission, Issued, JoinRequest, LateMember, Offer, Refusal};
 use crate::group::{Group, key_prefix, split_key};
 use crate::holder::Holder;
 use crate::id::{GroupId, Identity, Protocol};
@@ -27,6 +27,8 @@ pub struct Model {
     unconfigured: BTreeMap<String, BTreeMap<String, Secret>>,
     /// Names of the groups that rekey SAs belong to.
     spis: BTreeMap<(Protocol, [u8; 16]), String>,
+    /// Members whose answers were sent again.
+    late: Vec<LateMember>,
 }
 
 /// A rekey SA that an acknowledgement names.
@@ -262,6 +264,17 @@ impl Model {
             g.take_resends().into_iter().map(move |(id, p, to)| (name.clone(), id, p, to)).collect::<Vec<_>>()
         };
         self.groups.iter_mut().flat_map(of).collect()
+    }
+
+    /// The answer to a registration was sent again, to where the member is. If the group has been rekeyed since it was made, it
+    /// tells keys that are replaced.
+    pub fn repeated(&mut self, protocol: Protocol, issued: &Issued) {
+        self.late.extend(self.groups.get(&issued.group).and_then(|g| g.late(protocol, issued)));
+    }
+
+    /// Members that were sent an answer again that is older than a rekey.
+    pub fn take_late(&mut self) -> Vec<LateMember> {
+        std::mem::take(&mut self.late)
     }
 
     /// Has any group evicted this member, or who holds its certificate?

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, Random};
-use keyferry_model::admission::{Admission, Offer};
+use keyferry_model::admission::{Admission, Issued, Offer};
 use keyferry_model::id::{GroupId, Identity};
 use keyferry_model::reading::Reading;
 use keyferry_wire::{Decode, Header};
@@ -37,6 +37,8 @@ const ATTRIBUTES_NOT_SUPPORTED: NotifyType = NotifyType(13);
 pub(crate) struct Exchange {
     /// Requests by their hashes, each with its answer.
     answered: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What the last answer told, if that is keys.
+    issued: Option<Issued>,
     pub(crate) state: State,
     /// When it is forgotten.
     pub(crate) expires: Duration,
@@ -52,7 +54,7 @@ pub(crate) enum State {
 
 impl Exchange {
     pub(crate) fn new(request: &[u8], answer: Vec<u8>, state: State, expires: Duration) -> Self {
-        Self { answered: vec![(digest(request), answer)], state, expires }
+        Self { answered: vec![(digest(request), answer)], issued: None, state, expires }
     }
 
     /// The answer that this request got before.
@@ -61,9 +63,16 @@ impl Exchange {
         self.answered.iter().find(|(d, _)| *d == digest).map(|(_, answer)| answer.as_slice())
     }
 
-    /// Ends the exchange with this answer.
-    pub(crate) fn finish(&mut self, request: &[u8], answer: Vec<u8>) {
+    /// What the answer to this request told, if that is keys.
+    pub(crate) fn issued(&self, request: &[u8]) -> Option<&Issued> {
+        let last = self.answered.last().is_some_and(|(d, _)| *d == digest(request));
+        self.issued.as_ref().filter(|_| last)
+    }
+
+    /// Ends the exchange with this answer, which may tell keys.
+    pub(crate) fn finish(&mut self, request: &[u8], answer: Vec<u8>, issued: Option<Issued>) {
         self.answered.push((digest(request), answer));
+        self.issued = issued;
         self.state = State::Done;
     }
 }

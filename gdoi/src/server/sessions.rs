@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Hash, Random, Secret};
-use keyferry_model::admission::{JoinRequest, Refusal};
+use keyferry_model::admission::{Issued, JoinRequest, Refusal};
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram, Transmit};
 use keyferry_model::id::{Identity, Protocol};
@@ -29,6 +29,14 @@ use crate::wire::registry::{Doi, NotifyType, payload};
 /// Registrations and Deletes at most under one SA. Each uses up a message ID for the SA's life, lest it be replayed;
 /// a member that needs more begins a new SA.
 const MAX_IDS: usize = 256;
+
+/// What follows an answer.
+enum Next {
+    /// Message 3.
+    Expects(State),
+    /// Nothing: this was told, if it was no refusal.
+    Done(Option<Issued>),
+}
 
 /// A phase 1 SA with a member.
 #[derive(Debug)]
@@ -241,12 +249,15 @@ impl Server {
         let session = self.sessions.get(&cookies).filter(|s| s.comes_from(dgram));
         let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
         let exchange = session.pulls.get(&header.message_id);
-        if let Some(answer) = exchange.and_then(|e| e.repeat(dgram.bytes)) {
+        if let Some((exchange, answer)) = exchange.and_then(|e| Some((e, e.repeat(dgram.bytes)?))) {
             if !session.is_at(dgram) {
                 return Err(Reject::Replayed);
             }
             self.counters.repeated += 1;
             ctx.out.send(dgram.reply(answer.to_vec()));
+            if let Some(issued) = exchange.issued(dgram.bytes) {
+                ctx.model.repeated(Protocol::Gdoi, issued);
+            }
             return Ok(());
         }
         match exchange.map(|e| &e.state) {
@@ -310,7 +321,7 @@ impl Server {
         match answer {
             Ok((answer, expect)) => {
                 let state = State::ExpectConfirm(Box::new(expect));
-                self.remember(ctx, header, dgram, &answer, Some(state));
+                self.remember(ctx, header, dgram, &answer, Next::Expects(state));
                 ctx.out.send(dgram.reply(answer));
             }
             Err(error) => {
@@ -349,10 +360,13 @@ impl Server {
         // Durable before anything that depends on it leaves; a refusal may have changed something too.
         ctx.flush();
         let answer = match admitted {
-            Ok(admission) => expect.answer(&session.sa, header.message_id, confirmed, &admission).map_err(|error| {
-                tracing::error!(member = %session.identity, %error, "keys cannot be told");
-                NotifyType::INVALID_ID_INFORMATION
-            }),
+            Ok(admission) => match expect.answer(&session.sa, header.message_id, confirmed, &admission) {
+                Ok(answer) => Ok((answer, admission.issued(&session.identity))),
+                Err(error) => {
+                    tracing::error!(member = %session.identity, %error, "keys cannot be told");
+                    Err(NotifyType::INVALID_ID_INFORMATION)
+                }
+            },
             Err(Refusal::Stale) => Err(NotifyType::INVALID_SPI),
             Err(refusal) => {
                 tracing::info!(member = %session.identity, group = %expect.group, %refusal, "registration refused");
@@ -360,9 +374,9 @@ impl Server {
             }
         };
         match answer {
-            Ok(answer) => {
+            Ok((answer, issued)) => {
                 self.counters.registered += 1;
-                self.remember(ctx, header, dgram, &answer, None);
+                self.remember(ctx, header, dgram, &answer, Next::Done(Some(issued)));
                 ctx.out.send(dgram.reply(answer));
             }
             Err(kind) => self.refuse(ctx, header, dgram, kind),
@@ -375,24 +389,28 @@ impl Server {
         self.counters.refused += 1;
         let Some(session) = self.sessions.get(&header.spi_pair()) else { return };
         if let Some(notice) = session.refusal(kind, ctx.rng) {
-            self.remember(ctx, header, dgram, &notice, None);
+            self.remember(ctx, header, dgram, &notice, Next::Done(None));
             ctx.out.send(dgram.reply(notice));
         }
     }
 
-    /// Remembers what a request was answered with; without a state the exchange is done.
-    fn remember(&mut self, ctx: &Ctx<'_>, header: &Header, dgram: &Datagram<'_>, answer: &[u8], state: Option<State>) {
+    /// Remembers what a request was answered with.
+    fn remember(&mut self, ctx: &Ctx<'_>, header: &Header, dgram: &Datagram<'_>, answer: &[u8], next: Next) {
         let Some(session) = self.sessions.get_mut(&header.spi_pair()) else { return };
         let expires = ctx.now.mono + self.config.exchange_timeout;
         session.note_use(dgram, ctx.now.mono);
         session.ids.insert(header.message_id);
+        let (state, issued) = match next {
+            Next::Expects(state) => (state, None),
+            Next::Done(issued) => (State::Done, issued),
+        };
         match session.pulls.get_mut(&header.message_id) {
             Some(exchange) => {
-                exchange.finish(dgram.bytes, answer.to_vec());
+                exchange.finish(dgram.bytes, answer.to_vec(), issued);
                 exchange.expires = expires;
             }
             None => {
-                let exchange = Exchange::new(dgram.bytes, answer.to_vec(), state.unwrap_or(State::Done), expires);
+                let exchange = Exchange::new(dgram.bytes, answer.to_vec(), state, expires);
                 session.pulls.insert(header.message_id, exchange);
             }
         }

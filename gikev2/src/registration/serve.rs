@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keyferry_crypto::{CryptoError, Secret};
-use keyferry_model::admission::{Admission, Gikev2Join, JoinRequest, Refusal};
+use keyferry_model::admission::{Admission, Gikev2Join, Issued, JoinRequest, Refusal};
 use keyferry_model::drive::Ctx;
 use keyferry_model::holder::Holder;
 use keyferry_model::id::{Identity, Protocol};
@@ -34,11 +34,23 @@ pub(crate) enum Outcome {
         rekey: Option<Arc<RekeySa>>,
         /// What the IKE SA carries from now on.
         carried: Carried,
+        /// Names the registration when its answer is repeated.
+        issued: Issued,
     },
     /// It may not, and was told so.
     Refused,
     /// It left this group, if there is one.
     Left(Option<String>),
+}
+
+impl Outcome {
+    /// What was told, if it was keys.
+    pub(crate) fn issued(&self) -> Option<Issued> {
+        match self {
+            Outcome::Registered { issued, .. } => Some(issued.clone()),
+            Outcome::Refused | Outcome::Left(_) => None,
+        }
+    }
 }
 
 /// The member that asks.
@@ -86,7 +98,7 @@ pub(crate) fn answer(
                         super::announce_acks(chain);
                     }
                     tracing::info!(group = %admission.offer.policy.name, member = %asking.identity, "member registered");
-                    let registration = admission.registration;
+                    let (registration, issued) = (admission.registration, admission.issued(asking.identity));
                     Outcome::Registered {
                         policy: Arc::clone(&admission.offer.policy),
                         rekey: (!admission.in_band).then(|| Arc::clone(&admission.offer.rekey)),
@@ -95,6 +107,7 @@ pub(crate) fn answer(
                             in_band: admission.in_band,
                             keep: options.keep_ike_sa,
                         },
+                        issued,
                     }
                 }
                 Err(error) => {

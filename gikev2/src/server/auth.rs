@@ -245,7 +245,7 @@ impl Server {
 
     pub(super) fn count(&mut self, line: LineId, outcome: Outcome) {
         match outcome {
-            Outcome::Registered { policy, rekey, carried } => {
+            Outcome::Registered { policy, rekey, carried, issued: _ } => {
                 self.counters.registered += 1;
                 if let (Some(log), Some(sa)) = (&mut self.key_log, rekey)
                     && let Some(line) = rekey_sa_line(&policy, &sa)
@@ -412,7 +412,8 @@ impl ExpectAuth {
         let message_id = self.intermediate.next_id();
         let response = self.sa.seal(claim.exchange, Direction::Response, message_id, chain, ctx.rng)?;
         let answers = self.intermediate.answered(&claim.request, response.clone());
-        let established = Established::new(self.sa, peer.who, answers, rekeying, ctx.now.mono);
+        let mut established = Established::new(self.sa, peer.who, answers, rekeying, ctx.now.mono);
+        established.issued = outcome.as_ref().and_then(Outcome::issued).map(|issued| (message_id, issued));
         Ok((established, response, outcome))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyferry_crypto::Secret;
 use keyferry_crypto::x509::Certificate;
+use keyferry_model::admission::Issued;
 use keyferry_model::credentials::Credentials;
 use keyferry_model::drive::{Ctx, Datagram};
 use keyferry_model::holder::Holder;
@@ -77,6 +78,8 @@ pub(super) struct Established {
     pub(super) sa: IkeSa,
     pub(super) who: Who,
     pub(super) answers: Answers,
+    /// The last request that was answered with keys, by its message ID, and what was told.
+    pub(super) issued: Option<(u32, Issued)>,
     pub(super) requests: Requests,
     /// The request that may say that we have not proved ourselves: the one after AUTH (RFC 7296 section 2.21.2).
     verdict: Option<u32>,
@@ -154,6 +157,7 @@ impl Established {
             sa,
             who,
             answers,
+            issued: None,
             requests,
             verdict: None,
             purpose: Purpose::Liveness,
@@ -263,6 +267,11 @@ impl Server {
             Incoming::New => {}
             Incoming::Repeat(response) => {
                 let (peer, response) = (path.peer, response.to_vec());
+                if let Some((_, issued)) = state.issued.as_ref().filter(|(id, _)| *id == header.message_id)
+                    && dgram.from == peer
+                {
+                    ctx.model.repeated(Protocol::Gikev2, issued);
+                }
                 return self.answer_again(ctx, dgram, peer, response);
             }
             Incoming::Stale => {
@@ -332,10 +341,12 @@ impl Server {
                 outcome = Some((state.line, answer(ctx, asking, &registration, &mut chain)));
             }
         }
+        let issued = outcome.as_ref().and_then(|(_, outcome)| outcome.issued());
         if let Some((line, outcome)) = outcome {
             self.count(line, outcome);
         }
         let Some(state) = self.in_use(&spi) else { return };
+        state.issued = issued.map(|issued| (message_id, issued));
         let response = state.sa.seal(exchange, Direction::Response, message_id, chain, ctx.rng);
         self.respond(ctx, dgram, spi, response, ends);
     }

@@ -95,6 +95,8 @@ pub struct Fleet {
     pub store: BTreeMap<String, Secret>,
     /// The members, by number.
     pub nodes: BTreeMap<u8, Node>,
+    /// Members that nothing reaches; what they send goes out.
+    pub deaf: BTreeSet<u8>,
     /// NATs in front of members, by number. Multicasts pass them.
     pub nats: BTreeMap<u8, Nat>,
     /// How members that join keep their IKE SAs.
@@ -136,6 +138,7 @@ impl Fleet {
             gateway: None,
             store: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            deaf: BTreeSet::new(),
             nats: BTreeMap::new(),
             member_ike: IkeOptions::default(),
             tamper: Vec::new(),
@@ -398,7 +401,7 @@ impl Fleet {
         let outside = self.nats.values().find(|nat| nat.outside == to.ip());
         let Some(to) = outside.map_or(Some(to), |nat| nat.inward(to.port())) else { return };
         // Multicasts were sent once per receiver; the number of the receiver stands in place of the port.
-        let Some(n) = self.receiver(to) else { return };
+        let Some(n) = self.receiver(to).filter(|n| !self.deaf.contains(n)) else { return };
         let real = if to.ip().is_multicast() { SocketAddr::new(to.ip(), 848) } else { to };
         let (marker, bytes) = split_marker(bytes);
         self.drive(n, Input::Datagram(Datagram { from, to: real, via: Via::udp(marker), bytes }));
@@ -408,7 +411,13 @@ impl Fleet {
         if to.ip().is_multicast() {
             return u8::try_from(to.port()).ok().filter(|n| self.nodes.contains_key(n));
         }
-        self.nodes.keys().copied().find(|n| self.variant.family.host(*n) == to.ip())
+        self.number_of(to.ip())
+    }
+
+    /// Whose address this is.
+    #[must_use]
+    pub fn number_of(&self, ip: IpAddr) -> Option<u8> {
+        self.nodes.keys().copied().find(|n| self.variant.family.host(*n) == ip)
     }
 
     fn drive(&mut self, n: u8, input: Input<'_>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyferry_crypto::Random;
 
 use super::{Group, LEAVE_BATCH};
-use crate::admission::{Admission, JoinRequest, Offer, Refusal};
+use crate::admission::{Admission, Issued, JoinRequest, LateMember, Offer, Refusal};
 use crate::holder::Holder;
 use crate::id::{Identity, Protocol};
 use crate::member::{Member, too_often};
@@ -279,6 +279,21 @@ impl Group {
         self.members.put(member);
         self.store_member(request.identity);
         registration
+    }
+
+    /// The member of an answer that is older than a rekey, if that still is its last registration. Who has been dismissed by a
+    /// rekey since is to know that. Who is rekeyed in band is asked until it answers.
+    pub(crate) fn late(&self, protocol: Protocol, issued: &Issued) -> Option<LateMember> {
+        let member = self.members.get(&issued.identity).filter(|m| m.listens(protocol) && !m.in_band)?;
+        let older = member.registrations == issued.registration && member.since < self.next_rekey;
+        older.then(|| LateMember {
+            group: self.policy.name.clone(),
+            protocol,
+            identity: member.identity.clone(),
+            address: member.address,
+            marked: member.marked,
+            rekeys: member.since..=member.until.unwrap_or(u64::MAX),
+        })
     }
 
     /// An active member is reached at this address now, with or without a non-ESP marker.
