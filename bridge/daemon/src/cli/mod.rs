@@ -1,19 +1,21 @@
 //! The command line.
 
+mod args;
 mod client;
 mod sa;
 mod tables;
 mod trace;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use keyferry_gateway::Delete;
-use keyferry_model::id::{GroupId, Identity, Protocol};
+use keyferry_model::id::{Identity, Protocol};
 
-use crate::config::{self, GATEWAY_SOCKET, IpProtocol, MEMBER_SOCKET, Network, Problems};
+use self::args::{
+    CheckArgs, ConfigArgs, DeleteArgs, EitherArgs, GatewayArgs, KeyLogArgs, MemberArgs, SaArgs, TraceArgs,
+};
+use crate::config::{self, Problems};
 use crate::logging::LogArgs;
 use crate::{lab, member, serve};
 
@@ -178,159 +180,6 @@ enum Command {
     },
 }
 
-/// Where the configuration is.
-#[derive(Clone, Debug, clap::Args)]
-struct ConfigArgs {
-    /// The configuration; environment variables KEYFERRY__SECTION__KEY override its keys.
-    #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
-}
-
-/// Options of `check`.
-#[derive(Clone, Debug, clap::Args)]
-struct CheckArgs {
-    /// The configuration, a gateway's or a member's.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-/// What a rekey deletes.
-#[derive(Clone, Copy, Debug, clap::Args)]
-#[group(multiple = false)]
-struct DeleteArgs {
-    /// Delete all traffic keys at once; new ones are used without delay.
-    #[arg(long)]
-    delete_teks: bool,
-    /// Delete the rekey SAs; all members register anew.
-    #[arg(long)]
-    delete_kek: bool,
-    /// Delete everything; all members register anew.
-    #[arg(long)]
-    delete_all: bool,
-}
-
-impl DeleteArgs {
-    fn what(self) -> Option<Delete> {
-        let wanted = [(self.delete_teks, Delete::Teks), (self.delete_kek, Delete::Kek), (self.delete_all, Delete::All)];
-        wanted.into_iter().find_map(|(set, what)| set.then_some(what))
-    }
-}
-
-/// How to reach a running gateway.
-#[derive(Clone, Debug, clap::Args)]
-struct GatewayArgs {
-    /// The gateway's control socket.
-    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET", default_value = GATEWAY_SOCKET)]
-    socket: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// How to reach a running member.
-#[derive(Clone, Debug, clap::Args)]
-struct MemberArgs {
-    /// The member's control socket.
-    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET", default_value = MEMBER_SOCKET)]
-    socket: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// How to reach whatever runs.
-#[derive(Clone, Debug, clap::Args)]
-struct EitherArgs {
-    /// The control socket; the default is the gateway's, or the member's where no gateway has one.
-    #[arg(long, value_name = "PATH", env = "KEYFERRY_SOCKET")]
-    socket: Option<PathBuf>,
-}
-
-impl EitherArgs {
-    fn socket(&self) -> PathBuf {
-        let either = [GATEWAY_SOCKET, MEMBER_SOCKET].map(PathBuf::from);
-        let there = || either.iter().find(|socket| socket.exists()).cloned();
-        self.socket.clone().or_else(there).unwrap_or_else(|| PathBuf::from(GATEWAY_SOCKET))
-    }
-}
-
-/// What `sa` shows.
-#[derive(Clone, Debug, clap::Args)]
-struct SaArgs {
-    /// One group alone: a number, an address, or fqdn:NAME and its kin.
-    #[arg(long, value_name = "GROUP")]
-    group: Option<GroupId>,
-    /// Octets, directions and replay windows, too.
-    #[arg(long)]
-    details: bool,
-    #[command(flatten)]
-    member: MemberArgs,
-}
-
-/// Options of `key-log`.
-#[derive(Clone, Debug, clap::Args)]
-struct KeyLogArgs {
-    /// Where files named as Wireshark's tables go; made with mode 0700, or of that mode already.
-    #[arg(value_name = "DIRECTORY", required_unless_present = "stop", conflicts_with = "stop")]
-    directory: Option<PathBuf>,
-    /// How long: 30s, 5m, up to a day.
-    #[arg(long, default_value = "10m", value_name = "TIME")]
-    time: humantime::Duration,
-    /// End it before its time.
-    #[arg(long)]
-    stop: bool,
-    #[command(flatten)]
-    member: MemberArgs,
-}
-
-/// What `trace` looks at. What is left out matches everything.
-#[derive(Clone, Debug, clap::Args)]
-struct TraceArgs {
-    /// One group alone.
-    #[arg(long, value_name = "GROUP")]
-    group: Option<GroupId>,
-    /// Where packets come from: an address or a network.
-    #[arg(long, value_name = "NETWORK")]
-    source: Option<Network>,
-    /// Where they go.
-    #[arg(long, value_name = "NETWORK")]
-    destination: Option<Network>,
-    /// Upper protocol: a number, udp, tcp, icmp, icmpv6 or sctp.
-    #[arg(long)]
-    protocol: Option<IpProtocol>,
-    /// Destination port.
-    #[arg(long)]
-    port: Option<u16>,
-    /// SPI of the protected packet, with 0x in hexadecimal.
-    #[arg(long, value_parser = spi, conflicts_with = "dry_run")]
-    spi: Option<u32>,
-    /// End after so many packets.
-    #[arg(long, value_name = "N", conflicts_with = "dry_run")]
-    count: Option<u64>,
-    /// End after this time: 30s, 5m.
-    #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
-    timeout: Option<humantime::Duration>,
-    /// Send nothing; say what would become of such a packet.
-    #[arg(long, requires = "source", requires = "destination")]
-    dry_run: bool,
-    /// Source port of a dry run; the default is the destination's.
-    #[arg(long, value_name = "PORT", requires = "dry_run", requires = "port")]
-    source_port: Option<u16>,
-    /// Octets of a dry run's packet.
-    #[arg(long, value_name = "N", requires = "dry_run", default_value_t = 100)]
-    octets: usize,
-    #[command(flatten)]
-    member: MemberArgs,
-}
-
-fn spi(text: &str) -> Result<u32, &'static str> {
-    let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16));
-    number.map_err(|_| "it is no number of 32 bits, in hexadecimal with 0x")
-}
-
 /// Parses the command line of this process and does what it says.
 ///
 /// # Errors
@@ -455,6 +304,10 @@ fn write_out(text: &str) -> anyhow::Result<bool> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
+    use keyferry_gateway::Delete;
+
     use super::*;
 
     #[test]
