@@ -101,6 +101,7 @@ class Trial:
         yield from self.check_wire(sas)
         yield from self.check_counters(sas)
         yield from self.check_injected({sa["spi"] for sa in old[0]})
+        yield from self.check_table()
         for app in self.apps:
             yield from self.check_arrival(app, sent)
         if self.inside.in_kernel() and self.case.sends:
@@ -214,6 +215,12 @@ class Trial:
             # What the userspace engine can do against these is told in the documentation of the member.
             if side is self.inside and side.in_kernel():
                 yield from self.check_drops(side, "InTmplMismatch", [clear_frame(it) for spi, it in packets.items() if spi not in old])
+
+    def check_table(self):
+        """What people are shown of the guest's member fits 80 columns, and says whose the kernel's counters are."""
+        text = self.inside.keyferry(f"sa --details --socket {self.inside.folder}/member.sock")
+        if not text or any(len(line) > 80 for line in text.splitlines()) or ("this host" in text) != self.inside.in_kernel():
+            yield f"keyferry sa: {text}"
 
     def check_drops(self, side, reason, frames):
         """A side drops these frames for this reason."""
