@@ -426,6 +426,12 @@ impl Gateway {
         (self.endpoints.gdoi.established(), self.endpoints.gikev2.established())
     }
 
+    /// Rekeys of one protocol that could not be told, or not whole, since the start: members must register anew.
+    #[must_use]
+    pub fn rekeys_unmade(&self) -> u64 {
+        self.outgoing.unmade
+    }
+
     /// What was received and what became of it: GDOI's counters, G-IKEv2's, and datagrams of neither.
     #[must_use]
     pub fn counters(&self) -> (&gdoi::Counters, &gikev2::Counters, u64) {
@@ -480,6 +486,8 @@ impl Gateway {
         let mut ops = self.model.take_store_ops();
         for (protocol, marked) in Protocol::ALL.into_iter().zip(marked) {
             let messages = prepare(&plan, protocol, rng);
+            let wanted = plan.steps.iter().filter(|s| s.protocol == protocol).count();
+            self.outgoing.unmade += u64::from(messages.len() < wanted);
             let unicast = messages.iter().any(|m| m.multicast.is_none());
             let members = if unicast { self.model.receivers(group, protocol, plan.id) } else { Vec::new() };
             if !messages.is_empty() {

@@ -181,6 +181,8 @@ pub(crate) struct Outgoing {
     jobs: BTreeMap<JobId, (String, usize)>,
     /// What was sent of late, for members that were not there to hear it.
     late: Late,
+    /// Rekeys of one protocol that could not be told, or not whole, since the start.
+    pub(crate) unmade: u64,
 }
 
 /// What the last run left.
@@ -309,6 +311,7 @@ impl Outgoing {
     /// A message cannot be made, and those behind it would not be understood.
     fn give_up(&mut self, key: &str, n: usize, error: &str, out: &mut Outbox) {
         tracing::error!(%key, %error, "rekey message could not be made: members must register anew");
+        self.unmade += 1;
         let Some(batch) = self.batches.get_mut(key) else { return };
         batch.messages.truncate(n);
         let op = match batch.messages.is_empty() {

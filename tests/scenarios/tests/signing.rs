@@ -178,7 +178,10 @@ fn a_signature_that_fails_ends_its_plan_alone() {
     let mut held: Vec<(JobId, JobDone)> = held.into_iter().map(|(id, job)| (id, job.run())).collect();
     // GDOI is told first: its first message of the eviction.
     held[0].1 = JobDone::Sign(Err(CryptoError::Length("signature")));
+    let unmade = |fleet: &Fleet| fleet.gateway.as_ref().map(|g| g.rekeys_unmade());
+    assert_eq!(unmade(&fleet), Some(0));
     held.into_iter().for_each(|done| fleet.hand_back(done));
+    assert_eq!(unmade(&fleet), Some(1), "an operator sees it");
     fleet.run(secs(40));
     assert_eq!(followed(&fleet)[2..], [2, 2], "G-IKEv2 goes on");
     fleet.run(secs(4000));

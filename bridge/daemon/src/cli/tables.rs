@@ -73,6 +73,10 @@ pub(super) fn gateway(status: &GatewayStatus) -> String {
     if status.drained {
         out += "members are sent to other gateways\n\n";
     }
+    if status.rekeys_unmade > 0 {
+        out +=
+            &format!("{} rekeys could not be made: members must register anew, see the log\n\n", status.rekeys_unmade);
+    }
     let mut groups = table(["GROUP", "ID", "GDOI", "G-IKEV2", "REKEYS", "NEXT IN", "SENDER IDS LEFT"]);
     for g in &status.groups {
         groups.add_row([

@@ -156,6 +156,9 @@ pub struct GatewayStatus {
     pub listen: Vec<SocketAddr>,
     /// Are members sent to other gateways?
     pub drained: bool,
+    /// Rekeys of one protocol that could not be told, or not whole, since the start: members must register anew.
+    #[serde(default)]
+    pub rekeys_unmade: u64,
     /// Addresses it takes TCP connections at.
     #[serde(default)]
     pub listen_tcp: Vec<SocketAddr>,

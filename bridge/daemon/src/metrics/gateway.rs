@@ -12,6 +12,8 @@ pub(crate) fn gateway(status: &GatewayStatus) -> String {
     process(&mut page, "gateway", &status.version, status.uptime);
     groups(&mut page, &status.groups);
     rekeys(&mut page, &status.groups);
+    let (name, help) = ("keyferry_gateway_rekeys_unmade_total", "Rekeys of one protocol that could not be told whole.");
+    page.counter(name, help, status.rekeys_unmade);
     network(&mut page, status);
     page.text()
 }
@@ -141,6 +143,7 @@ mod tests {
             uptime: 5,
             listen: Vec::new(),
             drained: false,
+            rekeys_unmade: 7,
             listen_tcp: Vec::new(),
             connections: 6,
             ike_sas: IkeSas { gdoi: 1, gikev2: 2 },
@@ -166,6 +169,7 @@ mod tests {
         is(12.0, "keyferry_gateway_rekeys_total", &[("group", "branches")]);
         is(797.0, "keyferry_gateway_last_rekey_acknowledged", &[("group", "branches")]);
         is(2.0, "keyferry_gateway_last_rekey_missed", &[("group", "branches")]);
+        is(7.0, "keyferry_gateway_rekeys_unmade_total", &[]);
         is(2.0, "keyferry_gateway_ike_sas", &[("protocol", "gikev2")]);
         is(11.0, "keyferry_gateway_events_total", &[("protocol", "gdoi"), ("event", "received")]);
         is(22.0, "keyferry_gateway_events_total", &[("protocol", "gikev2"), ("event", "acks")]);

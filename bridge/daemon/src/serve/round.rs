@@ -190,6 +190,7 @@ impl Round {
             uptime: now.mono.as_secs(),
             listen: self.listen(),
             drained: self.gateway.is_drained(),
+            rekeys_unmade: self.gateway.rekeys_unmade(),
             listen_tcp: self.listen_tcp().to_vec(),
             connections: self.connections.len(),
             ike_sas: IkeSas { gdoi: phase1_sas, gikev2: ike_sas },
