@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gdoi::fuzzing;
 use gdoi::wire::registry::{exchange, payload};
-use keyferry_fuzz::{esp, gateway, gdoi_member, gdoi_server, gikev2_sealed};
+use keyferry_fuzz::{esp, gateway, gdoi_member, gdoi_server, gikev2_sealed, oversize};
 use keyferry_model::id::Protocol;
 use keyferry_scenarios::fleet::Fleet;
 use keyferry_scenarios::policy::{NAME, Variant};
@@ -144,6 +144,10 @@ fn protected(write: Write<'_>) -> std::io::Result<()> {
         esp::target(script);
         write("esp", &format!("run{number}"), script)?;
     }
+    for (number, script) in OVERSIZE.iter().enumerate() {
+        oversize::target(script);
+        write("oversize", &format!("run{number}"), script)?;
+    }
     Ok(())
 }
 
@@ -200,6 +204,15 @@ const ESP: [&[u8]; 3] = [
     &[1, 3, 1, 3, 0, 3, 0, 1, 1, 0, 3, 0, 4, 1, 2, 3, 4, 0, 5, 0, 0, 132, 40, 8, 60, 0, 1, 4, 0, 0, 0, 0],
     // Somebody with keys and no manners.
     &[3, 2, 0, 1, 0, 1, 0, 0, 8, 69, 0, 0, 20, 0, 0, 0, 0, 3, 1, 0, 1, 0, 4, 0, 0, 0],
+];
+
+const OVERSIZE: [&[u8]; 4] = [
+    // A large packet in a tunnel, in fragments before and after; with DF.
+    &[1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 4, 1, 2, 3, 4, 1, 44, 0, 1, 1, 0, 0, 0, 0, 4, 1, 2, 3, 4, 1, 44, 64],
+    &[1, 1, 1, 2, 3, 1, 1, 0, 0, 0, 0, 4, 1, 2, 3, 4, 1, 44, 0],
+    // Fragments of an application in transport mode, in another order and through each other, and time that passes.
+    &[2, 0, 0, 0, 3, 4, 2, 2, 4, 2, 0, 4, 1, 1, 4, 2, 1, 4, 1, 0, 3, 200, 4, 4, 0, 4, 4, 1, 4, 4, 129, 0, 1, 8],
+    &[4, 1, 0, 1, 7, 2, 4, 3, 0, 4, 3, 3, 4, 3, 1, 4, 3, 2],
 ];
 
 const GATEWAY: [&[u8]; 3] = [

@@ -1,7 +1,7 @@
 //! ESP under a script: a member that sends, one that means harm, a stranger, and who they send to.
 
-mod packets;
-mod sas;
+pub(crate) mod packets;
+pub(crate) mod sas;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -18,7 +18,7 @@ fn files(name: &str) -> Vec<PathBuf> {
 
 fn replay(name: &str) {
     let (_, target) = TARGETS.iter().find(|(n, _)| *n == name).unwrap();
-    let whole = ["esp", "gateway", "gdoi_member", "gdoi_server"].contains(&name);
+    let whole = ["esp", "gateway", "gdoi_member", "gdoi_server", "oversize"].contains(&name);
     let files = files(name);
     assert!(!files.is_empty(), "{name} has no corpus");
     for file in files {
@@ -101,6 +101,11 @@ fn every_target_has_a_wrapper_and_every_corpus_a_target() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(TARGETS.iter().any(|(n, _)| *n == name), "corpus {name} has no target");
     }
+}
+
+#[test]
+fn oversize() {
+    replay("oversize");
 }
 
 #[test]

@@ -13,7 +13,7 @@ const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
 const UPPER: [u8; 6] = [protocol::UDP, protocol::IPV4, protocol::IPV6, protocol::ESP, protocol::NONE, protocol::TCP];
 
 /// A packet to a group with sound lengths, with options or extension headers in front of the upper layer.
-pub(super) fn plain(group: IpAddr, script: &mut Script<'_>) -> Vec<u8> {
+pub(crate) fn plain(group: IpAddr, script: &mut Script<'_>) -> Vec<u8> {
     let (host, class, upper) = (script.octet(), script.octet(), UPPER[script.below(UPPER.len())]);
     let mut packet = match group {
         IpAddr::V4(group) => {
