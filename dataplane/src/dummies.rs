@@ -74,8 +74,12 @@ impl Dummies {
     }
 }
 
-/// Makes a dummy. `None` if the SA has no number or octets left for one, or if it is not known between which addresses it goes.
+/// Makes a dummy. `None` if the SA was taken away or has no number or octets left for one, or if it is not known between which
+/// addresses it goes.
 fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()> {
+    if sa.is_revoked() {
+        return None;
+    }
     let outer = sa.own_outer()?;
     let version = if outer.destination?.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
     let (esp_at, layout) = (version.header_len(), sa.layout);

@@ -63,6 +63,17 @@ fn silence_is_filled_at_the_rate() {
 }
 
 #[test]
+fn none_is_made_by_an_sa_that_was_taken_away_in_between() {
+    let policy = policy(GCM, EspMode::Tunnel, GROUPS[0]);
+    let (mut member, mut dummies) = (member(&policy, FlowPadding::None), dummies(100));
+    assert!(fill(&mut dummies, &mut member, 0).is_empty());
+    assert_eq!(fill(&mut dummies, &mut member, 10).len(), 1);
+    let held = member.sad.snapshot();
+    member.sad.flush();
+    dummies.fill(&held, &mut member.ivs, Duration::from_millis(20), |_| panic!("its keys are to be used no more"));
+}
+
+#[test]
 fn real_packets_take_the_place_of_dummies() {
     let policy = policy(GCM, EspMode::Tunnel, GROUPS[0]);
     for (every, expected) in [(20, 50), (40, 75), (10, 0), (5, 0)] {
