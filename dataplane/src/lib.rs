@@ -34,6 +34,9 @@ mod dummies;
 pub mod engine;
 mod flows;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod iv;
 mod key_log;
 mod lifetime;

@@ -48,6 +48,8 @@ mod testing;
 
 use control::Control;
 pub use counters::COUNTERS;
+#[cfg(feature = "fuzzing")]
+pub(crate) use message::told;
 use plan::{Ground, Label};
 use socket::Xfrm;
 use suitable::Rules;

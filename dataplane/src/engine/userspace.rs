@@ -71,6 +71,8 @@ mod tests;
 
 pub use passage::{Passage, Workers};
 use sockets::{Gauge, Sockets};
+#[cfg(feature = "fuzzing")]
+pub(crate) use tun::fuzzing;
 
 /// Octets by which protection can lengthen a packet: IPv6 tunnel, AES-CBC and HMAC-SHA2-512-256. AES-GCM in an IPv4
 /// tunnel adds at most 57.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gdoi::fuzzing;
 use gdoi::wire::registry::{exchange, payload};
-use keyferry_fuzz::{esp, gateway, gdoi_member, gdoi_server, gikev2_sealed, oversize};
+use keyferry_fuzz::{esp, gateway, gdoi_member, gdoi_server, gikev2_sealed, host, oversize};
 use keyferry_model::id::Protocol;
 use keyferry_scenarios::fleet::Fleet;
 use keyferry_scenarios::policy::{NAME, Variant};
@@ -144,11 +144,36 @@ fn protected(write: Write<'_>) -> std::io::Result<()> {
         esp::target(script);
         write("esp", &format!("run{number}"), script)?;
     }
+    for (number, script) in HOST.iter().enumerate() {
+        host::target(script);
+        write("host", &format!("run{number}"), script)?;
+    }
+    // A state with its sequence numbers, a policy with a template.
+    for (name, message) in [("state", told(0x10, 224, 212, 10)), ("policy", told(0x13, 168, 40, 5))] {
+        let seed = [&[0], &message[..]].concat();
+        host::target(&seed);
+        write("host", name, &seed)?;
+    }
     for (number, script) in OVERSIZE.iter().enumerate() {
         oversize::target(script);
         write("oversize", &format!("run{number}"), script)?;
     }
     Ok(())
+}
+
+/// What XFRM tells of something of IPv4: a message of a kind, whose body has so many octets and its family there, with an attribute.
+fn told(kind: u8, body: usize, family_at: usize, attribute: u8) -> Vec<u8> {
+    const HEADER: usize = 16;
+    const ATTRIBUTE: usize = 68;
+    let mut message = vec![0; HEADER + body + ATTRIBUTE];
+    let length = u32::try_from(message.len()).expect("a short message");
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message[4..6].copy_from_slice(&u16::from(kind).to_ne_bytes());
+    message[HEADER + family_at..][..2].copy_from_slice(&2u16.to_ne_bytes());
+    let (length, kind) =
+        (u16::try_from(ATTRIBUTE).expect("a short one").to_ne_bytes(), u16::from(attribute).to_ne_bytes());
+    message[HEADER + body..][..4].copy_from_slice(&[length, kind].concat());
+    message
 }
 
 /// The SA TEKs inside an SA payload, with their place.
@@ -204,6 +229,14 @@ const ESP: [&[u8]; 3] = [
     &[1, 3, 1, 3, 0, 3, 0, 1, 1, 0, 3, 0, 4, 1, 2, 3, 4, 0, 5, 0, 0, 132, 40, 8, 60, 0, 1, 4, 0, 0, 0, 0],
     // Somebody with keys and no manners.
     &[3, 2, 0, 1, 0, 1, 0, 0, 8, 69, 0, 0, 20, 0, 0, 0, 0, 3, 1, 0, 1, 0, 4, 0, 0, 0],
+];
+
+const HOST: [&[u8]; 4] = [
+    // An answer that all is done; a packet whose checksum is left to us; datagrams of two flows, one of them changed, one bare.
+    &[0, 20, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    &[1, 1, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 7, 0, 9, 0, 10, 0, 0, 1, 2],
+    &[2, 2, 0, 1, 7, 9, 2, 0, 2, 8, 9, 2, 0, 3, 9, 4, 2, 1, 1, 7, 9, 2, 1, 2, 7, 9, 1, 33, 1],
+    &[2, 10, 0, 1, 7, 9, 10, 0, 2, 8, 9, 10, 0, 3, 9, 9, 2, 0, 1, 7, 9, 1, 11, 255],
 ];
 
 const OVERSIZE: [&[u8]; 4] = [

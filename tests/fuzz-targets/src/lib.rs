@@ -13,6 +13,7 @@
 //! | [`x509`] | what it is, then a certificate, revocation list, OCSP answer or name | nobody but an anchor makes trusted; names read back |
 //! | [`stream`] | a TCP stream | its frames are the same however it is cut |
 //! | [`esp`] | a script | what is sealed opens and nothing else; bursts are as packets one by one; honest members are heard |
+//! | [`host`] | netlink's answers, packets of a TUN device, a script | lengths within bounds; the host has each packet written, once |
 //! | [`oversize`] | a script | nothing larger than the link takes leaves, what is joined is what was sent, what arrives opens |
 //! | [`gateway`] | a script | newcomers of both protocols get in and hear each other |
 
@@ -26,6 +27,7 @@ pub mod gdoi_server;
 pub mod gikev2_message;
 pub mod gikev2_payload;
 pub mod gikev2_sealed;
+pub mod host;
 pub mod iec61850;
 pub mod oversize;
 mod script;
@@ -39,7 +41,7 @@ pub use script::Script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("demux", demux::target),
     ("esp", esp::target),
     ("gateway", gateway::target),
@@ -50,6 +52,7 @@ pub const TARGETS: [Target; 14] = [
     ("gikev2_message", gikev2_message::target),
     ("gikev2_payload", gikev2_payload::target),
     ("gikev2_sealed", gikev2_sealed::target),
+    ("host", host::target),
     ("iec61850", iec61850::target),
     ("oversize", oversize::target),
     ("stream", stream::target),

@@ -82,6 +82,11 @@ fn gikev2_sealed() {
 }
 
 #[test]
+fn host() {
+    replay("host");
+}
+
+#[test]
 fn iec61850() {
     replay("iec61850");
 }

@@ -14,6 +14,8 @@ use crate::packet::protocol;
 
 mod read;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use read::told;
 pub(super) use read::{Answer, Answers, KnownPolicy, KnownState};
 
 /// Room for every message that is written here; the longest has a replay window of 4,096 packets.

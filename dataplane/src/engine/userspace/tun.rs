@@ -17,6 +17,8 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 use super::QUEUED;
 use crate::frame::Frame;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod join;
 mod split;
 mod vnet;

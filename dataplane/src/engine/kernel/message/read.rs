@@ -67,6 +67,12 @@ impl Iterator for Answers<'_> {
     }
 }
 
+/// How many messages the kernel has told.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn told(octets: &[u8]) -> usize {
+    Answers(octets).count()
+}
+
 fn answer(kind: u16, body: &[u8]) -> Option<Answer> {
     Some(match kind {
         DONE => Answer::Done,

@@ -2,14 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::join::{Flow, Joined};
+use super::fuzzing;
+use super::join::Joined;
 use super::split::{Split, addresses};
 use super::vnet::{self, HEADER_LEN, VnetHeader};
 use crate::burst::BURST;
 use crate::frame::Frame;
 use crate::packet::{ipv4, ipv6, protocol};
-
-const CAPACITY: usize = 65_575;
 
 /// A datagram from a port, with an identification in IPv4.
 fn datagram(version: u8, port: u16, number: u16, payload: &[u8]) -> Vec<u8> {
@@ -35,31 +34,14 @@ fn datagram(version: u8, port: u16, number: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// What the host makes of a flow that is written to it.
-fn taken(flow: &Flow<'_, '_>) -> Vec<Vec<u8>> {
-    let Some(whole) = flow.whole() else { return flow.packets().map(<[u8]>::to_vec).collect() };
-    let octets: Vec<u8> = whole.parts().iter().flat_map(|part| part.iter().copied()).collect();
-    cut(&octets, VnetHeader::decode(&whole.header().encode()))
-}
-
 fn cut(octets: &[u8], header: VnetHeader) -> Vec<Vec<u8>> {
-    let mut whole = Frame::new(CAPACITY);
-    whole.space()[..octets.len()].copy_from_slice(octets);
-    whole.filled(octets.len());
-    let mut split = Split::new(whole, header).unwrap_or_else(|_| panic!("{header:?} is not sound"));
-    let mut packets = Vec::new();
-    let mut frame = Frame::new(CAPACITY);
-    while !split.is_done() {
-        split.next(&mut frame);
-        packets.push(frame.packet().to_vec());
-    }
-    packets
+    fuzzing::cut(octets, header).unwrap_or_else(|| panic!("{header:?} is not sound"))
 }
 
 /// Flows of a burst, each as the host has it, and how many there were.
 fn pass(packets: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize) {
     let joined = Joined::new(packets.iter().map(Vec::as_slice));
-    (joined.flows().flat_map(|flow| taken(&flow)).collect(), joined.flows().count())
+    (fuzzing::written(packets), joined.flows().count())
 }
 
 #[test]
