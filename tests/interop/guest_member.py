@@ -106,14 +106,19 @@ class Trial:
             yield from self.check_arrival(app, sent)
         if self.inside.in_kernel() and self.case.sends:
             yield from self.check_kill()
-        yield from self.end()
+        foreign = self.inside.in_kernel() and self.inside.replace_state()
+        yield from self.end(foreign)
         print(f"     packets: {sum(sent.values())}, SAs: {len(sas[0])}")
 
-    def end(self):
-        """Ends what runs; nothing is left in the kernel."""
+    def end(self, foreign=None):
+        """Ends what runs; nothing is left in the kernel but another's state."""
         for side in self.sides:
             side.stop_apps()
             side.stop_member()
+        if foreign:
+            if self.inside.kernel_spis() != {foreign}:
+                yield f"the guest's kernel has the SAs {self.inside.kernel_spis()}, and {foreign} was another's"
+            self.inside.guest.run("ip xfrm state flush")
         if left := self.inside.left_in_kernel():
             yield f"left in the guest's kernel: {left}"
 

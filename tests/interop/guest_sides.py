@@ -234,6 +234,20 @@ echo "$line" """.format(**app))
         lines = self.guest.run("ip xfrm state").splitlines()
         return {words[words.index("spi") + 1] for words in map(str.split, lines) if "spi" in words}
 
+    def replace_state(self):
+        """Puts another's state into the place of one of the member's, and gives its SPI."""
+        words = self.guest.run("ip xfrm state").split()
+        destination, spi = words[words.index("dst") + 1], words[words.index("spi") + 1]
+        key = f"dst {destination} proto esp spi {spi}"
+        said = self.guest.run(
+            f"ip xfrm state delete {key} 2>&1"
+            f" && ip xfrm state add src {self.address(destination)} {key} reqid 7 mode transport"
+            f" enc 'cbc(aes)' 0x{'07' * 16} auth 'hmac(sha256)' 0x{'07' * 32} 2>&1"
+        )
+        if said:
+            raise Broken(f"another's state: {said}")
+        return spi
+
     def left_in_kernel(self):
         """SAs and policies that the kernel has."""
         return self.guest.run("ip xfrm state; ip xfrm policy")

@@ -103,7 +103,7 @@ impl Control {
     pub(super) fn end(&mut self) {
         let states: Vec<StateKey> = self.states.0.values().flat_map(Placed::keys).collect();
         self.states.0.clear();
-        let gone = states.into_iter().map(|key| self.xfrm.delete_state(key)).collect::<Vec<_>>();
+        let gone = states.into_iter().map(|key| self.remove_own(key)).collect::<Vec<_>>();
         let policies = std::mem::take(&mut self.policies).into_keys();
         let gone = gone.into_iter().chain(policies.map(|key| self.xfrm.delete_policy(key)).collect::<Vec<_>>());
         for error in gone.filter_map(Result::err) {
@@ -267,7 +267,7 @@ impl Control {
                 let key = StateKey { destination, spi: new.spi };
                 if self.lost.contains(&new.spi) {
                     // Of several states some may be left.
-                    drop(self.xfrm.delete_state(key));
+                    drop(self.remove_own(key));
                 }
                 match self.add_state(new, key) {
                     Ok(()) => added.last_mut().into_iter().for_each(|(_, at)| {
@@ -323,9 +323,18 @@ impl Control {
 
     fn remove_states(&mut self, spi: u32, at: &BTreeSet<IpAddr>) {
         for destination in at {
-            if let Err(error) = self.xfrm.delete_state(StateKey { destination: *destination, spi }) {
+            if let Err(error) = self.remove_own(StateKey { destination: *destination, spi }) {
                 tracing::debug!(%error, spi = format_args!("{spi:#010x}"), "a state was gone already");
             }
+        }
+    }
+
+    /// Removes a state. Where ours is gone, another's may have taken its place.
+    fn remove_own(&mut self, key: StateKey) -> io::Result<()> {
+        match self.xfrm.state(key)? {
+            Some(known) if self.ground.label.is_ours(known.reqid) => self.xfrm.delete_state(key),
+            Some(_) => Err(io::Error::other("somebody else has this SPI now")),
+            None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -344,8 +353,10 @@ impl Control {
             self.lost.remove(&spi);
             let known = placed.keys().map(|key| self.xfrm.state(key)).collect::<io::Result<Option<Vec<_>>>>();
             match known {
-                Ok(Some(known)) => placed.read(&known),
-                Ok(None) => {}
+                Ok(Some(known)) if known.iter().all(|state| self.ground.label.is_ours(state.reqid)) => {
+                    placed.read(&known)
+                }
+                Ok(_) => {}
                 Err(error) => failed = failed.or(Some(error.to_string())),
             }
             self.remove_states(spi, &placed.at);
@@ -393,7 +404,8 @@ impl Control {
     fn refresh(&mut self) {
         self.refreshed = self.clock;
         match self.xfrm.states() {
-            Ok(known) => {
+            Ok(mut known) => {
+                known.retain(|state| self.ground.label.is_ours(state.reqid));
                 let lost = self.states.read(&known);
                 for spi in lost.iter().filter(|spi| !self.lost.contains(spi)) {
                     tracing::error!(spi = format_args!("{spi:#010x}"), "somebody else has removed a state");

@@ -260,6 +260,16 @@ fn states_come_and_go_as_the_kernel_shows_them() {
         engine.apply(registration(0x1002, CBC, GROUP, 32), at(30_001)).unwrap();
         assert_eq!(send(GROUP), Sent::Protected);
         assert_eq!((engine.status().sad.sas[0].sequence, engine.needs_rekey()), (2, false));
+        // Somebody has the SPI in the meantime: that state is not ours to count or to remove.
+        assert!(ip("xfrm state flush"));
+        let other = format!("xfrm state add src 10.9.0.7 dst {GROUP} proto esp spi 0x1002 reqid 7 mode transport");
+        assert!(ip(&format!("{other} enc cbc(aes) 0x{} auth sha256 0x{}", "07".repeat(16), "07".repeat(32))));
+        engine.expire(at(60_000));
+        assert!(engine.needs_rekey());
+        assert!(engine.apply(registration(0x1002, CBC, GROUP, 32), at(60_001)).is_err());
+        assert!(shown("state").contains("reqid 7 "));
+        assert!(ip("xfrm state flush"));
+        engine.apply(registration(0x1002, CBC, GROUP, 32), at(60_002)).unwrap();
         // Another engine goes on with the keys and their numbers; here the group is blocked.
         let sad = engine.hand_over().unwrap();
         assert_eq!(send(GROUP), Sent::Nothing);
