@@ -8,33 +8,13 @@ need python3 tcpdump nft
 hosts
 ip netns exec "$right" nft list tables >/dev/null 2>&1 || skip "the kernel has no nftables"
 
-cat >"$work/gateway.toml" <<CONF
-[gateway]
-listen = ["10.85.0.1:848"]
-store = "gateway.redb"
-signing_bits = 2048
-idle = "1h"
-
-[control]
-socket = "gateway.sock"
-
-[[peer]]
-identity = "10.85.0.2"
-psk = "correct horse battery staple"
-
-[[group]]
-name = "branches"
-id = 1234
-
-[[group.traffic]]
-destination = "239.192.0.1"
-protocol = "udp"
-
-[group.gdoi]
-rekey = "239.192.0.1:848"
-CONF
-chmod 600 "$work/gateway.toml"
-# member KEYS: of [member], besides the usual.
+{
+    printf 'protocol = "udp"\n\n[group.gdoi]\nrekey = "239.192.0.1:848"\n'
+    by_key 10.85.0.2
+} | write_gateway_config 'listen = ["10.85.0.1:848"]' 'signing_bits = 2048' 'idle = "1h"'
+usual='engine = "userspace"
+protect = ["239.192.0.0/24"]'
+# member KEYS: of [member], and behind it.
 member() {
     cat >"$work/member.toml" <<CONF
 [member]
@@ -45,8 +25,6 @@ group = 1234
 protocol = "gdoi"
 psk = "correct horse battery staple"
 retry = "1s"
-engine = "userspace"
-protect = ["239.192.0.0/24"]
 $1
 
 [control]
@@ -56,7 +34,7 @@ CONF
     spawn "$right" member "$KEYFERRY" member --config "$work/member.toml"
     until_true 30 ready || fail "the member gets no keys"
 }
-ready() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep -q '"sending": true'; }
+ready() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep -q '"spi"'; }
 table() { ip netns exec "$right" nft list table inet keyferry-kf0; }
 
 # send NAMESPACE DEVICE GROUP PORT WORDS: a datagram of an application that names the device, whatever the routes say.
@@ -87,18 +65,21 @@ print("listening", flush=True)
 while True:
     print(s.recv(2048).decode(), flush=True)
 PY
+listen() {
+    rm -f "$work/listen.log"
+    spawn "$right" listen /usr/bin/python3 "$work/listen.py"
+    until_true 10 heard listening || fail "the application does not start"
+}
 heard() { grep -q "^$1\$" "$work/listen.log"; }
 
-spawn "$left" gateway "$KEYFERRY" serve --config "$work/gateway.toml"
-until_true 20 test -S "$work/gateway.sock" || fail "the gateway does not start"
+gateway
 ip netns exec "$left" tcpdump -lnAi eth0 'udp port 5001' >"$work/wire.log" 2>"$work/tcpdump.err" &
 pids+=($!)
 until_true 10 grep -q listening "$work/tcpdump.err" || fail "tcpdump does not start"
 
-member ""
+member "$usual"
 table >"$work/table.log" || fail "there is no packet filter"
-spawn "$right" listen /usr/bin/python3 "$work/listen.py"
-until_true 10 heard listening || fail "the application does not start"
+listen
 send "$left" eth0 239.193.0.1 5001 "of nobody"
 send "$left" eth0 239.192.0.1 5001 "clear to the group"
 send "$left" eth0 239.192.0.9 5001 "clear to its network"
@@ -117,32 +98,48 @@ echo "ok: an application that names the interface sends nothing in clear"
 
 spis() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep '"spi"' | sort -u; }
 before=$(spis)
-"$KEYFERRY" rekey branches --socket "$work/gateway.sock" >/dev/null || fail "the gateway does not rekey"
+"$KEYFERRY" rekey interop --socket "$work/gateway.sock" >/dev/null || fail "the gateway does not rekey"
 changed() { [[ $(spis) != "$before" ]]; }
 until_true 20 changed || fail "rekeys to a protected address do not pass"
 echo "ok: rekeys to a protected address pass"
 
-kill -9 "${pids[-2]}"
-wait "${pids[-2]}" 2>/dev/null || true
-table >/dev/null || fail "the packet filter does not outlive a member that is killed"
-unset 'pids[-2]'
-pids=("${pids[@]}")
-member '
-[[member.rule]]
-action = "bypass"
-destination = "239.192.0.9"
-protocol = "udp"
+# killed: the member, which was spawned last.
+killed() {
+    kill -9 "${pids[-1]}"
+    wait "${pids[-1]}" 2>/dev/null || true
+    unset 'pids[-1]'
+    table >/dev/null || fail "the packet filter does not outlive a member that is killed"
+}
+stop # the application
+killed
+member "$usual
 
 [[member.rule]]
-action = "bypass"
-destination = "239.192.0.1"
-protocol = "udp"'
+action = \"bypass\"
+destination = \"239.192.0.9\"
+protocol = \"udp\"
+
+[[member.rule]]
+action = \"bypass\"
+destination = \"239.192.0.1\"
+protocol = \"udp\""
+listen
 send "$left" eth0 239.192.0.9 5001 "let pass by a rule"
 send "$left" eth0 239.192.0.1 5001 "a rule yields to the group"
 until_true 10 heard "let pass by a rule" || fail "a bypass does not let pass what arrives: $(table)"
 sleep 0.5
 heard "a rule yields to the group" && fail "a bypass takes traffic from the group"
 echo "ok: a bypass lets pass what the group does not protect"
+stop # the application
 stop
 table >/dev/null 2>&1 && fail "the packet filter stays when the member ends"
 echo "ok: the packet filter goes with the member"
+
+for other in 'guard = "off"' 'danger_clear_without_keys = true' 'engine = "none"'; do
+    member "$usual"
+    killed
+    member "$other"
+    table >/dev/null 2>&1 && fail "what a killed member left stays, with $other"
+    stop
+done
+echo "ok: what a killed member left is taken away where no filter is wanted"

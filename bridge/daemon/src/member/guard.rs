@@ -58,6 +58,7 @@ impl Guard {
         networks: &[(IpAddr, u8)],
     ) -> anyhow::Result<Option<Self>> {
         if choice == GuardChoice::Off || matches!(local.without_keys, WithoutKeys::Clear(_)) {
+            Self::clear_away(tun);
             return Ok(None);
         }
         let mut guard =
@@ -65,6 +66,15 @@ impl Guard {
         guard.rules.hold(networks.iter().copied());
         guard.put_up().context("guard = \"required\"")?;
         Ok(Some(guard))
+    }
+
+    /// Takes away what a member with this device may have left when it was killed, where no filter is wanted now.
+    pub(super) fn clear_away(tun: &str) {
+        let table = table_of(tun);
+        match nft(&format!("delete table inet {table}\n")) {
+            Ok(()) => tracing::info!(%table, "the packet filter of a member that was killed is gone"),
+            Err(error) => tracing::debug!(error = %format!("{error:#}"), "no packet filter was left"),
+        }
     }
 
     /// Is about what new SAs protect, from now on.
@@ -159,6 +169,17 @@ fn nft(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The table of a device, whose name has characters that those of tables have not.
+fn table_of(tun: &str) -> String {
+    tun.bytes().fold("keyferry-".to_owned(), |mut table, octet| {
+        match octet {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'.' => table.push(octet.into()),
+            _ => drop(write!(table, "_{octet:02x}")),
+        }
+        table
+    })
+}
+
 /// What the filter says. Its text is what nft takes.
 struct Ruleset {
     table: String,
@@ -174,16 +195,8 @@ struct Ruleset {
 
 impl Ruleset {
     fn new(tun: &str, interface: u32, rules: &[Rule]) -> Self {
-        // Names of devices have characters that those of tables have not.
-        let table = tun.bytes().fold("keyferry-".to_owned(), |mut table, octet| {
-            match octet {
-                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'.' => table.push(octet.into()),
-                _ => drop(write!(table, "_{octet:02x}")),
-            }
-            table
-        });
         Self {
-            table,
+            table: table_of(tun),
             interface,
             rules: rules.to_vec(),
             networks: BTreeSet::new(),
@@ -359,7 +372,7 @@ mod tests {
 
     #[test]
     fn names_of_devices_become_names_of_tables() {
-        assert_eq!(Ruleset::new("kf-1 \"x\"", 7, &[]).table, "keyferry-kf_2d1_20_22x_22");
+        assert_eq!(table_of("kf-1 \"x\""), "keyferry-kf_2d1_20_22x_22");
         assert_eq!(matching(&selector("::", 0, 1, 0), &selector("ff15::1", 128, 1, 8)), None);
     }
 

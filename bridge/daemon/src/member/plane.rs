@@ -89,6 +89,9 @@ impl Plane {
             EngineChoice::Userspace => Self::userspace(&spare, around).await?,
             EngineChoice::None => Self::of(Box::new(KeysOnly::new(spare.tunnel, boxed(spare.key_log.as_ref())))),
         };
+        if plane.routes.is_none() {
+            Guard::clear_away(tun);
+        }
         let status = plane.engine.status();
         tracing::info!(group = %group.id, engine = status.engine, tun = status.tun, why = plane.declined, "engine is up");
         Ok(plane)
