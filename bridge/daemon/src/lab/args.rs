@@ -61,7 +61,7 @@ pub enum BreakOption {
     Rekey,
     /// Never tell the gateway to evict: the member goes on decrypting.
     Evict,
-    /// One application sends on the wire, past the TUN device: its packets are seen in clear.
+    /// One application sends on the wire, past the TUN device of a member without a packet filter: its packets are seen in clear.
     Clear,
     /// Start the killed gateway over an empty store: keys and registrations are lost.
     Restart,

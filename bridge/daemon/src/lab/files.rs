@@ -92,11 +92,20 @@ impl Files {
     }
 
     /// Writes a member's configuration.
-    pub(super) fn write_member(&self, plan: &Plan, index: usize, key_log: bool) -> anyhow::Result<PathBuf> {
+    pub(super) fn write_member(
+        &self,
+        plan: &Plan,
+        index: usize,
+        key_log: bool,
+        guarded: bool,
+    ) -> anyhow::Result<PathBuf> {
         let member = plan.members.get(index).context("no such member")?;
         let key = self.keys.get(index).context("no such member")?;
         let mut text = member_text(plan, member);
         writeln!(text, "psk = \"0x{key}\"")?;
+        if !guarded {
+            writeln!(text, "guard = \"off\"")?;
+        }
         if key_log {
             // Wireshark decrypts phase 1 only under the IPsec DOI.
             writeln!(text, "phase1_doi = \"ipsec\"")?;

@@ -95,7 +95,8 @@ impl Fleet {
 
     /// Starts a member; it registers by itself. One that runs already is killed first.
     pub(super) fn start_member(&mut self, index: usize) -> anyhow::Result<()> {
-        let config = self.files.write_member(&self.plan, index, self.key_log)?;
+        let guarded = !self.goes_past_the_tun(index);
+        let config = self.files.write_member(&self.plan, index, self.key_log, guarded)?;
         let (Some(member), Some(place)) = (self.plan.members.get(index), self.topology.members.get(index)) else {
             bail!("no such member");
         };
@@ -108,12 +109,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Does the application of a member send past its TUN device, where no packet filter may keep it from that?
+    fn goes_past_the_tun(&self, index: usize) -> bool {
+        self.sabotage == Some(BreakOption::Clear) && index == 0
+    }
+
     /// Starts the applications; none sends yet.
     pub(super) fn start_apps(&mut self) -> anyhow::Result<()> {
         for (index, (member, place)) in self.plan.members.iter().zip(&self.topology.members).enumerate() {
             place.run(|| link::netlink(async |handle| link::lengthen_queue(&handle, TUN).await))??;
-            let past_the_tun = self.sabotage == Some(BreakOption::Clear) && index == 0;
-            let send_on = past_the_tun.then_some(INTERFACE);
+            let send_on = self.goes_past_the_tun(index).then_some(INTERFACE);
             let log = self.files.path(&format!("{}-app.log", member.name));
             self.apps.push(App::start(place, &self.plan, member, self.rate, send_on, &log)?);
         }
