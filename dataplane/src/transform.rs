@@ -63,6 +63,12 @@ impl<'p> Job<'p> {
     }
 }
 
+/// What stands in front of an ICV of so many octets, and the ICV; of a packet that is shorter all is the ICV's.
+#[inline]
+fn split_icv(esp: &mut [u8], icv: usize) -> (&mut [u8], &mut [u8]) {
+    esp.split_at_mut(esp.len().saturating_sub(icv))
+}
+
 /// The keys of one SA, prepared for packets. Workers share it.
 pub(crate) trait Transform: Send + Sync {
     /// Where the parts of its packets are.

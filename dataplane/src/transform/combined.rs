@@ -11,7 +11,7 @@ use aws_lc_rs::aead::{
 use keyferry_crypto::{Aead, AeadKey, AeadMode, CryptoError, Secret};
 use zeroize::Zeroizing;
 
-use super::{HEADER_LEN, IvSource, Layout, Single};
+use super::{HEADER_LEN, IvSource, Layout, Single, split_icv};
 
 const SALT: usize = 4;
 
@@ -71,8 +71,7 @@ impl Single for Fast {
     #[inline]
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
         let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-        let icv_at = esp.len().saturating_sub(self.key().algorithm().tag_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
+        let (protected, icv) = split_icv(esp, self.key().algorithm().tag_len());
         let (header, body) = parts(protected, Some(iv))?;
         // The ICV is written where it belongs.
         self.key()
@@ -82,8 +81,7 @@ impl Single for Fast {
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
         let iv = iv_of(esp)?;
-        let icv_at = esp.len().saturating_sub(self.key().algorithm().tag_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
+        let (protected, icv) = split_icv(esp, self.key().algorithm().tag_len());
         let (header, body) = parts(protected, None)?;
         if self.key().open_in_place_separate_tag(self.0.nonce(iv), Aad::from(header), icv, body).is_err() {
             // The library does so, too, but does not promise it.
@@ -116,8 +114,7 @@ impl Single for Any {
 
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
         let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-        let icv_at = esp.len().saturating_sub(self.key.algorithm().icv_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
+        let (protected, icv) = split_icv(esp, self.key.algorithm().icv_len());
         let (header, body) = parts(protected, Some(iv))?;
         let mut buffer = [0; Aead::MAX_NONCE];
         let nonce = self.key.algorithm().nonce(self.salt.expose(), &iv, &mut buffer)?;
@@ -126,8 +123,7 @@ impl Single for Any {
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
         let iv = iv_of(esp)?;
-        let icv_at = esp.len().saturating_sub(self.key.algorithm().icv_len());
-        let (protected, icv) = esp.split_at_mut(icv_at);
+        let (protected, icv) = split_icv(esp, self.key.algorithm().icv_len());
         let (header, body) = parts(protected, None)?;
         let mut buffer = [0; Aead::MAX_NONCE];
         let nonce = self.key.algorithm().nonce(self.salt.expose(), &iv, &mut buffer)?;

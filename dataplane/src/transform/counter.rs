@@ -10,7 +10,7 @@ use keyferry_crypto::{AesCtr, CryptoError, Integrity, IntegrityKey};
 use zeroize::Zeroizing;
 
 use super::separate::aes;
-use super::{HEADER_LEN, IvSource, Layout, Single};
+use super::{HEADER_LEN, IvSource, Layout, Single, split_icv};
 
 /// AES-CTR with HMAC. That an IV is used once under the key is up to [`Numbers`](crate::nonce::Numbers).
 pub(super) struct CtrHmac {
@@ -38,10 +38,6 @@ impl CtrHmac {
         let context = EncryptionContext::Iv128(block.into());
         self.key.less_safe_encrypt(body, context).map(drop).map_err(|_| CryptoError::Length("data"))
     }
-
-    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
-        esp.split_at_mut(esp.len().saturating_sub(self.mac.algorithm().icv_len()))
-    }
 }
 
 impl Single for CtrHmac {
@@ -53,7 +49,7 @@ impl Single for CtrHmac {
 
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
         let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-        let (protected, icv) = self.split(esp);
+        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
         let (field, body) = parts(protected)?;
         *field = iv;
         self.apply(iv, body)?;
@@ -62,7 +58,7 @@ impl Single for CtrHmac {
     }
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (protected, icv) = self.split(esp);
+        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
         if !self.mac.verify(&[protected], icv) {
             return Err(CryptoError::Unauthentic);
         }

@@ -4,7 +4,7 @@ use aws_lc_rs::aead::{Aad, Algorithm, LessSafeKey};
 use keyferry_crypto::{Aead, CryptoError};
 
 use super::combined::Salted;
-use super::{HEADER_LEN, IvSource, Layout, Single};
+use super::{HEADER_LEN, IvSource, Layout, Single, split_icv};
 
 /// Nonces as with GCM.
 pub(super) struct Gmac(Salted);
@@ -17,10 +17,6 @@ impl Gmac {
     fn key(&self) -> &LessSafeKey {
         &self.0.key
     }
-
-    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
-        esp.split_at_mut(esp.len().saturating_sub(self.key().algorithm().tag_len()))
-    }
 }
 
 impl Single for Gmac {
@@ -32,7 +28,7 @@ impl Single for Gmac {
 
     fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
         let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-        let (clear, icv) = self.split(esp);
+        let (clear, icv) = split_icv(esp, self.key().algorithm().tag_len());
         clear.get_mut(HEADER_LEN..HEADER_LEN + Aead::IV).ok_or(CryptoError::Unauthentic)?.copy_from_slice(&iv);
         let tag = self
             .key()
@@ -43,7 +39,7 @@ impl Single for Gmac {
     }
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (clear, icv) = self.split(esp);
+        let (clear, icv) = split_icv(esp, self.key().algorithm().tag_len());
         let iv = clear.get(HEADER_LEN..).and_then(|b| b.first_chunk()).copied().ok_or(CryptoError::Unauthentic)?;
         match self.key().open_in_place(self.0.nonce(iv), Aad::from(clear), icv) {
             Ok(_) => Ok(()),

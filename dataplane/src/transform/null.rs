@@ -2,7 +2,7 @@
 
 use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
 
-use super::{IvSource, Layout, Single};
+use super::{IvSource, Layout, Single, split_icv};
 
 /// No cipher, and so no IV.
 pub(super) struct NullHmac(IntegrityKey);
@@ -10,10 +10,6 @@ pub(super) struct NullHmac(IntegrityKey);
 impl NullHmac {
     pub(super) fn new(integrity: Integrity, key: &[u8]) -> Self {
         Self(IntegrityKey::new(integrity, key))
-    }
-
-    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
-        esp.split_at_mut(esp.len().saturating_sub(self.0.algorithm().icv_len()))
     }
 }
 
@@ -28,13 +24,13 @@ impl Single for NullHmac {
         if esp.len() < self.0.algorithm().icv_len() {
             return Err(CryptoError::Length("data"));
         }
-        let (clear, icv) = self.split(esp);
+        let (clear, icv) = split_icv(esp, self.0.algorithm().icv_len());
         self.0.compute_into(&[clear], icv);
         Ok(())
     }
 
     fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (clear, icv) = self.split(esp);
+        let (clear, icv) = split_icv(esp, self.0.algorithm().icv_len());
         if self.0.verify(&[clear], icv) { Ok(()) } else { Err(CryptoError::Unauthentic) }
     }
 }

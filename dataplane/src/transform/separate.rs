@@ -5,7 +5,7 @@ use aws_lc_rs::cipher::{AES_128, AES_192, AES_256, Algorithm, DecryptingKey, Dec
 use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
 
 use super::lanes::{BLOCK, Encrypting, Lane};
-use super::{HEADER_LEN, IvSource, Job, Layout, Transform};
+use super::{HEADER_LEN, IvSource, Job, Layout, Transform, split_icv};
 use crate::burst::BURST;
 
 /// AES-CBC with HMAC. Its IVs are unpredictable.
@@ -25,16 +25,11 @@ impl CbcHmac {
         })
     }
 
-    /// What is authenticated, and the ICV.
-    fn split<'e>(&self, esp: &'e mut [u8]) -> (&'e mut [u8], &'e mut [u8]) {
-        esp.split_at_mut(esp.len().saturating_sub(self.mac.algorithm().icv_len()))
-    }
-
     /// Encrypts up to a burst, side by side, before their ICVs are computed.
     fn seal_some(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
         let mut lanes: ArrayVec<Lane<'_>, BURST> = ArrayVec::new();
         for job in &mut *burst {
-            let (protected, _) = self.split(job.esp);
+            let (protected, _) = split_icv(job.esp, self.mac.algorithm().icv_len());
             let lane = parts(protected).and_then(|(field, body)| {
                 let iv = ivs.next()?;
                 *field = iv;
@@ -49,13 +44,13 @@ impl CbcHmac {
         self.encrypting.cbc(&mut lanes);
         drop(lanes);
         for job in burst.iter_mut().filter(|job| job.done) {
-            let (protected, icv) = self.split(job.esp);
+            let (protected, icv) = split_icv(job.esp, self.mac.algorithm().icv_len());
             self.mac.compute_into(&[protected], icv);
         }
     }
 
     fn open_one(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (protected, icv) = self.split(esp);
+        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
         if !self.mac.verify(&[protected], icv) {
             return Err(CryptoError::Unauthentic);
         }
