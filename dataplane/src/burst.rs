@@ -76,11 +76,6 @@ impl Members {
         Self(self.0 & first.wrapping_sub(1))
     }
 
-    #[cfg(test)]
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
     pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }

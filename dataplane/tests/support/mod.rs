@@ -8,13 +8,16 @@ use std::time::Duration;
 use dataplane::packet::ipv4::checksum;
 use dataplane::{DropReason, Frame, IvSource, Sad};
 use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity, Secret, SeededRandom};
-use keyferry_model::policy::{
-    AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
-};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection, TrafficPolicy};
 use keyferry_model::time::Now;
 use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 
 pub(crate) mod reassembly;
+/// What the tests of the crate's modules have, too.
+#[path = "../../src/testing.rs"]
+mod testing;
+
+pub(crate) use testing::side;
 
 pub const GCM: EspTransform = EspTransform::Aead(Aead::Aes128Gcm16);
 pub const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha256_128);
@@ -40,24 +43,11 @@ pub fn at(millis: u64) -> Now {
     }
 }
 
-pub fn side(address: &str, prefix: u8) -> Selector {
-    Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 }
-}
-
 /// Any sender to a group, without replay protection.
 pub fn policy(transform: EspTransform, mode: EspMode, group: &str) -> TrafficPolicy {
     let v4 = group.parse::<IpAddr>().unwrap().is_ipv4();
-    TrafficPolicy {
-        source: side(if v4 { "0.0.0.0" } else { "::" }, 0),
-        destination: side(group, if v4 { 32 } else { 128 }),
-        mode,
-        transform,
-        sequence: SequenceNumbers::Unspecified,
-        replay_window: 0,
-        preservation: AddressPreservation::Both,
-        only_sender: None,
-        lifetime_octets: None,
-    }
+    let (source, destination) = (side(if v4 { "0.0.0.0" } else { "::" }, 0), side(group, if v4 { 32 } else { 128 }));
+    testing::policy(source, destination, mode, transform)
 }
 
 pub fn keymat(policy: &TrafficPolicy, seed: u64) -> Secret {
