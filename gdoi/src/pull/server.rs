@@ -57,16 +57,12 @@ impl Exchange {
         Self { answered: vec![(digest(request), answer)], issued: None, state, expires }
     }
 
-    /// The answer that this request got before.
-    pub(crate) fn repeat(&self, request: &[u8]) -> Option<&[u8]> {
+    /// The answer that this request got before, and what it told, if that is keys.
+    pub(crate) fn repeat(&self, request: &[u8]) -> Option<(&[u8], Option<&Issued>)> {
         let digest = digest(request);
-        self.answered.iter().find(|(d, _)| *d == digest).map(|(_, answer)| answer.as_slice())
-    }
-
-    /// What the answer to this request told, if that is keys.
-    pub(crate) fn issued(&self, request: &[u8]) -> Option<&Issued> {
-        let last = self.answered.last().is_some_and(|(d, _)| *d == digest(request));
-        self.issued.as_ref().filter(|_| last)
+        let at = self.answered.iter().position(|(d, _)| *d == digest)?;
+        let is_last = at + 1 == self.answered.len();
+        Some((&self.answered[at].1, self.issued.as_ref().filter(|_| is_last)))
     }
 
     /// Ends the exchange with this answer, which may tell keys.

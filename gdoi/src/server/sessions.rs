@@ -249,13 +249,13 @@ impl Server {
         let session = self.sessions.get(&cookies).filter(|s| s.comes_from(dgram));
         let session = session.ok_or(Reject::Unauthenticated("no such SA"))?;
         let exchange = session.pulls.get(&header.message_id);
-        if let Some((exchange, answer)) = exchange.and_then(|e| Some((e, e.repeat(dgram.bytes)?))) {
+        if let Some((answer, issued)) = exchange.and_then(|e| e.repeat(dgram.bytes)) {
             if !session.is_at(dgram) {
                 return Err(Reject::Replayed);
             }
             self.counters.repeated += 1;
             ctx.out.send(dgram.reply(answer.to_vec()));
-            if let Some(issued) = exchange.issued(dgram.bytes) {
+            if let Some(issued) = issued {
                 ctx.model.repeated(Protocol::Gdoi, issued);
             }
             return Ok(());
