@@ -89,9 +89,17 @@ impl Guard {
         self.put_up()
     }
 
-    /// Is about networks, too.
-    pub(super) fn hold(&mut self, networks: impl Iterator<Item = (IpAddr, u8)>) -> anyhow::Result<()> {
-        self.rules.hold(networks);
+    /// Is about what another engine has kept from leaving in clear, and lets the rekeys pass that it did.
+    ///
+    /// # Errors
+    /// As [`Guard::open`].
+    pub(super) fn take_over(
+        &mut self,
+        networks: &BTreeSet<(IpAddr, u8)>,
+        clear: &BTreeSet<SocketAddr>,
+    ) -> anyhow::Result<()> {
+        self.rules.hold(networks.iter().copied());
+        self.rules.clear.extend(clear);
         self.put_up()
     }
 

@@ -159,12 +159,7 @@ impl Plane {
                 return Err(fails(error));
             }
         }
-        let guarded = guard.as_mut().map_or(Ok(()), |guard| {
-            self.clear.iter().for_each(|address| guard.leave_clear(*address));
-            guard.hold(self.destinations.iter().copied())?;
-            guard.extend(&refused.update.install)
-        });
-        if let Err(error) = guarded {
+        if let Some(Err(error)) = guard.as_mut().map(|guard| guard.take_over(&self.destinations, &self.clear)) {
             engine.stop();
             return Err(fails(error));
         }
