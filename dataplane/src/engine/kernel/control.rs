@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::counters::HostCounters;
 use super::explain;
 use super::message::{
-    Action, Direction, KnownPolicy, NewState, Numbers, Offload, Policy, Scope, StateKey, unspecified,
+    Action, Direction, KnownPolicy, KnownState, NewState, Numbers, Offload, Policy, Scope, StateKey, unspecified,
 };
 use super::plan::{Ground, Policies, Step, UNKNOWN, steps};
 use super::socket::Xfrm;
@@ -349,17 +349,11 @@ impl Control {
         let present: BTreeSet<u32> = self.sad.installed().map(|(sa, _)| sa.spi).collect();
         let gone: Vec<u32> = self.states.0.keys().copied().filter(|spi| !present.contains(spi)).collect();
         for spi in gone {
-            let Some(mut placed) = self.states.0.remove(&spi) else { continue };
+            let Some(placed) = self.states.0.remove(&spi) else { continue };
             self.lost.remove(&spi);
-            let known = placed.keys().map(|key| self.xfrm.state(key)).collect::<io::Result<Option<Vec<_>>>>();
-            match known {
-                Ok(Some(known)) if known.iter().all(|state| self.ground.label.is_ours(state.reqid)) => {
-                    placed.read(&known)
-                }
-                Ok(_) => {}
-                Err(error) => failed = failed.or(Some(error.to_string())),
+            if let Err(error) = self.retire(placed) {
+                failed = failed.or(Some(error.to_string()));
             }
-            self.remove_states(spi, &placed.at);
         }
         let mut wanted = self.sad.destinations();
         wanted.extend(&self.groups);
@@ -371,6 +365,24 @@ impl Control {
             (_, _) => {}
         }
         self.problem = failed.map(|why| (why, self.clock + RETRY));
+    }
+
+    /// Reads an SA's states for the last time and removes them. Where one of ours is gone, another's may have taken its place.
+    fn retire(&mut self, mut placed: Placed) -> io::Result<()> {
+        let asked = placed.keys().map(|key| self.xfrm.state(key)).collect::<io::Result<Vec<_>>>()?;
+        let ours = asked.into_iter().flatten().filter(|state| self.ground.label.is_ours(state.reqid));
+        let ours: Vec<KnownState> = ours.collect();
+        if ours.len() == placed.at.len() {
+            placed.read(&ours);
+        } else {
+            tracing::debug!(spi = format_args!("{:#010x}", placed.sa.spi), "a state was gone already");
+        }
+        for state in ours {
+            if let Err(error) = self.xfrm.delete_state(state.key) {
+                tracing::debug!(%error, spi = format_args!("{:#010x}", state.key.spi), "a state has just gone");
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, step: Step) -> io::Result<()> {

@@ -32,6 +32,12 @@ impl Xfrm {
         Ok(Self { socket, number: 0, read: Zeroizing::new(vec![0; READ]) })
     }
 
+    /// How many messages there have been.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> u32 {
+        self.number
+    }
+
     /// Installs a state.
     pub(super) fn add_state(&mut self, state: &NewState<'_>) -> io::Result<()> {
         let message = Message::new_state(state).ok_or(io::ErrorKind::Unsupported)?;

@@ -204,6 +204,28 @@ fn policies_that_somebody_else_removes_or_changes_come_back() {
     });
 }
 
+/// With ESP in the kernel or without.
+#[test]
+fn a_state_that_has_gone_is_asked_for_once_before_it_is_removed() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        control.begin().unwrap();
+        let new = registration(0x1001, CBC, GROUP, 32);
+        let mut elsewhere = Sad::new();
+        elsewhere.apply(new, at(0)).unwrap();
+        let sa = elsewhere.installed().next().map(|(sa, _)| sa.clone()).unwrap();
+        let at = ["239.192.0.1", "10.9.0.1"].map(|address| address.parse().unwrap());
+        control.states.0.insert(sa.spi, Placed::new(sa, at.into()));
+        control.lost.insert(0x1001);
+        let before = control.xfrm.asked();
+        control.settle();
+        assert_eq!(control.xfrm.asked() - before, 2, "one message for each of its two places");
+        assert!(control.states.0.is_empty() && control.lost.is_empty() && control.problem.is_none());
+        control.settle();
+        assert_eq!(control.xfrm.asked() - before, 2, "there is nothing left to ask for");
+    });
+}
+
 /// Where the kernel has ESP, states roll over as they should. Where it has none, the reason is told and nothing is left.
 #[test]
 fn states_come_and_go_as_the_kernel_shows_them() {
