@@ -17,10 +17,10 @@
 //! sender ID), more than one source behind a tunnel that preserves it, a replay window for several senders. Extended
 //! sequence numbers and encapsulation in UDP are never asked for. A device that can do the cryptography is asked to.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keyferry_model::time::{Deadline, Now};
@@ -39,6 +39,7 @@ mod control;
 mod counters;
 mod explain;
 mod message;
+mod owner;
 mod plan;
 mod socket;
 mod states;
@@ -59,6 +60,8 @@ pub struct KernelConfig {
     /// Tells its states and policies from those of other members on the host. One engine at a time has a name in a
     /// network namespace.
     pub name: String,
+    /// Directory for a file of each name that is taken, to which this user and root alone may write. It is made if it is missing.
+    pub names: PathBuf,
     /// Interface on which the groups are joined, and whose device is asked to do the cryptography.
     pub interface: String,
     /// Multicast networks to which nothing leaves in clear, from the start on.
@@ -83,7 +86,7 @@ pub struct Kernel {
     interface: String,
     control: Mutex<Control>,
     /// Nobody else has it while this engine lasts.
-    _name: UnixDatagram,
+    _name: File,
 }
 
 impl Kernel {
@@ -93,10 +96,11 @@ impl Kernel {
     /// # Errors
     /// Why this system has no kernel engine. Nothing is installed then.
     pub fn start(config: KernelConfig) -> io::Result<Self> {
-        let KernelConfig { name, interface, networks, groups, receive_only, tunnel, sizes, strict, key_log } = config;
+        let KernelConfig { name, names, interface, networks, groups, receive_only, tunnel, sizes, strict, key_log } =
+            config;
         let index = if_nametoindex(interface.as_str())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("interface {interface}: {e}")))?;
-        let owned = own(&name)?;
+        let owned = owner::own(&names, &name)?;
         let mut xfrm = Xfrm::open().map_err(|error| control::in_words(&error, "the kernel has no XFRM (xfrm_user)"))?;
         control::probe(&mut xfrm)?;
         let mut sad = if receive_only { Sad::receive_only() } else { Sad::new() };
@@ -117,13 +121,6 @@ impl Kernel {
         // A poisoned lock means a panic in a control operation. What is installed is compared with what shall be at the next.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Takes a name: abstract addresses belong to a network namespace, and go with their socket.
-fn own(name: &str) -> io::Result<UnixDatagram> {
-    let address = UnixAddress::from_abstract_name(format!("keyferry/xfrm/{name}"))?;
-    UnixDatagram::bind_addr(&address)
-        .map_err(|error| io::Error::new(error.kind(), format!("another member here has a kernel engine named {name}")))
 }
 
 impl Drop for Kernel {

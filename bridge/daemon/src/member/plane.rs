@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
@@ -21,6 +22,9 @@ use super::local;
 use super::network::{self, Place, Routes};
 use crate::config::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
 use crate::keylog::FileKeyLog;
+
+/// Where names of kernel engines are taken. One place for all members, or they would not see each other.
+const KERNEL_NAMES: &str = "/run/keyferry";
 
 /// An engine and what leads to it.
 pub(super) struct Plane {
@@ -217,6 +221,7 @@ impl Spare {
     fn kernel(&self, strict: bool) -> KernelConfig {
         KernelConfig {
             name: self.tun.clone(),
+            names: PathBuf::from(KERNEL_NAMES),
             interface: self.place.interface.clone(),
             networks: self.protect.clone(),
             groups: self.join.clone(),

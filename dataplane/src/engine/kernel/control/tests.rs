@@ -230,8 +230,10 @@ fn a_state_that_has_gone_is_asked_for_once_before_it_is_removed() {
 #[test]
 fn states_come_and_go_as_the_kernel_shows_them() {
     alone(|| {
+        let names = tempfile::tempdir().unwrap();
         let config = || KernelConfig {
             name: "kf0".to_owned(),
+            names: names.path().to_owned(),
             interface: "eth0".to_owned(),
             networks: Vec::new(),
             groups: Vec::new(),
