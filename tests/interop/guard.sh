@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a group protects leaves and arrives in clear on no way, neither for applications that name the interface nor when others
-# send to the group in clear; what is protected, rekeys and the member's own bypass pass. The packet filter goes with the member, and outlives
-# one that is killed.
+# send to the group in clear nor where the host forwards multicast; what is protected, rekeys and the member's own bypass pass. The packet
+# filter goes with the member, and outlives one that is killed. Each of a member's groups has its own.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need python3 tcpdump nft
@@ -9,44 +9,76 @@ hosts
 ip netns exec "$right" nft list tables >/dev/null 2>&1 || skip "the kernel has no nftables"
 
 {
-    printf 'protocol = "udp"\n\n[group.gdoi]\nrekey = "239.192.0.1:848"\n'
-    by_key 10.85.0.2
+    cat <<'CONF'
+protocol = "udp"
+
+[[group.traffic]]
+destination = "ff15::1"
+
+[group.gdoi]
+rekey = "239.192.0.1:848"
+
+[[group]]
+name = "further"
+id = 1235
+
+[[group.traffic]]
+destination = "239.192.1.1"
+
+[group.gdoi]
+rekey = "239.192.1.1:848"
+CONF
+    by_key 10.85.0.1 10.85.0.2
 } | write_gateway_config 'listen = ["10.85.0.1:848"]' 'signing_bits = 2048' 'idle = "1h"'
 usual='engine = "userspace"
 protect = ["239.192.0.0/24"]'
-# member KEYS: of [member], and behind it.
-member() {
-    cat >"$work/member.toml" <<CONF
+# config NAME HOST KEYS: of [member], and behind it, for a member on one of the two hosts.
+config() {
+    cat >"$work/$1.toml" <<CONF
 [member]
 gateway = "10.85.0.1"
-address = "10.85.0.2"
+address = "10.85.0.$2"
 interface = "eth0"
 group = 1234
 protocol = "gdoi"
 psk = "correct horse battery staple"
 retry = "1s"
-$1
+$3
 
 [control]
-socket = "member.sock"
+socket = "$1.sock"
 CONF
-    chmod 600 "$work/member.toml"
+    chmod 600 "$work/$1.toml"
+}
+# member KEYS
+member() {
+    config member 2 "$1"
     spawn "$right" member "$KEYFERRY" member --config "$work/member.toml"
     until_true 30 ready || fail "the member gets no keys"
 }
 ready() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep -q '"spi"'; }
-table() { ip netns exec "$right" nft list table inet keyferry-kf0; }
+table() { ip netns exec "$right" nft list table inet "keyferry-${1:-kf0}"; }
 
-# send NAMESPACE DEVICE GROUP PORT WORDS: a datagram of an application that names the device, whatever the routes say.
+# send NAMESPACE DEVICE GROUP WORDS [SOURCE [LENGTH]]: a datagram of an application that names the device, whatever the routes say. A
+# long one ends in "end of" the words.
 send() {
     ip netns exec "$1" /usr/bin/python3 - "${@:2}" <<'PY'
 import socket, sys
-device, group, port, words = sys.argv[1:]
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+device, group, words, source, length = (*sys.argv[1:], *("", "0")[len(sys.argv) - 4:])
+v6 = ":" in group
+s = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, 25, device.encode())  # SO_BINDTODEVICE
-s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+if source:
+    s.bind((source, 0))
+if v6:
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
+else:
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+text = words.encode()
+if int(length):
+    text = text.ljust(int(length), b".") + b"end of " + text
 try:
-    s.sendto(words.encode(), (group, int(port)))
+    s.sendto(text, (group, 5001))
 except PermissionError:
     pass  # so the host tells who is not let through
 PY
@@ -73,16 +105,21 @@ listen() {
 heard() { grep -q "^$1\$" "$work/listen.log"; }
 
 gateway
-ip netns exec "$left" tcpdump -lnAi eth0 'udp port 5001' >"$work/wire.log" 2>"$work/tcpdump.err" &
-pids+=($!)
-until_true 10 grep -q listening "$work/tcpdump.err" || fail "tcpdump does not start"
+serving=${pids[-1]}
+# look NAMESPACE DEVICE LOG: what goes by there in clear, also where it shows no ports.
+look() {
+    ip netns exec "$1" tcpdump -lnAi "$2" 'udp and not port 848 or ip6[6] == 44' >"$work/$3.log" 2>"$work/$3.err" &
+    pids+=($!)
+    until_true 10 grep -q listening "$work/$3.err" || fail "tcpdump does not start"
+}
+look "$left" eth0 wire
 
 member "$usual"
 table >"$work/table.log" || fail "there is no packet filter"
 listen
-send "$left" eth0 239.193.0.1 5001 "of nobody"
-send "$left" eth0 239.192.0.1 5001 "clear to the group"
-send "$left" eth0 239.192.0.9 5001 "clear to its network"
+send "$left" eth0 239.193.0.1 "of nobody"
+send "$left" eth0 239.192.0.1 "clear to the group"
+send "$left" eth0 239.192.0.9 "clear to its network"
 until_true 10 heard "of nobody" || fail "what nobody protects does not arrive"
 sleep 0.5
 heard "clear to the group" && fail "what should be protected arrives in clear"
@@ -90,8 +127,8 @@ heard "clear to its network" && fail "what is protected from the start arrives i
 table | grep -A 12 'chain arriving' | grep -q 'counter packets 2 ' || fail "not two packets were counted: $(table)"
 echo "ok: what others send in clear reaches no application"
 
-send "$right" eth0 239.193.0.1 5001 "leaves for nobody"
-send "$right" eth0 239.192.0.1 5001 "leaves in clear"
+send "$right" eth0 239.193.0.1 "leaves for nobody"
+send "$right" eth0 239.192.0.1 "leaves in clear"
 until_true 10 grep -q "leaves for nobody" "$work/wire.log" || fail "what nobody protects does not leave"
 grep -q "leaves in clear" "$work/wire.log" && fail "an application sends past the TUN device in clear"
 echo "ok: an application that names the interface sends nothing in clear"
@@ -124,8 +161,8 @@ action = \"bypass\"
 destination = \"239.192.0.1\"
 protocol = \"udp\""
 listen
-send "$left" eth0 239.192.0.9 5001 "let pass by a rule"
-send "$left" eth0 239.192.0.1 5001 "a rule yields to the group"
+send "$left" eth0 239.192.0.9 "let pass by a rule"
+send "$left" eth0 239.192.0.1 "a rule yields to the group"
 until_true 10 heard "let pass by a rule" || fail "a bypass does not let pass what arrives: $(table)"
 sleep 0.5
 heard "a rule yields to the group" && fail "a bypass takes traffic from the group"
@@ -143,3 +180,141 @@ for other in 'guard = "off"' 'danger_clear_without_keys = true' 'engine = "none"
     stop
 done
 echo "ok: what a killed member left is taken away where no filter is wanted"
+
+# Behind the host of the member another network, whose multicast it forwards.
+ip netns add "$middle"
+ip -n "$right" link add lan type veth peer name eth0 netns "$middle"
+for each in "$left eth0 10.85.0.3/24 fd85::1/64 fd85::3/64" "$right eth0 fd85::2/64" "$right lan 10.86.0.1/24 fd86::1/64" \
+    "$middle eth0 10.86.0.2/24 10.86.0.3/24 fd86::2/64 fd86::3/64"; do
+    read -r ns device addresses <<<"$each"
+    for address in $addresses; do
+        if [[ $address == *:* ]]; then
+            ip -n "$ns" addr add "$address" dev "$device" nodad
+        else
+            ip -n "$ns" addr add "$address" dev "$device"
+        fi
+    done
+    ip -n "$ns" link set "$device" up
+done
+ip netns exec "$right" sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+
+# A multicast router: what comes from the host 3 of either network goes to the other one as it is, what comes from the other hosts goes by the
+# member's devices.
+cat >"$work/router.py" <<'PY'
+import socket, struct, sys, time
+groups = dict(word.split("=") for word in sys.argv[1:])
+names = ["eth0", "lan", *groups.values()]
+v4 = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+v6 = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+INIT, ADD_VIF, ADD_MFC = 200, 202, 204
+v4.setsockopt(socket.IPPROTO_IP, INIT, 1)
+v6.setsockopt(socket.IPPROTO_IPV6, INIT, 1)
+places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+for name, place in places.items():
+    index = socket.if_nametoindex(name)
+    v4.setsockopt(socket.IPPROTO_IP, ADD_VIF, struct.pack("HBBIi4x", place, 8, 1, 0, index))
+    v6.setsockopt(socket.IPPROTO_IPV6, ADD_VIF, struct.pack("HBBHxxI", place, 0, 1, index, 0))
+
+def route(source, group, come, go):
+    if ":" in group:
+        ends = b"".join(struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, socket.inet_pton(socket.AF_INET6, it), 0) for it in (source, group))
+        v6.setsockopt(socket.IPPROTO_IPV6, ADD_MFC, ends + struct.pack("Hxx8I", places[come], 1 << places[go], *[0] * 7))
+    else:
+        lives = [int(place == places[go]) for place in range(32)]
+        ends = socket.inet_aton(source) + socket.inet_aton(group)
+        v4.setsockopt(socket.IPPROTO_IP, ADD_MFC, ends + struct.pack("H32B2x16x", places[come], *lives))
+
+for group, device in groups.items():
+    wire, lan = ("fd85::", "fd86::") if ":" in group else ("10.85.0.", "10.86.0.")
+    route(wire + "3", group, "eth0", "lan")
+    route(lan + "3", group, "lan", "eth0")
+    route(wire + "1", group, device, "lan")
+    route(lan + "2", group, "lan", device)
+print("routing", flush=True)
+time.sleep(600)
+PY
+# router GROUP=DEVICE...
+router() {
+    rm -f "$work/router.log"
+    spawn "$right" router /usr/bin/python3 "$work/router.py" "$@"
+    until_true 10 grep -q routing "$work/router.log" || fail "the host does not forward multicast"
+}
+# across WORD GROUP DEVICE: from all sides.
+across() {
+    local net=10.8
+    local -A host=([left]=5.0. [middle]=6.0.)
+    [[ $2 == *:* ]] && net=fd8 && host=([left]=5:: [middle]=6::)
+    send "$left" eth0 "$2" "$1 comes in clear" "$net${host[left]}3"
+    send "$middle" eth0 "$2" "$1 goes in clear" "$net${host[middle]}3"
+    send "$left" eth0 "$2" "$1 comes in parts" "$net${host[left]}3" 4000
+    send "$middle" eth0 "$2" "$1 goes in parts" "$net${host[middle]}3" 4000
+    send "$left" "$3" "$2" "$1 comes protected" "$net${host[left]}1"
+    send "$middle" eth0 "$2" "$1 goes protected" "$net${host[middle]}2"
+}
+seen() { grep -q "$2" "$work/$1.log"; }
+# reached LOG WORDS...: all of them have come there.
+reached() {
+    local words
+    for words in "${@:2}"; do
+        until_true 10 seen "$1" "$words" || fail "$words, and does not come to $1"
+    done
+}
+# kept LOG WORDS...: none of them has come there.
+kept() {
+    local words
+    for words in "${@:2}"; do
+        seen "$1" "$words" && fail "$words, and comes to $1"
+    done
+    return 0
+}
+
+further='
+[[member.further]]
+group = 1235'
+# One that has never heard of the members, for it takes only so many registrations of one.
+kill "$serving"
+until_true 10 test ! -e "$work/gateway.sock" || fail "the gateway does not end"
+rm "$work/gateway.redb"
+gateway
+# The other member is the one on the wire.
+config other 1 "port = 8848
+engine = \"userspace\"
+guard = \"off\"
+$further"
+spawn "$left" other "$KEYFERRY" member --config "$work/other.toml"
+devices=(239.192.0.1=kf0 ff15::1=kf0 239.192.1.1=kf1)
+until_true 10 ip -n "$left" link show kf1 || fail "the other member has no devices"
+look "$middle" eth0 lan
+look "$left" kf0 opened0
+look "$left" kf1 opened1
+keyed() { (($("$KEYFERRY" sa --json --socket "$work/$1.sock" | grep -c '"sending": true') == 3)); }
+for guard in off required; do
+    member "engine = \"userspace\"
+guard = \"$guard\"
+$further"
+    until_true 30 keyed member || fail "the member lacks keys"
+    until_true 30 keyed other || fail "the other member lacks keys"
+    router "${devices[@]}"
+    for each in "${devices[@]}"; do
+        group=${each%=*} device=${each#*=}
+        word="$guard $group"
+        across "$word" "$group" "$device"
+        reached "opened${device#kf}" "$word goes protected"
+        reached lan "$word comes protected"
+        if [[ $guard == off ]]; then
+            reached wire "$word goes in clear" "end of $word goes in parts"
+            reached lan "$word comes in clear" "end of $word comes in parts"
+        fi
+    done
+    if [[ $guard == required ]]; then
+        sleep 0.5
+        kept wire "$guard .* goes in clear" "$guard .* goes in parts"
+        kept lan "$guard .* comes in clear" "$guard .* comes in parts"
+    fi
+    stop # the router
+    [[ $guard == required ]] || stop
+done
+table kf0 >"$work/table.log" && table kf1 >"$work/table1.log" || fail "a group has no packet filter"
+stop
+table kf0 >/dev/null 2>&1 || table kf1 >/dev/null 2>&1 && fail "a packet filter stays"
+echo "ok: what is forwarded is protected or dropped, in each of two groups"

@@ -237,8 +237,8 @@ impl Ruleset {
     /// The chain for packets of one direction to the networks.
     fn judge(&self, out: &mut String, name: &str, way: Way) {
         let _ = writeln!(out, "  chain {name} {{");
-        // ESP and IGMP; MLD (RFC 2710, RFC 3810); of fragments the first decides.
-        out.push_str("    meta l4proto { 2, 50 } return\n    icmpv6 type { 130, 131, 132, 143 } return\n    frag frag-off != 0 return\n");
+        // ESP and IGMP; MLD (RFC 2710, RFC 3810).
+        out.push_str("    meta l4proto { 2, 50 } return\n    icmpv6 type { 130, 131, 132, 143 } return\n");
         for address in &self.clear {
             let _ = writeln!(out, "    {} udp dport {} return", to(address.ip(), None), address.port());
         }
@@ -279,6 +279,10 @@ impl fmt::Display for Ruleset {
             ("forward", &[("iif", "arriving"), ("oif", "leaving")]),
         ] {
             let _ = writeln!(out, "  chain {hook} {{ type filter hook {hook} priority {PRIORITY}; policy accept;");
+            if hook == "input" {
+                // IPv6 puts fragments together behind it, and they are nothing without the first. What is forwarded stays in pieces.
+                let _ = writeln!(out, "    iif {interface} frag frag-off != 0 return");
+            }
             for (side, chain) in sides {
                 let _ = writeln!(out, "    {side} {interface} ip daddr @held4 jump {chain}");
                 let _ = writeln!(out, "    {side} {interface} ip6 daddr @held6 jump {chain}");
@@ -350,6 +354,11 @@ mod tests {
         assert_eq!(text.matches("iif 7 ip daddr @held4 jump arriving").count(), 2, "input and forward");
         assert_eq!(text.matches("oif 7 ip6 daddr @held6 jump leaving").count(), 2, "output and forward");
         assert_eq!(text.matches("    counter drop\n  }").count(), 2, "{text}");
+        assert_eq!(text.matches("frag-off").count(), 1, "{text}");
+        assert!(
+            text.contains("hook input priority -10; policy accept;\n    iif 7 frag frag-off != 0 return\n"),
+            "{text}"
+        );
     }
 
     #[test]
