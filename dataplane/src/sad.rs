@@ -234,6 +234,16 @@ impl Sad {
         self.publish();
     }
 
+    /// Goes on with the local policy of another SAD, whose place this one takes, and with what it has counted.
+    pub(crate) fn inherit_local_policy(&mut self, from: &Self) {
+        self.local.clone_from(&from.local);
+        if !self.is_told {
+            self.told.clone_from(&from.told);
+            self.is_told = from.is_told;
+        }
+        self.publish();
+    }
+
     /// Gives the keys of SAs installed from now on to a log. Off unless called.
     pub fn set_key_log(&mut self, log: Box<dyn KeyLog + Send>) {
         self.key_log = Some(log);

@@ -259,9 +259,10 @@ impl Userspace {
         drop(self);
     }
 
-    /// Goes on with the SAD of another engine in place of its own.
-    pub fn adopt(&self, sad: Sad) {
+    /// Goes on with the SAD of another engine in place of its own. The local policy stays.
+    pub fn adopt(&self, mut sad: Sad) {
         let mut control = self.control();
+        sad.inherit_local_policy(&control.sad);
         control.sad.flush();
         control.sad = sad;
         control.sad.set_identification(identification());

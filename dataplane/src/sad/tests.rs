@@ -8,6 +8,8 @@ use super::*;
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
+use crate::local::{Rule, RuleAction, Verdict, Way};
+use crate::packet::Headers;
 use crate::testing::{self, any};
 
 const NOW: Now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1) };
@@ -153,4 +155,42 @@ fn an_old_sa_that_a_registration_brings_again_does_not_take_over_from_a_newer_on
     assert_eq!(spis, ["0x000003e8", "0x000003e9"], "but it is there to receive");
     sad.apply(update(vec![new_sa(1_002, gcm)], None, 0), NOW).unwrap();
     assert_eq!(seal(&sad), Ok((1_002, 1)));
+}
+
+/// What another engine's SAD knows of the group comes to this member's own rules, and these go on counting.
+#[test]
+fn a_sad_that_takes_anothers_place_inherits_the_local_policy() {
+    let rule = |action| Rule { source: any(), destination: any(), action, way: Way::Out };
+    let decides = |sad: &Sad| sad.snapshot().decides(&Headers::parse(&PACKET).unwrap());
+    let gcm = EspTransform::Aead(Aead::Aes128Gcm16);
+    for (action, alone, behind) in [
+        (RuleAction::Discard, Verdict::Discard, Verdict::Discard),
+        // Nobody knows what the group protects, then that it is this.
+        (RuleAction::Bypass, Verdict::Group, Verdict::Group),
+        (RuleAction::BypassProtected, Verdict::Clear, Verdict::Clear),
+    ] {
+        let (mut own, mut other) = (Sad::new(), Sad::new());
+        own.set_local_policy(LocalPolicy { rules: vec![rule(action)], without_keys: WithoutKeys::Drop });
+        assert_eq!(decides(&own), alone);
+        let counted = u64::from(alone != Verdict::Group);
+        let _ = seal(&own);
+        other.apply(update(vec![new_sa(1_000, gcm)], Some(&[1]), 0), NOW).unwrap();
+        assert_eq!(decides(&other), Verdict::Group);
+        other.inherit_local_policy(&own);
+        assert_eq!((decides(&other), other.status().rules[0].packets), (behind, counted), "{action:?}");
+        other.flush();
+        assert_eq!(decides(&other), behind, "without keys it is the same");
+    }
+    // What is sent in clear for want of keys is what the group protects, and until it is known what the member expects.
+    let (mut own, mut other) = (Sad::new(), Sad::new());
+    own.set_local_policy(LocalPolicy { rules: Vec::new(), without_keys: WithoutKeys::Clear(vec![(any(), any())]) });
+    other.inherit_local_policy(&own);
+    assert_eq!(decides(&other), Verdict::Clear);
+    other.apply(update(vec![new_sa(1_000, gcm)], Some(&[1]), 0), NOW).unwrap();
+    let mut third = Sad::new();
+    third.set_local_policy(LocalPolicy { rules: Vec::new(), without_keys: WithoutKeys::Clear(Vec::new()) });
+    other.inherit_local_policy(&third);
+    assert_eq!(decides(&other), Verdict::Group);
+    other.flush();
+    assert_eq!(decides(&other), Verdict::Clear, "the group has said so");
 }

@@ -7,19 +7,25 @@ use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::thread;
 
+use keyferry_crypto::SeededRandom;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 use super::super::joins::Joins;
-use super::Wire;
 use super::incoming::{Gathered, Receive, ReceiveV4, ReceiveV6};
 use super::outgoing::{self, Unsent};
 use super::sockets::{Gauge, Sockets};
+use super::{EngineConfig, Userspace, Wire};
 use crate::burst::BURST;
+use crate::drops::DropReason;
 use crate::frame::Frame;
+use crate::iv::IvSource;
+use crate::local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 use crate::packet::{ipv4, ipv6, protocol};
+use crate::sad::Sad;
+use crate::testing::{any, side};
 
 const MTU: usize = 1_300;
 
@@ -307,4 +313,27 @@ fn groups_are_sent_to_on_either_way() {
             assert!(six.iter().eq(packets.iter().filter(|packet| packet[0] >> 4 == 6)));
         });
     }
+}
+
+/// Keys may come from another engine; the rules are those of the configuration.
+#[test]
+fn the_local_policy_stays_when_keys_come_from_another_engine() {
+    alone(&["link set lo up"], || {
+        let mut config = EngineConfig::new("kf0", "lo", 1_300);
+        let discard =
+            Rule { source: any(), destination: side("239.192.0.0", 16), action: RuleAction::Discard, way: Way::Out };
+        config.local = LocalPolicy { rules: vec![discard], without_keys: WithoutKeys::Drop };
+        let Ok(engine) = Userspace::start(config) else {
+            println!("skipped: no TUN devices here");
+            return;
+        };
+        engine.adopt(Sad::new());
+        let rules = engine.status().sad.rules;
+        assert_eq!(rules.iter().map(|rule| rule.action).collect::<Vec<_>>(), ["discard"]);
+        let dropped = engine
+            .snapshot
+            .load()
+            .seal(&mut Frame::holding(&to_groups(1)[0]), &mut IvSource::new(&mut SeededRandom::new(1)));
+        assert_eq!(dropped, Err(DropReason::OutPolBlock));
+    });
 }
