@@ -111,14 +111,18 @@ fn bursts(clock: &Clock) {
 }
 
 fn windows(clock: &Clock) {
-    println!("\nReplay windows of many senders, AES-128-GCM-16, 1,400 octets, ns per packet to open");
-    for senders in [1u8, 8, 64] {
-        let packets: Vec<Vec<u8>> = (0..BURST).map(|at| packet(at as u8 % senders, 1, 1_400)).collect();
-        let times = [false, true].map(|replay| {
-            let transform = EspTransform::Aead(Aead::Aes128Gcm16);
-            Group::new(&[policy(transform, 1, replay)], 1).open(clock, &packets)
-        });
-        println!("{senders:>3} senders: {:.1} without, {:.1} with windows", times[0], times[1]);
+    let [gcm, .., cbc, _] = TRANSFORMS;
+    for ((name, transform), octets, whose, counts) in
+        [(gcm, 1_400, "of one sender ID", &[1, 8, 64][..]), (cbc, 64, "each with a window", &[1, 8, 64, 10_000])]
+    {
+        println!("\nReplay windows of many hosts {whose}, {name}, {octets} octets, ns per packet to open");
+        for &hosts in counts {
+            let packets: Vec<Vec<u8>> = (0..hosts.max(BURST as u32)).map(|at| packet(at % hosts, 1, octets)).collect();
+            let times =
+                [false, true].map(|replay| Group::new(&[policy(transform, 1, replay)], 1).open(clock, &packets));
+            let more = times[1] - times[0];
+            println!("{hosts:>6} hosts: {:.1} without, {:.1} with windows, {more:.1} more", times[0], times[1]);
+        }
     }
 }
 
@@ -208,10 +212,10 @@ impl Group {
         let mut rounds: Vec<Vec<Frame>> = Vec::new();
         let mut best = f64::MAX;
         let mut fates = Vec::new();
-        let bursts = ROUNDS * BURST / packets.len();
+        let bursts = (ROUNDS * BURST / packets.len()).max(1);
         for _ in 0..clock.rounds() {
             rounds.clear();
-            for _ in 0..bursts {
+            for packets in (0..bursts).flat_map(|_| packets.chunks(BURST)) {
                 let mut frames: Vec<Frame> = packets.iter().map(|packet| Frame::holding(packet)).collect();
                 let mut sealed = Vec::new();
                 snapshot.seal_burst(&mut frames, &mut self.ivs, &mut sealed);
@@ -252,10 +256,11 @@ fn group(line: usize) -> IpAddr {
     Ipv4Addr::new(239, 192, high, low).into()
 }
 
-/// A UDP packet of `len` octets from 10.0.0.`host` to a line's group.
-fn packet(host: u8, line: usize, len: usize) -> Vec<u8> {
+/// A UDP packet of `len` octets from a host of 10.0.0.0/8 to a line's group.
+fn packet(host: u32, line: usize, len: usize) -> Vec<u8> {
     let IpAddr::V4(destination) = group(line) else { unreachable!("groups are IPv4") };
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 17, 17, 0, 0, 10, 0, 0, host];
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 17, 17, 0, 0];
+    packet.extend((10 << 24 | host).to_be_bytes());
     packet.extend(destination.octets());
     packet.extend([0x13, 0x88, 0x13, 0x89]);
     packet.extend(u16::try_from(len - 20).unwrap().to_be_bytes());

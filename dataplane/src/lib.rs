@@ -66,7 +66,7 @@ pub use iv::IvSource;
 pub use key_log::KeyLog;
 pub use local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 pub use oversize::{Outlet, Oversize};
-pub use replay::{MAX_SENDERS, MAX_WINDOW, MIN_WINDOW, Window};
+pub use replay::{MAX_WINDOW, MIN_WINDOW, WINDOWS_OCTETS, Window};
 pub use sad::{ApplyError, Explanation, Flow, MAX_SAS, Sad, Sealed, Snapshot, Tried, Unsuitable};
 pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
 pub use status::{PolicyStatus, RuleStatus, SaStatus, SadStatus};

@@ -1,9 +1,9 @@
 //! Inbound: an ESP packet becomes a plain packet (RFC 4303 section 3.4, RFC 4301 section 5.2).
 //!
 //! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the
-//! selectors; each step for all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the source says
-//! that an outer header shares with the packet inside; where it does not, the packet inside alone, for nothing
-//! authenticates an outer header. In transport mode, where there is no other, the sender ID does if there is one.
+//! selectors; each step for all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the sender ID says where
+//! there is one (`replay`), else the source that an outer header shares with the packet inside; where it does not, the packet inside
+//! alone, for nothing authenticates an outer header.
 
 use arrayvec::ArrayVec;
 use keyferry_model::policy::EspMode;
@@ -130,6 +130,7 @@ impl Numbers {
     }
 
     /// Whose window they count in.
+    #[inline]
     fn sender(&self, sa: &Sa, packet: &Headers) -> Sender {
         sa.sender(packet.source, self.iv)
     }
@@ -139,7 +140,7 @@ impl Numbers {
 fn decrypt(sa: &Sa, members: Members, burst: &mut Inbound<'_>) -> Members {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut given = Members::default();
-    let mut windows = sa.state.windows.as_ref().filter(|_| sa.preserved().keeps_source()).map(|w| w.visit());
+    let mut windows = sa.state.windows.as_ref().filter(|_| sa.shows_sender()).map(|w| w.visit());
     let mut frames = members.of(burst.frames.iter_mut());
     for (entry, run) in burst.flows.runs_of(members) {
         for (at, frame) in run.iter().zip(&mut frames) {
@@ -165,7 +166,7 @@ fn decrypt(sa: &Sa, members: Members, burst: &mut Inbound<'_>) -> Members {
 }
 
 /// Is a packet worth the cipher's work? It changes nothing: all parts must be there that the SA's layout has, and its number be
-/// fresh where the outer header says whose it is.
+/// fresh where it can be seen whose it is.
 #[inline]
 fn look(sa: &Sa, esp: &[u8], outer: &Headers, windows: Option<&mut Visit<'_>>) -> Result<(), DropReason> {
     let body_len = esp.len().checked_sub(sa.layout.around()).ok_or(DropReason::InStateInvalid)?;
@@ -297,9 +298,9 @@ mod tests {
     /// An SA of a tunnel between any IPv4 addresses.
     fn sa(mode: EspMode) -> Sa {
         let policy = testing::policy(any(), any(), mode, EspTransform::Aead(Aead::Aes128Gcm16));
-        let state = Arc::new(SaState::new(&policy, None));
-        Sa::new(0x1001, Arc::new(policy), &Secret::new(vec![7; 20]), state, Tunnel::default(), Sizes::default())
-            .unwrap()
+        let keymat = Secret::new(vec![7; 20]);
+        let state = Arc::new(SaState::new(&policy, None, &keymat));
+        Sa::new(0x1001, Arc::new(policy), &keymat, state, Tunnel::default(), Sizes::default()).unwrap()
     }
 
     fn header(protocol: u8, payload: &[u8]) -> Vec<u8> {

@@ -13,7 +13,7 @@ use crate::drops::DropCounters;
 use crate::lifetime::{self, Used};
 use crate::nonce::Numbers;
 use crate::packet::Headers;
-use crate::replay::{Sender, Windows};
+use crate::replay::{Sender, Strand, Windows};
 use crate::selector;
 use crate::sizes::Sizes;
 use crate::transform::{self, Layout, Transform};
@@ -64,9 +64,9 @@ impl Traffic {
 }
 
 impl SaState {
-    pub(crate) fn new(policy: &TrafficPolicy, sender_id_bits: Option<u8>) -> Self {
+    pub(crate) fn new(policy: &TrafficPolicy, sender_id_bits: Option<u8>, keymat: &Secret) -> Self {
         let windows = match policy.sequence {
-            SequenceNumbers::Sequential if policy.replay_window > 0 => Some(Windows::new(policy.replay_window)),
+            SequenceNumbers::Sequential if policy.replay_window > 0 => Some(Windows::new(policy.replay_window, keymat)),
             SequenceNumbers::Sequential | SequenceNumbers::Unspecified => None,
         };
         Self {
@@ -89,6 +89,11 @@ impl SaState {
     /// Dummy packets sent.
     pub(crate) fn dummies(&self) -> u64 {
         self.dummies.load(Ordering::Relaxed)
+    }
+
+    /// Do IVs name their senders, in a width that is known?
+    pub(crate) fn has_sender_ids(&self) -> bool {
+        self.sender_id_bits.is_some()
     }
 
     /// The sender ID in an IV of a counter mode, if its width is known.
@@ -184,13 +189,30 @@ impl Sa {
         selector::covers(&self.policy.source, &self.policy.destination, packet)
     }
 
-    /// Whose window a packet with this source and, in counter modes, this IV counts in. The source of transport mode is not
-    /// authentic, so there the sender ID alone says it where it is known.
+    /// Whose window a packet with this source and, in counter modes, this IV counts in. Strands are told by the source where it is
+    /// the same outside and inside: that of transport mode is not authentic, and behind a gateway's own address all packets go
+    /// one way.
     #[inline]
     pub(crate) fn sender(&self, source: IpAddr, iv: Option<[u8; 8]>) -> Sender {
-        let id = iv.and_then(|iv| self.state.sender_id(iv));
-        let source = (id.is_none() || self.policy.mode == EspMode::Tunnel).then_some(source);
-        Sender { source, id }
+        let Some(id) = iv.and_then(|iv| self.state.sender_id(iv)) else { return Sender::source(source) };
+        let in_strands = self.policy.mode == EspMode::Tunnel && self.preserved.keeps_source();
+        Sender::id(id, if in_strands { Strand::of(source) } else { Strand::ONLY })
+    }
+
+    /// Does a packet say whose window it counts in before it is opened?
+    pub(crate) fn shows_sender(&self) -> bool {
+        self.preserved.keeps_source() || self.state.has_sender_ids()
+    }
+
+    /// Says once if there is no window left for further senders. Only authentic packets have windows made.
+    pub(crate) fn tell_of_full_windows(&self) {
+        if let Some(windows) = self.state.windows.as_ref().filter(|windows| windows.have_run_out()) {
+            tracing::warn!(
+                spi = format_args!("{:#010x}", self.spi),
+                windows = windows.most(),
+                "no replay window is left: packets of further senders are dropped (InTooManySenders) until new keys come"
+            );
+        }
     }
 
     /// May fragments go by it? Those behind the first show no ports (RFC 4301 section 7.1).

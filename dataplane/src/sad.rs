@@ -349,6 +349,7 @@ impl Sad {
     /// Does what is due: activations, removals, ends of lifetimes.
     pub fn expire(&mut self, now: Now) {
         self.clock = self.clock.max(now.mono);
+        self.entries.iter().for_each(|entry| entry.sa.tell_of_full_windows());
         self.sweep();
     }
 
@@ -476,7 +477,7 @@ impl Sad {
         let remembered = self.memories.iter().find(|memory| memory.fingerprint == fingerprint);
         let state = match remembered {
             Some(memory) => Arc::clone(&memory.state),
-            None => Arc::new(SaState::new(&new.policy, width)),
+            None => Arc::new(SaState::new(&new.policy, width, &new.keymat)),
         };
         Sa::new(new.spi, Arc::clone(&new.policy), &new.keymat, state, self.tunnel, self.sizes.clone())
     }

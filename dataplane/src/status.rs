@@ -53,7 +53,7 @@ pub struct SaStatus {
     pub octets_both: Option<u64>,
     /// Highest sequence number sent.
     pub sequence: u32,
-    /// Senders that have a replay window; absent without replay protection.
+    /// Replay windows that were made; absent without replay protection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_senders: Option<usize>,
     /// Its lifetime in octets; absent where only time ends it.

@@ -186,7 +186,7 @@ fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
             "Octets of packets of both ways, where the kernel does not tell them apart.",
             |sa| sa.octets_both,
         ),
-        (Kind::Gauge, "sa_replay_senders", "Senders that the SA has a replay window for.", |sa| {
+        (Kind::Gauge, "sa_replay_senders", "Replay windows that the SA has made.", |sa| {
             sa.replay_senders.map(|n| n as u64)
         }),
         (Kind::Gauge, "sa_lifetime_bytes", "Octets that end the SA.", |sa| sa.lifetime_octets),

@@ -1,7 +1,8 @@
 //! Filters by which raw sockets share packets: each gets those of some senders, and nobody gets a packet twice.
 //!
 //! Every raw socket is offered every packet of its protocol. By a sender's address its packets stay together, so they
-//! stay in order, and its replay window is one thread's business. The kernel has put fragments together by then.
+//! stay in order, and its replay window is one thread's business: a thread gets whole strands. The kernel has put
+//! fragments together by then.
 
 use std::num::NonZeroU8;
 
@@ -12,9 +13,7 @@ use nix::libc::{
 use socket2::SockFilter;
 
 use crate::packet::IpVersion;
-
-/// 2^32 by the golden ratio: multiples of it are spread evenly, whatever part of the addresses it is that differs.
-const SPREAD: u32 = 0x9e37_79b1;
+use crate::replay::Strand;
 
 /// One of several shares.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +44,9 @@ impl Share {
             program.push(step(BPF_ALU | BPF_XOR | BPF_X, 0));
             program.push(step(BPF_MISC | BPF_TAX, 0));
         }
-        program.push(step(BPF_ALU | BPF_MUL | BPF_K, SPREAD));
-        program.push(step(BPF_ALU | BPF_RSH | BPF_K, 16));
+        program.push(step(BPF_ALU | BPF_MUL | BPF_K, Strand::SPREAD));
+        program.push(step(BPF_ALU | BPF_RSH | BPF_K, Strand::SHIFT));
+        program.push(step(BPF_ALU | BPF_MOD | BPF_K, u32::from(Strand::COUNT)));
         program.push(step(BPF_ALU | BPF_MOD | BPF_K, u32::from(self.of.get())));
         program.push(SockFilter::new(code(BPF_JMP | BPF_JEQ | BPF_K), 0, 1, u32::from(self.number)));
         program.push(step(BPF_RET | BPF_K, u32::MAX));

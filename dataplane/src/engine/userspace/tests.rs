@@ -23,7 +23,8 @@ use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::iv::IvSource;
 use crate::local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
-use crate::packet::{ipv4, ipv6, protocol};
+use crate::packet::{Headers, ipv4, ipv6, protocol};
+use crate::replay::Strand;
 use crate::sad::Sad;
 use crate::testing::{any, side};
 
@@ -236,7 +237,7 @@ fn shares_are_fair_and_every_packet_is_in_one_of_them() {
             }
             let (mut four, mut six) = (Vec::new(), Vec::new());
             let mut frames = vec![Frame::new(100); BURST];
-            for raw in sockets.raw() {
+            for (number, raw) in sockets.raw().iter().enumerate() {
                 let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
                 for (socket, from, all) in
                     [(raw.v4(), &mut from4 as &mut dyn Receive, &mut four), (raw.v6().unwrap(), &mut from6, &mut six)]
@@ -247,8 +248,12 @@ fn shares_are_fair_and_every_packet_is_in_one_of_them() {
                     }
                     let (share, fair) = (all.len() - before, 2 * each.len() / 2 / usize::from(receivers));
                     assert!(share >= fair / 2 && share <= fair * 2, "{share} of {fair}, {receivers} receivers");
-                    // A sender's packets come one burst after the other to the same socket.
+                    // A sender's packets come one burst after the other to the same socket, and so do those of a strand.
                     assert!(share.is_multiple_of(2));
+                    for packet in &all[before..] {
+                        let strand = Strand::of(Headers::parse(packet).unwrap().source);
+                        assert_eq!(usize::from(strand.number() % receivers), number);
+                    }
                 }
             }
             for (all, version) in [(four, 4), (six, 6)] {
