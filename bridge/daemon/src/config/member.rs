@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::engine::Wire;
-use dataplane::{Rule, Sizes};
+use dataplane::{MAX_WINDOW, MIN_WINDOW, Rule, Sizes};
 use keyferry_crypto::x509::DistinguishedName;
 use keyferry_crypto::{Hash, KeGroup, KeyKind, Secret};
 use keyferry_model::credentials::OwnCertificate;
@@ -65,6 +65,8 @@ pub struct MemberConfig {
     pub sizes: Sizes,
     /// Packets a second that leave at least by each SA.
     pub dummies: Option<NonZeroU32>,
+    /// Packets of the replay windows, where there are any.
+    pub replay_window: u32,
     /// Queues of TUN devices, each with a thread.
     pub queues: NonZeroU8,
     /// Use the segmentation offloads of TUN devices?
@@ -231,6 +233,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         path_mtu,
         sizes,
         dummies: NonZeroU32::new(section.number("dummies", 0..=10_000, 0)),
+        replay_window: section.number("replay_window", MIN_WINDOW..=MAX_WINDOW, MIN_WINDOW),
         queues: threads(&mut section, "queues"),
         tun_offloads: section.flag("tun_offloads", true),
         receive_threads: threads(&mut section, "receive_threads"),

@@ -2,6 +2,7 @@
 //! for IEC 61850 streams, or both. Each group has its own, for no group may touch the SAs or sender IDs of another.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use dataplane::engine::{Engine, EngineStatus};
 use keyferry_model::flows::Flows;
@@ -20,6 +21,8 @@ pub(super) struct Joined {
     plane: Option<Plane>,
     streams: StreamKeys,
     accept: Flows,
+    /// Packets of a replay window.
+    replay_window: u32,
     /// What is wrong with its keys.
     problem: Option<String>,
     pub(super) registered: bool,
@@ -34,8 +37,8 @@ impl Joined {
         };
         let streams =
             StreamKeys::new(group.stream_keys.clone(), group.id.to_string(), group.danger_unprotected_streams);
-        let accept = around.config.traffic.accept.clone();
-        Ok(Self { id: group.id.clone(), plane, streams, accept, problem: None, registered: false })
+        let (accept, replay_window) = (around.config.traffic.accept.clone(), around.config.replay_window);
+        Ok(Self { id: group.id.clone(), plane, streams, accept, replay_window, problem: None, registered: false })
     }
 
     /// New keys. Policies about traffic that is none of the key server's business are left out (RFC 5374 section 4.1.3.5). A
@@ -61,6 +64,7 @@ impl Joined {
                 Err(format!("group {} protects traffic, {protected} SAs, and streams_only takes none", self.id))
             };
         };
+        size_windows(&mut update, self.replay_window);
         match plane.update(update, now).await {
             Ok(unrouted) => Ok(unrouted.or(problem)),
             Err(why) => Err(format!("the data plane refuses the keys of group {}: {why}", self.id)),
@@ -147,6 +151,14 @@ impl Joined {
         if let Some(plane) = self.plane {
             plane.engine.stop();
         }
+    }
+}
+
+/// No protocol tells how wide replay windows are, for that is a receiver's own matter (RFC 4303 section 3.4.3); where there are any is
+/// the key server's.
+fn size_windows(update: &mut GroupUpdate, packets: u32) {
+    for new in update.install.iter_mut().filter(|new| new.policy.replay_window > 0) {
+        Arc::make_mut(&mut new.policy).replay_window = packets;
     }
 }
 

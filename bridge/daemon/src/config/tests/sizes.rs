@@ -55,3 +55,11 @@ fn a_member_fills_its_silence_if_it_is_told_to() {
     assert_eq!((dummies(""), dummies("dummies = 0\n"), dummies("dummies = 50\n")), (None, None, Some(50)));
     wrong("dummies = 10001\n", "dummies");
 }
+
+#[test]
+fn a_member_says_how_wide_its_replay_windows_are() {
+    let window = |more: &str| member_of(&format!("{MEMBER}{more}")).unwrap().config.replay_window;
+    assert_eq!((window(""), window("replay_window = 64\n"), window("replay_window = 4096\n")), (64, 64, 4_096));
+    wrong("replay_window = 0\n", "replay_window");
+    wrong("replay_window = 4097\n", "replay_window");
+}

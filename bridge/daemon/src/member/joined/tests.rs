@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Aead, Secret};
@@ -47,7 +46,7 @@ fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
 /// A group without a TUN device refuses all SAs that reach it, and says how many.
 fn group(accept: Flows) -> Joined {
     let streams = StreamKeys::new(None, "7".to_owned(), false);
-    Joined { id: GroupId::Number(7), plane: None, streams, accept, problem: None, registered: false }
+    Joined { id: GroupId::Number(7), plane: None, streams, accept, replay_window: 64, problem: None, registered: false }
 }
 
 /// RFC 5374 section 4.1.3.5: what is none of the key server's business reaches no data plane, and the reason is told.
@@ -65,4 +64,14 @@ async fn policies_outside_of_accept_traffic_reach_no_data_plane() {
     assert!(refused.contains("protects traffic, 1 SAs,"), "{refused}");
     let problem = joined.update(update(&[ours]), NOW).await.unwrap().unwrap();
     assert!(problem.contains("0.0.0.0/0 to 239.192.0.1/32"), "{problem}");
+}
+
+#[test]
+fn windows_have_the_size_that_the_member_wants_where_there_are_any() {
+    let mut update = update(&[([239, 192, 0, 1], 32), ([239, 192, 0, 2], 32)]);
+    let one = Arc::make_mut(&mut update.install[1].policy);
+    (one.sequence, one.replay_window) = (SequenceNumbers::Sequential, 64);
+    size_windows(&mut update, 1_024);
+    let of = |at: usize| (update.install[at].policy.sequence, update.install[at].policy.replay_window);
+    assert_eq!((of(0), of(1)), ((SequenceNumbers::Unspecified, 0), (SequenceNumbers::Sequential, 1_024)));
 }
