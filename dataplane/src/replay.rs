@@ -58,11 +58,12 @@ type Shard = HashTable<(Sender, Window)>;
 
 /// The windows of an SA.
 ///
-/// A look-up costs the same however many there are, and has no memory allocated for a sender that is known. Only authenticated packets create or move a window, so strangers cannot fill the table; but in transport mode without
-/// sender IDs, whose sources nothing authenticates, they can by repeating packets from other addresses. Once there is no room,
-/// packets of further senders are dropped: letting them pass without a window would let them be replayed without
-/// limit, and giving them the window of a quiet sender would let that one's packets be replayed. The next epoch begins
-/// with an empty table.
+/// A look-up costs the same however many there are, and has no memory allocated for a sender that is known.
+///
+/// Only authenticated packets create or move a window, so strangers cannot fill the table; but in transport mode without sender IDs,
+/// whose sources nothing authenticates, they can by repeating packets from other addresses. Once there is no room, packets of further
+/// senders are dropped: letting them pass without a window would let them be replayed without limit, and giving them the window of a
+/// quiet sender would let that one's packets be replayed. The next epoch begins with an empty table.
 #[derive(Debug)]
 pub(crate) struct Windows {
     width: u32,
