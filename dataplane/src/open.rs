@@ -1,9 +1,10 @@
 //! Inbound: an ESP packet becomes a plain packet (RFC 4303 section 3.4, RFC 4301 section 5.2).
 //!
-//! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the
-//! selectors; each step for all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated. Whose window it is, the sender ID says where
-//! there is one (`replay`), else the source that an outer header shares with the packet inside; where it does not, the packet inside
-//! alone, for nothing authenticates an outer header.
+//! The order is: find the SA, look at the window, authenticate, decapsulate, mark the window, compare with the selectors; each step for
+//! all packets of a burst that are one SA's. Nothing that a packet says changes any state before it is authenticated.
+//!
+//! Whose window it is, the sender ID says where there is one (`replay`), else the source that an outer header shares with the packet
+//! inside; where it does not, the packet inside alone, for nothing authenticates an outer header.
 
 use arrayvec::ArrayVec;
 use keyferry_model::policy::EspMode;
