@@ -368,10 +368,15 @@ impl Control {
     }
 
     /// Reads an SA's states for the last time and removes them. Where one of ours is gone, another's may have taken its place.
+    /// One that the kernel does not tell of keeps none of the others.
     fn retire(&mut self, mut placed: Placed) -> io::Result<()> {
-        let asked = placed.keys().map(|key| self.xfrm.state(key)).collect::<io::Result<Vec<_>>>()?;
-        let ours = asked.into_iter().flatten().filter(|state| self.ground.label.is_ours(state.reqid));
-        let ours: Vec<KnownState> = ours.collect();
+        let (mut ours, mut failed): (Vec<KnownState>, _) = (Vec::new(), Ok(()));
+        for key in placed.keys() {
+            match self.xfrm.state(key) {
+                Ok(known) => ours.extend(known.filter(|state| self.ground.label.is_ours(state.reqid))),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
         if ours.len() == placed.at.len() {
             placed.read(&ours);
         } else {
@@ -382,7 +387,7 @@ impl Control {
                 tracing::debug!(%error, spi = format_args!("{:#010x}", state.key.spi), "a state has just gone");
             }
         }
-        Ok(())
+        failed
     }
 
     fn take(&mut self, step: Step) -> io::Result<()> {
