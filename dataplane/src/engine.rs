@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use keyferry_model::policy::Selector;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::GroupUpdate;
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub trait Engine: Send + Sync {
     fn hand_over(&self) -> Option<Sad> {
         None
     }
+    /// What the group protects, as [`Sad::named`] has it.
+    fn named(&self) -> Arc<[(Selector, Selector)]>;
     /// What it does and has done.
     fn status(&self) -> EngineStatus;
     /// Has a tap take note of packets from now on, or nobody any more. False if packets do not pass through this process.

@@ -170,6 +170,11 @@ impl Rules {
         self.rules.iter().map(|counted| RuleStatus::of(&counted.rule, &counted.packets)).collect()
     }
 
+    /// Is traffic without keys sent in clear?
+    pub(crate) fn is_open(&self) -> bool {
+        self.clear.is_some()
+    }
+
     /// Packets sent in clear for want of keys.
     pub(crate) fn sent_without_keys(&self) -> u64 {
         self.clear.as_ref().map_or(0, |clear| clear.get().0)

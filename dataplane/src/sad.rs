@@ -32,13 +32,14 @@ use crate::trace::Tap;
 
 mod check;
 mod explain;
+mod named;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use check::has_sound_prefix;
 pub(crate) use explain::spi;
 pub use explain::{Explanation, Flow, Tried};
+use named::Named;
 pub(crate) use snapshot::Line;
 pub use snapshot::{Sealed, Snapshot};
 
@@ -105,9 +106,7 @@ pub struct Sad {
     /// Selectors of the policy lines, in the order in which they are tried.
     lines: Vec<Selectors>,
     /// All that the group has said it protects, with keys and without.
-    told: Vec<Selectors>,
-    /// Has it said anything? Otherwise `told` is what the local policy takes for it.
-    is_told: bool,
+    named: Named,
     local: Option<Arc<Rules>>,
     memories: Vec<Memory>,
     sender_ids: Option<SenderIds>,
@@ -185,8 +184,7 @@ impl Sad {
         Self {
             entries: Vec::new(),
             lines: Vec::new(),
-            told: Vec::new(),
-            is_told: false,
+            named: Named::expected(Vec::new()),
             local: None,
             memories: Vec::new(),
             sender_ids: None,
@@ -229,7 +227,7 @@ impl Sad {
     pub fn set_local_policy(&mut self, policy: LocalPolicy) {
         self.local = Rules::new(&policy).map(Arc::new);
         if let WithoutKeys::Clear(expected) = policy.without_keys {
-            self.told = expected;
+            self.named = Named::expected(expected);
         }
         self.publish();
     }
@@ -237,9 +235,8 @@ impl Sad {
     /// Goes on with the local policy of another SAD, whose place this one takes, and with what it has counted.
     pub(crate) fn inherit_local_policy(&mut self, from: &Self) {
         self.local.clone_from(&from.local);
-        if !self.is_told {
-            self.told.clone_from(&from.told);
-            self.is_told = from.is_told;
+        if !self.named.is_told() {
+            self.named.clone_from(&from.named);
         }
         self.publish();
     }
@@ -288,6 +285,7 @@ impl Sad {
             }
         }
 
+        let mut replaced: HashSet<Selectors> = HashSet::new();
         let leaving: BTreeSet<u32> = match &remove {
             Removal::Spis(spis) => spis.iter().copied().collect(),
             Removal::All => BTreeSet::new(),
@@ -303,6 +301,7 @@ impl Sad {
             };
             if removed {
                 entry.remove_at(activates, leaves);
+                replaced.insert(entry.selectors());
             }
         }
         if let Some(ids) = sender_ids {
@@ -311,7 +310,7 @@ impl Sad {
             }
             self.sender_ids = Some(ids);
         }
-        self.remember_told(&order, matches!(remove, Removal::All));
+        self.tell(&order, &replaced, matches!(remove, Removal::All), leaves);
         self.reorder(order);
         // The update lists oldest first: one that was there already and is listed behind a new one is the newer. Places of
         // new ones grow, so where they go grows with them.
@@ -333,6 +332,23 @@ impl Sad {
         self.entries.extend(before.map(|(_, entry)| entry));
         self.sweep();
         Ok(())
+    }
+
+    /// What the group protects, by the selectors of its policy: all that it has named, with keys or without, until another policy that does not
+    /// name it has rolled over.
+    #[must_use]
+    pub fn named(&self) -> Arc<[(Selector, Selector)]> {
+        self.named.list()
+    }
+
+    /// The group has named these lines, source and destination, and their keys are refused: nothing is sent in clear, but where that was
+    /// chosen.
+    pub(crate) fn hold(&mut self, lines: &[Selectors]) {
+        let open = self.local.as_ref().is_some_and(|rules| rules.is_open());
+        if !lines.is_empty() && !open {
+            self.named.hold(lines);
+            self.publish();
+        }
     }
 
     /// Removes everything at once: SAs, policies, sender IDs. Until the next update nothing is protected or opened any more,
@@ -369,7 +385,8 @@ impl Sad {
                 next = Deadline::earlier(next, due);
             }
         }
-        next
+        let withdrawn = self.named.deadline().map(|at| Deadline { at, reason: "a policy ends" });
+        Deadline::earlier(next, withdrawn)
     }
 
     /// Is an SA running out of sequence numbers, IVs or octets, and no other there to take its place? New keys, or new sender
@@ -497,16 +514,15 @@ impl Sad {
         self.lines = first.iter().chain(second).copied().filter(|line| placed.insert(*line)).collect();
     }
 
-    /// What the group protects does not end with its keys: a registration says it anew, everything else only adds to it.
-    fn remember_told(&mut self, order: &[Selectors], anew: bool) {
+    /// What the group protects does not end with its keys, but with a policy that names others. Of one that has SAs left, these are `replaced`
+    /// in part alone.
+    fn tell(&mut self, order: &[Selectors], replaced: &HashSet<Selectors>, anew: bool, leaves: Duration) {
         if order.is_empty() {
             return;
         }
-        let before = if anew || !self.is_told { Vec::new() } else { std::mem::take(&mut self.told) };
-        self.is_told = true;
-        let mut placed = HashSet::new();
-        let lines = order.iter().copied().chain(before);
-        self.told = lines.filter(|line| placed.insert(*line)).take(2 * MAX_SAS).collect();
+        let staying = self.entries.iter().filter(|entry| entry.leaves.is_none()).map(Entry::selectors);
+        let staying: HashSet<Selectors> = staying.collect();
+        self.named.tell(order, |line| anew || replaced.contains(line) && !staying.contains(line), leaves);
     }
 
     /// Drops what has ended and publishes what is left.
@@ -514,6 +530,7 @@ impl Sad {
         let clock = self.clock;
         let (ended, left) = std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.ends() <= clock);
         self.entries = left;
+        self.named.expire(clock);
         for entry in ended {
             let why = if entry.expires <= clock { "expired" } else { "removed" };
             self.forget(entry, why);
@@ -565,8 +582,9 @@ impl Sad {
     fn local_picture(&self, rules: Arc<Rules>) -> Local {
         let keyed: HashSet<Selectors> = self.entries.iter().map(Entry::selectors).collect();
         // Who only receives sends nothing, with keys or without.
-        let is_keyed = |line: &Selectors| self.receives_only || keyed.contains(line);
-        Local { rules, told: Told::new(&self.told, self.is_told, is_keyed) }
+        let keyless: HashSet<Selectors> = self.named.keyless().collect();
+        let is_keyed = |line: &Selectors| self.receives_only || keyed.contains(line) || keyless.contains(line);
+        Local { rules, told: Told::new(&self.named.list(), self.named.is_told(), is_keyed) }
     }
 
     /// The SAs of one line, oldest first, in the order in which a sender tries them: the newest active one, then those still

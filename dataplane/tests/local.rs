@@ -90,17 +90,38 @@ fn a_bypass_does_not_take_over_when_keys_end() {
     }
 }
 
-/// A rekey adds to what the group protects, a registration says it anew.
+/// A registration says anew what the group protects; so does a rekey, as far as it removes SAs and brings others.
 #[test]
-fn what_the_group_protects_is_said_anew_by_a_registration_alone() {
+fn what_the_group_protects_is_what_its_latest_policy_names() {
     let mut member = member(&[rule(RuleAction::Bypass, "239.192.0.0", 16)], WithoutKeys::Drop);
-    register(&mut member, &[GROUP], 0);
+    register(&mut member, &[GROUP, "239.192.0.3"], 0);
     let other = policy(GCM, EspMode::Tunnel, OTHER);
-    member.sad.apply(rekey(vec![new_sa(2_000, &other, 9)], &[1_000], 0, 0), at(10)).unwrap();
-    member.sad.expire(at(20));
-    assert_eq!((to(&mut member, GROUP), to(&mut member, OTHER)), (NO_POLICY, Sent::Protected));
-    register(&mut member, &["239.192.0.3"], 30);
+    member.sad.apply(rekey(vec![new_sa(2_000, &other, 9)], &[1_000], 0, 500), at(10)).unwrap();
+    assert_eq!(member.sad.deadline().unwrap().at.as_millis(), 510);
+    member.sad.expire(at(509));
+    assert_eq!((to(&mut member, GROUP), to(&mut member, OTHER)), (Sent::Protected, Sent::Protected));
+    member.sad.expire(at(510));
+    assert_eq!((to(&mut member, GROUP), to(&mut member, "239.192.0.3")), (Sent::Clear, Sent::Protected));
+    register(&mut member, &["239.192.0.3"], 600);
     assert_eq!((to(&mut member, GROUP), to(&mut member, OTHER)), (Sent::Clear, Sent::Clear));
+}
+
+/// Keys that others take the place of withdraw nothing, and what is named again in the meantime stays.
+#[test]
+fn what_is_withdrawn_can_be_named_again() {
+    let mut member = member(&[rule(RuleAction::Bypass, "239.192.0.0", 16)], WithoutKeys::Drop);
+    register(&mut member, &[GROUP, OTHER], 0);
+    let [group, other] = [GROUP, OTHER].map(|group| policy(GCM, EspMode::Tunnel, group));
+    // A second SA for the same line, which stays when the first one goes.
+    member.sad.apply(rekey(vec![new_sa(2_000, &group, 9)], &[], 0, 500), at(10)).unwrap();
+    member.sad.apply(rekey(vec![new_sa(2_001, &other, 10)], &[1_000, 1_001], 0, 500), at(20)).unwrap();
+    member.sad.expire(at(600));
+    assert_eq!((to(&mut member, GROUP), to(&mut member, OTHER)), (Sent::Protected, Sent::Protected));
+    member.sad.apply(rekey(vec![new_sa(2_002, &other, 11)], &[2_000, 2_001], 0, 500), at(700)).unwrap();
+    member.sad.apply(rekey(vec![new_sa(2_003, &group, 12)], &[], 0, 500), at(800)).unwrap();
+    member.sad.flush();
+    member.sad.expire(at(100_000));
+    assert_eq!((to(&mut member, GROUP), to(&mut member, OTHER)), (NO_POLICY, NO_POLICY));
 }
 
 #[test]
@@ -275,6 +296,38 @@ fn holds(selector: &Selector, destination: IpAddr) -> bool {
     selector.contains(destination) && matches!(selector.protocol, 0 | 17)
 }
 
+/// What the group has told, in a few words: lines, and when those end that are withdrawn; SAs by SPI, their ends, and whether they leave.
+#[derive(Default)]
+struct ToldSoFar {
+    lines: Vec<((Selector, Selector), Option<u64>)>,
+    sas: Vec<(u32, (Selector, Selector), u64, bool)>,
+}
+
+impl ToldSoFar {
+    fn expire(&mut self, now: u64) {
+        self.lines.retain(|(_, until)| until.is_none_or(|until| until > now));
+        self.sas.retain(|(_, _, ends, _)| *ends > now);
+    }
+
+    /// Installs SAs for these lines, `last` the highest SPI, and removes one that was there, a second from now.
+    fn rekey(&mut self, lines: &[TrafficPolicy], last: u32, removes: Option<u32>, now: u64) {
+        self.expire(now);
+        let named: Vec<_> = lines.iter().map(|line| (line.source, line.destination)).collect();
+        let mut gives_way = None;
+        for (_, line, ends, leaves) in self.sas.iter_mut().filter(|(spi, ..)| Some(*spi) == removes) {
+            (gives_way, *ends, *leaves) = (Some(*line), (*ends).min(now + 1_000), true);
+        }
+        let gives_way = gives_way.filter(|line| !self.sas.iter().any(|(_, other, _, leaves)| other == line && !leaves));
+        self.lines.retain(|(line, _)| !named.contains(line));
+        for (_, until) in self.lines.iter_mut().filter(|(line, _)| Some(*line) == gives_way) {
+            until.get_or_insert(now + 1_000);
+        }
+        self.lines.extend(named.iter().map(|line| (*line, None)));
+        let first = last + 1 - u32::try_from(named.len()).unwrap();
+        self.sas.extend((first..).zip(named).map(|(spi, line)| (spi, line, now + 3_600_000, false)));
+    }
+}
+
 proptest! {
     /// Whatever happens to the keys: what the group has said that it protects leaves in clear only if the first rule
     /// about it says so by name, or fail-open was chosen and there is no SA for it; and nothing that a rule discards leaves.
@@ -282,7 +335,7 @@ proptest! {
     fn nothing_protected_leaves_in_clear_unless_a_rule_says_so(rules in rules(), open in any::<bool>(), steps in steps()) {
         let without_keys = if open { WithoutKeys::Clear(Vec::new()) } else { WithoutKeys::Drop };
         let mut member = member(&rules, without_keys);
-        let (mut told, mut now, mut spi): (Vec<Selector>, u64, u32) = (Vec::new(), 0, 1_000);
+        let (mut told, mut now, mut spi) = (ToldSoFar::default(), 0, 1_000);
         for step in steps {
             let mut sas = |lines: &[TrafficPolicy]| {
                 let mut seen = Vec::new();
@@ -296,29 +349,34 @@ proptest! {
                 Step::Register(lines) => {
                     member.sad.apply(registration(sas(&lines), None), at(now)).unwrap();
                     // Without delays nothing of before is left.
-                    told = lines.iter().map(|line| line.destination).collect();
+                    told = ToldSoFar::default();
+                    told.rekey(&lines, spi, None, now);
                 }
                 Step::Rekey(lines) => {
                     member.sad.apply(rekey(sas(&lines), &[spi - 1], 500, 1_000), at(now)).unwrap();
-                    told.extend(lines.iter().map(|line| line.destination));
+                    told.rekey(&lines, spi, Some(spi - 1), now);
                 }
-                Step::Flush => member.sad.flush(),
+                Step::Flush => {
+                    member.sad.flush();
+                    told.sas.clear();
+                }
                 Step::Wait(millis) => {
                     now += millis;
                     member.sad.expire(at(now));
+                    told.expire(now);
                 }
             }
             for host in 0..4 {
                 let group = format!("239.192.0.{host}");
                 let ip: IpAddr = group.parse().unwrap();
                 let first = rules.iter().find(|rule| rule.way != Way::In && holds(&rule.destination, ip));
-                let is_told = told.iter().any(|line| holds(line, ip));
+                let is_told = told.lines.iter().any(|(line, _)| holds(&line.1, ip));
                 let sent = to(&mut member, &group);
                 match first.map(|rule| rule.action) {
                     Some(RuleAction::Discard) => prop_assert_eq!(sent, BLOCKED),
                     Some(RuleAction::BypassProtected) => prop_assert_eq!(sent, Sent::Clear),
                     Some(RuleAction::Bypass) if !is_told => {
-                        prop_assert_eq!(sent, if told.is_empty() { NO_POLICY } else { Sent::Clear });
+                        prop_assert_eq!(sent, if told.lines.is_empty() { NO_POLICY } else { Sent::Clear });
                     }
                     Some(RuleAction::Bypass) | None if sent == Sent::Clear => {
                         prop_assert!(is_told && open, "{:?}", member.sad.status());

@@ -8,9 +8,9 @@
 //!
 //! Keys are installed for receiving at once. Outbound policies name the state that sends, by its SPI, and are replaced in
 //! one step when the activation delay is over; states go after the deactivation delay. Beneath all of it lie policies
-//! that block everything else to the groups, both ways: nothing leaves in clear before there are keys, between them or
-//! after a flush, and clear packets that others send to the groups reach no application. Only memberships (IGMP, MLD)
-//! and rekeys pass. When the process dies without a word, policies and states stay until the states expire, and then
+//! that block everything else to what the group's policy names, both ways: nothing leaves in clear before there are keys,
+//! between them or after a flush, and clear packets that others send to the groups reach no application. Only memberships
+//! (IGMP, MLD) and rekeys pass. When the process dies without a word, policies and states stay until the states expire, and then
 //! the policies block; the next start takes them over.
 //!
 //! What the kernel would do unsafely is refused before anything changes: sending by a counter mode (its IVs have no
@@ -21,8 +21,9 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keyferry_model::policy::Selector;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
@@ -156,6 +157,10 @@ impl Engine for Kernel {
 
     fn hand_over(&self) -> Option<Sad> {
         Some(self.control().hand_over())
+    }
+
+    fn named(&self) -> Arc<[(Selector, Selector)]> {
+        self.control().named()
     }
 
     fn status(&self) -> EngineStatus {

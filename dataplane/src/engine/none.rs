@@ -5,8 +5,9 @@
 //! either, since it has no hand in what the system sends.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keyferry_model::policy::Selector;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
@@ -58,6 +59,10 @@ impl Engine for KeysOnly {
 
     fn needs_rekey(&self) -> bool {
         false
+    }
+
+    fn named(&self) -> Arc<[(Selector, Selector)]> {
+        self.sad().named()
     }
 
     fn status(&self) -> EngineStatus {

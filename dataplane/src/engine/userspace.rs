@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use keyferry_crypto::Random;
+use keyferry_model::policy::Selector;
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
@@ -207,7 +208,11 @@ impl Userspace {
     /// Applies an update, as a whole or not at all, and joins the groups that it is about.
     pub fn apply(&self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
         let mut control = self.control();
+        let named: Vec<_> = update.install.iter().map(|new| (new.policy.source, new.policy.destination)).collect();
         let applied = control.sad.apply(update, now);
+        if applied.is_err() {
+            control.sad.hold(&named);
+        }
         self.settle(&mut control);
         applied
     }
@@ -321,6 +326,10 @@ impl Engine for Userspace {
 
     fn needs_rekey(&self) -> bool {
         Userspace::needs_rekey(self)
+    }
+
+    fn named(&self) -> Arc<[(Selector, Selector)]> {
+        self.control().sad.named()
     }
 
     fn status(&self) -> EngineStatus {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use keyferry_model::policy::EspMode;
 
 use super::{
-    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sa, Sad, Secret, Selector, SenderIds, TrafficPolicy,
+    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sa, Sad, Secret, Selector, Selectors, SenderIds,
+    TrafficPolicy,
 };
 
 /// Sender IDs that one member can have.
@@ -87,16 +88,20 @@ fn check_alone(new: &NewSa) -> Result<(), ApplyError> {
     if Secret::len(&new.keymat) != wanted {
         return Err(ApplyError::Keymat(new.spi, new.keymat.len(), wanted));
     }
-    let (source, destination) = (&new.policy.source, &new.policy.destination);
-    let any_source = source.prefix == 0 && source.address.is_unspecified();
-    let one_version = any_source || source.address.is_ipv4() == destination.address.is_ipv4();
-    if !one_version || !has_sound_prefix(source) || !has_sound_prefix(destination) {
+    if !are_sound(&(new.policy.source, new.policy.destination)) {
         return Err(ApplyError::Selectors(new.spi));
     }
     Ok(())
 }
 
-pub(crate) fn has_sound_prefix(selector: &Selector) -> bool {
+/// Can there be packets from the one to the other?
+pub(super) fn are_sound((source, destination): &Selectors) -> bool {
+    let any_source = source.prefix == 0 && source.address.is_unspecified();
+    let one_version = any_source || source.address.is_ipv4() == destination.address.is_ipv4();
+    one_version && has_sound_prefix(source) && has_sound_prefix(destination)
+}
+
+fn has_sound_prefix(selector: &Selector) -> bool {
     match selector.address {
         IpAddr::V4(_) => selector.prefix <= 32,
         IpAddr::V6(_) => selector.prefix <= 128,

@@ -42,6 +42,41 @@ fn seal(sad: &Sad) -> Result<(u32, u32), DropReason> {
     sad.snapshot().seal(&mut Frame::holding(&PACKET), &mut ivs).map(|sealed| (sealed.spi, sealed.sequence))
 }
 
+/// What a key server has named is protected, whether its keys could be used or not, until it names other policies.
+#[test]
+fn refused_lines_are_protected_until_the_policy_is_another() {
+    let line = |address: &str, prefix| (any(), testing::side(address, prefix));
+    let rule = crate::local::Rule {
+        source: any(),
+        destination: testing::side("239.192.0.0", 16),
+        action: crate::local::RuleAction::Bypass,
+        way: crate::local::Way::Both,
+    };
+    let mut sad = Sad::new();
+    sad.set_local_policy(LocalPolicy { rules: vec![rule], ..LocalPolicy::default() });
+    sad.hold(&[line("239.192.0.1", 32), line("239.192.0.1", 33), line("239.192.0.1", 32)]);
+    assert_eq!(sad.named()[..], [line("239.192.0.1", 32)], "once, and nothing that cannot be");
+    assert_eq!(seal(&sad), Err(DropReason::OutNoPols));
+    let transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+    let mut next = new_sa(0x1001, transform);
+    next.policy = Arc::new(testing::policy(any(), testing::side("239.192.0.2", 32), EspMode::Tunnel, transform));
+    let delay = Duration::from_secs(5);
+    let anew = GroupUpdate { remove: Removal::All, deactivation_delay: delay, ..update(vec![next], None, 0) };
+    sad.apply(anew, NOW).unwrap();
+    assert_eq!((seal(&sad), sad.deadline().unwrap().at), (Err(DropReason::OutNoPols), NOW.mono + delay));
+    sad.expire(Now { mono: NOW.mono + delay, ..NOW });
+    assert_eq!(seal(&sad), Ok((0, 0)), "in clear, as the rule says");
+    assert_eq!(sad.named()[..], [line("239.192.0.2", 32)]);
+    // Whoever has chosen to send in clear without keys has chosen so here, too.
+    let mut open = Sad::new();
+    open.set_local_policy(LocalPolicy {
+        rules: Vec::new(),
+        without_keys: WithoutKeys::Clear(vec![line("239.192.0.1", 32)]),
+    });
+    open.hold(&[line("239.192.0.9", 32)]);
+    assert_eq!((seal(&open), open.named().len()), (Ok((0, 0)), 1));
+}
+
 #[test]
 fn running_out_of_ivs_is_told_in_time_and_new_sender_ids_help() {
     let mut sad = Sad::new();

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Integrity, Secret};
-use keyferry_model::policy::{EspMode, EspTransform, SequenceNumbers};
+use keyferry_model::policy::{EspMode, EspTransform, Selector, SequenceNumbers};
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{GroupUpdate, NewSa};
 use nix::errno::Errno;
@@ -24,7 +25,7 @@ use crate::engine::EngineStatus;
 use crate::engine::joins::Joins;
 use crate::key_log::KeyLog;
 use crate::replay::width_of;
-use crate::sad::{ApplyError, Explanation, Flow, Sad, Unsuitable, has_sound_prefix};
+use crate::sad::{ApplyError, Explanation, Flow, Sad, Unsuitable};
 
 /// How often counters are read and policies looked at.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -82,14 +83,19 @@ impl Control {
         }
     }
 
-    /// Takes over what was left by an engine of this name that ended without a word. Its policies become such that block.
+    /// Takes over what was left by an engine of this name that ended without a word. Its policies become such that block, until the group
+    /// has said what it protects.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let label = self.ground.label;
+        let mut held = Vec::new();
         for known in self.xfrm.policies()? {
             let Some(direction) = known.direction.filter(|_| is_ours(&known, label)) else { continue };
-            self.ground.held.insert(known.scope.destination);
+            let network = |(address, prefix)| Selector { address, prefix, protocol: 0, port: 0 };
+            let (any, destination) = (unspecified(known.scope.destination.0), network(known.scope.destination));
+            held.push((network((any, 0)), destination));
             self.policies.insert((direction, known.scope), UNKNOWN);
         }
+        self.sad.hold(&held);
         let left = self.xfrm.states()?.into_iter().filter(|state| label.is_ours(state.reqid));
         let left: Vec<StateKey> = left.map(|state| state.key).collect();
         self.settle();
@@ -113,7 +119,9 @@ impl Control {
 
     /// Applies an update, as a whole or not at all.
     pub(super) fn apply(&mut self, update: GroupUpdate, now: Now) -> Result<(), ApplyError> {
-        self.hold(&update);
+        // What is to be protected leaves no more in clear, even if its keys are refused.
+        self.sad
+            .hold(&update.install.iter().map(|new| (new.policy.source, new.policy.destination)).collect::<Vec<_>>());
         self.expire(now);
         self.sad.check(&update)?;
         let added = match self.check(&update).and_then(|()| self.add_states(&update.install)) {
@@ -133,13 +141,6 @@ impl Control {
         }
         self.settle();
         Ok(())
-    }
-
-    /// What is to be protected leaves no more in clear, even if its keys are refused.
-    fn hold(&mut self, update: &GroupUpdate) {
-        let destinations = update.install.iter().map(|new| &new.policy.destination);
-        let multicast = destinations.filter(|to| to.address.is_multicast() && has_sound_prefix(to));
-        self.ground.held.extend(multicast.map(|to| (to.range().0, to.prefix)));
     }
 
     pub(super) fn flush(&mut self) {
@@ -184,8 +185,13 @@ impl Control {
     /// Gives the SAs away, with what was used and seen of their numbers; what they protected is blocked.
     pub(super) fn hand_over(&mut self) -> Sad {
         let sad = std::mem::take(&mut self.sad);
+        self.sad.hold(&sad.named());
         self.settle();
         sad
+    }
+
+    pub(super) fn named(&self) -> Arc<[(Selector, Selector)]> {
+        self.sad.named()
     }
 
     pub(super) fn status(&mut self, interface: &str) -> EngineStatus {

@@ -6,9 +6,9 @@
 //!  last    block     everything else to the groups, both ways
 //! ```
 //!
-//! What blocks stays until the engine ends, so nothing leaves in clear before there are keys, between them, or after a
-//! flush. The newest active SA of a line is the one that its outbound policy names: the policy is replaced when the
-//! activation delay is over, in one step.
+//! What blocks stays until another policy, which does not name it, has rolled over, or the engine ends. So nothing leaves
+//! in clear before there are keys, between them, or after a flush. The newest active SA of a line is the one that its
+//! outbound policy names: the policy is replaced when the activation delay is over, in one step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -75,15 +75,15 @@ impl Label {
 pub(super) struct Ground {
     pub(super) label: Label,
     pub(super) tunnel: Tunnel,
-    /// Multicast networks to which nothing goes in clear.
-    pub(super) held: BTreeSet<(IpAddr, u8)>,
+    /// Networks to which nothing goes in clear, whatever the group's policy is.
+    pub(super) networks: BTreeSet<(IpAddr, u8)>,
     /// Where rekeys come, in clear.
     pub(super) clear: BTreeSet<SocketAddr>,
 }
 
 impl Ground {
     pub(super) fn new(label: Label, tunnel: Tunnel, networks: &[(IpAddr, u8)]) -> Self {
-        Self { label, tunnel, held: networks.iter().copied().collect(), clear: BTreeSet::new() }
+        Self { label, tunnel, networks: networks.iter().copied().collect(), clear: BTreeSet::new() }
     }
 
     /// The keys of the policies that a line of the group's policy brings.
@@ -96,7 +96,8 @@ impl Ground {
     /// The policies for a SAD.
     pub(super) fn policies(&self, sad: &Sad) -> Policies {
         let mut policies = Policies::new();
-        for (network, prefix) in &self.held {
+        let held = self.held(sad);
+        for (network, prefix) in &held {
             let scope = towards(*network, *prefix);
             for direction in [Direction::In, Direction::Out] {
                 policies.insert((direction, scope), Policy { priority: BLOCK, action: Action::Block });
@@ -105,7 +106,8 @@ impl Ground {
                 }
             }
         }
-        for address in self.clear.iter().filter(|address| self.holds(address.ip())) {
+        let is_held = |ip| held.iter().any(|network| contains(*network, ip));
+        for address in self.clear.iter().filter(|address| is_held(address.ip())) {
             let ports = (None, Some(address.port()));
             let scope = Scope { protocol: protocol::UDP, ports, ..towards(address.ip(), whole(address.ip())) };
             policies.insert((Direction::In, scope), self.pass());
@@ -135,8 +137,11 @@ impl Ground {
         Policy { priority: self.label.pass, action: Action::Pass }
     }
 
-    fn holds(&self, ip: IpAddr) -> bool {
-        self.held.iter().any(|(address, prefix)| contains((*address, *prefix), ip))
+    /// Multicast networks to which nothing goes in clear.
+    fn held(&self, sad: &Sad) -> BTreeSet<(IpAddr, u8)> {
+        let named = sad.named();
+        let multicast = named.iter().map(|(_, to)| to).filter(|to| to.address.is_multicast());
+        self.networks.iter().copied().chain(multicast.map(|to| (to.range().0, to.prefix))).collect()
     }
 
     fn outbound(&self, sa: &Arc<Sa>, direction: SaDirection) -> Template {

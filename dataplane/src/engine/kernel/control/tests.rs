@@ -176,8 +176,14 @@ fn what_an_engine_left_behind_is_taken_over() {
         after.begin().unwrap();
         assert_eq!(send(GROUP), Sent::Nothing, "it was held, and is held on");
         assert!(!shown("policy").contains("dport 848"), "nobody has said so to the new one");
-        after.end();
+        // Until the group says what it protects, and this is not part of it.
+        after.sad.apply(registration(0x1001, CBC, "239.192.0.9", 32), at(0)).unwrap();
+        after.expire(at(4_999));
+        assert_eq!((send(GROUP), after.deadline().unwrap().at), (Sent::Nothing, Duration::from_secs(5)));
+        after.expire(at(5_000));
         assert_eq!(send(GROUP), Sent::Clear);
+        assert_eq!(send("239.192.0.9"), Sent::Nothing);
+        after.end();
         assert_eq!(send("239.200.0.1"), Sent::Nothing, "another engine's policies are its own");
         other.end();
         assert_eq!(shown("policy"), "");

@@ -1,19 +1,10 @@
 //! What the kernel is to have, on virtual time and without one.
 
-use keyferry_model::time::Now;
-use keyferry_model::update::GroupUpdate;
+use keyferry_model::update::{GroupUpdate, Removal};
 
 use super::*;
 use crate::engine::kernel::testing::{GROUP, at, ground, ip, policy, sa, side, update};
 use crate::sad::Flow;
-
-/// Adds what an update is about to what is held, as applying one does.
-fn apply(sad: &mut Sad, ground: &mut Ground, update: GroupUpdate, now: Now) {
-    ground
-        .held
-        .extend(update.install.iter().map(|new| (new.policy.destination.address, new.policy.destination.prefix)));
-    sad.apply(update, now).unwrap();
-}
 
 /// What becomes of a packet.
 fn becomes(
@@ -65,7 +56,7 @@ fn nothing_leaves_or_comes_in_clear_before_there_are_keys_but_what_the_network_n
 
 #[test]
 fn senders_wait_for_activation_and_what_has_gone_is_blocked() {
-    let (mut sad, mut ground) = (Sad::new(), ground(&[]));
+    let (mut sad, ground) = (Sad::new(), ground(&[]));
     let policy = policy(GROUP, EspMode::Transport);
     assert_eq!(udp_out(&ground.policies(&sad)), None);
     let mut there = Policies::new();
@@ -83,9 +74,9 @@ fn senders_wait_for_activation_and_what_has_gone_is_blocked() {
         assert_eq!(there, wanted);
         sends_by(&there)
     };
-    apply(&mut sad, &mut ground, update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0));
+    sad.apply(update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0)).unwrap();
     assert_eq!(settle(&sad, &ground, false), Some(0x1001), "there is no other");
-    apply(&mut sad, &mut ground, update(vec![sa(0x1002, &policy, SaDirection::Symmetric)], &[0x1001]), at(10_000));
+    sad.apply(update(vec![sa(0x1002, &policy, SaDirection::Symmetric)], &[0x1001]), at(10_000)).unwrap();
     assert_eq!(settle(&sad, &ground, true), Some(0x1001));
     assert_eq!(sad.installed().count(), 2, "received by both");
     sad.expire(at(11_999));
@@ -103,12 +94,40 @@ fn senders_wait_for_activation_and_what_has_gone_is_blocked() {
     assert_eq!(becomes(&ground.policies(&sad), Direction::In, "10.0.0.2", GROUP, 17, (1, 2)), Some(Action::Block));
 }
 
+/// What the policy names no more is blocked until its roll-over is over. What was configured is blocked for good.
+#[test]
+fn what_the_policy_names_no_more_passes_when_its_roll_over_is_over() {
+    let (mut sad, ground) = (Sad::new(), ground(&[("239.200.0.0", 16)]));
+    let [before, after] = ["239.192.0.1", "239.200.0.1"].map(|group| policy(group, EspMode::Transport));
+    let to = |sad: &Sad, group| becomes(&ground.policies(sad), Direction::Out, "10.0.0.1", group, 17, (1, 2));
+    sad.apply(update(vec![sa(0x1001, &before, SaDirection::Symmetric)], &[]), at(0)).unwrap();
+    sad.apply(update(vec![sa(0x1002, &after, SaDirection::Symmetric)], &[0x1001]), at(10_000)).unwrap();
+    sad.expire(at(14_999));
+    assert!(matches!(to(&sad, GROUP), Some(Action::Protect(_))), "others may not know yet");
+    sad.expire(at(15_000));
+    assert_eq!(to(&sad, GROUP), None);
+    // The next policy ends by itself: there is none that names something else.
+    sad.expire(at(5_000_000));
+    assert_eq!((sad.installed().count(), to(&sad, "239.200.0.1")), (0, Some(Action::Block)));
+    sad.apply(update(vec![sa(0x1003, &before, SaDirection::Symmetric)], &[]), at(5_000_001)).unwrap();
+    sad.apply(GroupUpdate { remove: Removal::All, ..update(vec![], &[]) }, at(5_000_002)).unwrap();
+    sad.expire(at(6_000_000));
+    assert_eq!((sad.installed().count(), to(&sad, GROUP)), (0, Some(Action::Block)), "nothing has come in its place");
+    let anew = update(vec![sa(0x1004, &after, SaDirection::Symmetric)], &[]);
+    sad.apply(GroupUpdate { remove: Removal::All, ..anew }, at(6_000_001)).unwrap();
+    sad.expire(at(6_005_001));
+    assert_eq!(to(&sad, GROUP), None);
+    sad.apply(update(vec![sa(0x1005, &before, SaDirection::Symmetric)], &[0x1004]), at(6_006_000)).unwrap();
+    sad.expire(at(6_100_000));
+    assert_eq!(to(&sad, "239.200.0.1"), Some(Action::Block), "the member itself wants it so");
+}
+
 #[test]
 fn numbers_that_are_used_up_turn_senders_to_the_next_key() {
-    let (mut sad, mut ground) = (Sad::new(), ground(&[]));
+    let (mut sad, ground) = (Sad::new(), ground(&[]));
     let policy = policy(GROUP, EspMode::Transport);
-    apply(&mut sad, &mut ground, update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0));
-    apply(&mut sad, &mut ground, update(vec![sa(0x1002, &policy, SaDirection::Symmetric)], &[]), at(3_000));
+    sad.apply(update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0)).unwrap();
+    sad.apply(update(vec![sa(0x1002, &policy, SaDirection::Symmetric)], &[]), at(3_000)).unwrap();
     assert_eq!(sends_by(&ground.policies(&sad)), Some(0x1001));
     let (first, _) = sad.installed().next().unwrap();
     first.state.numbers.reach(u32::MAX - 1);
@@ -122,21 +141,16 @@ fn numbers_that_are_used_up_turn_senders_to_the_next_key() {
 fn who_only_receives_sends_nothing_and_the_other_way_round() {
     for (mut sad, direction) in [(Sad::receive_only(), SaDirection::Symmetric), (Sad::new(), SaDirection::ReceiverOnly)]
     {
-        let mut ground = ground(&[]);
-        apply(
-            &mut sad,
-            &mut ground,
-            update(vec![sa(0x1001, &policy(GROUP, EspMode::Transport), direction)], &[]),
-            at(0),
-        );
+        let ground = ground(&[]);
+        sad.apply(update(vec![sa(0x1001, &policy(GROUP, EspMode::Transport), direction)], &[]), at(0)).unwrap();
         let policies = ground.policies(&sad);
         assert_eq!(udp_out(&policies), Some(Action::Block));
         let inbound = becomes(&policies, Direction::In, "10.0.0.2", GROUP, 17, (1, 2));
         assert!(matches!(inbound, Some(Action::Protect(_))), "{inbound:?}");
     }
-    let (mut sad, mut ground) = (Sad::new(), ground(&[]));
+    let (mut sad, ground) = (Sad::new(), ground(&[]));
     let only = sa(0x1001, &policy(GROUP, EspMode::Transport), SaDirection::SenderOnly);
-    apply(&mut sad, &mut ground, update(vec![only], &[]), at(0));
+    sad.apply(update(vec![only], &[]), at(0)).unwrap();
     let policies = ground.policies(&sad);
     // Its state has another request ID, so that no inbound policy ever takes what comes by it.
     assert!(
@@ -168,9 +182,9 @@ fn tunnels_have_the_ends_that_their_policy_or_the_member_says() {
     let both = BTreeSet::from([ip("239.255.0.1"), ip("10.0.0.1")]);
     assert_eq!(ground.addresses(&policy, SaDirection::Symmetric), both);
     assert_eq!(ground.addresses(&policy, SaDirection::SenderOnly), BTreeSet::from([ip("239.255.0.1")]));
-    let (mut sad, mut ground) = (Sad::new(), ground);
+    let (mut sad, ground) = (Sad::new(), ground);
     sad.set_tunnel(tunnel);
-    apply(&mut sad, &mut ground, update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0));
+    sad.apply(update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0)).unwrap();
     let policies = ground.policies(&sad);
     let action = becomes(&policies, Direction::Out, "10.0.0.7", GROUP, 17, (1, 2));
     let outer = Some((ip("10.0.0.1"), ip("239.255.0.1")));
@@ -181,17 +195,17 @@ fn tunnels_have_the_ends_that_their_policy_or_the_member_says() {
 
 #[test]
 fn lines_are_tried_in_the_order_of_the_policy() {
-    let (mut sad, mut ground) = (Sad::new(), ground(&[]));
+    let (mut sad, ground) = (Sad::new(), ground(&[]));
     let any = policy(GROUP, EspMode::Transport);
     let mut narrow = any.clone();
     narrow.source = side("10.0.0.0", 24);
     let both = vec![sa(0x1001, &narrow, SaDirection::Symmetric), sa(0x1002, &any, SaDirection::Symmetric)];
-    apply(&mut sad, &mut ground, update(both, &[]), at(0));
+    sad.apply(update(both, &[]), at(0)).unwrap();
     assert_eq!(sends_by(&ground.policies(&sad)), Some(0x1001));
     let other = becomes(&ground.policies(&sad), Direction::Out, "10.7.0.1", GROUP, 17, (1, 2));
     assert!(matches!(other, Some(Action::Protect(template)) if template.spi == 0x1002));
     // A line without keys gives way to the next.
-    apply(&mut sad, &mut ground, update(vec![], &[0x1001]), at(10_000));
+    sad.apply(update(vec![], &[0x1001]), at(10_000)).unwrap();
     sad.expire(at(20_000));
     assert_eq!(sends_by(&ground.policies(&sad)), Some(0x1002));
 }
