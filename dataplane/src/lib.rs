@@ -67,7 +67,7 @@ pub use key_log::KeyLog;
 pub use local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 pub use oversize::{Outlet, Oversize};
 pub use replay::{MAX_WINDOW, MIN_WINDOW, WINDOWS_OCTETS, Window};
-pub use sad::{ApplyError, Explanation, Flow, MAX_SAS, Sad, Sealed, Snapshot, Tried, Unsuitable};
+pub use sad::{ApplyError, Explanation, Flow, MAX_SAS, Sad, Sealed, Snapshot, Tried, Unsuitable, are_sound};
 pub use sizes::{DontFragment, FlowPadding, Fragment, Sizes};
 pub use status::{PolicyStatus, RuleStatus, SaStatus, SadStatus};
 pub use trace::{FlowFilter, Taken, Tap, Traced, TracedStatus};

@@ -37,6 +37,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use check::are_sound;
 pub(crate) use explain::spi;
 pub use explain::{Explanation, Flow, Tried};
 use named::Named;

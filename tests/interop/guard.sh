@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a group protects leaves and arrives in clear on no way, neither for applications that name the interface nor when others
 # send to the group in clear nor where the host forwards multicast; what is protected, rekeys and the member's own bypass pass. The packet
-# filter goes with the member, and outlives one that is killed. Each of a member's groups has its own.
+# filter goes with the member, and outlives one that is killed. Each of a member's groups has its own. What the group's policy names no more is
+# let go when its roll-over is over.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need python3 tcpdump nft
@@ -89,7 +90,7 @@ import socket, struct, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("", 5001))
-for group in ("239.192.0.1", "239.192.0.9", "239.193.0.1"):
+for group in ("239.192.0.1", "239.192.0.9", "239.193.0.1", "239.194.0.1"):
     for device in ("eth0", "kf0"):
         s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP,
                      struct.pack("4s4si", socket.inet_aton(group), bytes(4), socket.if_nametoindex(device)))
@@ -318,3 +319,41 @@ table kf0 >"$work/table.log" && table kf1 >"$work/table1.log" || fail "a group h
 stop
 table kf0 >/dev/null 2>&1 || table kf1 >/dev/null 2>&1 && fail "a packet filter stays"
 echo "ok: what is forwarded is protected or dropped, in each of two groups"
+
+# policy GROUP: the group protects this as well.
+cp "$work/gateway.toml" "$work/first.toml"
+policy() {
+    sed -e 's/^id = 1234/&\nactivation_delay = "5s"\ndeactivation_delay = "8s"/' \
+        -e "0,/^\[group.gdoi\]/s//[[group.traffic]]\ndestination = \"$1\"\n\n&/" "$work/first.toml" >"$work/gateway.toml"
+    "$KEYFERRY" reload --socket "$work/gateway.sock" >/dev/null || fail "the gateway does not read its configuration again"
+    until_true 20 protects "$1" || fail "the member gets no keys for $1"
+}
+protects() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep -q "\"destination\": \"$1"; }
+lets_go() { ! protects "$1"; }
+# tries WORDS: both ways, in clear.
+tries() {
+    send "$left" eth0 239.194.0.1 "$1, comes"
+    send "$right" eth0 239.194.0.1 "$1, leaves"
+}
+routed() { ip -n "$right" route show | grep -q "^239.194.0.1 dev kf0"; }
+member "$usual"
+listen
+tries "not named yet"
+policy 239.194.0.1
+tries "named"
+policy 239.195.0.1
+tries "rolling over"
+sleep 0.5
+protects 239.194.0.1 && routed || fail "the roll-over is over already"
+until_true 20 lets_go 239.194.0.1 || fail "the keys of what the policy names no more stay"
+tries "let go"
+for words in "not named yet" "let go"; do
+    until_true 10 heard "$words, comes" || fail "$words, and does not arrive: $(table)"
+    until_true 10 grep -q "$words, leaves" "$work/wire.log" || fail "$words, and does not leave: $(table)"
+done
+for words in named "rolling over"; do
+    heard "$words, comes" && fail "$words, and arrives"
+    grep -q "$words, leaves" "$work/wire.log" && fail "$words, and leaves"
+done
+routed && fail "what the policy names no more is routed still"
+echo "ok: what the policy names no more is guarded until its roll-over is over"

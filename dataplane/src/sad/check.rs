@@ -6,8 +6,7 @@ use std::sync::Arc;
 use keyferry_model::policy::EspMode;
 
 use super::{
-    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sa, Sad, Secret, Selector, Selectors, SenderIds,
-    TrafficPolicy,
+    ApplyError, Fingerprint, GroupUpdate, IpAddr, MAX_SAS, NewSa, Sa, Sad, Secret, Selector, SenderIds, TrafficPolicy,
 };
 
 /// Sender IDs that one member can have.
@@ -94,8 +93,9 @@ fn check_alone(new: &NewSa) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// Can there be packets from the one to the other?
-pub(super) fn are_sound((source, destination): &Selectors) -> bool {
+/// Are source and destination such that there can be packets from the one to the other?
+#[must_use]
+pub fn are_sound((source, destination): &(Selector, Selector)) -> bool {
     let any_source = source.prefix == 0 && source.address.is_unspecified();
     let one_version = any_source || source.address.is_ipv4() == destination.address.is_ipv4();
     one_version && has_sound_prefix(source) && has_sound_prefix(destination)

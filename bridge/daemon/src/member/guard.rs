@@ -24,16 +24,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use dataplane::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
+use dataplane::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys, are_sound};
 use keyferry_model::policy::Selector;
-use keyferry_model::update::NewSa;
 
+use super::network::multicast;
 use crate::config::GuardChoice;
 
 /// Where the program is; services seldom have the first two on their path.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 /// Before the filters that an operator usually writes, which have priority 0.
 const PRIORITY: i8 = -10;
+
+/// Source and destination.
+pub(super) type Line = (Selector, Selector);
 
 /// A packet filter that stands or shall stand.
 pub(super) struct Guard {
@@ -61,9 +64,8 @@ impl Guard {
             Self::clear_away(tun);
             return Ok(None);
         }
-        let mut guard =
-            Self { rules: Ruleset::new(tun, interface, &local.rules), choice, standing: None, problem: None };
-        guard.rules.hold(networks.iter().copied());
+        let rules = Ruleset::new(tun, interface, &local.rules, networks);
+        let mut guard = Self { rules, choice, standing: None, problem: None };
         guard.put_up().context("guard = \"required\"")?;
         Ok(Some(guard))
     }
@@ -77,30 +79,30 @@ impl Guard {
         }
     }
 
-    /// Is about what new SAs protect, from now on.
+    /// Is about these lines of the group's policy as well.
     ///
     /// # Errors
     /// As [`Guard::open`].
-    pub(super) fn extend(&mut self, install: &[NewSa]) -> anyhow::Result<()> {
-        self.rules.hold(install.iter().map(|sa| (sa.policy.destination.address, sa.policy.destination.prefix)));
-        if self.rules.has_bypass() {
-            self.rules.told.extend(install.iter().map(|sa| (sa.policy.source, sa.policy.destination)));
-        }
+    pub(super) fn extend(&mut self, lines: impl Iterator<Item = Line>) -> anyhow::Result<()> {
+        self.rules.named.extend(lines.filter(are_sound));
         self.put_up()
+    }
+
+    /// Is about these lines and no others.
+    pub(super) fn follow(&mut self, lines: &[Line]) {
+        self.rules.named = lines.iter().copied().collect();
+        if let Err(error) = self.put_up() {
+            tracing::error!(error = %format!("{error:#}"), "what the group protects no more may be guarded still");
+        }
     }
 
     /// Is about what another engine has kept from leaving in clear, and lets the rekeys pass that it did.
     ///
     /// # Errors
     /// As [`Guard::open`].
-    pub(super) fn take_over(
-        &mut self,
-        networks: &BTreeSet<(IpAddr, u8)>,
-        clear: &BTreeSet<SocketAddr>,
-    ) -> anyhow::Result<()> {
-        self.rules.hold(networks.iter().copied());
+    pub(super) fn take_over(&mut self, lines: &[Line], clear: &BTreeSet<SocketAddr>) -> anyhow::Result<()> {
         self.rules.clear.extend(clear);
-        self.put_up()
+        self.extend(lines.iter().copied())
     }
 
     /// Lets rekeys pass.
@@ -193,29 +195,30 @@ struct Ruleset {
     table: String,
     interface: u32,
     rules: Vec<Rule>,
-    /// Multicast networks.
+    /// Networks that are protected whatever the group says.
     networks: BTreeSet<(IpAddr, u8)>,
-    /// What the group has said that it protects, source and destination, as far as a rule yields to it.
-    told: HashSet<(Selector, Selector)>,
+    /// What the group has said that it protects.
+    named: HashSet<Line>,
     /// Where rekeys come.
     clear: BTreeSet<SocketAddr>,
 }
 
 impl Ruleset {
-    fn new(tun: &str, interface: u32, rules: &[Rule]) -> Self {
+    fn new(tun: &str, interface: u32, rules: &[Rule], networks: &[(IpAddr, u8)]) -> Self {
         Self {
             table: table_of(tun),
             interface,
             rules: rules.to_vec(),
-            networks: BTreeSet::new(),
-            told: HashSet::new(),
+            networks: networks.iter().copied().collect(),
+            named: HashSet::new(),
             clear: BTreeSet::new(),
         }
     }
 
-    /// Other than multicast is the operator's business: packets that the engine sends go to those same addresses.
-    fn hold(&mut self, networks: impl Iterator<Item = (IpAddr, u8)>) {
-        self.networks.extend(networks.filter(|(network, _)| network.is_multicast()));
+    /// Multicast networks to which nothing goes in clear.
+    fn held(&self) -> BTreeSet<(IpAddr, u8)> {
+        let named = self.named.iter().filter_map(|(_, to)| multicast(to));
+        self.networks.iter().copied().chain(named).collect()
     }
 
     /// Is there a rule that yields to the group?
@@ -225,7 +228,8 @@ impl Ruleset {
 
     fn elements(&self, out: &mut String, v4: bool) {
         let (name, kind) = if v4 { ("held4", "ipv4_addr") } else { ("held6", "ipv6_addr") };
-        let networks = self.networks.iter().filter(|(network, _)| network.is_ipv4() == v4);
+        let held = self.held();
+        let networks = held.iter().filter(|(network, _)| network.is_ipv4() == v4);
         let networks: Vec<String> = networks.map(|(network, prefix)| format!("{network}/{prefix}")).collect();
         let _ = writeln!(out, "  set {name} {{ type {kind}; flags interval; auto-merge;");
         if !networks.is_empty() {
@@ -264,8 +268,8 @@ impl fmt::Display for Ruleset {
         self.elements(&mut out, true);
         self.elements(&mut out, false);
         out.push_str("  chain told {\n");
-        let mut lines: Vec<String> =
-            self.told.iter().filter_map(|(source, destination)| matching(source, destination)).collect();
+        let named = self.named.iter().filter(|_| self.has_bypass());
+        let mut lines: Vec<String> = named.filter_map(|(source, destination)| matching(source, destination)).collect();
         lines.sort_unstable();
         for packets in lines {
             let _ = writeln!(out, "    {packets} counter drop");
@@ -341,15 +345,20 @@ mod tests {
 
     #[test]
     fn everything_to_the_networks_is_dropped_but_what_must_pass() {
-        let mut rules = Ruleset::new("kf0", 7, &[]);
-        let networks = [("239.192.0.0", 16), ("ff15::", 16), ("10.0.0.0", 8)];
-        rules.hold(networks.iter().map(|(network, prefix)| (network.parse().unwrap(), *prefix)));
+        let networks =
+            [("239.192.0.0", 16), ("ff15::", 16)].map(|(network, prefix)| (network.parse().unwrap(), prefix));
+        let mut rules = Ruleset::new("kf0", 7, &[], &networks);
+        // As a policy may write it: the address need not be that of the network, nor a group's.
+        for (to, prefix) in [("239.200.1.9", 24), ("10.0.0.0", 8)] {
+            rules.named.insert((selector("0.0.0.0", 0, 0, 0), selector(to, prefix, 17, 5_001)));
+        }
         rules.clear.insert("239.192.9.9:848".parse().unwrap());
         let text = rules.to_string();
         assert!(
             text.starts_with("add table inet keyferry-kf0\ndelete table inet keyferry-kf0\ntable inet keyferry-kf0 {")
         );
-        assert!(text.contains("elements = { 239.192.0.0/16 }") && text.contains("elements = { ff15::/16 }"), "{text}");
+        assert!(text.contains("elements = { 239.192.0.0/16, 239.200.1.0/24 }"), "{text}");
+        assert!(text.contains("elements = { ff15::/16 }"), "{text}");
         assert_eq!(text.matches("ip daddr 239.192.9.9 udp dport 848 return").count(), 2, "{text}");
         assert_eq!(text.matches("iif 7 ip daddr @held4 jump arriving").count(), 2, "input and forward");
         assert_eq!(text.matches("oif 7 ip6 daddr @held6 jump leaving").count(), 2, "output and forward");
@@ -370,8 +379,8 @@ mod tests {
             rule(RuleAction::Bypass, Way::In, whole),
             rule(RuleAction::BypassProtected, Way::Out, one),
         ];
-        let mut rules = Ruleset::new("kf0", 7, &list);
-        rules.told.insert((selector("10.0.0.0", 8, 17, 0), selector("239.192.0.7", 32, 17, 0)));
+        let mut rules = Ruleset::new("kf0", 7, &list, &[]);
+        rules.named.insert((selector("10.0.0.0", 8, 17, 0), selector("239.192.0.7", 32, 17, 0)));
         let text = rules.to_string();
         let chain = |name: &str| {
             let from = text.find(&format!("chain {name} {{")).unwrap();

@@ -91,9 +91,9 @@ impl Joined {
         self.problem = None;
     }
 
-    pub(super) fn expire(&mut self, now: Now) {
-        if let Some(plane) = &self.plane {
-            plane.engine.expire(now);
+    pub(super) async fn expire(&mut self, now: Now) {
+        if let Some(plane) = &mut self.plane {
+            plane.expire(now).await;
         }
         self.streams.expire(now);
     }

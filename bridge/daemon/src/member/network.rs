@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, anyhow, bail};
 use futures::TryStreamExt;
+use keyferry_model::policy::Selector;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::{RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 /// RT_TABLE_LOCAL of rtnetlink(7), in which Linux looks for IPv6 multicast first.
@@ -74,7 +75,7 @@ pub(super) struct Routes {
     tun: String,
     index: u32,
     source: IpAddr,
-    /// Networks routed so far.
+    /// Networks that are routed.
     there: BTreeSet<(IpAddr, u8)>,
 }
 
@@ -85,13 +86,37 @@ impl Routes {
         Ok(Self { handle, tun: tun.to_owned(), index, source, there: BTreeSet::new() })
     }
 
-    /// Routes a multicast network into the device, if it is not routed yet. Others are the operator's business: the
-    /// packets that the engine sends go to those same addresses.
+    /// Routes a multicast network into the device, if it is not routed yet.
     pub(super) async fn add(&mut self, network: IpAddr, prefix: u8) -> anyhow::Result<()> {
-        if !network.is_multicast() || self.there.contains(&(network, prefix)) {
+        if self.there.contains(&(network, prefix)) {
             return Ok(());
         }
-        let message = match (network, self.source) {
+        let message = self.route(network, prefix);
+        let added = self.handle.route().add(message).replace().execute().await;
+        added.with_context(|| {
+            format!("no route for {network}/{prefix} into {}: this needs CAP_NET_ADMIN, or routes = false", self.tun)
+        })?;
+        tracing::info!(network = %format!("{network}/{prefix}"), tun = %self.tun, "routed into the TUN device");
+        self.there.insert((network, prefix));
+        Ok(())
+    }
+
+    /// Takes back the routes of networks that are not to be `kept`.
+    pub(super) async fn keep(&mut self, kept: &BTreeSet<(IpAddr, u8)>) {
+        let gone: Vec<(IpAddr, u8)> = self.there.difference(kept).copied().collect();
+        for (network, prefix) in gone {
+            self.there.remove(&(network, prefix));
+            let route = self.route(network, prefix);
+            let network = format!("{network}/{prefix}");
+            match self.handle.route().del(route).execute().await {
+                Ok(()) => tracing::info!(%network, tun = %self.tun, "routed into the TUN device no more"),
+                Err(error) => tracing::debug!(%error, %network, "a route was gone already"),
+            }
+        }
+    }
+
+    fn route(&self, network: IpAddr, prefix: u8) -> RouteMessage {
+        match (network, self.source) {
             (IpAddr::V4(net), IpAddr::V4(source)) => RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(net, prefix)
                 .output_interface(self.index)
@@ -115,15 +140,16 @@ impl Routes {
                     IpAddr::V4(_) => route.build(),
                 }
             }
-        };
-        let added = self.handle.route().add(message).replace().execute().await;
-        added.with_context(|| {
-            format!("no route for {network}/{prefix} into {}: this needs CAP_NET_ADMIN, or routes = false", self.tun)
-        })?;
-        tracing::info!(network = %format!("{network}/{prefix}"), tun = %self.tun, "routed into the TUN device");
-        self.there.insert((network, prefix));
-        Ok(())
+        }
     }
+}
+
+/// The multicast addresses that a line of the group's policy is about, if its destination is among them. Others are the
+/// operator's business: the packets that the engine sends go to those same addresses.
+pub(super) fn multicast(destination: &Selector) -> Option<(IpAddr, u8)> {
+    let all = if destination.address.is_ipv4() { 4 } else { 8 };
+    let within = Selector { prefix: destination.prefix.max(all), ..*destination };
+    destination.address.is_multicast().then(|| (within.range().0, within.prefix))
 }
 
 /// The MTU of an interface.

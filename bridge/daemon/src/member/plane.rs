@@ -2,11 +2,14 @@
 //!
 //! `auto` begins with the kernel's ESP where the system has it, and goes over to the user-space engine with the first keys that
 //! the kernel must not or cannot have. It never comes back, since applications have joined the groups on the other device by then.
+//!
+//! What new keys protect is routed and guarded before they are used, and what the group's policy names no more until its roll-over is over.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
@@ -17,9 +20,9 @@ use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use rtnetlink::Handle;
 
-use super::guard::Guard;
+use super::guard::{Guard, Line};
 use super::local;
-use super::network::{self, Place, Routes};
+use super::network::{self, Place, Routes, multicast};
 use crate::config::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
 use crate::keylog::FileKeyLog;
 
@@ -37,8 +40,10 @@ pub(super) struct Plane {
     follows: bool,
     /// What takes the engine's place when it gives an update back.
     spare: Option<Spare>,
-    /// Where protected packets have gone so far.
-    destinations: BTreeSet<(IpAddr, u8)>,
+    /// Networks that are protected whatever the group says.
+    protect: Vec<(IpAddr, u8)>,
+    /// What the group protects, as far as routes and guard are about it.
+    named: Arc<[Line]>,
     /// Where rekeys come, in clear.
     clear: BTreeSet<SocketAddr>,
     /// Why the kernel's ESP was not taken, where it might have been.
@@ -108,7 +113,8 @@ impl Plane {
             guard: None,
             follows: false,
             spare: None,
-            destinations: BTreeSet::new(),
+            protect: Vec::new(),
+            named: Arc::new([]),
             clear: BTreeSet::new(),
             declined: None,
         }
@@ -116,7 +122,8 @@ impl Plane {
 
     async fn userspace(spare: &Spare, around: &Surroundings<'_>) -> anyhow::Result<Self> {
         let (engine, routes, guard) = spare.start().await?;
-        Ok(Self { routes: Some(routes), guard, follows: around.config.routes, ..Self::of(Box::new(engine)) })
+        let (follows, protect) = (around.config.routes, spare.protect.clone());
+        Ok(Self { routes: Some(routes), guard, follows, protect, ..Self::of(Box::new(engine)) })
     }
 
     /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. A route that
@@ -125,45 +132,62 @@ impl Plane {
     /// # Errors
     /// The engine refuses the keys; nothing of them is used.
     pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
-        let installs = update.install.iter().map(|sa| (sa.policy.destination.address, sa.policy.destination.prefix));
-        let destinations: Vec<(IpAddr, u8)> = installs.collect();
         let mut problem = None;
         if let Some(routes) = self.routes.as_mut().filter(|_| self.follows) {
-            for (address, prefix) in &destinations {
-                if let Err(error) = routes.add(*address, *prefix).await {
+            for (network, prefix) in lines(&update).filter_map(|(_, to)| multicast(&to)) {
+                if let Err(error) = routes.add(network, prefix).await {
                     problem = Some(format!("{error:#}"));
                 }
             }
         }
         if let Some(guard) = &mut self.guard {
-            guard.extend(&update.install).map_err(|error| format!("{error:#}"))?;
+            guard.extend(lines(&update)).map_err(|error| format!("{error:#}"))?;
         }
         match self.engine.apply(update, now) {
-            Ok(()) => {
-                self.destinations.extend(destinations);
-                Ok(problem)
+            Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => self.go_over(*refused, now).await,
+            applied => {
+                self.follow().await;
+                applied.map(|()| problem).map_err(|error| error.to_string())
             }
-            Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => {
-                self.destinations.extend(destinations);
-                self.go_over(*refused, now).await
-            }
-            Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Does what is due.
+    pub(super) async fn expire(&mut self, now: Now) {
+        self.engine.expire(now);
+        self.follow().await;
+    }
+
+    /// Routes and guards what the group protects, and nothing else.
+    async fn follow(&mut self) {
+        let named = self.engine.named();
+        if self.named == named {
+            return;
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.follow(&named);
+        }
+        if let Some(routes) = &mut self.routes {
+            let networks = named.iter().filter_map(|(_, to)| multicast(to));
+            routes.keep(&networks.chain(self.protect.iter().copied()).collect()).await;
+        }
+        self.named = named;
     }
 
     /// The user-space engine takes the place of the kernel's, with its SAs. In between packets are dropped, and at no time are
     /// they neither blocked by the kernel nor routed into the TUN device.
     async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Result<Option<String>, String> {
         let Some(spare) = &self.spare else { return Err(refused.to_string()) };
+        let named = self.engine.named();
         let fails = |error: anyhow::Error| format!("{refused}, and userspace cannot take over: {error:#}");
         let (engine, mut routes, mut guard) = spare.start().await.map_err(fails)?;
-        for (address, prefix) in &self.destinations {
-            if let Err(error) = routes.add(*address, *prefix).await {
+        for (network, prefix) in named.iter().filter_map(|(_, to)| multicast(to)) {
+            if let Err(error) = routes.add(network, prefix).await {
                 engine.stop();
                 return Err(fails(error));
             }
         }
-        if let Some(Err(error)) = guard.as_mut().map(|guard| guard.take_over(&self.destinations, &self.clear)) {
+        if let Some(Err(error)) = guard.as_mut().map(|guard| guard.take_over(&named, &self.clear)) {
             engine.stop();
             return Err(fails(error));
         }
@@ -171,10 +195,13 @@ impl Plane {
             engine.adopt(sad);
         }
         std::mem::replace(&mut self.engine, Box::new(engine)).stop();
-        (self.routes, self.guard, self.follows, self.spare) = (Some(routes), guard, true, None);
+        self.protect = self.spare.take().map(|spare| spare.protect).unwrap_or_default();
+        (self.routes, self.guard, self.follows) = (Some(routes), guard, true);
         tracing::warn!(why = %refused, "the kernel's ESP is not for these keys: userspace takes over");
         self.declined = Some(refused.to_string());
-        self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string())
+        let applied = self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string());
+        self.follow().await;
+        applied
     }
 
     /// Rekeys come to this address, in clear.
@@ -190,6 +217,11 @@ impl Plane {
     pub(super) fn unguarded(&self) -> Option<&str> {
         self.guard.as_ref()?.problem()
     }
+}
+
+/// What an update names, source and destination.
+fn lines(update: &GroupUpdate) -> impl Iterator<Item = Line> {
+    update.install.iter().map(|sa| (sa.policy.source, sa.policy.destination))
 }
 
 impl Spare {

@@ -192,7 +192,9 @@ impl Runner {
     pub(super) async fn expire(&mut self) {
         let now = self.parts.clock.now();
         self.last_expire = now.mono;
-        self.parts.joined.iter_mut().for_each(|joined| joined.expire(now));
+        for joined in &mut self.parts.joined {
+            joined.expire(now).await;
+        }
         self.traces.expire(&self.parts.joined, now);
         self.key_logging.expire(&self.parts.joined, now);
         let outputs = self.present.expire(now, &mut OsRandom);
