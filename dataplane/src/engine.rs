@@ -85,7 +85,7 @@ pub struct EngineStatus {
     /// What the engine tries again and again in vain, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// SPIs of SAs whose cryptography a device does.
+    /// SPIs of SAs by which a device decrypts what comes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub offloaded: Vec<String>,
     /// SAs and drop counters.

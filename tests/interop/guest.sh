@@ -27,15 +27,45 @@ guest_program() {
     install -D "$(readlink -f "$1")" "$guest_root${2:-$1}"
 }
 
-# Modules in the order of loading. Some are built in or have no such name in some kernels: what is missing fails a case.
-module_files() {
-    local modules=$1 version=${1##*/} top=${1%/lib/modules/*} name
-    local names=(virtio_pci virtio_net esp4 esp6 xfrm_user gcm ghash_generic ccm ctr cbc authenc hmac sha1_generic sha256_generic
-        sha512_generic chacha20poly1305 chacha_generic poly1305_generic crypto_null seqiv echainiv drbg "${@:2}")
+# guest_modules FOLDER MODULE...: puts the kernel's modules into a folder of the guest, named in the order of loading. Some are built in
+# or have no such name in some kernels: what is missing fails a case.
+guest_modules() {
+    local folder=$guest_root/$1 modules version top name file number=100
+    modules=$(find "$work/package" -type d -path '*/lib/modules/*' -prune)
+    version=${modules##*/} top=${modules%/lib/modules/*}
+    mkdir -p "$folder"
     depmod --basedir "$top" "$version"
-    for name in "${names[@]}"; do
+    while read -r file; do
+        number=$((number + 1))
+        case $file in
+            *.xz) xz -dc "$file" >"$folder/$number.ko" ;;
+            *) cp "$file" "$folder/$number.ko" ;;
+        esac
+    done < <(for name in "${@:2}"; do
         modprobe --dirname "$top" --set-version "$version" --show-depends "$name" 2>/dev/null || true
-    done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'
+    done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }')
+}
+
+# guest_module FILE: builds a module of our own for the kernel, which becomes /NAME.ko in the guest. Fails where that cannot be.
+guest_module() {
+    local version=${guest_kernel##*/vmlinuz-} headers=$work/headers name package
+    local packages=("linux-headers-$version")
+    name=$(basename "$1" .c)
+    mkdir -p "$headers/module"
+    for package in $(apt-cache depends "${packages[0]}" | sed -nE 's/^ *Depends: *(linux-headers-.*-common|linux-kbuild-.*)$/\1/p'); do
+        packages+=("$package")
+    done
+    (cd "$headers" && apt-get -qq download "${packages[@]}") >>"$work/apt.log" 2>&1 || return
+    for package in "$headers"/*.deb; do
+        dpkg -x "$package" "$headers"
+    done
+    # Not installed, they are not where they think.
+    sed -i "s#/usr/src/#$headers&#" "$headers/usr/src/${packages[0]}/Makefile"
+    cp "$1" "$headers/module/"
+    echo "obj-m := $name.o" >"$headers/module/Kbuild"
+    # Type information wants one more tool, and nobody asks for it.
+    make -s -C "$headers/usr/src/${packages[0]}" M="$headers/module" CONFIG_DEBUG_INFO_BTF_MODULES= modules >"$work/module.log" 2>&1 || return
+    strip -g -o "$guest_root/$name.ko" "$headers/module/$name.ko"
 }
 
 # guest_kernel [MODULE...]: fetches the kernel; $guest_kernel is its image, $guest_root the folder that becomes the initramfs, with
@@ -51,18 +81,12 @@ guest_kernel() {
     echo "guest: Linux ${guest_kernel##*/vmlinuz-}"
 
     guest_root=$work/root
-    mkdir -p "$guest_root"/{bin,dev,proc,sys,tmp,run,modules}
+    mkdir -p "$guest_root"/{bin,dev,proc,sys,tmp,run}
     install "$(command -v busybox)" "$guest_root/bin/busybox"
     guest_program /bin/bash
     guest_program "$(command -v ip)"
-    local file number=100
-    while read -r file; do
-        number=$((number + 1))
-        case $file in
-            *.xz) xz -dc "$file" >"$guest_root/modules/$number.ko" ;;
-            *) cp "$file" "$guest_root/modules/$number.ko" ;;
-        esac
-    done < <(module_files "$(find "$work/package" -type d -path '*/lib/modules/*' -prune)" "$@")
+    guest_modules modules virtio_pci virtio_net esp4 esp6 xfrm_user gcm ghash_generic ccm ctr cbc authenc hmac sha1_generic \
+        sha256_generic sha512_generic chacha20poly1305 chacha_generic poly1305_generic crypto_null seqiv echainiv drbg "$@"
     cat >"$guest_root/init" <<EOT
 #!/bin/bash
 export PATH=$(dirname "$(command -v ip)"):/bin

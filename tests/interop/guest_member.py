@@ -25,14 +25,18 @@ ESP = 50
 ETHERNET = 14
 
 # Name, group and its number; the engine that the guest's member is told to use, and the one that it has to use then, or none; whether
-# that member sends; whether each traffic policy has one sender alone, with a replay window; the version of IP by which members register.
-Case = collections.namedtuple("Case", "name group number engine used sends windows version", defaults=(True, False, 4))
+# that member sends; whether each traffic policy has one sender alone, with a replay window; the version of IP by which members register;
+# whether the guest has a card that opens what comes by AES-GCM with 128 bits.
+Case = collections.namedtuple("Case", "name group number engine used sends windows version card", defaults=(True, False, 4, False))
 CASES = [
     Case("AES-GCM of several senders, tunnel", "gcm-tunnel", 1, "auto", "userspace"),
     Case("AES-GCM of several senders, tunnel, receiving", "gcm-receiving", 4, "kernel", "kernel", sends=False),
     Case("AES-CBC with HMAC of one sender, tunnel", "cbc-tunnel", 2, "kernel", "kernel", windows=True, version=6),
     Case("AES-CBC with HMAC of several senders, transport", "cbc-transport", 3, "auto", "kernel"),
     Case("AES-GCM of several senders, refused", "gcm-refused", 5, "kernel", None),
+    # The card stays.
+    Case("AES-GCM opened by a card, tunnel", "card-tunnel", 6, "kernel", "kernel", sends=False, card=True),
+    Case("AES-GCM opened by a card or not, transport", "card-transport", 7, "kernel", "kernel", sends=False, card=True),
 ]
 
 
@@ -52,7 +56,7 @@ def member_config(case, side, engine, sends):
 gateway = "{host_address(case.version, 1)}"
 group = {case.number}
 address = "{host_address(case.version, side.host)}"
-interface = "eth0"
+interface = "{side.interface}"
 psk = "correct horse battery staple"
 retry = "1s"
 leave_on_exit = true
@@ -80,6 +84,9 @@ class Trial:
 
     def run(self):
         """Yields complaints."""
+        if self.case.card and self.inside.interface != "nic0":
+            self.inside.plug()
+        card = self.inside.card() if self.case.card else None
         self.outside.start_member(member_config(self.case, self.outside, "userspace", True))
         self.start_inside()
         until("the member outside has keys", self.outside.plane)
@@ -100,11 +107,16 @@ class Trial:
         yield from self.complaints
         yield from self.check_wire(sas)
         yield from self.check_counters(sas)
+        if card:
+            yield from self.check_card(card, sas[1])
         yield from self.check_injected({sa["spi"] for sa in old[0]})
         yield from self.check_table()
         for app in self.apps:
             yield from self.check_arrival(app, sent)
+        if card:
+            yield from self.check_card_down()
         if self.inside.in_kernel() and self.case.sends:
+            yield from self.check_own()
             yield from self.check_kill()
         foreign = self.inside.in_kernel() and self.inside.replace_state()
         yield from self.end(foreign)
@@ -121,6 +133,8 @@ class Trial:
             self.inside.guest.run("ip xfrm state flush")
         if left := self.inside.left_in_kernel():
             yield f"left in the guest's kernel: {left}"
+        if self.case.card and (card := self.inside.card())["states"]:
+            yield f"left in the card: {card}"
 
     def start_inside(self):
         """Starts the guest's member, which must get keys and use the right engine."""
@@ -226,6 +240,59 @@ class Trial:
         text = self.inside.keyferry(f"sa --details --socket {self.inside.folder}/member.sock")
         if not text or any(len(line) > 80 for line in text.splitlines()) or ("this host" in text) != self.inside.in_kernel():
             yield f"keyferry sa: {text}"
+        if ("decrypted by the network device: 0x" in text) != self.case.card:
+            yield f"keyferry sa about the card: {text}"
+
+    def check_card(self, before, sas):
+        """The card has the states that it is to have, and has opened all that came by them, as the kernel and the member say too; what
+        it finds forged is dropped."""
+        now = self.inside.card()
+        wanted = self.card_spis()
+        said, there = set(self.inside.plane()["offloaded"]), self.inside.kernel_spis("offload parameters: dev nic0 dir in")
+        if not said == there == wanted or now["states"] != len(wanted):
+            yield f"the card should have the SAs {wanted}; the member says {said}, the kernel {there}, the card {now}"
+        if len(wanted) < len(self.inside.spis()) and now["refused"] == before["refused"]:
+            yield f"the card was asked for nothing that it does not want: {now}"
+        came = sum(sa["packets_opened"] for sa in sas if self.is_for_card(sa))
+        if (opened := now["opened"] - before["opened"]) != came or not came:
+            yield f"the card has opened {opened} packets, the SAs {came}"
+        last = [it for it in self.switch.captured() if it.host != self.inside.host and f"0x{it.payload[:4].hex()}" in wanted][-1]
+        yield from self.check_drops(self.inside, "InStateProtoError", [last.frame[:-1] + bytes([last.frame[-1] ^ 1])])
+        if (forged := self.inside.card()["forged"] - now["forged"]) != 1:
+            yield f"the card has found {forged} packets forged"
+
+    @staticmethod
+    def is_for_card(sa):
+        return "128" in sa["transform"]
+
+    def card_spis(self):
+        """SAs that the card is to have."""
+        return {sa["spi"] for sa in self.inside.plane()["sas"] if self.is_for_card(sa)}
+
+    def check_card_down(self):
+        """With a device the kernel takes its states down; the member has them installed again."""
+        wanted = self.inside.spis()
+        self.inside.guest.run("ip link set nic0 down")
+        if (left := self.inside.kernel_spis()) != wanted - self.card_spis():
+            yield f"without the card the kernel has the SAs {left}, of {wanted}"
+        self.inside.use("nic0")
+        until("the SAs are there again", lambda: self.inside.kernel_spis() == wanted)
+        if (now := self.inside.card())["states"] != len(self.card_spis()):
+            yield f"the card has not got all its states again: {now}"
+
+    def check_own(self):
+        """What an application in the guest sends comes to the others there, but for tunnels of IPv4, from which the kernel takes nothing
+        of the host's own; without a card that can, the code for such cards is not loaded, with which nothing of it would come."""
+        apps = [app for app in self.apps if app.side is self.inside]
+        wanted = [int(":" in app.address or self.case.group.endswith("transport")) for app in apps]
+        for app in apps:
+            self.inside.send(app.address, "own")
+        with contextlib.suppress(Broken):
+            until("they come", lambda: [app.ask(do="report")["foreign"] for app in apps] == wanted)
+        if (came := [app.ask(do="report")["foreign"] for app in apps]) != wanted:
+            yield f"of the guest's own packets there came {came} instead of {wanted}"
+        if loaded := self.inside.guest.run("lsmod | grep _offload"):
+            yield f"loaded without need: {loaded}"
 
     def check_drops(self, side, reason, frames):
         """A side drops these frames for this reason."""
@@ -295,6 +362,9 @@ def run(sides, switch, folder):
         return 1
     failed = 0
     for case in CASES:
+        if case.card and not sides[1].has_card():
+            print(f"skip {case.engine}: {case.name}: the card's module could not be built")
+            continue
         kind = Trial if case.used else Refusal
         complaints = list(kind(case, *sides, switch, folder).run())
         failed += told(f"{case.engine}: {case.name}", complaints)

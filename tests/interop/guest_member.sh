@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Members of one group, of which one is in a guest under qemu, with a Debian kernel: its engines against the userspace engine
-# outside, through roll-overs under load. A bridge joins the gateway, the member outside and the guest's TAP.
+# outside, through roll-overs under load. A bridge joins the gateway, the member outside and the guest's TAP. The last cases are with a
+# network card that opens ESP, which a module of our own makes of the guest's (guest_nic.c).
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 source "$(dirname "$0")/guest.sh"
@@ -8,6 +9,15 @@ need ip tcpdump python3 strip
 [[ -c /dev/net/tun ]] || skip "there is no /dev/net/tun"
 need_guest
 guest_kernel tun
+# The kernel asks for its offload of ESP when somebody asks it for a device to do that.
+guest_modules offload esp4_offload esp6_offload
+mkdir "$guest_root/sbin"
+cat >"$guest_root/sbin/modprobe" <<'EOT'
+#!/bin/bash
+[[ "$*" != *xfrm-offload* ]] || for module in /offload/*; do insmod "$module"; done
+EOT
+chmod +x "$guest_root/sbin/modprobe"
+guest_module "$(dirname "$0")/guest_nic.c" || echo "no card: $(tail -n 1 "$work/module.log" "$work/apt.log" 2>/dev/null | tail -n 1)"
 
 # The gateway in $left, the member outside in $right, and a switch in $middle, with the guest's TAP.
 switched_hosts() {
@@ -97,6 +107,11 @@ $(group gcm-receiving 4 239.192.1.4:848)
 $(traffic 4 'transform = "aes-256-gcm"')
 $(group gcm-refused 5 239.192.1.5:848)
 $(traffic 5 'transform = "aes-128-gcm"')
+$(group card-tunnel 6 239.192.1.6:848)
+$(traffic 6 'transform = "aes-128-gcm"')
+$(group card-transport 7 239.192.1.7:848)
+$(policy 239.192.0.7 'transform = "aes-128-gcm"' 'mode = "transport"')
+$(policy ff15::7 'transform = "aes-256-gcm"' 'mode = "transport"')
 CONF
 )
 

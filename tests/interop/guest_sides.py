@@ -78,7 +78,7 @@ class Side:
 class Outside(Side):
     """In a namespace, at the switch's second port."""
 
-    name, host, port = "outside", 2, "port2"
+    name, host, port, interface = "outside", 2, "port2", "eth0"
 
     def __init__(self, folder, namespace):
         self.folder, self.within = folder, ["ip", "netns", "exec", namespace]
@@ -143,20 +143,39 @@ class Inside(Side):
     mac = "02:00:00:00:00:03"
 
     def __init__(self, guest, folder="/tmp"):
-        self.guest, self.folder, self.apps = guest, folder, []
+        self.guest, self.folder, self.apps, self.interface = guest, folder, [], None
 
     def set_up(self):
-        """Addresses and routes; returns complaints."""
+        """Returns complaints."""
         self.guest.written("ready.")
+        return self.guest.run("ip link set lo up") + self.use("eth0")
+
+    def use(self, interface):
+        """Gives an interface addresses and routes; returns complaints."""
+        self.interface = interface
         return self.guest.run(f"""
 ip -batch - <<'END'
-link set lo up
-link set eth0 up
-addr add 10.85.0.{self.host}/24 dev eth0
-addr add fd85::{self.host}/64 dev eth0 nodad
-route add 224.0.0.0/4 dev eth0
+link set {interface} up
+addr replace 10.85.0.{self.host}/24 dev {interface}
+addr replace fd85::{self.host}/64 dev {interface} nodad
+route replace 224.0.0.0/4 dev {interface}
 END
 """)
+
+    def has_card(self):
+        """Is there one that opens ESP (guest_nic.c)?"""
+        return bool(self.guest.run("ls /guest_nic.ko 2>/dev/null"))
+
+    def plug(self):
+        """Puts that card between the cable and IP."""
+        said = self.guest.run("insmod /guest_nic.ko; ip addr flush dev eth0; echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+        if said := said + self.use("nic0"):
+            raise Broken(f"the card: {said}")
+
+    def card(self):
+        """What the card has and has done."""
+        lines = self.guest.run("cd /sys/module/guest_nic/parameters && grep . *; cd /").splitlines()
+        return {name: int(count) for name, count in (line.split(":") for line in lines)}
 
     def start_member(self, config):
         self.guest.run(f"umask 077; cat >{self.folder}/member.toml <<'END'\n{config}END")
@@ -229,10 +248,10 @@ echo "$line" """.format(**app))
         """What a command that fails says."""
         return self.guest.run(f"keyferry {arguments} --socket {self.folder}/member.sock 2>&1 >/dev/null || true")
 
-    def kernel_spis(self):
-        """The SPIs of the SAs that the kernel has."""
-        lines = self.guest.run("ip xfrm state").splitlines()
-        return {words[words.index("spi") + 1] for words in map(str.split, lines) if "spi" in words}
+    def kernel_spis(self, having=""):
+        """The SPIs of the SAs that the kernel has, and of which it says this."""
+        states = [state.split() for state in self.guest.run("ip xfrm state").split("\nsrc ") if having in state]
+        return {words[words.index("spi") + 1] for words in states if "spi" in words}
 
     def replace_state(self):
         """Puts another's state into the place of one of the member's, and gives its SPI."""
@@ -247,6 +266,10 @@ echo "$line" """.format(**app))
         if said:
             raise Broken(f"another's state: {said}")
         return spi
+
+    def send(self, address, text):
+        """Sends a datagram, which the guest's own applications get too, if all is well."""
+        self.guest.run(f"echo {text} >/dev/udp/{address}/{PORT}")
 
     def left_in_kernel(self):
         """SAs and policies that the kernel has."""

@@ -15,7 +15,8 @@
 //!
 //! What the kernel would do unsafely is refused before anything changes: sending by a counter mode (its IVs have no
 //! sender ID), more than one source behind a tunnel that preserves it, a replay window for several senders. Extended
-//! sequence numbers and encapsulation in UDP are never asked for. A device that can do the cryptography is asked to.
+//! sequence numbers and encapsulation in UDP are never asked for. A device that can do the cryptography is asked to, for SAs
+//! that only receive.
 
 use std::fs::File;
 use std::io;
@@ -63,7 +64,7 @@ pub struct KernelConfig {
     pub name: String,
     /// Directory for a file of each name that is taken, to which this user and root alone may write. It is made if it is missing.
     pub names: PathBuf,
-    /// Interface on which the groups are joined, and whose device is asked to do the cryptography.
+    /// Interface on which the groups are joined, and whose device may do the cryptography of what comes.
     pub interface: String,
     /// Multicast networks to which nothing leaves in clear, from the start on.
     pub networks: Vec<(IpAddr, u8)>,

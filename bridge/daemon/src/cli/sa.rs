@@ -59,7 +59,7 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
     }
     let offloaded: Vec<&str> = list(plane, "offloaded").iter().filter_map(Value::as_str).collect();
     if !offloaded.is_empty() {
-        let _ = writeln!(out, "\n{}", fold(&[&["encrypted by the network device:"], offloaded.as_slice()].concat(), 4));
+        let _ = writeln!(out, "\n{}", fold(&[&["decrypted by the network device:"], offloaded.as_slice()].concat(), 4));
     }
     out + &rules(plane) + &drops(plane, sas, engine == "kernel")
 }
@@ -365,7 +365,7 @@ mod tests {
         for part in [
             "engine kernel at enp1s0f1np1 tried again and again: the kernel does not take it: somebody else's XFRM",
             "not joined: 239.192.0.9: No buffer space",
-            "encrypted by the network device: 0x79f28435 0x8a04b3c1",
+            "decrypted by the network device: 0x79f28435 0x8a04b3c1",
             "0x79f28435 symmetric, octets sealed and opened 18446744073709551615, replay windows 12",
             "OutPolBlock 4 this host no keys to send by",
             "OutBundleCheckError 18446744T this host the way to send has just changed",

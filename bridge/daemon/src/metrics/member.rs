@@ -171,7 +171,7 @@ fn sas(page: &mut Page, planes: &[(String, EngineStatus)]) {
             all().for_each(|(group, sa)| values.put(&[("group", group), ("spi", &sa.spi)], of(sa)));
         });
     }
-    let (name, help) = ("keyferry_dataplane_sa_offloaded", "Whether a network device does the SA's cryptography.");
+    let (name, help) = ("keyferry_dataplane_sa_offloaded", "Whether a network device decrypts what comes by the SA.");
     page.metric(Kind::Gauge, name, help, |values| {
         for (group, plane) in planes {
             for sa in &plane.sad.sas {

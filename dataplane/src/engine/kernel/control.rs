@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_crypto::{Integrity, Secret};
-use keyferry_model::policy::{EspMode, EspTransform, Selector, SequenceNumbers};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection, Selector, SequenceNumbers};
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{GroupUpdate, NewSa};
 use nix::errno::Errno;
@@ -15,10 +15,10 @@ use nix::errno::Errno;
 use super::counters::HostCounters;
 use super::explain;
 use super::message::{
-    Action, Direction, KnownPolicy, KnownState, NewState, Numbers, Offload, Policy, Scope, StateKey, unspecified,
+    Action, Direction, KnownPolicy, KnownState, NewState, Numbers, Policy, Scope, StateKey, unspecified,
 };
 use super::plan::{Ground, Policies, Step, UNKNOWN, steps};
-use super::socket::Xfrm;
+use super::socket::{Xfrm, has_offload};
 use super::states::{Placed, States};
 use super::suitable::{Rules, refusal, scope_of};
 use crate::engine::EngineStatus;
@@ -242,7 +242,8 @@ impl Control {
             if add_mode(new.policy.mode) {
                 return unsuitable("the group turns from one of transport and tunnel mode to the other");
             }
-            if self.sad.direction(new.spi).is_some_and(|d| d.receives() != new.direction.receives()) {
+            // A state of which a device opens what comes must not send: its packets would leave as they are.
+            if self.sad.direction(new.spi).is_some_and(|d| self.ways(d) != self.ways(new.direction)) {
                 return unsuitable("an SA that is there changes its direction");
             }
             for key in self.ground.keys_of(&new.policy) {
@@ -262,6 +263,7 @@ impl Control {
     /// Installs the states of SAs that have none, all or none of them.
     fn add_states(&mut self, install: &[NewSa]) -> Result<Vec<(u32, BTreeSet<IpAddr>)>, Refused> {
         let mut added: Vec<(u32, BTreeSet<IpAddr>)> = Vec::new();
+        let device = self.device(install);
         for new in install {
             let there = self.states.0.contains_key(&new.spi) && !self.lost.contains(&new.spi);
             if there || added.iter().any(|(spi, _)| *spi == new.spi) {
@@ -275,7 +277,7 @@ impl Control {
                     // Of several states some may be left.
                     drop(self.remove_own(key));
                 }
-                match self.add_state(new, key) {
+                match self.add_state(new, key, device) {
                     Ok(()) => added.last_mut().into_iter().for_each(|(_, at)| {
                         at.insert(destination);
                     }),
@@ -289,8 +291,29 @@ impl Control {
         Ok(added)
     }
 
-    /// Installs a state, with a device for its cryptography if there is one that can.
-    fn add_state(&mut self, new: &NewSa, key: StateKey) -> io::Result<()> {
+    /// Does an SA receive, and send?
+    fn ways(&self, direction: SaDirection) -> (bool, bool) {
+        (direction.receives(), direction.sends() && !self.rules.receive_only)
+    }
+
+    /// The device that is asked to do the cryptography of those SAs which only receive, if it can.
+    ///
+    /// None is asked to do it for what is sent: the kernel gives packets to a group back to the host's own applications before the
+    /// device has encrypted them, and drops them then. It does the same, without any device, once it has loaded what devices need
+    /// (esp4_offload, esp6_offload), which asking makes it do; so only a device is asked that can.
+    fn device(&self, install: &[NewSa]) -> Option<u32> {
+        let can = || match has_offload(self.index) {
+            Ok(can) => can,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not tell what the device can do");
+                false
+            }
+        };
+        (install.iter().any(|new| self.ways(new.direction) == (true, false)) && can()).then_some(self.index)
+    }
+
+    /// Installs a state.
+    fn add_state(&mut self, new: &NewSa, key: StateKey, device: Option<u32>) -> io::Result<()> {
         let policy = &new.policy;
         let known = self.sad.installed().find(|(sa, _)| sa.spi == new.spi).map(|(sa, _)| &*sa.state);
         let known = known.or_else(|| self.sad.remembered(&new.keymat));
@@ -300,8 +323,6 @@ impl Control {
         });
         let windowed = new.direction.receives() && policy.sequence == SequenceNumbers::Sequential;
         let window = Some(policy.replay_window).filter(|window| windowed && *window > 0);
-        let sends = new.direction.sends() && !self.rules.receive_only;
-        let direction = if sends { Direction::Out } else { Direction::In };
         let state = NewState {
             key,
             source: self.ground.outer_source(policy),
@@ -313,11 +334,14 @@ impl Control {
             lifetime: new.lifetime,
             window: window.map_or(0, width_of),
             numbers,
-            offload: Some(Offload { interface: self.index, direction }),
+            offload: device.filter(|_| self.ways(new.direction) == (true, false)),
         };
-        // A device without the ability is no error, but one that does not want this SA is.
         let added = self.xfrm.add_state(&state);
-        let added = added.or_else(|_| self.xfrm.add_state(&NewState { offload: None, ..state }));
+        // The device may not want this SA, by its transform or for want of room.
+        let added = added.or_else(|error| match state.offload {
+            Some(_) => self.xfrm.add_state(&NewState { offload: None, ..state }),
+            None => Err(error),
+        });
         added.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EEXIST) => {
                 io::Error::other(format!("somebody else's state has this SPI at {}", key.destination))

@@ -12,8 +12,10 @@ use zeroize::Zeroizing;
 use super::algorithms::{self, Algorithms};
 use crate::packet::protocol;
 
+mod device;
 mod read;
 
+pub(super) use device::{family_told, has_esp_offload};
 #[cfg(feature = "fuzzing")]
 pub(crate) use read::told;
 pub(super) use read::{Answer, Answers, KnownPolicy, KnownState};
@@ -52,6 +54,9 @@ mod attribute {
     pub(super) const WIDE_REPLAY: u16 = 23;
     pub(super) const OFFLOAD: u16 = 28;
 }
+
+/// Flag of an offload; the lowest is that of IPv6.
+const INBOUND: u8 = 2;
 
 const V4: u16 = 2;
 const V6: u16 = 10;
@@ -128,7 +133,8 @@ pub(super) struct NewState<'k> {
     /// Replay window in packets; zero is none.
     pub(super) window: u32,
     pub(super) numbers: Numbers,
-    pub(super) offload: Option<Offload>,
+    /// Index of a device that is asked to do the cryptography of what comes.
+    pub(super) offload: Option<u32>,
 }
 
 /// Sequence numbers used so far.
@@ -138,13 +144,6 @@ pub(super) struct Numbers {
     pub(super) sent: u32,
     /// The highest one received.
     pub(super) seen: u32,
-}
-
-/// A device that is asked to do the cryptography for packets of one direction, as far as it can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offload {
-    pub(super) interface: u32,
-    pub(super) direction: Direction,
 }
 
 /// A message to the kernel.
@@ -204,11 +203,10 @@ impl Message {
         } else {
             self.attribute(attribute::REPLAY, |message| message.u32s(&[sent, 0, 0]));
         }
-        if let Some(offload) = state.offload {
+        if let Some(interface) = state.offload {
             self.attribute(attribute::OFFLOAD, |message| {
-                message.u32(offload.interface);
-                let inbound = if offload.direction == Direction::In { 2 } else { 0 };
-                message.octets(&[inbound | u8::from(state.key.destination.is_ipv6())]);
+                message.u32(interface);
+                message.octets(&[INBOUND | u8::from(state.key.destination.is_ipv6())]);
                 message.pad(4);
             });
         }

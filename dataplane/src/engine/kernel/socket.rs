@@ -6,10 +6,14 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use zeroize::Zeroizing;
 
-use super::message::{Answer, Answers, KnownPolicy, KnownState, Message, NewState, Policy, PolicyKey, StateKey};
+use super::message::{
+    Answer, Answers, KnownPolicy, KnownState, Message, NewState, Policy, PolicyKey, StateKey, family_told,
+    has_esp_offload,
+};
 
 const NETLINK: i32 = 16;
 const NETLINK_XFRM: i32 = 6;
+const NETLINK_GENERIC: i32 = 16;
 
 /// The kernel answers at once; this is in case it does not.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,9 +31,7 @@ pub(super) struct Xfrm {
 
 impl Xfrm {
     pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::from(NETLINK), Type::RAW, Some(Protocol::from(NETLINK_XFRM)))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, number: 0, read: Zeroizing::new(vec![0; READ]) })
+        Ok(Self { socket: netlink(NETLINK_XFRM)?, number: 0, read: Zeroizing::new(vec![0; READ]) })
     }
 
     /// How many messages there have been.
@@ -143,6 +145,24 @@ impl Xfrm {
             }
         }
     }
+}
+
+/// Can a network device do the cryptography of ESP? A kernel that does not tell has none that is known.
+pub(super) fn has_offload(interface: u32) -> io::Result<bool> {
+    let (socket, mut read) = (netlink(NETLINK_GENERIC)?, vec![0; READ]);
+    let mut ask = |message: Message| {
+        (&socket).write_all(&message.finish(1))?;
+        let length = (&socket).read(&mut read)?;
+        io::Result::Ok(read.get(..length).unwrap_or_default().to_vec())
+    };
+    let Some(family) = family_told(&ask(Message::get_family())?) else { return Ok(false) };
+    Ok(has_esp_offload(&ask(Message::get_features(family, interface))?))
+}
+
+fn netlink(protocol: i32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::from(NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 /// The kernel says of a state that is not there that there is no such process, and of a policy no such file.

@@ -15,7 +15,7 @@ pub(super) struct Placed {
     /// One for each address to which packets of it go.
     pub(super) at: BTreeSet<IpAddr>,
     before: Before,
-    /// Does a device do its cryptography?
+    /// Does a device decrypt what comes by it?
     offloaded: bool,
 }
 
@@ -94,7 +94,7 @@ impl States {
         lost
     }
 
-    /// SPIs of those whose cryptography a device does.
+    /// SPIs of those by which a device decrypts what comes.
     pub(super) fn offloaded(&self) -> Vec<String> {
         self.0.values().filter(|placed| placed.offloaded).map(|placed| format!("{:#010x}", placed.sa.spi)).collect()
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use keyferry_crypto::Aead;
-use keyferry_model::policy::{SaDirection, TrafficPolicy};
+use keyferry_model::policy::TrafficPolicy;
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::Removal;
 use nix::sched::{CloneFlags, unshare};
@@ -207,6 +207,35 @@ fn policies_that_somebody_else_removes_or_changes_come_back() {
         control.expire(Now { mono: due + REFRESH, ..at(0) });
         assert_eq!(send(GROUP), Sent::Nothing);
         control.end();
+    });
+}
+
+/// The state might be one of which a device opens what comes, and by such a one packets would leave as they are.
+#[test]
+fn an_sa_that_only_receives_never_begins_to_send() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        let gone = |direction| GroupUpdate {
+            install: vec![sa(0x1001, &policy(GROUP, EspMode::Transport), direction)],
+            ..registration(0x1001, CBC, GROUP, 32)
+        };
+        control.sad.apply(gone(SaDirection::ReceiverOnly), at(0)).unwrap();
+        for other in [SaDirection::Symmetric, SaDirection::SenderOnly] {
+            let (_, why) = control.check(&gone(other)).unwrap_err();
+            assert!(why.contains("changes its direction"), "{why}");
+        }
+        control.check(&gone(SaDirection::ReceiverOnly)).unwrap();
+        // Of a member that never sends, no SA does.
+        control.rules.receive_only = true;
+        control.check(&gone(SaDirection::Symmetric)).unwrap();
+    });
+}
+
+#[test]
+fn devices_without_the_ability_are_told_from_those_that_are_not_there() {
+    alone(|| {
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        assert!(!has_offload(index).unwrap() && !has_offload(u32::MAX >> 1).unwrap());
     });
 }
 

@@ -35,7 +35,7 @@ pub(in crate::engine::kernel) struct KnownState {
     pub(in crate::engine::kernel) forged: u32,
     pub(in crate::engine::kernel) sent: u32,
     pub(in crate::engine::kernel) seen: u32,
-    /// Does a device do its cryptography?
+    /// Does a device decrypt what comes by it?
     pub(in crate::engine::kernel) offloaded: bool,
 }
 
@@ -84,6 +84,11 @@ fn answer(kind: u16, body: &[u8]) -> Option<Answer> {
         kind::NEW_POLICY => Answer::Policy(policy(body)?),
         _ => return None,
     })
+}
+
+/// Does a message tell that something was not done?
+pub(super) fn is_error(message: &[u8]) -> bool {
+    u16_at(message, 4) == Some(ERROR)
 }
 
 /// struct xfrm_usersa_info and attributes.
@@ -154,7 +159,7 @@ fn scope(body: &[u8]) -> Option<Scope> {
     })
 }
 
-struct Attributes<'o>(&'o [u8]);
+pub(super) struct Attributes<'o>(pub(super) &'o [u8]);
 
 impl<'o> Iterator for Attributes<'o> {
     type Item = (u16, &'o [u8]);
@@ -179,10 +184,10 @@ fn octets<const N: usize>(body: &[u8], at: usize) -> Option<[u8; N]> {
     body.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-fn u16_at(body: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(body: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(octets(body, at)?))
 }
 
-fn u32_at(body: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(body: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(octets(body, at)?))
 }
