@@ -49,6 +49,8 @@ pub trait Engine: Send + Sync {
     }
     /// What the group protects, as [`Sad::named`] has it.
     fn named(&self) -> Arc<[(Selector, Selector)]>;
+    /// The group has named these lines, source and destination, and their keys are not used. They are protected all the same.
+    fn hold(&self, lines: &[(Selector, Selector)]);
     /// What it does and has done.
     fn status(&self) -> EngineStatus;
     /// Has a tap take note of packets from now on, or nobody any more. False if packets do not pass through this process.

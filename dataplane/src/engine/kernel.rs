@@ -164,6 +164,10 @@ impl Engine for Kernel {
         self.control().named()
     }
 
+    fn hold(&self, lines: &[(Selector, Selector)]) {
+        self.control().hold(lines);
+    }
+
     fn status(&self) -> EngineStatus {
         self.control().status(&self.interface)
     }

@@ -65,6 +65,10 @@ impl Engine for KeysOnly {
         self.sad().named()
     }
 
+    fn hold(&self, lines: &[(Selector, Selector)]) {
+        self.sad().hold(lines);
+    }
+
     fn status(&self) -> EngineStatus {
         EngineStatus {
             engine: "none",

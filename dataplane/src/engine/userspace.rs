@@ -332,6 +332,12 @@ impl Engine for Userspace {
         self.control().sad.named()
     }
 
+    fn hold(&self, lines: &[(Selector, Selector)]) {
+        let mut control = self.control();
+        control.sad.hold(lines);
+        self.settle(&mut control);
+    }
+
     fn status(&self) -> EngineStatus {
         Userspace::status(self)
     }

@@ -190,6 +190,11 @@ impl Control {
         sad
     }
 
+    pub(super) fn hold(&mut self, lines: &[(Selector, Selector)]) {
+        self.sad.hold(lines);
+        self.settle();
+    }
+
     pub(super) fn named(&self) -> Arc<[(Selector, Selector)]> {
         self.sad.named()
     }
