@@ -326,7 +326,6 @@ policy() {
     sed -e 's/^id = 1234/&\nactivation_delay = "5s"\ndeactivation_delay = "8s"/' \
         -e "0,/^\[group.gdoi\]/s//[[group.traffic]]\ndestination = \"$1\"\n\n&/" "$work/first.toml" >"$work/gateway.toml"
     "$KEYFERRY" reload --socket "$work/gateway.sock" >/dev/null || fail "the gateway does not read its configuration again"
-    until_true 20 protects "$1" || fail "the member gets no keys for $1"
 }
 protects() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep -q "\"destination\": \"$1"; }
 lets_go() { ! protects "$1"; }
@@ -340,8 +339,10 @@ member "$usual"
 listen
 tries "not named yet"
 policy 239.194.0.1
+until_true 20 protects 239.194.0.1 || fail "the member gets no keys for what the policy names"
 tries "named"
 policy 239.195.0.1
+until_true 20 protects 239.195.0.1 || fail "the member gets no keys for what the policy names now"
 tries "rolling over"
 sleep 0.5
 protects 239.194.0.1 && routed || fail "the roll-over is over already"
@@ -357,3 +358,42 @@ for words in named "rolling over"; do
 done
 routed && fail "what the policy names no more is routed still"
 echo "ok: what the policy names no more is guarded until its roll-over is over"
+stop # the application
+stop
+
+# nft hangs, for the next member.
+cp "$(command -v nft)" "$work/nft.real"
+cat >"$work/nft" <<SH
+#!/bin/sh
+[ ! -e "$work/hangs" ] || exec sleep 60
+exec "$work/nft.real" "\$@"
+SH
+chmod 700 "$work/nft"
+config member 2 "$usual
+guard = \"required\""
+spawn "$right" member bash -c 'mount --bind "$1" "$(command -v nft)" && shift && exec "$@"' -- \
+    "$work/nft" "$KEYFERRY" member --config "$work/member.toml"
+until_true 30 ready || fail "the member gets no keys"
+touch "$work/hangs"
+policy 239.196.0.1
+unguarded() { grep -q '"unguarded": "nft: it did not end within 5 s' <<<"$("$KEYFERRY" sa --json --socket "$work/member.sock")"; }
+slowest=0
+for ((tries = 0; tries < 40; tries++)); do
+    before=${EPOCHREALTIME/./}
+    unguarded && break
+    took=$((${EPOCHREALTIME/./} - before))
+    slowest=$((took > slowest ? took : slowest))
+    protects 239.196.0.1 && fail "keys are used without a guard for what they protect"
+    sleep 0.5
+done
+unguarded || fail "nobody is told that nft hangs"
+((slowest < 2000000)) || fail "a command took $slowest microseconds while nft hung"
+protects 239.196.0.1 && fail "keys are used without a guard for what they protect"
+rm "$work/hangs"
+until_true 60 protects 239.196.0.1 || fail "the member gets no keys when nft is back: $(table)"
+table | grep -q 239.196.0.1 || fail "keys are used without a guard for what they protect: $(table)"
+childless() { [[ -z $(cat "/proc/${pids[-1]}/task/"*/children) ]]; }
+until_true 5 childless || fail "processes are left behind"
+stop
+table >/dev/null 2>&1 && fail "the packet filter stays"
+echo "ok: while nft hangs the member does everything else, and uses no keys without a guard"

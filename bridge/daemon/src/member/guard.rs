@@ -13,321 +13,298 @@
 //! XFRM's policies, which do this for the kernel engine, cannot tell the interface from the TUN device where they look at what arrives: the
 //! route of a packet to a group is that of the loopback device.
 //!
-//! One table for each TUN device, replaced as a whole. It goes when the member ends, and stays when the process is killed: a start with the
-//! same device takes it over.
+//! One table for each TUN device, whose rules are replaced as a whole. It goes when the member ends, and stays when the
+//! process is killed: a start with the same device puts its own in its place.
+//!
+//! Rules are loaded beside everything else. Whoever has new keys waits until nothing is under way any more, so that what they protect is
+//! guarded first.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
-use dataplane::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys, are_sound};
+use dataplane::{LocalPolicy, WithoutKeys, are_sound};
 use keyferry_model::policy::Selector;
+use keyferry_model::time::{Deadline, Now};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::network::multicast;
+use super::nft::Nft;
 use crate::config::GuardChoice;
+use ruleset::{Ruleset, deletion, table_of};
 
-/// Where the program is; services seldom have the first two on their path.
-const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
-/// Before the filters that an operator usually writes, which have priority 0.
-const PRIORITY: i8 = -10;
+mod ruleset;
+
+/// When what has failed is tried again.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// And then ever later, but no later than after 2 to this power of it.
+const MOST_PAUSES: u32 = 4;
 
 /// Source and destination.
 pub(super) type Line = (Selector, Selector);
+
+/// Something that ran beside the member has ended.
+pub(super) struct Finished {
+    /// The group that it is about, by its place in the configuration.
+    pub(super) group: usize,
+    pub(super) news: News,
+}
+
+/// What has become of it.
+pub(super) enum News {
+    /// Of rules.
+    Loaded(Result<(), String>),
+}
+
+/// Who does it, where news go, and the group that they are about.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) nft: Nft,
+    pub(super) group: usize,
+    pub(super) news: mpsc::UnboundedSender<Finished>,
+}
+
+impl Desk {
+    /// Does something beside everything else.
+    fn begin(&self, work: impl Future<Output = News> + Send + 'static) -> JoinHandle<()> {
+        let desk = self.clone();
+        tokio::spawn(async move {
+            // Nobody listens where the member has ended.
+            drop(desk.news.send(Finished { group: desk.group, news: work.await }));
+        })
+    }
+}
 
 /// A packet filter that stands or shall stand.
 pub(super) struct Guard {
     rules: Ruleset,
     choice: GuardChoice,
-    /// What stands.
+    desk: Desk,
+    /// What stands, if that is known.
     standing: Option<String>,
-    /// Why it does not, or not as it shall.
-    problem: Option<String>,
+    /// What is being loaded, and by what.
+    loading: Option<(String, JoinHandle<()>)>,
+    /// What could not be loaded, and why.
+    failed: Option<(String, String)>,
+    /// Has anything been loaded? Otherwise the table may be another's, which was killed.
+    begun: bool,
+    /// May there be a table to take away?
+    left: bool,
+    refreshed: Duration,
+    loads: Pause,
 }
 
 impl Guard {
-    /// Puts it up for networks that are protected from the start. `None` where it is not wanted: by the configuration, or because clear traffic
-    /// is wanted while there are no keys.
-    ///
-    /// # Errors
-    /// It is required, and cannot be.
-    pub(super) fn open(
+    /// One for networks that are protected from the start. `None` where it is not wanted: by the configuration, or because clear traffic is
+    /// wanted while there are no keys.
+    pub(super) fn new(
         choice: GuardChoice,
         (tun, interface): (&str, u32),
         local: &LocalPolicy,
         networks: &[(IpAddr, u8)],
-    ) -> anyhow::Result<Option<Self>> {
-        if choice == GuardChoice::Off || matches!(local.without_keys, WithoutKeys::Clear(_)) {
-            Self::clear_away(tun);
-            return Ok(None);
-        }
-        let rules = Ruleset::new(tun, interface, &local.rules, networks);
-        let mut guard = Self { rules, choice, standing: None, problem: None };
-        guard.put_up().context("guard = \"required\"")?;
-        Ok(Some(guard))
+        desk: Desk,
+    ) -> Option<Self> {
+        let wanted = choice != GuardChoice::Off && !matches!(local.without_keys, WithoutKeys::Clear(_));
+        wanted.then(|| Self {
+            rules: Ruleset::new(tun, interface, &local.rules, networks),
+            choice,
+            desk,
+            standing: None,
+            loading: None,
+            failed: None,
+            begun: false,
+            left: false,
+            refreshed: Duration::ZERO,
+            loads: Pause::default(),
+        })
+    }
+
+    /// Puts it up, before there is anything else to do.
+    ///
+    /// # Errors
+    /// It is required, and cannot be.
+    pub(super) async fn stand(&mut self) -> Result<(), String> {
+        let text = self.rules.text();
+        self.left = true;
+        let loaded = self.desk.nft.load(&self.script(&text)).await;
+        self.loaded(text, loaded.map_err(|error| format!("{error:#}")));
+        self.failure().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
     /// Takes away what a member with this device may have left when it was killed, where no filter is wanted now.
-    pub(super) fn clear_away(tun: &str) {
+    pub(super) async fn clear_away(tun: &str, nft: &Nft) {
         let table = table_of(tun);
-        match nft(&format!("delete table inet {table}\n")) {
+        match nft.load(&deletion(&table)).await {
             Ok(()) => tracing::info!(%table, "the packet filter of a member that was killed is gone"),
             Err(error) => tracing::debug!(error = %format!("{error:#}"), "no packet filter was left"),
         }
     }
 
-    /// Is about these lines of the group's policy as well.
-    ///
-    /// # Errors
-    /// As [`Guard::open`].
-    pub(super) fn extend(&mut self, lines: impl Iterator<Item = Line>) -> anyhow::Result<()> {
+    /// Is about these lines as well, from the time on when nothing is under way.
+    pub(super) fn extend(&mut self, lines: impl Iterator<Item = Line>) {
         self.rules.named.extend(lines.filter(are_sound));
-        self.put_up()
+        self.converge(true);
+    }
+
+    /// [`Self::extend`], and lets these rekeys pass.
+    pub(super) fn take_over(&mut self, lines: &[Line], clear: &BTreeSet<SocketAddr>) {
+        self.rules.clear.extend(clear);
+        self.extend(lines.iter().copied());
     }
 
     /// Is about these lines and no others.
     pub(super) fn follow(&mut self, lines: &[Line]) {
         self.rules.named = lines.iter().copied().collect();
-        if let Err(error) = self.put_up() {
-            tracing::error!(error = %format!("{error:#}"), "what the group protects no more may be guarded still");
-        }
-    }
-
-    /// Is about what another engine has kept from leaving in clear, and lets the rekeys pass that it did.
-    ///
-    /// # Errors
-    /// As [`Guard::open`].
-    pub(super) fn take_over(&mut self, lines: &[Line], clear: &BTreeSet<SocketAddr>) -> anyhow::Result<()> {
-        self.rules.clear.extend(clear);
-        self.extend(lines.iter().copied())
+        self.converge(false);
     }
 
     /// Lets rekeys pass.
     pub(super) fn leave_clear(&mut self, address: SocketAddr) {
-        if self.rules.clear.insert(address)
-            && let Err(error) = self.put_up()
-        {
-            tracing::error!(error = %format!("{error:#}"), %address, "rekeys may be kept away");
+        if self.rules.clear.insert(address) {
+            self.converge(false);
         }
     }
 
-    /// Why clear packets are not kept away, if so.
+    /// Are rules on their way?
+    pub(super) fn is_busy(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    /// Why clear packets are not kept away as they should be, if so.
     pub(super) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.failed.as_ref().map(|(_, why)| why.as_str())
     }
 
-    /// Brings the filter to what it shall be.
-    fn put_up(&mut self) -> anyhow::Result<()> {
-        let wanted = self.rules.to_string();
-        if self.standing.as_ref() == Some(&wanted) {
-            return Ok(());
+    /// Why new keys must not be used, if so.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.problem().filter(|_| self.choice == GuardChoice::Required)
+    }
+
+    /// Does what is due.
+    pub(super) fn expire(&mut self, now: Now) {
+        if now.mono < self.deadline().at {
+            return;
         }
-        match nft(&wanted) {
+        self.refreshed = now.mono;
+        if self.failed.is_some() && self.loads.is_over() {
+            self.converge(true);
+        }
+    }
+
+    /// When [`Self::expire`] is wanted next.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline { at: self.refreshed + REFRESH, reason: "the packet filter is looked at" }
+    }
+
+    /// Something has ended that it had begun.
+    pub(super) fn take(&mut self, news: News) {
+        match news {
+            News::Loaded(result) => {
+                if let Some((text, _)) = self.loading.take() {
+                    self.loaded(text, result);
+                }
+                self.converge(false);
+            }
+        }
+    }
+
+    /// Takes it away.
+    pub(super) async fn close(mut self) {
+        if let Some((_, loading)) = self.loading.take() {
+            // It ends within its time, and nobody knows then what stands.
+            drop(loading.await);
+        }
+        if std::mem::take(&mut self.left) {
+            let gone = self.desk.nft.load(&deletion(&self.rules.table)).await;
+            self.told_of_end(gone);
+        }
+    }
+
+    /// Only what has stood is missed.
+    fn told_of_end(&self, gone: anyhow::Result<()>) {
+        if let Err(error) = gone {
+            let (error, table) = (format!("{error:#}"), &self.rules.table);
+            if self.begun {
+                tracing::warn!(%error, %table, "the packet filter stays");
+            } else {
+                tracing::debug!(%error, %table, "no packet filter was left");
+            }
+        }
+    }
+
+    /// Brings it to what it shall be; what has failed is tried `again` or not. If something is under way, it goes on from there.
+    fn converge(&mut self, again: bool) {
+        let wanted = self.rules.text();
+        let has_failed = self.failed.as_ref().is_some_and(|(text, _)| *text == wanted);
+        if self.is_busy() || (has_failed && !again) {
+            return;
+        }
+        if self.standing.as_ref() == Some(&wanted) {
+            self.failed = None;
+            return;
+        }
+        self.left = true;
+        let (nft, script) = (self.desk.nft.clone(), self.script(&wanted));
+        let loading =
+            self.desk.begin(async move { News::Loaded(nft.load(&script).await.map_err(|error| format!("{error:#}"))) });
+        self.loading = Some((wanted, loading));
+    }
+
+    /// For nft: a table that may be another's is made anew.
+    fn script(&self, text: &str) -> String {
+        let table = &self.rules.table;
+        if self.begun { text.to_owned() } else { format!("add table inet {table}\n{}{text}", deletion(table)) }
+    }
+
+    fn loaded(&mut self, text: String, result: Result<(), String>) {
+        match result {
             Ok(()) => {
                 if self.standing.is_none() {
                     tracing::info!(table = %self.rules.table, "clear packets of protected groups are kept away");
                 }
-                (self.standing, self.problem) = (Some(wanted), None);
-                Ok(())
+                (self.standing, self.failed, self.begun) = (Some(text), None, true);
+                self.loads = Pause::default();
             }
-            Err(error) if self.choice == GuardChoice::Required => Err(error),
-            Err(error) => {
-                let why = format!("{error:#}");
-                if self.problem.as_ref() != Some(&why) {
-                    tracing::warn!(%why, "nothing keeps clear packets of protected groups from applications that go past the TUN device");
+            Err(why) => {
+                if self.problem() != Some(&why) {
+                    tracing::warn!(%why, "clear packets of protected groups are not kept away as they should be");
                 }
-                self.problem = Some(why);
-                Ok(())
+                // What nft was about to do when it was killed may be done or not.
+                (self.standing, self.failed) = (None, Some((text, why)));
+                self.loads.fail();
             }
         }
     }
 }
 
 impl Drop for Guard {
+    /// For a member that does not come to its end.
     fn drop(&mut self) {
-        let table = &self.rules.table;
-        if self.standing.is_some()
-            && let Err(error) = nft(&format!("delete table inet {table}\n"))
-        {
-            tracing::warn!(error = %format!("{error:#}"), %table, "the packet filter stays");
+        if self.left {
+            let gone = self.desk.nft.load_blocking(&deletion(&self.rules.table));
+            self.told_of_end(gone);
         }
     }
 }
 
-/// Has the program take a file, as a whole or not at all.
-fn nft(text: &str) -> anyhow::Result<()> {
-    let program = PROGRAMS.into_iter().find(|program| Path::new(program).exists()).unwrap_or("nft");
-    let mut child = Command::new(program)
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("the program nft does not start (package nftables)")?;
-    if let Some(mut input) = child.stdin.take() {
-        // It says itself why it wants no more.
-        drop(input.write_all(text.as_bytes()));
-    }
-    let output = child.wait_with_output().context("nft")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("nft: {}", said.lines().next().unwrap_or("failed without a word"));
-    }
-    Ok(())
+/// When something that fails is tried again, counted in [`REFRESH`]es.
+#[derive(Default)]
+struct Pause {
+    failures: u32,
+    passed: u32,
 }
 
-/// The table of a device, whose name has characters that those of tables have not.
-fn table_of(tun: &str) -> String {
-    tun.bytes().fold("keyferry-".to_owned(), |mut table, octet| {
-        match octet {
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'.' => table.push(octet.into()),
-            _ => drop(write!(table, "_{octet:02x}")),
-        }
-        table
-    })
-}
-
-/// What the filter says. Its text is what nft takes.
-struct Ruleset {
-    table: String,
-    interface: u32,
-    rules: Vec<Rule>,
-    /// Networks that are protected whatever the group says.
-    networks: BTreeSet<(IpAddr, u8)>,
-    /// What the group has said that it protects.
-    named: HashSet<Line>,
-    /// Where rekeys come.
-    clear: BTreeSet<SocketAddr>,
-}
-
-impl Ruleset {
-    fn new(tun: &str, interface: u32, rules: &[Rule], networks: &[(IpAddr, u8)]) -> Self {
-        Self {
-            table: table_of(tun),
-            interface,
-            rules: rules.to_vec(),
-            networks: networks.iter().copied().collect(),
-            named: HashSet::new(),
-            clear: BTreeSet::new(),
-        }
+impl Pause {
+    fn fail(&mut self) {
+        (self.failures, self.passed) = (self.failures.saturating_add(1), 0);
     }
 
-    /// Multicast networks to which nothing goes in clear.
-    fn held(&self) -> BTreeSet<(IpAddr, u8)> {
-        let named = self.named.iter().filter_map(|(_, to)| multicast(to));
-        self.networks.iter().copied().chain(named).collect()
+    /// Another one has passed.
+    fn is_over(&mut self) -> bool {
+        self.passed = self.passed.saturating_add(1);
+        self.failures == 0 || self.passed >= 1 << (self.failures - 1).min(MOST_PAUSES)
     }
-
-    /// Is there a rule that yields to the group?
-    fn has_bypass(&self) -> bool {
-        self.rules.iter().any(|rule| rule.action == RuleAction::Bypass)
-    }
-
-    fn elements(&self, out: &mut String, v4: bool) {
-        let (name, kind) = if v4 { ("held4", "ipv4_addr") } else { ("held6", "ipv6_addr") };
-        let held = self.held();
-        let networks = held.iter().filter(|(network, _)| network.is_ipv4() == v4);
-        let networks: Vec<String> = networks.map(|(network, prefix)| format!("{network}/{prefix}")).collect();
-        let _ = writeln!(out, "  set {name} {{ type {kind}; flags interval; auto-merge;");
-        if !networks.is_empty() {
-            let _ = writeln!(out, "    elements = {{ {} }}", networks.join(", "));
-        }
-        out.push_str("  }\n");
-    }
-
-    /// The chain for packets of one direction to the networks.
-    fn judge(&self, out: &mut String, name: &str, way: Way) {
-        let _ = writeln!(out, "  chain {name} {{");
-        // ESP and IGMP; MLD (RFC 2710, RFC 3810).
-        out.push_str("    meta l4proto { 2, 50 } return\n    icmpv6 type { 130, 131, 132, 143 } return\n");
-        for address in &self.clear {
-            let _ = writeln!(out, "    {} udp dport {} return", to(address.ip(), None), address.port());
-        }
-        let applies = |rule: &&Rule| rule.way == Way::Both || rule.way == way;
-        for rule in self.rules.iter().filter(applies) {
-            let Some(packets) = matching(&rule.source, &rule.destination) else { continue };
-            match rule.action {
-                RuleAction::Discard => drop(writeln!(out, "    {packets} counter drop")),
-                RuleAction::BypassProtected => drop(writeln!(out, "    {packets} return")),
-                RuleAction::Bypass => drop(writeln!(out, "    {packets} jump told\n    {packets} return")),
-            }
-        }
-        out.push_str("    counter drop\n  }\n");
-    }
-}
-
-impl fmt::Display for Ruleset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, interface, .. } = self;
-        let mut out = String::new();
-        // So one takes the place of the other in one step.
-        let _ = writeln!(out, "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{");
-        self.elements(&mut out, true);
-        self.elements(&mut out, false);
-        out.push_str("  chain told {\n");
-        let named = self.named.iter().filter(|_| self.has_bypass());
-        let mut lines: Vec<String> = named.filter_map(|(source, destination)| matching(source, destination)).collect();
-        lines.sort_unstable();
-        for packets in lines {
-            let _ = writeln!(out, "    {packets} counter drop");
-        }
-        out.push_str("  }\n");
-        self.judge(&mut out, "arriving", Way::In);
-        self.judge(&mut out, "leaving", Way::Out);
-        for (hook, sides) in [
-            ("input", &[("iif", "arriving")][..]),
-            ("output", &[("oif", "leaving")]),
-            ("forward", &[("iif", "arriving"), ("oif", "leaving")]),
-        ] {
-            let _ = writeln!(out, "  chain {hook} {{ type filter hook {hook} priority {PRIORITY}; policy accept;");
-            if hook == "input" {
-                // IPv6 puts fragments together behind it, and they are nothing without the first. What is forwarded stays in pieces.
-                let _ = writeln!(out, "    iif {interface} frag frag-off != 0 return");
-            }
-            for (side, chain) in sides {
-                let _ = writeln!(out, "    {side} {interface} ip daddr @held4 jump {chain}");
-                let _ = writeln!(out, "    {side} {interface} ip6 daddr @held6 jump {chain}");
-            }
-            out.push_str("  }\n");
-        }
-        out.push_str("}\n");
-        f.write_str(&out)
-    }
-}
-
-/// Protocols with ports, as the field that nft calls `th` has them: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-
-/// The packets that selectors are about, in nft's words. `None` where it has none: a port of a protocol without ports.
-fn matching(source: &Selector, destination: &Selector) -> Option<String> {
-    let mut words = vec![to(destination.address, Some(destination.prefix))];
-    // A network of all addresses stands for those of both IP versions.
-    if source.prefix > 0 {
-        let family = if source.address.is_ipv4() { "ip" } else { "ip6" };
-        words.push(format!("{family} saddr {}/{}", source.address, source.prefix));
-    }
-    let protocol = source.protocol.max(destination.protocol);
-    if protocol > 0 {
-        words.push(format!("meta l4proto {protocol}"));
-    }
-    for (side, selector) in [("sport", source), ("dport", destination)] {
-        if selector.port > 0 {
-            if !WITH_PORTS.contains(&protocol) {
-                return None;
-            }
-            words.push(format!("th {side} {}", selector.port));
-        }
-    }
-    Some(words.join(" "))
-}
-
-fn to(address: IpAddr, prefix: Option<u8>) -> String {
-    let family = if address.is_ipv4() { "ip" } else { "ip6" };
-    let prefix = prefix.map_or_else(String::new, |prefix| format!("/{prefix}"));
-    format!("{family} daddr {address}{prefix}")
 }
 
 #[cfg(test)]
@@ -335,77 +312,69 @@ fn to(address: IpAddr, prefix: Option<u8>) -> String {
 mod tests {
     use super::*;
 
-    fn selector(address: &str, prefix: u8, protocol: u8, port: u16) -> Selector {
-        Selector { address: address.parse().unwrap(), prefix, protocol, port }
+    fn desk() -> Desk {
+        Desk { nft: Nft::at("/nowhere/nft", REFRESH), group: 0, news: mpsc::unbounded_channel().0 }
     }
 
-    fn rule(action: RuleAction, way: Way, destination: Selector) -> Rule {
-        Rule { source: selector("0.0.0.0", 0, destination.protocol, 0), destination, action, way }
+    fn line(address: &str) -> Line {
+        let side = |address: &str, prefix| Selector { address: address.parse().unwrap(), prefix, protocol: 0, port: 0 };
+        (side("0.0.0.0", 0), side(address, 32))
     }
 
-    #[test]
-    fn everything_to_the_networks_is_dropped_but_what_must_pass() {
-        let networks =
-            [("239.192.0.0", 16), ("ff15::", 16)].map(|(network, prefix)| (network.parse().unwrap(), prefix));
-        let mut rules = Ruleset::new("kf0", 7, &[], &networks);
-        // As a policy may write it: the address need not be that of the network, nor a group's.
-        for (to, prefix) in [("239.200.1.9", 24), ("10.0.0.0", 8)] {
-            rules.named.insert((selector("0.0.0.0", 0, 0, 0), selector(to, prefix, 17, 5_001)));
-        }
-        rules.clear.insert("239.192.9.9:848".parse().unwrap());
-        let text = rules.to_string();
-        assert!(
-            text.starts_with("add table inet keyferry-kf0\ndelete table inet keyferry-kf0\ntable inet keyferry-kf0 {")
-        );
-        assert!(text.contains("elements = { 239.192.0.0/16, 239.200.1.0/24 }"), "{text}");
-        assert!(text.contains("elements = { ff15::/16 }"), "{text}");
-        assert_eq!(text.matches("ip daddr 239.192.9.9 udp dport 848 return").count(), 2, "{text}");
-        assert_eq!(text.matches("iif 7 ip daddr @held4 jump arriving").count(), 2, "input and forward");
-        assert_eq!(text.matches("oif 7 ip6 daddr @held6 jump leaving").count(), 2, "output and forward");
-        assert_eq!(text.matches("    counter drop\n  }").count(), 2, "{text}");
-        assert_eq!(text.matches("frag-off").count(), 1, "{text}");
-        assert!(
-            text.contains("hook input priority -10; policy accept;\n    iif 7 frag frag-off != 0 return\n"),
-            "{text}"
-        );
+    fn at(seconds: u64) -> Now {
+        Now { mono: Duration::from_secs(seconds), wall: Duration::ZERO }
     }
 
-    #[test]
-    fn rules_stand_in_their_order_and_a_bypass_yields_to_the_group() {
-        let one = selector("239.192.0.1", 32, 17, 5_001);
-        let whole = selector("239.192.0.0", 16, 0, 0);
-        let list = [
-            rule(RuleAction::Discard, Way::Both, one),
-            rule(RuleAction::Bypass, Way::In, whole),
-            rule(RuleAction::BypassProtected, Way::Out, one),
-        ];
-        let mut rules = Ruleset::new("kf0", 7, &list, &[]);
-        rules.named.insert((selector("10.0.0.0", 8, 17, 0), selector("239.192.0.7", 32, 17, 0)));
-        let text = rules.to_string();
-        let chain = |name: &str| {
-            let from = text.find(&format!("chain {name} {{")).unwrap();
-            &text[from..from + text[from..].find("  }\n").unwrap()]
-        };
-        let discard = "ip daddr 239.192.0.1/32 meta l4proto 17 th dport 5001 counter drop";
-        assert!(chain("told").contains("ip daddr 239.192.0.7/32 ip saddr 10.0.0.0/8 meta l4proto 17 counter drop"));
-        let arriving = chain("arriving");
-        let bypass = "ip daddr 239.192.0.0/16 jump told\n    ip daddr 239.192.0.0/16 return";
-        assert!(arriving.find(discard).unwrap() < arriving.find(bypass).unwrap(), "{arriving}");
-        let leaving = chain("leaving");
-        assert!(leaving.contains(discard) && !leaving.contains("239.192.0.0/16"), "{leaving}");
-        assert!(leaving.contains("ip daddr 239.192.0.1/32 meta l4proto 17 th dport 5001 return"), "{leaving}");
-    }
-
-    #[test]
-    fn names_of_devices_become_names_of_tables() {
-        assert_eq!(table_of("kf-1 \"x\""), "keyferry-kf_2d1_20_22x_22");
-        assert_eq!(matching(&selector("::", 0, 1, 0), &selector("ff15::1", 128, 1, 8)), None);
+    fn guard() -> Guard {
+        Guard::new(GuardChoice::Required, ("no device", 7), &LocalPolicy::default(), &[], desk()).unwrap()
     }
 
     #[test]
     fn it_is_not_there_where_nobody_wants_it() {
         let open = LocalPolicy { rules: Vec::new(), without_keys: WithoutKeys::Clear(Vec::new()) };
-        assert!(Guard::open(GuardChoice::Required, ("kf0", 1), &open, &[]).unwrap().is_none());
-        assert!(Guard::open(GuardChoice::Off, ("kf0", 1), &LocalPolicy::default(), &[]).unwrap().is_none());
+        assert!(Guard::new(GuardChoice::Required, ("kf0", 1), &open, &[], desk()).is_none());
+        assert!(Guard::new(GuardChoice::Off, ("kf0", 1), &LocalPolicy::default(), &[], desk()).is_none());
+    }
+
+    /// What is wanted while something is on its way, and after something has failed.
+    #[tokio::test]
+    async fn rules_are_loaded_one_after_the_other_and_failures_tried_again_in_time() {
+        let mut guard = guard();
+        let first = guard.rules.text();
+        guard.loading = Some((first.clone(), tokio::spawn(async {})));
+        guard.extend([line("239.192.0.1")].into_iter());
+        assert_eq!(guard.loading.as_ref().unwrap().0, first, "one at a time");
+        guard.take(News::Loaded(Ok(())));
+        // What stands now is not all that is wanted, and it goes on with that.
+        let second = guard.loading.as_ref().unwrap().0.clone();
+        assert!(second.contains("239.192.0.1/32"));
+        guard.take(News::Loaded(Err("no".to_owned())));
+        assert!(!guard.is_busy() && guard.failure() == Some("no"), "it is not tried in a circle");
+        // Ever later.
+        let mut tried = Vec::new();
+        for seconds in 1..=400 {
+            guard.expire(at(seconds));
+            if guard.is_busy() {
+                tried.push(seconds);
+                guard.take(News::Loaded(Err("no".to_owned())));
+            }
+        }
+        assert_eq!(tried, [5, 15, 35, 75, 155, 235, 315, 395]);
+        guard.extend(std::iter::empty());
+        assert!(guard.is_busy(), "whoever has new keys has it tried at once");
+        guard.take(News::Loaded(Ok(())));
+        assert!(guard.failure().is_none() && !guard.is_busy() && guard.standing == Some(second));
+    }
+
+    /// Of what was killed nobody knows what it has done.
+    #[tokio::test]
+    async fn after_a_failure_nothing_is_taken_to_stand() {
+        let mut guard = guard();
+        guard.extend([line("239.192.0.1")].into_iter());
+        guard.take(News::Loaded(Ok(())));
+        guard.follow(&[line("239.192.0.2")]);
+        guard.take(News::Loaded(Err("killed".to_owned())));
+        guard.follow(&[line("239.192.0.1")]);
+        assert!(guard.is_busy(), "what stood before may have gone");
     }
 }

@@ -1,16 +1,18 @@
 //! A group that a member has joined, and what its keys are for: traffic with an engine of the data plane behind it, a file
 //! for IEC 61850 streams, or both. Each group has its own, for no group may touch the SAs or sender IDs of another.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dataplane::engine::{Engine, EngineStatus};
 use keyferry_model::flows::Flows;
-use keyferry_model::id::GroupId;
+use keyferry_model::id::{GroupId, Protocol};
 use keyferry_model::time::{Deadline, Now};
-use keyferry_model::update::{GroupUpdate, StreamUpdate};
+use keyferry_model::update::{GroupUpdate, MemberOutput, StreamUpdate};
 
-use super::plane::{Plane, Surroundings};
+use super::guard::News;
+use super::plane::{Outcome, Plane, Surroundings};
 use super::stream_keys::StreamKeys;
 use crate::config::MemberGroup;
 use crate::control::JoinedStatus;
@@ -25,7 +27,29 @@ pub(super) struct Joined {
     replay_window: u32,
     /// What is wrong with its keys.
     problem: Option<String>,
+    /// An update that waits for the guard.
+    waits: Option<Waits>,
+    /// What came behind it, and by which protocol: it comes when the update is finished.
+    behind: VecDeque<(Protocol, MemberOutput)>,
     pub(super) registered: bool,
+}
+
+/// What is known of an update before it is finished.
+struct Waits {
+    protocol: Protocol,
+    brings_keys: bool,
+    /// What is the matter with it.
+    problem: Option<String>,
+    /// It is not wanted any more.
+    void: bool,
+}
+
+/// What has become of an update.
+pub(super) struct Updated {
+    /// By which protocol it came.
+    pub(super) protocol: Protocol,
+    pub(super) brings_keys: bool,
+    pub(super) outcome: Outcome,
 }
 
 impl Joined {
@@ -38,15 +62,23 @@ impl Joined {
         let streams =
             StreamKeys::new(group.stream_keys.clone(), group.id.to_string(), group.danger_unprotected_streams);
         let (accept, replay_window) = (around.config.traffic.accept.clone(), around.config.replay_window);
-        Ok(Self { id: group.id.clone(), plane, streams, accept, replay_window, problem: None, registered: false })
+        Ok(Self {
+            id: group.id.clone(),
+            plane,
+            streams,
+            accept,
+            replay_window,
+            problem: None,
+            waits: None,
+            behind: VecDeque::new(),
+            registered: false,
+        })
     }
 
     /// New keys. Policies about traffic that is none of the key server's business are left out (RFC 5374 section 4.1.3.5). A
-    /// problem that keeps nobody from the other keys is told.
-    ///
-    /// # Errors
-    /// The data plane refuses the keys; nothing of them is used.
-    pub(super) async fn update(&mut self, mut update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
+    /// problem that keeps nobody from the other keys is told. `None` is told later, by [`Self::take`].
+    pub(super) async fn update(&mut self, protocol: Protocol, mut update: GroupUpdate, now: Now) -> Option<Updated> {
+        let brings_keys = !update.install.is_empty();
         let declined = self.accept.confine(&mut update);
         let problem = declined.first().map(|policy| {
             let (from, to) = (policy.source, policy.destination);
@@ -56,19 +88,54 @@ impl Joined {
                 self.id, declined.len(), from.address, from.prefix, to.address, to.prefix
             )
         });
+        let waits = Waits { protocol, brings_keys, problem, void: false };
         let Some(plane) = &mut self.plane else {
             let protected = update.install.len();
-            return if protected == 0 {
-                Ok(problem)
-            } else {
-                Err(format!("group {} protects traffic, {protected} SAs, and streams_only takes none", self.id))
+            let outcome = match protected {
+                0 => Ok(waits.problem),
+                _ => Err(format!("group {} protects traffic, {protected} SAs, and streams_only takes none", self.id)),
             };
+            return Some(Updated { protocol, brings_keys, outcome });
         };
         size_windows(&mut update, self.replay_window);
         match plane.update(update, now).await {
+            Some(outcome) => Some(self.updated(waits, outcome)),
+            None => {
+                self.waits = Some(waits);
+                None
+            }
+        }
+    }
+
+    /// Something of the guard has ended, and perhaps an update with it.
+    pub(super) async fn take(&mut self, news: News, now: Now) -> Option<Updated> {
+        let outcome = self.plane.as_mut()?.take(news, now).await?;
+        let waits = self.waits.take().filter(|waits| !waits.void)?;
+        Some(self.updated(waits, outcome))
+    }
+
+    fn updated(&self, waits: Waits, outcome: Outcome) -> Updated {
+        let Waits { protocol, brings_keys, problem, .. } = waits;
+        let outcome = match outcome {
             Ok(unrouted) => Ok(unrouted.or(problem)),
             Err(why) => Err(format!("the data plane refuses the keys of group {}: {why}", self.id)),
-        }
+        };
+        Updated { protocol, brings_keys, outcome }
+    }
+
+    /// Has what comes now to come behind an update?
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waits.is_some() || !self.behind.is_empty()
+    }
+
+    /// Comes behind an update.
+    pub(super) fn queue(&mut self, protocol: Protocol, output: MemberOutput) {
+        self.behind.push_back((protocol, output));
+    }
+
+    /// What came behind an update that is finished.
+    pub(super) fn next_behind(&mut self) -> Option<(Protocol, MemberOutput)> {
+        if self.waits.is_some() { None } else { self.behind.pop_front() }
     }
 
     /// Rekeys come to this address, in clear.
@@ -82,13 +149,30 @@ impl Joined {
         self.streams.apply(update, now);
     }
 
-    /// Everything is gone at once.
-    pub(super) fn flush(&mut self, now: Now) {
+    /// Everything is gone at once; so are the keys that wait, if they came by this protocol or any.
+    pub(super) fn flush(&mut self, protocol: Option<Protocol>, now: Now) {
+        let goes = |by: Protocol| protocol.is_none_or(|protocol| protocol == by);
+        self.behind.retain(|(by, output)| !(goes(*by) && matches!(output, MemberOutput::Update(_))));
+        self.void(goes);
         if let Some(plane) = &self.plane {
             plane.engine.flush();
         }
         self.streams.flush(now);
         self.problem = None;
+    }
+
+    /// The machine of this protocol has gone: nothing of it is waited for.
+    pub(super) fn forget(&mut self, protocol: Protocol) {
+        self.behind.retain(|(by, _)| *by != protocol);
+        self.void(|by| by == protocol);
+    }
+
+    /// What waits for the guard is not to come. What comes behind it waits on.
+    fn void(&mut self, goes: impl Fn(Protocol) -> bool) {
+        if let Some(waits) = self.waits.as_mut().filter(|waits| goes(waits.protocol)) {
+            waits.void = true;
+            self.plane.iter_mut().for_each(Plane::void);
+        }
     }
 
     pub(super) async fn expire(&mut self, now: Now) {
@@ -99,13 +183,13 @@ impl Joined {
     }
 
     pub(super) fn deadline(&self, now: Now) -> Option<Deadline> {
-        let plane = self.plane.as_ref().and_then(|plane| plane.engine.deadline());
+        let plane = self.plane.as_ref().and_then(Plane::deadline);
         Deadline::earlier(plane, self.streams.deadline(now))
     }
 
-    /// Do sequence numbers or IVs run out?
-    pub(super) fn needs_rekey(&self) -> bool {
-        self.plane.as_ref().is_some_and(|plane| plane.engine.needs_rekey())
+    /// Are new keys needed?
+    pub(super) fn needs_keys(&self) -> bool {
+        self.plane.as_ref().is_some_and(Plane::needs_keys)
     }
 
     /// Why something of it is of no use, if so.
@@ -146,10 +230,10 @@ impl Joined {
     }
 
     /// The member ends: nothing is left behind.
-    pub(super) fn end(mut self) {
+    pub(super) async fn end(mut self) {
         self.streams.end();
         if let Some(plane) = self.plane {
-            plane.engine.stop();
+            plane.end().await;
         }
     }
 }
@@ -164,4 +248,4 @@ fn size_windows(update: &mut GroupUpdate, packets: u32) {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

@@ -5,6 +5,7 @@
 //!  TCP, where it is wanted ----+                          +--> TCP
 //!  control socket -------------+--> Runner: one machine, --+--> engine (TUN <-> ESP, threads of its own)
 //!  timers, signals ------------+    two during a move     +--> routes into the TUN device
+//!  news of guards -------------+                          +--> guard: packet filter (nft, beside everything else)
 //! ```
 //!
 //! A move runs the other protocol's machine beside the present one. Both see only datagrams of their own protocol; keys
@@ -18,6 +19,7 @@ mod listening;
 mod local;
 mod machine;
 mod network;
+mod nft;
 mod plane;
 mod runner;
 mod stream_keys;
@@ -29,6 +31,7 @@ use anyhow::Context;
 use keyferry_model::id::Identity;
 use keyferry_model::settings::OneSide;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::config::MemberConfig;
 use crate::control;
@@ -39,8 +42,10 @@ use crate::trust;
 use crate::udp::{MulticastOut, Udp};
 
 use connections::Connections;
+use guard::Desk;
 use joined::Joined;
 use listening::Listening;
+use nft::Nft;
 use plane::Surroundings;
 use runner::{Parts, Runner};
 
@@ -75,9 +80,11 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         config.ike.nat_port = config.life.nat_port;
     }
 
-    let around = Surroundings { config: &config, place: &place, handle: &handle, key_log: key_log.as_ref() };
+    let (news, mut guards) = mpsc::unbounded_channel();
     let mut joined = Vec::with_capacity(config.groups.len());
-    for group in &config.groups {
+    for (at, group) in config.groups.iter().enumerate() {
+        let desk = Desk { nft: Nft::find(), group: at, news: news.clone() };
+        let around = Surroundings { config: &config, place: &place, handle: &handle, key_log: key_log.as_ref(), desk };
         joined.push(Joined::open(group, &around).await?);
     }
 
@@ -103,6 +110,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
         tokio::select! {
             Some(datagram) = datagrams.recv() => runner.receive(&datagram).await,
             Some(event) = streams.recv() => runner.stream(event).await,
+            Some(finished) = guards.recv() => runner.guarded(finished).await,
             Some(call) = calls.recv() => runner.call(call).await,
             () = runner.sleep() => runner.expire().await,
             Some(fresh) = trust.recv() => runner.set_trust(&fresh),
@@ -110,7 +118,7 @@ async fn member(mut config: MemberConfig) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
         }
     }
-    runner.end(&mut datagrams, &mut streams).await;
+    runner.end(&mut datagrams, &mut streams, &mut guards).await;
     drop((server, metrics));
     tracing::info!("member ends; TUN devices and routes are gone");
     Ok(())

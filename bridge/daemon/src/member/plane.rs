@@ -3,24 +3,27 @@
 //! `auto` begins with the kernel's ESP where the system has it, and goes over to the user-space engine with the first keys that
 //! the kernel must not or cannot have. It never comes back, since applications have joined the groups on the other device by then.
 //!
-//! What new keys protect is routed and guarded before they are used, and what the group's policy names no more until its roll-over is over.
+//! Nothing of new keys is used before what they protect is guarded, and the guard's rules are loaded beside everything else: an update may have to
+//! wait, and is finished by the news of it. What a group's policy names no more is routed and guarded until its roll-over is over.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
 use dataplane::engine::{Engine, EngineConfig, Kernel, KernelConfig, KeysOnly, Userspace, Wire};
 use dataplane::{ApplyError, KeyLog, LocalPolicy, Sizes, Unsuitable};
-use keyferry_model::time::Now;
+use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::GroupUpdate;
 use rtnetlink::Handle;
+use tokio::task::JoinHandle;
 
-use super::guard::{Guard, Line};
+use super::guard::{Desk, Guard, Line, News};
 use super::local;
 use super::network::{self, Place, Routes, multicast};
 use crate::config::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
@@ -44,11 +47,37 @@ pub(super) struct Plane {
     protect: Vec<(IpAddr, u8)>,
     /// What the group protects, as far as routes and guard are about it.
     named: Arc<[Line]>,
+    /// Were keys refused for want of the guard?
+    lacks_keys: bool,
+    /// What waits for the guard, and since when.
+    waiting: Option<(Waiting, Duration)>,
+    /// The guard of an engine that could not take over, on its way out.
+    closing: Option<JoinHandle<()>>,
     /// Where rekeys come, in clear.
     clear: BTreeSet<SocketAddr>,
     /// Why the kernel's ESP was not taken, where it might have been.
     pub(super) declined: Option<String>,
 }
+
+/// What is done when the guard's rules are loaded.
+enum Waiting {
+    /// New keys, if they are wanted still, and what is the matter with their routes.
+    Apply(Option<GroupUpdate>, Option<String>),
+    GoOver(Box<Successor>),
+}
+
+/// The user-space engine that takes over with the keys that the kernel refused.
+struct Successor {
+    engine: Userspace,
+    routes: Routes,
+    guard: Option<Guard>,
+    refused: Unsuitable,
+    /// Are the keys wanted still?
+    wanted: bool,
+}
+
+/// What has become of an update. A problem that keeps nobody from the keys is told.
+pub(super) type Outcome = Result<Option<String>, String>;
 
 /// What engines are made of.
 pub(super) struct Surroundings<'a> {
@@ -56,6 +85,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) place: &'a Place,
     pub(super) handle: &'a Handle,
     pub(super) key_log: Option<&'a FileKeyLog>,
+    pub(super) desk: Desk,
 }
 
 /// A user-space engine that can be started at any time.
@@ -78,6 +108,7 @@ struct Spare {
     receive_only: bool,
     tunnel: Tunnel,
     key_log: Option<FileKeyLog>,
+    desk: Desk,
 }
 
 impl Plane {
@@ -99,7 +130,7 @@ impl Plane {
             EngineChoice::None => Self::of(Box::new(KeysOnly::new(spare.tunnel, boxed(spare.key_log.as_ref())))),
         };
         if plane.routes.is_none() {
-            Guard::clear_away(tun);
+            Guard::clear_away(tun, &around.desk.nft).await;
         }
         let status = plane.engine.status();
         tracing::info!(group = %group.id, engine = status.engine, tun = status.tun, why = plane.declined, "engine is up");
@@ -115,23 +146,32 @@ impl Plane {
             spare: None,
             protect: Vec::new(),
             named: Arc::new([]),
+            lacks_keys: false,
+            waiting: None,
+            closing: None,
             clear: BTreeSet::new(),
             declined: None,
         }
     }
 
     async fn userspace(spare: &Spare, around: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let (engine, routes, guard) = spare.start().await?;
-        let (follows, protect) = (around.config.routes, spare.protect.clone());
+        let (engine, routes, mut guard) = spare.start().await?;
+        if let Some(guard) = &mut guard {
+            guard.stand().await.map_err(anyhow::Error::msg).context("guard = \"required\"")?;
+        } else {
+            Guard::clear_away(&spare.tun, &around.desk.nft).await;
+        }
+        let follows = around.config.routes;
+        let protect = spare.protect.clone();
         Ok(Self { routes: Some(routes), guard, follows, protect, ..Self::of(Box::new(engine)) })
     }
 
-    /// New keys: what they protect is routed into the TUN device first, so that nothing of it leaves in clear. A route that
-    /// cannot be made is told.
+    /// New keys: what they protect is routed into the TUN device and guarded first, so that nothing of it leaves in clear. A route that
+    /// cannot be made is told. `None` is told later, by [`Self::take`]; until then there must be no other update.
     ///
     /// # Errors
-    /// The engine refuses the keys; nothing of them is used.
-    pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Result<Option<String>, String> {
+    /// The keys are refused; nothing of them is used.
+    pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Option<Outcome> {
         let mut problem = None;
         if let Some(routes) = self.routes.as_mut().filter(|_| self.follows) {
             for (network, prefix) in lines(&update).filter_map(|(_, to)| multicast(&to)) {
@@ -141,27 +181,81 @@ impl Plane {
             }
         }
         if let Some(guard) = &mut self.guard {
-            guard.extend(lines(&update)).map_err(|error| format!("{error:#}"))?;
+            guard.extend(lines(&update));
+            if guard.is_busy() {
+                self.waiting = Some((Waiting::Apply(Some(update), problem), now.mono));
+                return None;
+            }
         }
+        self.apply(update, problem, now).await
+    }
+
+    /// What an update is about is guarded, as far as it can be.
+    async fn apply(&mut self, update: GroupUpdate, problem: Option<String>, now: Now) -> Option<Outcome> {
+        if let Some(why) = self.guard.as_ref().and_then(Guard::failure).map(str::to_owned) {
+            self.engine.hold(&lines(&update).collect::<Vec<_>>());
+            self.follow().await;
+            self.lacks_keys = true;
+            return Some(Err(why));
+        }
+        self.lacks_keys = false;
         match self.engine.apply(update, now) {
-            Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => self.go_over(*refused, now).await,
+            Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => return self.go_over(*refused, now).await,
             applied => {
                 self.follow().await;
-                applied.map(|()| problem).map_err(|error| error.to_string())
+                Some(applied.map(|()| problem).map_err(|error| error.to_string()))
             }
         }
     }
 
-    /// Does what is due.
-    pub(super) async fn expire(&mut self, now: Now) {
-        self.engine.expire(now);
-        self.follow().await;
+    /// Something of the guard has ended. An update that has waited for it is told of then.
+    pub(super) async fn take(&mut self, news: News, now: Now) -> Option<Outcome> {
+        let successors =
+            if let Some((Waiting::GoOver(successor), _)) = &mut self.waiting { successor.guard.as_mut() } else { None };
+        let guard = successors.or(self.guard.as_mut())?;
+        guard.take(news);
+        if guard.is_busy() {
+            return None;
+        }
+        let (waiting, since) = self.waiting.take()?;
+        let waited = Duration::from_secs(now.mono.saturating_sub(since).as_secs());
+        match waiting {
+            Waiting::Apply(Some(mut update), problem) => {
+                count_from_before(&mut update, waited);
+                self.apply(update, problem, now).await
+            }
+            Waiting::Apply(None, problem) => {
+                self.follow().await;
+                Some(Ok(problem))
+            }
+            Waiting::GoOver(mut successor) => {
+                count_from_before(&mut successor.refused.update, waited);
+                Some(self.succeed(*successor, now).await)
+            }
+        }
     }
 
-    /// Routes and guards what the group protects, and nothing else.
+    /// The keys that wait are not to come. What they were for is protected on, and they are told of all the same.
+    pub(super) fn void(&mut self) {
+        match &mut self.waiting {
+            Some((Waiting::Apply(update, _), _)) => {
+                if let Some(update) = update.take() {
+                    self.engine.hold(&lines(&update).collect::<Vec<_>>());
+                }
+            }
+            // The kernel engine has held what it refused.
+            Some((Waiting::GoOver(successor), _)) => {
+                successor.refused.update.install.clear();
+                successor.wanted = false;
+            }
+            None => {}
+        }
+    }
+
+    /// Routes and guards what the group protects, and nothing else. What waits is not known to the engine yet.
     async fn follow(&mut self) {
         let named = self.engine.named();
-        if self.named == named {
+        if self.waiting.is_some() || self.named == named {
             return;
         }
         if let Some(guard) = &mut self.guard {
@@ -174,22 +268,54 @@ impl Plane {
         self.named = named;
     }
 
-    /// The user-space engine takes the place of the kernel's, with its SAs. In between packets are dropped, and at no time are
+    /// Does what is due.
+    pub(super) async fn expire(&mut self, now: Now) {
+        self.engine.expire(now);
+        self.follow().await;
+        if let Some(guard) = &mut self.guard {
+            guard.expire(now);
+        }
+    }
+
+    /// When [`Self::expire`] is wanted next.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        Deadline::earlier(self.engine.deadline(), self.guard.as_ref().map(Guard::deadline))
+    }
+
+    /// The user-space engine is to take the place of the kernel's, with its SAs. In between packets are dropped, and at no time are
     /// they neither blocked by the kernel nor routed into the TUN device.
-    async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Result<Option<String>, String> {
-        let Some(spare) = &self.spare else { return Err(refused.to_string()) };
+    async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Option<Outcome> {
+        let spare = self.spare.as_ref()?;
+        let (engine, mut routes, mut guard) = match spare.start().await {
+            Ok(started) => started,
+            Err(error) => return Some(Err(cannot(&refused, &format!("{error:#}")))),
+        };
         let named = self.engine.named();
-        let fails = |error: anyhow::Error| format!("{refused}, and userspace cannot take over: {error:#}");
-        let (engine, mut routes, mut guard) = spare.start().await.map_err(fails)?;
         for (network, prefix) in named.iter().filter_map(|(_, to)| multicast(to)) {
             if let Err(error) = routes.add(network, prefix).await {
                 engine.stop();
-                return Err(fails(error));
+                return Some(Err(cannot(&refused, &format!("{error:#}"))));
             }
         }
-        if let Some(Err(error)) = guard.as_mut().map(|guard| guard.take_over(&named, &self.clear)) {
+        if let Some(guard) = &mut guard {
+            guard.take_over(&named, &self.clear);
+        }
+        let successor = Successor { engine, routes, guard, refused, wanted: true };
+        if successor.guard.as_ref().is_some_and(Guard::is_busy) {
+            self.waiting = Some((Waiting::GoOver(Box::new(successor)), now.mono));
+            return None;
+        }
+        Some(self.succeed(successor, now).await)
+    }
+
+    async fn succeed(&mut self, successor: Successor, now: Now) -> Outcome {
+        let Successor { engine, routes, guard, refused, wanted } = successor;
+        if let Some(why) = guard.as_ref().and_then(Guard::failure).map(str::to_owned) {
             engine.stop();
-            return Err(fails(error));
+            // It would drop what the kernel has opened.
+            self.closing = guard.map(|guard| tokio::spawn(guard.close()));
+            self.lacks_keys = wanted;
+            return Err(cannot(&refused, &why));
         }
         if let Some(sad) = self.engine.hand_over() {
             engine.adopt(sad);
@@ -197,9 +323,13 @@ impl Plane {
         std::mem::replace(&mut self.engine, Box::new(engine)).stop();
         self.protect = self.spare.take().map(|spare| spare.protect).unwrap_or_default();
         (self.routes, self.guard, self.follows) = (Some(routes), guard, true);
+        self.named = Arc::new([]);
         tracing::warn!(why = %refused, "the kernel's ESP is not for these keys: userspace takes over");
         self.declined = Some(refused.to_string());
-        let applied = self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string());
+        let applied = match wanted {
+            true => self.engine.apply(refused.update, now).map(|()| None).map_err(|error| error.to_string()),
+            false => Ok(None),
+        };
         self.follow().await;
         applied
     }
@@ -211,17 +341,58 @@ impl Plane {
         if let Some(guard) = &mut self.guard {
             guard.leave_clear(address);
         }
+        if let Some((Waiting::GoOver(successor), _)) = &mut self.waiting
+            && let Some(guard) = &mut successor.guard
+        {
+            guard.leave_clear(address);
+        }
     }
 
     /// Why nothing keeps clear packets away that go past the TUN device, where something should.
     pub(super) fn unguarded(&self) -> Option<&str> {
         self.guard.as_ref()?.problem()
     }
+
+    /// Are new keys needed: because numbers run out, or because there is a guard for them now?
+    pub(super) fn needs_keys(&self) -> bool {
+        let guarded = || self.guard.as_ref().is_none_or(|guard| !guard.is_busy() && guard.failure().is_none());
+        self.engine.needs_rekey() || self.lacks_keys && guarded()
+    }
+
+    /// Ends it: nothing is left behind.
+    pub(super) async fn end(mut self) {
+        self.engine.stop();
+        let successor = match self.waiting.take() {
+            Some((Waiting::GoOver(successor), _)) => {
+                successor.engine.stop();
+                successor.guard
+            }
+            Some((Waiting::Apply(..), _)) | None => None,
+        };
+        for guard in self.guard.into_iter().chain(successor) {
+            guard.close().await;
+        }
+        if let Some(closing) = self.closing {
+            drop(closing.await);
+        }
+    }
 }
 
 /// What an update names, source and destination.
 fn lines(update: &GroupUpdate) -> impl Iterator<Item = Line> {
     update.install.iter().map(|sa| (sa.policy.source, sa.policy.destination))
+}
+
+/// The times of an update count from when it came, since those of the other members do. They are whole seconds.
+fn count_from_before(update: &mut GroupUpdate, waited: Duration) {
+    let times = [&mut update.activation_delay, &mut update.deactivation_delay].into_iter();
+    for time in times.chain(update.install.iter_mut().map(|sa| &mut sa.lifetime)) {
+        *time = time.saturating_sub(waited);
+    }
+}
+
+fn cannot(refused: &Unsuitable, why: &str) -> String {
+    format!("{refused}, and userspace cannot take over: {why}")
 }
 
 impl Spare {
@@ -246,6 +417,7 @@ impl Spare {
             receive_only: config.sender_ids == 0,
             tunnel: Tunnel { local: Some(around.place.address), remote: config.traffic.tunnel_destination },
             key_log: around.key_log.cloned(),
+            desk: around.desk.clone(),
         }
     }
 
@@ -265,7 +437,7 @@ impl Spare {
         }
     }
 
-    /// Makes the TUN device, routes what is protected from the start into it, and keeps it from going past.
+    /// Makes the TUN device, and routes what is protected from the start into it. What keeps it from going past is still to be put up.
     async fn start(&self) -> anyhow::Result<(Userspace, Routes, Option<Guard>)> {
         let (tun, interface) = (self.tun.as_str(), self.place.interface.as_str());
         let mtu = match self.mtu {
@@ -300,7 +472,7 @@ impl Spare {
         for (network, prefix) in &self.protect {
             routes.add(*network, *prefix).await?;
         }
-        let guard = Guard::open(self.guard, (tun, self.place.index), &self.local, &self.protect)?;
+        let guard = Guard::new(self.guard, (tun, self.place.index), &self.local, &self.protect, self.desk.clone());
         tracing::info!(%tun, mtu, "TUN device is up");
         Ok((engine, routes, guard))
     }
@@ -309,3 +481,7 @@ impl Spare {
 fn boxed(log: Option<&FileKeyLog>) -> Option<Box<dyn KeyLog + Send>> {
     log.cloned().map(|log| Box::new(log) as Box<dyn KeyLog + Send>)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

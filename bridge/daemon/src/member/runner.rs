@@ -15,7 +15,8 @@ use keyferry_wire::{Frame, major_version, split_marker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connections::Connections;
-use super::joined::Joined;
+use super::guard::Finished;
+use super::joined::{Joined, Updated};
 use super::key_logging::KeyLogging;
 use super::listening::Listening;
 use super::machine::Machine;
@@ -207,11 +208,13 @@ impl Runner {
             self.move_failed("the key server did not register the member in time").await;
         }
         self.fall_back(now).await;
-        let short = self.parts.joined.iter().any(Joined::needs_rekey);
+        let short = self.parts.joined.iter().any(Joined::needs_keys);
         if !short {
             self.asked_anew = None;
         } else if self.asked_anew.is_none_or(|at| at + ASK_ANEW <= now.mono) {
-            tracing::warn!("sequence numbers, IVs or octets are running out: the member registers anew");
+            tracing::warn!(
+                "numbers, IVs or octets are running out, or keys could not be used before: the member registers anew"
+            );
             self.asked_anew = Some(now.mono);
             let outputs = self.present.reregister(now, &mut OsRandom);
             self.carry_out(self.present.protocol(), outputs).await;
@@ -280,7 +283,12 @@ impl Runner {
     }
 
     /// Ends: leaves the group if configured so, tells the key server, and takes the data plane down.
-    pub(super) async fn end(mut self, datagrams: &mut mpsc::Receiver<Received>, streams: &mut mpsc::Receiver<Event>) {
+    pub(super) async fn end(
+        mut self,
+        datagrams: &mut mpsc::Receiver<Received>,
+        streams: &mut mpsc::Receiver<Event>,
+        guards: &mut mpsc::UnboundedReceiver<Finished>,
+    ) {
         let now = self.parts.clock.now();
         if let Some(next) = self.next.take() {
             drop(next.reply.send(Reply::Error("the member ends".to_owned())));
@@ -296,6 +304,7 @@ impl Runner {
                     () = &mut patience => break,
                     Some(datagram) = datagrams.recv() => self.receive(&datagram).await,
                     Some(event) = streams.recv() => self.stream(event).await,
+                    Some(finished) = guards.recv() => self.guarded(finished).await,
                     () = self.sleep() => self.expire().await,
                 }
             }
@@ -304,7 +313,7 @@ impl Runner {
             self.part(outputs).await;
         }
         self.parts.connections.end(streams).await;
-        self.parts.joined.into_iter().for_each(Joined::end);
+        futures::future::join_all(self.parts.joined.into_iter().map(Joined::end)).await;
     }
 
     /// Goes on by GDOI when no key server serves the member by G-IKEv2, if its configuration says so. Whoever can keep datagrams
@@ -347,6 +356,7 @@ impl Runner {
     async fn complete_move(&mut self) {
         let Some(Move { machine, reply, .. }) = self.next.take() else { return };
         let mut old = std::mem::replace(&mut self.present, machine);
+        self.parts.joined.iter_mut().for_each(|joined| joined.forget(old.protocol()));
         self.counters.moves += 1;
         self.set_registered(0, true);
         tracing::info!(from = %old.protocol(), to = %self.present.protocol(), "member has moved");
@@ -358,6 +368,7 @@ impl Runner {
     async fn move_failed(&mut self, why: &str) {
         let Some(mut failed) = self.next.take() else { return };
         let to = failed.machine.protocol();
+        self.parts.joined.iter_mut().for_each(|joined| joined.forget(to));
         let why = format!("the move to {to} failed, the member stays with {}: {why}", self.present.protocol());
         tracing::warn!("{why}");
         let outputs = failed.machine.disconnect(self.parts.clock.now(), &mut OsRandom);
@@ -373,49 +384,79 @@ impl Runner {
         self.carry_out(self.present.protocol(), outputs).await;
     }
 
-    /// Carries out what the machine of a protocol wants.
+    /// Carries out what the machine of a protocol wants. While keys wait for the guard, what is about them waits behind them: further keys, and
+    /// what is told of them. Messages do not, and a flush waits for nothing.
     async fn carry_out(&mut self, protocol: Protocol, outputs: Vec<MemberOutput>) {
         for output in outputs {
-            // An output before this one may have completed the move, or ended it.
-            let who = if self.present.protocol() == protocol {
-                Who::Present
-            } else if self.next.is_some() {
-                Who::Next
-            } else {
-                return;
-            };
             let (at, output) = if let MemberOutput::Of(at, output) = output { (at, *output) } else { (0, output) };
-            let now = self.parts.clock.now();
-            let Some(joined) = self.parts.joined.get_mut(at) else { continue };
-            match output {
-                MemberOutput::Send(transmit) => self.send(&transmit).await,
-                MemberOutput::Dial { id, from, to } => self.parts.connections.dial(id, from, to),
-                MemberOutput::HangUp(id) => self.parts.connections.hang_up(id),
-                MemberOutput::Update(update) => {
-                    let brings_keys = !update.install.is_empty();
-                    let done = joined.update(update, now).await;
-                    if brings_keys || done.is_err() {
-                        self.updated(who, at, done).await;
-                    }
+            let waits = self.parts.joined.get_mut(at).filter(|joined| joined.is_waiting());
+            match (waits, output) {
+                (Some(joined), output @ (MemberOutput::Update(_) | MemberOutput::Event(_))) => {
+                    joined.queue(protocol, output);
                 }
-                // The present protocol's keys are in use still; a machine on its way in has none to lose.
-                MemberOutput::Flush if who == Who::Next => {}
-                MemberOutput::Flush => joined.flush(now),
-                MemberOutput::Streams(update) => joined.apply_streams(update, now),
-                MemberOutput::Listen(address) => {
-                    self.parts.joined.iter_mut().for_each(|joined| joined.leave_clear(address));
-                    self.parts.listening.listen(address);
-                }
-                MemberOutput::Event(event) => self.event(who, at, protocol, event).await,
-                MemberOutput::Of(..) => {}
+                (_, output) => self.carry_out_one(protocol, at, output).await,
             }
+        }
+        for at in 0..self.parts.joined.len() {
+            self.catch_up(at).await;
+        }
+    }
+
+    /// Something of a group's guard has ended.
+    pub(super) async fn guarded(&mut self, finished: Finished) {
+        let Finished { group: at, news } = finished;
+        let now = self.parts.clock.now();
+        let Some(joined) = self.parts.joined.get_mut(at) else { return };
+        if let Some(updated) = joined.take(news, now).await {
+            self.updated(at, updated).await;
+        }
+        self.catch_up(at).await;
+    }
+
+    /// What has come behind an update that is finished.
+    async fn catch_up(&mut self, at: usize) {
+        while let Some((protocol, output)) = self.parts.joined.get_mut(at).and_then(Joined::next_behind) {
+            self.carry_out_one(protocol, at, output).await;
+        }
+    }
+
+    /// Whose output it is. One before it may have completed the move, or ended it: then it is nobody's.
+    fn who(&self, protocol: Protocol) -> Option<Who> {
+        if self.present.protocol() == protocol { Some(Who::Present) } else { self.next.as_ref().map(|_| Who::Next) }
+    }
+
+    async fn carry_out_one(&mut self, protocol: Protocol, at: usize, output: MemberOutput) {
+        let Some(who) = self.who(protocol) else { return };
+        let now = self.parts.clock.now();
+        let Some(joined) = self.parts.joined.get_mut(at) else { return };
+        match output {
+            MemberOutput::Send(transmit) => self.send(&transmit).await,
+            MemberOutput::Dial { id, from, to } => self.parts.connections.dial(id, from, to),
+            MemberOutput::HangUp(id) => self.parts.connections.hang_up(id),
+            MemberOutput::Update(update) => {
+                if let Some(updated) = joined.update(protocol, update, now).await {
+                    self.updated(at, updated).await;
+                }
+            }
+            // The present protocol's keys are in use still; a machine on its way in has none to lose.
+            MemberOutput::Flush if who == Who::Next => {}
+            MemberOutput::Flush => joined.flush(Some(protocol), now),
+            MemberOutput::Streams(update) => joined.apply_streams(update, now),
+            MemberOutput::Listen(address) => {
+                self.parts.joined.iter_mut().for_each(|joined| joined.leave_clear(address));
+                self.parts.listening.listen(address);
+            }
+            MemberOutput::Event(event) => self.event(who, at, protocol, event).await,
+            MemberOutput::Of(..) => {}
         }
     }
 
     /// What became of new keys of a group. What is wrong with them is so until others come.
-    async fn updated(&mut self, who: Who, at: usize, done: Result<Option<String>, String>) {
-        let problem = match done {
-            Err(why) if who == Who::Next => return self.move_failed(&why).await,
+    async fn updated(&mut self, at: usize, updated: Updated) {
+        let Updated { protocol, brings_keys, outcome } = updated;
+        let problem = match outcome {
+            Ok(_) if !brings_keys => return,
+            Err(why) if self.who(protocol) == Some(Who::Next) => return self.move_failed(&why).await,
             Err(why) => Some(why),
             Ok(problem) => problem,
         };
@@ -482,7 +523,7 @@ impl Runner {
                 let now = self.parts.clock.now();
                 for joined in &mut self.parts.joined {
                     joined.registered = false;
-                    joined.flush(now);
+                    joined.flush(None, now);
                 }
                 for reply in self.leaving.drain(..) {
                     drop(reply.send(Reply::of(&true)));

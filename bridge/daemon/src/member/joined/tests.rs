@@ -5,18 +5,18 @@ use keyferry_model::flows::Flow;
 use keyferry_model::policy::{
     AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
 };
-use keyferry_model::update::{NewSa, Removal};
+use keyferry_model::update::{MemberEvent, NewSa, Removal};
 
 use super::*;
 
-const NOW: Now = Now { mono: Duration::from_secs(50), wall: Duration::from_secs(1_000_000) };
+pub(in crate::member) const NOW: Now = Now { mono: Duration::from_secs(50), wall: Duration::from_secs(1_000_000) };
 
-fn selector(address: [u8; 4], prefix: u8) -> Selector {
+pub(in crate::member) fn selector(address: [u8; 4], prefix: u8) -> Selector {
     Selector { address: address.into(), prefix, protocol: 0, port: 0 }
 }
 
 /// An SA for traffic to each of these networks.
-fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
+pub(in crate::member) fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
     let sa = |(spi, (address, prefix)): (u32, &([u8; 4], u8))| NewSa {
         spi,
         policy: Arc::new(TrafficPolicy {
@@ -46,7 +46,22 @@ fn update(destinations: &[([u8; 4], u8)]) -> GroupUpdate {
 /// A group without a TUN device refuses all SAs that reach it, and says how many.
 fn group(accept: Flows) -> Joined {
     let streams = StreamKeys::new(None, "7".to_owned(), false);
-    Joined { id: GroupId::Number(7), plane: None, streams, accept, replay_window: 64, problem: None, registered: false }
+    Joined {
+        id: GroupId::Number(7),
+        plane: None,
+        streams,
+        accept,
+        replay_window: 64,
+        problem: None,
+        waits: None,
+        behind: VecDeque::new(),
+        registered: false,
+    }
+}
+
+/// What becomes of an update that need not wait.
+async fn outcome(joined: &mut Joined, update: GroupUpdate) -> Outcome {
+    joined.update(Protocol::Gdoi, update, NOW).await.unwrap().outcome
 }
 
 /// RFC 5374 section 4.1.3.5: what is none of the key server's business reaches no data plane, and the reason is told.
@@ -54,15 +69,15 @@ fn group(accept: Flows) -> Joined {
 async fn policies_outside_of_accept_traffic_reach_no_data_plane() {
     let (ours, theirs, other) = (([239, 192, 0, 1], 32), ([10, 2, 0, 0], 16), ([10, 3, 0, 0], 16));
     let mut joined = group(Flows::default());
-    let problem = joined.update(update(&[theirs, other]), NOW).await.unwrap().unwrap();
+    let problem = outcome(&mut joined, update(&[theirs, other])).await.unwrap().unwrap();
     assert!(problem.contains("2 kinds of traffic that accept_traffic does not name"), "{problem}");
     assert!(problem.contains("0.0.0.0/0 to 10.2.0.0/16"), "{problem}");
-    let refused = joined.update(update(&[theirs, ours, other]), NOW).await.unwrap_err();
+    let refused = outcome(&mut joined, update(&[theirs, ours, other])).await.unwrap_err();
     assert!(refused.contains("protects traffic, 1 SAs,"), "{refused}");
     let mut joined = group(Flows(vec![Flow::to([10, 2, 0, 0].into(), 16)]));
-    let refused = joined.update(update(&[theirs]), NOW).await.unwrap_err();
+    let refused = outcome(&mut joined, update(&[theirs])).await.unwrap_err();
     assert!(refused.contains("protects traffic, 1 SAs,"), "{refused}");
-    let problem = joined.update(update(&[ours]), NOW).await.unwrap().unwrap();
+    let problem = outcome(&mut joined, update(&[ours])).await.unwrap().unwrap();
     assert!(problem.contains("0.0.0.0/0 to 239.192.0.1/32"), "{problem}");
 }
 
@@ -74,4 +89,33 @@ fn windows_have_the_size_that_the_member_wants_where_there_are_any() {
     size_windows(&mut update, 1_024);
     let of = |at: usize| (update.install[at].policy.sequence, update.install[at].policy.replay_window);
     assert_eq!((of(0), of(1)), ((SequenceNumbers::Unspecified, 0), (SequenceNumbers::Sequential, 1_024)));
+}
+
+/// Keys wait for the guard, and what is told of them waits behind them, in order. A flush takes what waits by its own protocol with it.
+#[test]
+fn what_comes_behind_keys_that_wait_comes_when_they_are_in_use() {
+    let mut joined = group(Flows::default());
+    assert!(!joined.is_waiting());
+    let waits = |protocol| Some(Waits { protocol, brings_keys: true, problem: None, void: false });
+    joined.waits = waits(Protocol::Gikev2);
+    joined.queue(Protocol::Gdoi, MemberOutput::Update(update(&[])));
+    joined.queue(Protocol::Gikev2, MemberOutput::Update(update(&[])));
+    joined.queue(Protocol::Gikev2, MemberOutput::Event(MemberEvent::Registered));
+    assert!(joined.is_waiting() && joined.next_behind().is_none());
+    joined.flush(Some(Protocol::Gdoi), NOW);
+    assert!(joined.is_waiting() && joined.next_behind().is_none(), "another protocol's keys go on");
+    joined.waits = None;
+    assert!(matches!(joined.next_behind(), Some((Protocol::Gikev2, MemberOutput::Update(_)))));
+    assert!(joined.is_waiting(), "what comes now comes behind");
+    joined.waits = waits(Protocol::Gdoi);
+    joined.queue(Protocol::Gikev2, MemberOutput::Update(update(&[])));
+    joined.queue(Protocol::Gdoi, MemberOutput::Event(MemberEvent::Registered));
+    joined.flush(None, NOW);
+    assert!(joined.waits.as_ref().unwrap().void && joined.next_behind().is_none());
+    joined.waits = None;
+    // The machine that has registered goes on, the other one has gone.
+    joined.forget(Protocol::Gdoi);
+    let next = joined.next_behind();
+    assert!(matches!(next, Some((Protocol::Gikev2, MemberOutput::Event(MemberEvent::Registered)))));
+    assert!(joined.next_behind().is_none() && !joined.is_waiting());
 }

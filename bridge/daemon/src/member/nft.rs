@@ -1,0 +1,182 @@
+//! The program nft, by which the kernel gets its packet filters. It gets a time limit, and runs beside whatever else the member does.
+//!
+//! One that takes too long is killed. There is never more than one: what was killed may still be busy in the kernel, and must not put its rules into
+//! the place of later ones, nor leave ever more processes behind.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::runtime;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout_at};
+
+/// Where the program is; services seldom have the first two on their path.
+const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
+
+/// How long it may take. It is done in hundredths of a second, unless the machine or the kernel has other troubles.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Octets that are read of what it says.
+const MOST: u64 = 64 * 1024;
+
+/// The program, for whoever has a table of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Nft {
+    program: PathBuf,
+    patience: Duration,
+    /// Whoever holds it has it run.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Nft {
+    /// Where it usually is.
+    pub(super) fn find() -> Self {
+        Self::at(PROGRAMS.into_iter().find(|program| Path::new(program).exists()).unwrap_or("nft"), PATIENCE)
+    }
+
+    /// Another one may take its place.
+    pub(super) fn at(program: impl Into<PathBuf>, patience: Duration) -> Self {
+        Self { program: program.into(), patience, turn: Arc::default() }
+    }
+
+    /// Has it take rules, as a whole or not at all.
+    ///
+    /// # Errors
+    /// There is no such program, it refuses, or it does not end in time. Then nobody knows whether the rules stand.
+    pub(super) async fn load(&self, rules: &str) -> anyhow::Result<()> {
+        self.run(&["-f", "-"], rules).await.map(drop)
+    }
+
+    /// [`Self::load`] for where nothing can wait but the thread.
+    pub(super) fn load_blocking(&self, rules: &str) -> anyhow::Result<()> {
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build().context("no runtime");
+        let run = || runtime()?.block_on(self.load(rules));
+        std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|_| bail!("nft: its thread has panicked"))
+    }
+
+    async fn run(&self, arguments: &[&str], input: &str) -> anyhow::Result<Vec<u8>> {
+        let until = Instant::now() + self.patience;
+        let Ok(turn) = timeout_at(until, Arc::clone(&self.turn).lock_owned()).await else {
+            bail!("nft: the one before has not ended yet");
+        };
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the program nft does not start (package nftables)")?;
+        let Ok((said, wrong, status)) = timeout_at(until, talk(&mut child, input)).await else {
+            kill(child, turn);
+            bail!("nft: it did not end within {} s and was killed", self.patience.as_secs_f32());
+        };
+        if !status.context("nft")?.success() {
+            let wrong = String::from_utf8_lossy(&wrong);
+            return Err(Refused(wrong.lines().next().unwrap_or("failed without a word").to_owned()).into());
+        }
+        Ok(said)
+    }
+}
+
+/// Tells it something, and hears what it says and how it ends.
+async fn talk(child: &mut Child, input: &str) -> (Vec<u8>, Vec<u8>, io::Result<ExitStatus>) {
+    let (to, said, wrong) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let tell = async {
+        if let Some(mut to) = to {
+            // It says itself why it wants no more.
+            drop(to.write_all(input.as_bytes()).await);
+        }
+    };
+    let ((), said, wrong) = tokio::join!(tell, all(said), all(wrong));
+    (said, wrong, child.wait().await)
+}
+
+/// Nobody has the next turn before it has ended indeed.
+fn kill(mut child: Child, turn: OwnedMutexGuard<()>) {
+    tokio::spawn(async move {
+        if let Err(error) = child.kill().await {
+            tracing::debug!(%error, "nft was not killed");
+        }
+        drop(turn);
+    });
+}
+
+/// What it says when it will not.
+#[derive(Debug, thiserror::Error)]
+#[error("nft: {0}")]
+struct Refused(String);
+
+/// What comes, up to a limit; who says more is not listened to.
+async fn all(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut said = Vec::new();
+    if let Some(from) = from {
+        drop(from.take(MOST).read_to_end(&mut said).await);
+    }
+    said
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn sh() -> Nft {
+        Nft::at("/bin/sh", Duration::from_millis(300))
+    }
+
+    async fn shell(script: &str, input: &str) -> anyhow::Result<Vec<u8>> {
+        sh().run(&["-c", script], input).await
+    }
+
+    #[tokio::test]
+    async fn what_it_says_and_how_it_ends_is_told() {
+        assert_eq!(shell("cat", "rules\n").await.unwrap(), b"rules\n");
+        let refused = shell("echo first >&2; echo second >&2; exit 1", "rules").await.unwrap_err();
+        assert_eq!(refused.to_string(), "nft: first");
+        assert!(refused.downcast_ref::<Refused>().is_some());
+        assert!(shell("exit 1", "").await.unwrap_err().to_string().contains("without a word"));
+        let absent = Nft::at("/nowhere/nft", PATIENCE).run(&[], "").await.unwrap_err();
+        assert!(absent.to_string().contains("does not start") && absent.downcast_ref::<Refused>().is_none());
+    }
+
+    /// It takes no input, says nothing, and does not end; or it never ends to say something.
+    #[tokio::test]
+    async fn whatever_it_does_it_is_waited_for_no_longer_than_its_time() {
+        let long = "x".repeat(1 << 20);
+        for script in [
+            "exec sleep 60",
+            "while :; do echo x; done",
+            "while :; do echo x >&2; done",
+            "trap '' PIPE; exec cat /dev/zero",
+        ] {
+            let begun = Instant::now();
+            let ended = shell(script, &long).await;
+            assert!(begun.elapsed() < Duration::from_secs(5), "{script}");
+            assert!(ended.is_err(), "{script}");
+        }
+    }
+
+    /// Whatever was killed has ended before the next one begins; until then nobody has a turn.
+    #[tokio::test]
+    async fn there_is_never_more_than_one() {
+        let place = tempfile::tempdir().unwrap();
+        let pid = place.path().join("pid");
+        let nft = sh();
+        let hangs = format!("echo $$ > {}; exec sleep 60", pid.display());
+        assert!(nft.run(&["-c", &hangs], "").await.unwrap_err().to_string().contains("did not end within 0.3 s"));
+        let there = format!("test ! -e /proc/$(cat {})", pid.display());
+        nft.run(&["-c", &there], "").await.unwrap();
+        let turn = Arc::clone(&nft.turn).lock_owned().await;
+        assert!(nft.run(&["-c", ""], "").await.unwrap_err().to_string().contains("has not ended yet"));
+        drop(turn);
+        nft.run(&["-c", ""], "").await.unwrap();
+    }
+}
