@@ -125,13 +125,20 @@ until_true 10 heard "of nobody" || fail "what nobody protects does not arrive"
 sleep 0.5
 heard "clear to the group" && fail "what should be protected arrives in clear"
 heard "clear to its network" && fail "what is protected from the start arrives in clear"
-table | grep -A 12 'chain arriving' | grep -q 'counter packets 2 ' || fail "not two packets were counted: $(table)"
+# dropped DIRECTION PACKETS: keyferry sa says so, and so do the metrics.
+dropped() {
+    grep -Eiq "^$1Clear +$2  guard " <<<"$("$KEYFERRY" sa --socket "$work/member.sock")" &&
+        grep -q "^keyferry_member_guard_packets_dropped_total{.*direction=\"$1\".*} $2\$" \
+            <<<"$("$KEYFERRY" metrics --socket "$work/member.sock")"
+}
+until_true 15 dropped in 2 || fail "not two packets were counted: $(table)"
 echo "ok: what others send in clear reaches no application"
 
 send "$right" eth0 239.193.0.1 "leaves for nobody"
 send "$right" eth0 239.192.0.1 "leaves in clear"
 until_true 10 grep -q "leaves for nobody" "$work/wire.log" || fail "what nobody protects does not leave"
 grep -q "leaves in clear" "$work/wire.log" && fail "an application sends past the TUN device in clear"
+until_true 15 dropped out 1 || fail "not one packet was counted: $(table)"
 echo "ok: an application that names the interface sends nothing in clear"
 
 spis() { "$KEYFERRY" sa --json --socket "$work/member.sock" | grep '"spi"' | sort -u; }
@@ -140,6 +147,14 @@ before=$(spis)
 changed() { [[ $(spis) != "$before" ]]; }
 until_true 20 changed || fail "rekeys to a protected address do not pass"
 echo "ok: rekeys to a protected address pass"
+
+# As a firewall does that is loaded anew.
+ip netns exec "$right" nft flush ruleset
+until_true 15 table || fail "a packet filter that was taken away does not come back"
+send "$left" eth0 239.192.0.1 "clear, after all"
+until_true 15 dropped in 3 || fail "counts do not go on: $(table)"
+heard "clear, after all" && fail "what should be protected arrives in clear"
+echo "ok: a packet filter that was taken away comes back, and counts go on"
 
 # killed: the member, which was spawned last.
 killed() {

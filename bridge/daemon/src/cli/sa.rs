@@ -8,7 +8,7 @@ use dataplane::engine::kernel::COUNTERS;
 use serde_json::Value;
 
 use super::tables::{WIDTH, table, text, time};
-use crate::control::JoinedStatus;
+use crate::control::{GuardStatus, JoinedStatus};
 
 /// Numbers up to this are written out.
 const WRITTEN_OUT: u64 = 99_999_999;
@@ -61,7 +61,7 @@ fn group_of(joined: &JoinedStatus, details: bool) -> String {
     if !offloaded.is_empty() {
         let _ = writeln!(out, "\n{}", fold(&[&["decrypted by the network device:"], offloaded.as_slice()].concat(), 4));
     }
-    out + &rules(plane) + &drops(plane, sas, engine == "kernel")
+    out + &rules(plane) + &drops(plane, sas, joined.guard.as_ref(), engine == "kernel")
 }
 
 /// What does not work as it should, and with `details` why it is not the kernel that does it.
@@ -72,7 +72,9 @@ fn troubles(joined: &JoinedStatus, details: bool) -> String {
     let problem = word(plane, "problem").map(|problem| ("tried again and again:", problem.to_owned()));
     let declined = joined.declined.clone().filter(|_| details).map(|why| ("not the kernel's ESP:", why));
     let unguarded = joined.unguarded.clone().map(|why| ("not guarded against clear packets:", why));
-    let all = declined.into_iter().chain(unguarded).chain(problem).chain(refused);
+    let uncounted = joined.guard.as_ref().and_then(|guard| guard.uncounted.clone());
+    let uncounted = uncounted.map(|why| ("what the guard drops is not counted:", why));
+    let all = declined.into_iter().chain(unguarded).chain(uncounted).chain(problem).chain(refused);
     all.map(|(what, why)| sentence(&format!("{what} {why}")) + "\n").collect()
 }
 
@@ -177,8 +179,12 @@ fn more(sa: &Value) -> String {
 /// Whose drops are those that the kernel has counted, but for those of single SAs.
 const HOST: &str = "this host";
 
-/// Drops by reason, of each SA, of those that are gone, and of none.
-fn drops(plane: &Value, sas: &[Value], in_kernel: bool) -> String {
+/// What the guard drops, and what that means.
+const GUARDED: [(&str, &str); 2] =
+    [("InClear", "came in clear, past the TUN device"), ("OutClear", "was to leave in clear, past the TUN device")];
+
+/// Drops by reason, of each SA, of those that are gone, of none, and of the guard.
+fn drops(plane: &Value, sas: &[Value], guard: Option<&GuardStatus>, in_kernel: bool) -> String {
     let mut found: Vec<(String, String, u64)> = Vec::new();
     let mut add = |whose: &str, counters: &mut dyn Iterator<Item = (&str, u64)>| {
         found.extend(counters.map(|(reason, n)| (reason.to_owned(), whose.to_owned(), n)));
@@ -188,12 +194,16 @@ fn drops(plane: &Value, sas: &[Value], in_kernel: bool) -> String {
     }
     add("ended SAs", &mut counters(plane, "drops_of_ended_sas"));
     add(if in_kernel { HOST } else { "no SA" }, &mut counters(plane, "drops_without_sa"));
+    if let Some(guard) = guard {
+        let dropped = GUARDED.iter().zip([guard.dropped_in, guard.dropped_out]).filter(|(_, n)| *n > 0);
+        add("guard", &mut dropped.map(|((reason, _), n)| (*reason, n)));
+    }
     if found.is_empty() {
         return "\nnothing dropped\n".to_owned();
     }
     let meanings: Vec<(&str, &str)> = match in_kernel {
         true => COUNTERS.into(),
-        false => DropReason::ALL.into_iter().map(|reason| (reason.name(), reason.meaning())).collect(),
+        false => DropReason::ALL.into_iter().map(|reason| (reason.name(), reason.meaning())).chain(GUARDED).collect(),
     };
     let place = |name: &str| meanings.iter().position(|(known, _)| *known == name);
     found.sort_by_key(|(reason, ..)| place(reason).unwrap_or(usize::MAX));
@@ -293,6 +303,7 @@ mod tests {
             engine: Some("userspace".to_owned()),
             declined: None,
             unguarded: None,
+            guard: None,
             tun: Some("kf0".to_owned()),
             streams: Vec::new(),
             dataplane: plane,
@@ -379,7 +390,20 @@ mod tests {
             Some("the kernel puts no sender ID into IVs (RFC 6054), so it must not send by a counter mode".into());
         joined.engine = Some("userspace".to_owned());
         joined.unguarded = Some("the program nft is missing".to_owned());
+        joined.guard = Some(GuardStatus {
+            table: "keyferry-kf0".to_owned(),
+            dropped_in: u64::MAX,
+            dropped_out: 5,
+            uncounted: Some("nft: it did not end within 5 s and was killed".to_owned()),
+        });
         let shown = groups(&[joined], true);
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "InClear 18446744T guard came in clear, past the TUN device OutClear 5 guard was to leave in clear,",
+            "what the guard drops is not counted: nft: it did not end within 5 s and was killed",
+        ] {
+            assert!(words.contains(part), "{part} in\n{shown}");
+        }
         assert!(shown.contains("\nnot guarded against clear packets: the program nft is missing\n"), "{shown}");
         assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
         assert!(
@@ -396,6 +420,9 @@ mod tests {
             groups(std::slice::from_ref(&joined), false),
             "group 1234, device kf0, engine userspace\nno keys\n\nnothing dropped\n"
         );
+        let (table, [dropped_in, dropped_out]) = ("keyferry-kf0".to_owned(), [0, 0]);
+        joined.guard = Some(GuardStatus { table, dropped_in, dropped_out, uncounted: None });
+        assert!(groups(std::slice::from_ref(&joined), false).ends_with("\nnothing dropped\n"));
         (joined.tun, joined.engine) = (None, Some("none".to_owned()));
         joined.dataplane = serde_json::json!({ "sas": [{ "spi": "0x79f28435" }] });
         let shown = groups(std::slice::from_ref(&joined), false);
@@ -404,6 +431,14 @@ mod tests {
         assert!(shown.contains("known") && !shown.contains("receiving"), "{shown}");
         joined.engine = None;
         assert_eq!(groups(&[joined], false), "group 1234: streams alone, no data plane\n");
+    }
+
+    #[test]
+    fn the_manual_has_what_the_guard_drops() {
+        let manual = include_str!("../../../../docs/operation.md");
+        for (reason, meaning) in GUARDED {
+            assert!(manual.contains(&format!("\n| `{reason}` | {meaning} | ")), "{reason}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    DatagramCounters, Drained, Explained, FlowOf, GatewayStatus, GroupMember, IkeSas, JoinedStatus, KeyLogStatus,
-    MAX_LINE, MemberCounters, MemberStatus, NOT_SHOWN, RekeyStarted, Reply, Request, StreamStatus, TraceFilter,
-    TraceStarted, TracedPacket, TracedPackets,
+    DatagramCounters, Drained, Explained, FlowOf, GatewayStatus, GroupMember, GuardStatus, IkeSas, JoinedStatus,
+    KeyLogStatus, MAX_LINE, MemberCounters, MemberStatus, NOT_SHOWN, RekeyStarted, Reply, Request, StreamStatus,
+    TraceFilter, TraceStarted, TracedPacket, TracedPackets,
 };
 pub use server::{Call, Server};

@@ -281,12 +281,29 @@ pub struct JoinedStatus {
     /// Why nothing keeps clear packets of protected groups away that go past the TUN device, where something should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unguarded: Option<String>,
+    /// The packet filter that keeps them away, where one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardStatus>,
     /// Its TUN device, if its engine has one.
     pub tun: Option<String>,
     /// IEC 61850 streams whose keys are handed on, oldest first.
     pub streams: Vec<StreamStatus>,
     /// The data plane: its SAs and what they carried; `null` without one.
     pub dataplane: Value,
+}
+
+/// A packet filter that keeps clear packets away, and what it has dropped since the member's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Name of its table in nftables.
+    pub table: String,
+    /// Packets that came in clear.
+    pub dropped_in: u64,
+    /// Packets that were to leave in clear.
+    pub dropped_out: u64,
+    /// Why these numbers are not up to date, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<String>,
 }
 
 /// An IEC 61850 stream of a member.

@@ -13,11 +13,11 @@
 //! XFRM's policies, which do this for the kernel engine, cannot tell the interface from the TUN device where they look at what arrives: the
 //! route of a packet to a group is that of the loopback device.
 //!
-//! One table for each TUN device, whose rules are replaced as a whole. It goes when the member ends, and stays when the
+//! One table for each TUN device, whose rules are replaced as a whole; its counters last. It goes when the member ends, and stays when the
 //! process is killed: a start with the same device puts its own in its place.
 //!
 //! Rules are loaded beside everything else. Whoever has new keys waits until nothing is under way any more, so that what they protect is
-//! guarded first.
+//! guarded first. Where others have taken the table away (a firewall that is loaded anew begins by flushing everything) it is put up again.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,14 +31,15 @@ use tokio::task::JoinHandle;
 
 use super::nft::Nft;
 use crate::config::GuardChoice;
-use ruleset::{Ruleset, deletion, table_of};
+use crate::control::GuardStatus;
+use ruleset::{COUNTERS, Ruleset, deletion, table_of};
 
 mod ruleset;
 
-/// When what has failed is tried again.
+/// How often counters are read.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// And then ever later, but no later than after 2 to this power of it.
+/// What has failed is tried again after [`REFRESH`], and then ever later, but no later than after 2 to this power of it.
 const MOST_PAUSES: u32 = 4;
 
 /// Source and destination.
@@ -55,6 +56,8 @@ pub(super) struct Finished {
 pub(super) enum News {
     /// Of rules.
     Loaded(Result<(), String>),
+    /// Of a look at the counters: packets that arrived and were to leave; `None` if the table is gone.
+    Counted(Result<Option<[u64; 2]>, String>),
 }
 
 /// Who does it, where news go, and the group that they are about.
@@ -91,8 +94,14 @@ pub(super) struct Guard {
     begun: bool,
     /// May there be a table to take away?
     left: bool,
+    drops: Drops,
+    /// Are the counters being read?
+    looking: bool,
+    /// Why they could not be.
+    uncounted: Option<String>,
     refreshed: Duration,
     loads: Pause,
+    looks: Pause,
 }
 
 impl Guard {
@@ -115,8 +124,12 @@ impl Guard {
             failed: None,
             begun: false,
             left: false,
+            drops: Drops::default(),
+            looking: false,
+            uncounted: None,
             refreshed: Duration::ZERO,
             loads: Pause::default(),
+            looks: Pause::default(),
         })
     }
 
@@ -181,6 +194,12 @@ impl Guard {
         self.problem().filter(|_| self.choice == GuardChoice::Required)
     }
 
+    /// What it has dropped.
+    pub(super) fn status(&self) -> GuardStatus {
+        let [dropped_in, dropped_out] = self.drops.all();
+        GuardStatus { table: self.rules.table.clone(), dropped_in, dropped_out, uncounted: self.uncounted.clone() }
+    }
+
     /// Does what is due.
     pub(super) fn expire(&mut self, now: Now) {
         if now.mono < self.deadline().at {
@@ -189,6 +208,18 @@ impl Guard {
         self.refreshed = now.mono;
         if self.failed.is_some() && self.loads.is_over() {
             self.converge(true);
+        }
+        if self.standing.is_some() && !self.looking && self.looks.is_over() {
+            self.looking = true;
+            let (nft, table) = (self.desk.nft.clone(), self.rules.table.clone());
+            drop(self.desk.begin(async move {
+                let counted = nft.counters(&table).await.map_err(|error| format!("{error:#}"));
+                // One of ours has all counters.
+                News::Counted(counted.map(|found| {
+                    let [arriving, leaving] = COUNTERS.map(|name| found.as_ref()?.get(name).copied());
+                    Some([arriving?, leaving?])
+                }))
+            }));
         }
     }
 
@@ -205,6 +236,30 @@ impl Guard {
                     self.loaded(text, result);
                 }
                 self.converge(false);
+            }
+            News::Counted(counted) => {
+                self.looking = false;
+                match counted {
+                    Ok(Some(counted)) => {
+                        self.drops.set(counted);
+                        (self.uncounted, self.looks) = (None, Pause::default());
+                    }
+                    // What is on its way, or tried again, brings it back in any case.
+                    Ok(None) if self.is_busy() || self.standing.is_none() => {}
+                    Ok(None) => {
+                        tracing::error!(table = %self.rules.table, "somebody else has taken the packet filter away: it is put up anew");
+                        self.drops.begin_anew();
+                        self.standing = None;
+                        self.converge(false);
+                    }
+                    Err(why) => {
+                        if self.uncounted.is_none() {
+                            tracing::warn!(%why, table = %self.rules.table, "what the packet filter drops is not counted");
+                        }
+                        self.uncounted = Some(why);
+                        self.looks.fail();
+                    }
+                }
             }
         }
     }
@@ -307,6 +362,32 @@ impl Pause {
     }
 }
 
+/// Counts that outlast the counters.
+#[derive(Default)]
+struct Drops {
+    before: [u64; 2],
+    now: [u64; 2],
+}
+
+impl Drops {
+    fn set(&mut self, counted: [u64; 2]) {
+        // Somebody has set them to zero.
+        if counted.iter().zip(self.now).any(|(counted, now)| *counted < now) {
+            self.begin_anew();
+        }
+        self.now = counted;
+    }
+
+    fn begin_anew(&mut self) {
+        self.before = self.all();
+        self.now = [0; 2];
+    }
+
+    fn all(&self) -> [u64; 2] {
+        [0, 1].map(|at| self.before[at].saturating_add(self.now[at]))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -334,6 +415,20 @@ mod tests {
         let open = LocalPolicy { rules: Vec::new(), without_keys: WithoutKeys::Clear(Vec::new()) };
         assert!(Guard::new(GuardChoice::Required, ("kf0", 1), &open, &[], desk()).is_none());
         assert!(Guard::new(GuardChoice::Off, ("kf0", 1), &LocalPolicy::default(), &[], desk()).is_none());
+    }
+
+    #[test]
+    fn counts_outlast_the_counters() {
+        let mut drops = Drops::default();
+        drops.set([3, 1]);
+        drops.set([5, 1]);
+        assert_eq!(drops.all(), [5, 1]);
+        drops.set([2, 0]);
+        assert_eq!(drops.all(), [7, 1], "somebody has set them to zero");
+        drops.begin_anew();
+        assert_eq!(drops.all(), [7, 1], "the table is gone");
+        drops.set([9, 9]);
+        assert_eq!(drops.all(), [16, 10]);
     }
 
     /// What is wanted while something is on its way, and after something has failed.
@@ -376,5 +471,24 @@ mod tests {
         guard.take(News::Loaded(Err("killed".to_owned())));
         guard.follow(&[line("239.192.0.1")]);
         assert!(guard.is_busy(), "what stood before may have gone");
+    }
+
+    #[tokio::test]
+    async fn counters_that_cannot_be_read_are_told_of_and_read_ever_more_seldom() {
+        let mut guard = guard();
+        guard.extend([line("239.192.0.1")].into_iter());
+        guard.take(News::Loaded(Ok(())));
+        let mut looked = Vec::new();
+        for seconds in 1..=100 {
+            guard.expire(at(seconds));
+            if guard.looking {
+                looked.push(seconds);
+                guard.take(News::Counted(Err("no JSON".to_owned())));
+            }
+        }
+        assert_eq!((looked, guard.status().uncounted.as_deref()), (vec![5, 10, 20, 40, 80], Some("no JSON")));
+        assert!(!guard.is_busy() && guard.problem().is_none());
+        guard.take(News::Counted(Ok(Some([3, 0]))));
+        assert_eq!((guard.status().uncounted, guard.status().dropped_in), (None, 3));
     }
 }

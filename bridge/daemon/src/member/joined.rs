@@ -223,6 +223,7 @@ impl Joined {
             engine: status.as_ref().map(|status| status.engine.to_owned()),
             declined: self.plane.as_ref().and_then(|plane| plane.declined.clone()),
             unguarded: self.plane.as_ref().and_then(|plane| plane.unguarded().map(str::to_owned)),
+            guard: self.plane.as_ref().and_then(Plane::guard),
             tun: status.as_ref().and_then(|status| status.tun.clone()),
             streams: self.streams.status(now),
             dataplane: status.map(|status| serde_json::to_value(status).unwrap_or_default()).unwrap_or_default(),

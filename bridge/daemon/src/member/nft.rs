@@ -1,8 +1,10 @@
-//! The program nft, by which the kernel gets its packet filters. It gets a time limit, and runs beside whatever else the member does.
+//! The program nft, by which the kernel gets its packet filters and tells what they have counted. It gets a time limit, and runs beside whatever
+//! else the member does.
 //!
 //! One that takes too long is killed. There is never more than one: what was killed may still be busy in the kernel, and must not put its rules into
 //! the place of later ones, nor leave ever more processes behind.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::runtime;
@@ -58,6 +61,18 @@ impl Nft {
         let runtime = || runtime::Builder::new_current_thread().enable_all().build().context("no runtime");
         let run = || runtime()?.block_on(self.load(rules));
         std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|_| bail!("nft: its thread has panicked"))
+    }
+
+    /// The packets that the counters of a table have counted, by name. `None` if there is no such table.
+    ///
+    /// # Errors
+    /// As [`Self::load`], or it says what nobody understands.
+    pub(super) async fn counters(&self, table: &str) -> anyhow::Result<Option<BTreeMap<String, u64>>> {
+        match self.run(&["-j", "list", "counters", "table", "inet", table], "").await {
+            Ok(said) => read(&said).map(Some),
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(Refused::is_absence) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn run(&self, arguments: &[&str], input: &str) -> anyhow::Result<Vec<u8>> {
@@ -114,6 +129,12 @@ fn kill(mut child: Child, turn: OwnedMutexGuard<()>) {
 #[error("nft: {0}")]
 struct Refused(String);
 
+impl Refused {
+    fn is_absence(&self) -> bool {
+        self.0.contains("No such file or directory")
+    }
+}
+
 /// What comes, up to a limit; who says more is not listened to.
 async fn all(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut said = Vec::new();
@@ -121,6 +142,29 @@ async fn all(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
         drop(from.take(MOST).read_to_end(&mut said).await);
     }
     said
+}
+
+/// What is listed, as libnftables-json(5) lays it out.
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    counter: Option<Counter>,
+}
+
+#[derive(Deserialize)]
+struct Counter {
+    name: String,
+    packets: u64,
+}
+
+fn read(listed: &[u8]) -> anyhow::Result<BTreeMap<String, u64>> {
+    let listing: Listing = serde_json::from_slice(listed).context("nft: its counters are not understood")?;
+    let counters = listing.nftables.into_iter().filter_map(|item| item.counter);
+    Ok(counters.map(|counter| (counter.name, counter.packets)).collect())
 }
 
 #[cfg(test)]
@@ -141,7 +185,7 @@ mod tests {
         assert_eq!(shell("cat", "rules\n").await.unwrap(), b"rules\n");
         let refused = shell("echo first >&2; echo second >&2; exit 1", "rules").await.unwrap_err();
         assert_eq!(refused.to_string(), "nft: first");
-        assert!(refused.downcast_ref::<Refused>().is_some());
+        assert!(!refused.downcast_ref::<Refused>().unwrap().is_absence());
         assert!(shell("exit 1", "").await.unwrap_err().to_string().contains("without a word"));
         let absent = Nft::at("/nowhere/nft", PATIENCE).run(&[], "").await.unwrap_err();
         assert!(absent.to_string().contains("does not start") && absent.downcast_ref::<Refused>().is_none());
@@ -178,5 +222,19 @@ mod tests {
         assert!(nft.run(&["-c", ""], "").await.unwrap_err().to_string().contains("has not ended yet"));
         drop(turn);
         nft.run(&["-c", ""], "").await.unwrap();
+    }
+
+    #[test]
+    fn counters_are_read_by_name() {
+        let listed = r#"{"nftables": [{"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
+            {"counter": {"family": "inet", "name": "arriving", "table": "keyferry-kf0", "handle": 1, "packets": 18446744073709551615, "bytes": 9}},
+            {"counter": {"family": "inet", "name": "leaving", "table": "keyferry-kf0", "handle": 2, "packets": 0, "bytes": 0}}]}"#;
+        let wanted = BTreeMap::from([("arriving".to_owned(), u64::MAX), ("leaving".to_owned(), 0)]);
+        assert_eq!(read(listed.as_bytes()).unwrap(), wanted);
+        for wrong in
+            ["", "{}", "[]", r#"{"nftables": [{"counter": {"name": "arriving", "packets": -1}}]}"#, "{\"nftables\": ["]
+        {
+            assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 }

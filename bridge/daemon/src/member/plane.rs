@@ -27,6 +27,7 @@ use super::guard::{Desk, Guard, Line, News};
 use super::local;
 use super::network::{self, Place, Routes, multicast};
 use crate::config::{EngineChoice, GuardChoice, MemberConfig, MemberGroup};
+use crate::control::GuardStatus;
 use crate::keylog::FileKeyLog;
 
 /// Where names of kernel engines are taken. One place for all members, or they would not see each other.
@@ -357,6 +358,11 @@ impl Plane {
     pub(super) fn needs_keys(&self) -> bool {
         let guarded = || self.guard.as_ref().is_none_or(|guard| !guard.is_busy() && guard.failure().is_none());
         self.engine.needs_rekey() || self.lacks_keys && guarded()
+    }
+
+    /// What keeps them away.
+    pub(super) fn guard(&self) -> Option<GuardStatus> {
+        self.guard.as_ref().map(Guard::status)
     }
 
     /// Ends it: nothing is left behind.

@@ -37,6 +37,19 @@ fn registration(page: &mut Page, status: &MemberStatus) {
             values.put(&[("group", &joined.group.to_string())], u8::from(joined.unguarded.is_some()));
         }
     });
+    let (name, help) = (
+        "keyferry_member_guard_packets_dropped_total",
+        "Packets of protected groups that the guard has dropped, since they came or were to leave in clear.",
+    );
+    page.metric(Kind::Counter, name, help, |values| {
+        for joined in &status.groups {
+            // What is not up to date is not told.
+            let Some(guard) = joined.guard.as_ref().filter(|guard| guard.uncounted.is_none()) else { continue };
+            for (direction, packets) in [("in", guard.dropped_in), ("out", guard.dropped_out)] {
+                values.put(&[("group", &joined.group.to_string()), ("direction", direction)], packets);
+            }
+        }
+    });
     let c = &status.counters;
     for (name, help, value) in [
         ("keyferry_member_registrations_total", "Registrations that succeeded.", c.registrations),
@@ -227,7 +240,7 @@ mod tests {
 
     use super::super::page::reader::{read, value};
     use super::*;
-    use crate::control::{JoinedStatus, MemberCounters};
+    use crate::control::{GuardStatus, JoinedStatus, MemberCounters};
 
     /// A data plane in the middle of a roll-over, over which packets went.
     fn plane() -> EngineStatus {
@@ -304,6 +317,12 @@ mod tests {
             streams: Vec::new(),
             declined: None,
             unguarded: None,
+            guard: Some(GuardStatus {
+                table: "keyferry-kf0".to_owned(),
+                dropped_in: 17,
+                dropped_out: 3,
+                uncounted: (id != "8400").then(|| "nft: it did not end".to_owned()),
+            }),
             dataplane: serde_json::Value::Null,
         };
         MemberStatus {
@@ -340,6 +359,10 @@ mod tests {
         is(1.0, "keyferry_member_registered", &[("group", "8400")]);
         is(0.0, "keyferry_member_registered", &[("group", "fqdn:two.example.org")]);
         is(0.0, "keyferry_member_unguarded", &[("group", "8400")]);
+        let guard = "keyferry_member_guard_packets_dropped_total";
+        is(17.0, guard, &[("group", "8400"), ("direction", "in")]);
+        is(3.0, guard, &[("group", "8400"), ("direction", "out")]);
+        assert_eq!(text.matches(&format!("\n{guard}{{")).count(), 2, "{text}");
         is(9.0, "keyferry_member_rekeys_total", &[]);
         let old = [("group", "8400"), ("spi", "0x00001000")];
         is(1.0, "keyferry_dataplane_packets_sealed_total", &old);

@@ -29,8 +29,8 @@ pub(super) fn table_of(tun: &str) -> String {
     })
 }
 
-/// Names of the chains that judge.
-const CHAINS: [&str; 2] = ["arriving", "leaving"];
+/// Names of the counters, and of the chains that count.
+pub(super) const COUNTERS: [&str; 2] = ["arriving", "leaving"];
 
 /// What the filter says.
 pub(super) struct Ruleset {
@@ -76,15 +76,18 @@ impl Ruleset {
     pub(super) fn text(&self) -> String {
         let Self { table, interface, .. } = self;
         let mut out = format!("add table inet {table}\n");
-        for name in CHAINS {
-            let _ = writeln!(out, "add chain inet {table} {name}\nadd chain inet {table} told-{name}");
+        for name in COUNTERS {
+            let _ = writeln!(
+                out,
+                "add counter inet {table} {name}\nadd chain inet {table} {name}\nadd chain inet {table} told-{name}"
+            );
         }
         for hook in ["input", "output", "forward"] {
             let base = format!("type filter hook {hook} priority {PRIORITY}; policy accept;");
             let _ = writeln!(out, "add chain inet {table} {hook} {{ {base} }}");
         }
         let _ = writeln!(out, "flush table inet {table}\ntable inet {table} {{");
-        for (name, way) in CHAINS.into_iter().zip([Way::In, Way::Out]) {
+        for (name, way) in COUNTERS.into_iter().zip([Way::In, Way::Out]) {
             self.told(&mut out, name);
             self.judge(&mut out, name, way);
         }
@@ -124,7 +127,7 @@ impl Ruleset {
         lines.sort_unstable();
         let _ = writeln!(out, "  chain told-{name} {{");
         for packets in lines {
-            let _ = writeln!(out, "    {packets} counter drop");
+            let _ = writeln!(out, "    {packets} counter name {name} drop");
         }
         out.push_str("  }\n");
     }
@@ -141,12 +144,12 @@ impl Ruleset {
         for rule in self.rules.iter().filter(applies) {
             let Some(packets) = matching(&rule.source, &rule.destination) else { continue };
             match rule.action {
-                RuleAction::Discard => drop(writeln!(out, "    {packets} counter drop")),
+                RuleAction::Discard => drop(writeln!(out, "    {packets} counter name {name} drop")),
                 RuleAction::BypassProtected => drop(writeln!(out, "    {packets} return")),
                 RuleAction::Bypass => drop(writeln!(out, "    {packets} jump told-{name}\n    {packets} return")),
             }
         }
-        let _ = writeln!(out, "    counter drop\n  }}");
+        let _ = writeln!(out, "    counter name {name} drop\n  }}");
     }
 }
 
@@ -216,7 +219,7 @@ mod tests {
             rules.named.insert((selector("0.0.0.0", 0, 0, 0), selector(to, prefix, 17, 5_001)));
         }
         let text = rules.text();
-        assert!(text.starts_with("add table inet keyferry-kf0\nadd chain inet keyferry-kf0 arriving\n"), "{text}");
+        assert!(text.starts_with("add table inet keyferry-kf0\nadd counter inet keyferry-kf0 arriving\n"), "{text}");
         assert_eq!(text.matches("flush table inet keyferry-kf0\ntable inet keyferry-kf0 {").count(), 1);
         assert_eq!(text.matches("ip daddr 239.192.9.9 udp dport 848 return").count(), 2, "{text}");
         let held = "ip daddr { 239.192.0.0/16, 239.193.0.1/32, 239.200.1.0/24 }";
@@ -230,8 +233,8 @@ mod tests {
             assert!(chain.contains(&format!("    {side} 7 {held} jump {of}\n")), "{chain}");
             assert!(chain.contains(&format!("    {side} 7 ip6 daddr {{ ff15::/16 }} jump {of}\n")), "{chain}");
         }
-        for name in CHAINS {
-            assert!(chain(&text, name).ends_with("    counter drop\n"), "{text}");
+        for name in COUNTERS {
+            assert!(chain(&text, name).ends_with(&format!("    counter name {name} drop\n")), "{text}");
         }
         assert_eq!(text.matches("frag-off").count(), 1, "{text}");
         assert!(chain(&text, "input").contains("iif 7 frag frag-off != 0 return\n"), "{text}");
@@ -249,14 +252,17 @@ mod tests {
         let mut rules = Ruleset::new("kf0", 7, &list, &[]);
         rules.named.insert((selector("10.0.0.0", 8, 17, 0), selector("239.192.0.7", 32, 17, 0)));
         let text = rules.text();
-        let told = "ip daddr 239.192.0.7/32 ip saddr 10.0.0.0/8 meta l4proto 17 counter drop";
+        let told = "ip daddr 239.192.0.7/32 ip saddr 10.0.0.0/8 meta l4proto 17 counter name arriving drop";
         assert!(chain(&text, "told-arriving").contains(told), "{text}");
         let arriving = chain(&text, "arriving");
-        let discard = "ip daddr 239.192.0.1/32 meta l4proto 17 th dport 5001 counter drop";
+        let discard = "ip daddr 239.192.0.1/32 meta l4proto 17 th dport 5001 counter name arriving drop";
         let bypass = "ip daddr 239.192.0.0/16 jump told-arriving\n    ip daddr 239.192.0.0/16 return";
         assert!(arriving.find(discard).unwrap() < arriving.find(bypass).unwrap(), "{arriving}");
         let leaving = chain(&text, "leaving");
-        assert!(leaving.contains("dport 5001 counter drop") && !leaving.contains("239.192.0.0/16"), "{leaving}");
+        assert!(
+            leaving.contains("dport 5001 counter name leaving drop") && !leaving.contains("239.192.0.0/16"),
+            "{leaving}"
+        );
         assert!(leaving.contains("ip daddr 239.192.0.1/32 meta l4proto 17 th dport 5001 return"), "{leaving}");
     }
 

@@ -14,7 +14,8 @@ use crate::member::guard::Finished;
 use crate::member::joined::tests::{NOW, selector, update};
 use crate::member::nft::Nft;
 
-/// A plane whose guard is that of a script, with what is told of it. The script gets the rules in a folder where it may leave things.
+/// A plane whose guard is that of a script, with what is told of it. The script gets the rules in a folder where it may leave things, and `-j` where
+/// it is to list counters.
 struct Bench {
     plane: Plane,
     news: UnboundedReceiver<Finished>,
@@ -49,10 +50,21 @@ impl Bench {
         fs::read_to_string(self.place.path().join("rules")).unwrap()
     }
 
-    /// What becomes of an update by the next news of rules.
+    /// What becomes of an update by the next news of rules, or of counters.
+    async fn next(&mut self, of_rules: bool, now: Now) -> Option<Outcome> {
+        loop {
+            let news = timeout(Duration::from_secs(60), self.news.recv()).await.unwrap().unwrap().news;
+            let awaited = matches!(news, News::Loaded(_)) == of_rules;
+            let outcome = self.plane.take(news, now).await;
+            if awaited {
+                return outcome;
+            }
+            assert_eq!(outcome, None);
+        }
+    }
+
     async fn loaded(&mut self, now: Now) -> Option<Outcome> {
-        let finished = timeout(Duration::from_secs(60), self.news.recv()).await.unwrap().unwrap();
-        self.plane.take(finished.news, now).await
+        self.next(true, now).await
     }
 }
 
@@ -60,8 +72,10 @@ fn later(seconds: u64) -> Now {
     Now { mono: NOW.mono + Duration::from_secs(seconds), ..NOW }
 }
 
-/// Takes rules.
-const TAKES: &str = "cat > rules";
+/// Takes rules, and has counted four packets that arrived and one that was to leave.
+const TAKES: &str = r#"if [ "$1" != -j ]; then exec cat > rules; fi
+if [ ! -e rules ]; then echo 'Error: No such file or directory' >&2; exit 1; fi
+echo '{"nftables":[{"counter":{"name":"arriving","packets":4}},{"counter":{"name":"leaving","packets":1}}]}'"#;
 
 const FIRST: ([u8; 4], u8) = ([239, 192, 0, 1], 32);
 const SECOND: ([u8; 4], u8) = ([239, 192, 0, 2], 32);
@@ -181,4 +195,24 @@ async fn the_table_goes_with_the_member_also_when_rules_are_on_their_way() {
     plane.end().await;
     let rules = fs::read_to_string(place.path().join("rules")).unwrap();
     assert_eq!(rules, "delete table inet keyferry-kf0\n");
+}
+
+/// A firewall that is loaded anew takes everything away first.
+#[tokio::test]
+async fn a_table_that_was_taken_away_comes_back_and_counts_go_on() {
+    let mut bench = Bench::new(TAKES).await;
+    for (seconds, gone, [dropped_in, dropped_out]) in [(5, false, [4, 1]), (10, true, [4, 1]), (15, false, [8, 2])] {
+        if gone {
+            fs::remove_file(bench.place.path().join("rules")).unwrap();
+        }
+        bench.plane.expire(later(seconds)).await;
+        assert_eq!(bench.plane.deadline().unwrap().at, later(seconds + 5).mono, "whatever else happens");
+        assert_eq!(bench.next(false, later(seconds)).await, None);
+        if gone {
+            assert_eq!(bench.loaded(later(seconds)).await, None, "it is put up again");
+        }
+        let status = bench.plane.guard().unwrap();
+        assert_eq!((status.dropped_in, status.dropped_out), (dropped_in, dropped_out), "{seconds}");
+    }
+    assert_eq!(bench.plane.guard().unwrap().table, "keyferry-kf0");
 }
