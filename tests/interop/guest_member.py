@@ -13,27 +13,42 @@ is killed, and keep nothing when that has ended. Keys that the kernel must not h
 import collections
 import contextlib
 import ipaddress
+import re
 import signal
 import subprocess
 import sys
 
 from guest import Guest, Silence, told
 from guest_sides import KEYFERRY, App, Broken, Inside, Outside, until
-from guest_wire import Switch, clear_frame
+from guest_wire import IN_CLEAR, Switch, clear_frame
 
 ESP = 50
 ETHERNET = 14
 
+# What the kernel has no states for.
+NETWORK = """
+[[group.traffic]]
+destination = "239.192.3.0/24"
+transform = "aes-128-cbc-hmac-sha2-256"
+mode = "transport"
+"""
+
 # Name, group and its number; the engine that the guest's member is told to use, and the one that it has to use then, or none; whether
 # that member sends; whether each traffic policy has one sender alone, with a replay window; the version of IP by which members register;
-# whether the guest has a card that opens what comes by AES-GCM with 128 bits.
-Case = collections.namedtuple("Case", "name group number engine used sends windows version card", defaults=(True, False, 4, False))
+# whether the guest has a card that opens what comes by AES-GCM with 128 bits; to what the group's policy turns that the kernel refuses, as
+# (what is replaced in the configuration, what takes its place, part of the reason, do old keys stay through the roll-over).
+Case = collections.namedtuple(
+    "Case", "name group number engine used sends windows version card turns", defaults=(True, False, 4, False, None))
 CASES = [
     Case("AES-GCM of several senders, tunnel", "gcm-tunnel", 1, "auto", "userspace"),
     Case("AES-GCM of several senders, tunnel, receiving", "gcm-receiving", 4, "kernel", "kernel", sends=False),
     Case("AES-CBC with HMAC of one sender, tunnel", "cbc-tunnel", 2, "kernel", "kernel", windows=True, version=6),
     Case("AES-CBC with HMAC of several senders, transport", "cbc-transport", 3, "auto", "kernel"),
     Case("AES-GCM of several senders, refused", "gcm-refused", 5, "kernel", None),
+    Case("AES-CBC with HMAC, a network more by a rekey", "turns-network", 8, "auto", "kernel",
+         turns=("# Here stands the network.", NETWORK, "its destination is not one multicast address", True)),
+    Case("AES-CBC with HMAC, to AES-GCM by a reset", "turns-gcm", 9, "auto", "kernel",
+         turns=("aes-128-cbc-hmac-sha2-256", "aes-128-gcm", "sender ID", False)),
     # The card stays.
     Case("AES-GCM opened by a card, tunnel", "card-tunnel", 6, "kernel", "kernel", sends=False, card=True),
     Case("AES-GCM opened by a card or not, transport", "card-transport", 7, "kernel", "kernel", sends=False, card=True),
@@ -74,7 +89,7 @@ class Trial:
     def __init__(self, case, outside, inside, switch, folder):
         self.case, self.outside, self.inside, self.switch = case, outside, inside, switch
         self.sides = (outside, inside)
-        self.gateway = f"{folder}/gateway.sock"
+        self.folder, self.gateway = folder, f"{folder}/gateway.sock"
         self.addresses = [f"239.192.0.{case.number}", f"ff15::{case.number}"]
         self.apps = []
         # Those that send.
@@ -198,7 +213,7 @@ class Trial:
 
     def check_wire(self, sas):
         """Only ESP, and of each sender as many packets by each SPI as it says."""
-        packets = [packet for packet in self.switch.captured() if packet.destination in self.addresses]
+        packets = [it for it in self.switch.captured() if it.destination in self.addresses and IN_CLEAR not in it.payload]
         seen = collections.Counter((f"0x{it.payload[:4].hex()}", it.host) for it in packets if it.protocol == ESP)
         if clear := collections.Counter((it.host, it.destination, it.protocol) for it in packets if it.protocol != ESP):
             yield f"in clear on the wire by host, destination and protocol: {dict(clear)}"
@@ -338,6 +353,124 @@ class Trial:
         return report["sent"] + report["refused"]
 
 
+class GoingOver(Trial):
+    """A case in which the group's policy turns, under load, to what the kernel must not have, and userspace takes its place."""
+
+    def run(self):
+        """Yields complaints."""
+        self.outside.start_member(member_config(self.case, self.outside, "userspace", True))
+        self.start_inside()
+        until("the member outside has keys", self.outside.plane)
+        with self.switch.capture():
+            self.senders = [App(side, address) for side in self.sides for address in self.addresses]
+            # Past all routes.
+            past = [App(self.inside, address, "--send-on eth0", number=33, rate=20) for address in self.addresses]
+            self.apps = [*self.senders, *past]
+            for app in self.apps:
+                app.next("start")
+            self.further(50)
+            with self.switch.injecting(self.inside, 0.02, self.in_clear()):
+                old = self.go_over()
+                yield from self.check_gone_over()
+                # As the documentation of `engine` says, applications have to join on the TUN device now.
+                joined = [App(self.inside, address) for address in self.addresses]
+                self.apps += joined
+                marks = {(app.side.host, app.address): app.next() for app in self.senders}
+                self.further(50)
+            sent = {(app.side.host, app.address): app.next("stop") for app in self.senders}
+            for app in past:
+                app.next("stop")
+            receivers = [*joined, *(app for app in self.senders if app.side is self.outside)]
+            with contextlib.suppress(Broken):
+                until("all have come", lambda: not any(self.missing_since(app, sent, marks) for app in receivers))
+            lost = {app.address: self.missing(app, sent) for app in self.senders if app.side is self.outside}
+            for sa in old[1]:
+                # The kernel has sealed them still, into the TUN device.
+                sa["packets_sealed"] -= sum(count for address, count in lost.items() if covers(sa["destination"], address))
+            sas = [before + side.plane()["sas"] for side, before in zip(self.sides, old)]
+            with contextlib.suppress(Broken):
+                until("all is in the capture", lambda: not list(self.check_numbers(sas)))
+        yield from self.check_numbers(sas)
+        for app in receivers:
+            if missing := self.missing_since(app, sent, marks):
+                yield f"{app.side.name}, {app.address}: missing {missing} from when userspace has taken over"
+        for app in self.apps:
+            if app.side is self.inside and app.ask(do="report")["foreign"]:
+                yield f"something in clear has come to an application in the guest: {app.ask(do='report')}"
+        print(f"     packets: {sum(sent.values())}, of the guest's lost when userspace took over: {[*lost.values()]}")
+        yield from self.end()
+        if left := self.inside.guest.run("nft list tables"):
+            yield f"left in the guest's packet filter: {left}"
+
+    def in_clear(self):
+        """Frames as from outside, to each address."""
+        packets = list(self.switch.captured())
+        for address in self.addresses:
+            yield clear_frame(next(it for it in packets if (it.host, it.destination) == (self.outside.host, address)))
+
+    def go_over(self):
+        """Turns the group's policy; returns what each member says about the old keys when these are not used any more."""
+        old = self.outside.spis()
+        what, other, _, stay = self.case.turns
+        with open(f"{self.folder}/gateway.toml", "r+") as file:
+            before, name, group = file.read().partition(f'name = "{self.case.group}"')
+            group, next_group, after = group.partition("[[group]]")
+            file.seek(0)
+            file.truncate()
+            file.write(before + name + group.replace(what, other) + next_group + after)
+        subprocess.run([KEYFERRY, "reload", "--socket", self.gateway], check=True, stdout=subprocess.DEVNULL)
+        for side in self.sides:
+            until(f"the member {side.name} sends by new keys",
+                  lambda side=side: side.plane() and (now := side.spis(sending=True)) and not now & old)
+        planes = [side.plane()["sas"] for side in self.sides]
+        if stay and not all(old <= {sa["spi"] for sa in sas} for sas in planes):
+            raise Broken(f"old keys were dropped before their delay: {planes}")
+        for side in self.sides:
+            until(f"the member {side.name} drops its old keys", lambda side=side: not side.spis() & old)
+        return [[sa for sa in sas if sa["spi"] in old] for sas in planes]
+
+    def check_gone_over(self):
+        """Userspace and its guard have taken the place of the kernel's ESP, of which nothing is left."""
+        if (engine := self.inside.plane()["engine"]) != "userspace":
+            yield f"the guest's member uses the engine {engine}"
+        if left := self.inside.left_in_kernel():
+            yield f"left in the guest's kernel: {left}"
+        text = self.inside.keyferry(f"sa --details --socket {self.inside.folder}/member.sock")
+        if not re.search(f"not the kernel's ESP: .*{self.case.turns[2]}", " ".join(text.split())):
+            yield f"keyferry sa: {text}"
+        with contextlib.suppress(Broken):
+            until("packets in clear are dropped", lambda: not list(self.check_guard()))
+        yield from self.check_guard()
+
+    def check_guard(self):
+        """The packet filter stands, is about the group's addresses, and has dropped packets both ways."""
+        guard = self.inside.guard()
+        dropped = all(re.search(rf"counter {name} {{\s+packets [1-9]", guard) for name in ("arriving", "leaving"))
+        if not dropped or not all(address in guard for address in self.addresses):
+            yield f"the guard: {guard}"
+
+    def check_numbers(self, sas):
+        """Nothing in clear on the wire, no number twice under an SA, and the members count what is there, the guest also what its kernel has
+        sent."""
+        packets = [it for it in self.switch.captured() if it.destination in self.addresses and it.protocol == ESP]
+        numbers = collections.Counter((it.host, it.payload[:8]) for it in packets)
+        if twice := [number for number, times in numbers.items() if times > 1]:
+            yield f"on the wire twice, by host, SPI and number: {twice[:9]}"
+        if self.case.turns[3]:
+            yield from self.check_wire(sas)
+        elif clear := [it for it in self.switch.captured() if self.is_clear(it)]:
+            yield f"in clear on the wire: {clear[:3]}"
+
+    def is_clear(self, packet):
+        return packet.destination in self.addresses and packet.protocol != ESP and IN_CLEAR not in packet.payload
+
+    def missing_since(self, app, sent, marks):
+        """How many of the other side's packets have not come to an application since userspace has taken over."""
+        other = self.inside if app.side is self.outside else self.outside
+        whose = other.host, app.address
+        return app.count(other.host, sent[whose], marks[whose])["missing"]
+
+
 class Refusal(Trial):
     """A case in which the guest's engine must not have the group's keys, and says why."""
 
@@ -365,7 +498,7 @@ def run(sides, switch, folder):
         if case.card and not sides[1].has_card():
             print(f"skip {case.engine}: {case.name}: the card's module could not be built")
             continue
-        kind = Trial if case.used else Refusal
+        kind = GoingOver if case.turns else Trial if case.used else Refusal
         complaints = list(kind(case, *sides, switch, folder).run())
         failed += told(f"{case.engine}: {case.name}", complaints)
     return 1 if failed else 0

@@ -5,10 +5,10 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 source "$(dirname "$0")/guest.sh"
-need ip tcpdump python3 strip
+need ip tcpdump python3 strip nft
 [[ -c /dev/net/tun ]] || skip "there is no /dev/net/tun"
 need_guest
-guest_kernel tun
+guest_kernel tun nf_tables nft_objref
 # The kernel asks for its offload of ESP when somebody asks it for a device to do that.
 guest_modules offload esp4_offload esp6_offload
 mkdir "$guest_root/sbin"
@@ -107,6 +107,11 @@ $(group gcm-receiving 4 239.192.1.4:848)
 $(traffic 4 'transform = "aes-256-gcm"')
 $(group gcm-refused 5 239.192.1.5:848)
 $(traffic 5 'transform = "aes-128-gcm"')
+$(group turns-network 8 239.192.1.8:848)
+$(traffic 8 'transform = "aes-128-cbc-hmac-sha2-256"' 'mode = "transport"')
+# Here stands the network.
+$(group turns-gcm 9 239.192.1.9:848)
+$(traffic 9 'transform = "aes-128-cbc-hmac-sha2-256"' 'mode = "transport"')
 $(group card-tunnel 6 239.192.1.6:848)
 $(traffic 6 'transform = "aes-128-gcm"')
 $(group card-transport 7 239.192.1.7:848)
@@ -117,6 +122,7 @@ CONF
 
 strip -o "$work/keyferry" "$KEYFERRY"
 guest_program "$work/keyferry" /bin/keyferry
+guest_program "$(command -v nft)" /usr/sbin/nft
 guest_initrd
 gateway
 export KEYFERRY

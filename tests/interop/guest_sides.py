@@ -30,9 +30,11 @@ def until(what, found):
 class App:
     """Sends numbered packets to a group address, and counts the other side's."""
 
-    def __init__(self, side, address):
+    def __init__(self, side, address, options="", *, number=0, rate=RATE):
+        """`number` is the sender's in its packets, where it is not the host's."""
         self.side, self.address = side, address
-        self.handle = side.start_app(f"--sender {side.host} --group {socket_address(address)} --rate {RATE}".split())
+        self.handle = side.start_app(
+            f"--sender {number or side.host} --group {socket_address(address)} --rate {rate} {options}".split())
 
     def ask(self, **order):
         return self.side.ask(self.handle, json.dumps(order))
@@ -41,9 +43,9 @@ class App:
         """Number of the packet that it sends next."""
         return self.ask(do=do)["next"]
 
-    def count(self, sender, sent):
-        """How many of so many packets have come."""
-        (counted,) = self.ask(do="count", windows=[{"sender": sender, "from": 0, "to": sent}])["counts"]
+    def count(self, sender, sent, first=0):
+        """How many of so many packets, from one on, have come."""
+        (counted,) = self.ask(do="count", windows=[{"sender": sender, "from": first, "to": sent}])["counts"]
         return counted
 
 
@@ -274,6 +276,10 @@ echo "$line" """.format(**app))
     def left_in_kernel(self):
         """SAs and policies that the kernel has."""
         return self.guest.run("ip xfrm state; ip xfrm policy")
+
+    def guard(self):
+        """The member's packet filter, if it stands."""
+        return self.guest.run("nft list table inet keyferry-kf0 2>/dev/null")
 
     def log(self):
         return self.guest.run(f"cat {self.folder}/member.log")

@@ -16,20 +16,26 @@ UDP = 17
 
 Packet = collections.namedtuple("Packet", "host source destination protocol payload frame")
 
-# Needs the port and frames in hexadecimal.
+# Needs the port, a pause after which it begins anew, in seconds, if it is to, and frames in hexadecimal.
 INJECT = """
-import socket, sys
+import socket, sys, time
 cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 cable.bind((sys.argv[1], 0))
-for frame in sys.argv[2:]:
-    cable.send(bytes.fromhex(frame))
+pause = float(sys.argv[2])
+while True:
+    for frame in sys.argv[3:]:
+        cable.send(bytes.fromhex(frame))
+    if not pause:
+        break
+    time.sleep(pause)
 """
+
+IN_CLEAR = b"in clear"
 
 
 def clear_frame(packet):
     """A frame with a datagram in clear, between the ends of a packet."""
-    payload = b"in clear"
-    datagram = struct.pack("!HHHH", PORT, PORT, 8 + len(payload), 0) + payload
+    datagram = struct.pack("!HHHH", PORT, PORT, 8 + len(IN_CLEAR), 0) + IN_CLEAR
     check = checksum(pseudo_header(packet.source, packet.destination, UDP, len(datagram)) + datagram)
     datagram = datagram[:6] + struct.pack("!H", check or 0xFFFF) + datagram[8:]
     version = 6 if ":" in packet.source else 4
@@ -79,4 +85,17 @@ class Switch:
 
     def inject(self, side, frames):
         """Puts frames on a side's cable."""
-        subprocess.run([*self.within, sys.executable, "-c", INJECT, side.port, *(it.hex() for it in frames)], check=True)
+        subprocess.run(self.injector(side, 0, frames), check=True)
+
+    @contextlib.contextmanager
+    def injecting(self, side, pause, frames):
+        """Does so again and again, until the end."""
+        injector = subprocess.Popen(self.injector(side, pause, frames))
+        try:
+            yield
+        finally:
+            injector.kill()
+            injector.wait()
+
+    def injector(self, side, pause, frames):
+        return [*self.within, sys.executable, "-c", INJECT, side.port, str(pause), *(it.hex() for it in frames)]

@@ -287,19 +287,12 @@ impl Plane {
     /// they neither blocked by the kernel nor routed into the TUN device.
     async fn go_over(&mut self, refused: Unsuitable, now: Now) -> Option<Outcome> {
         let spare = self.spare.as_ref()?;
-        let (engine, mut routes, mut guard) = match spare.start().await {
+        let (engine, routes, mut guard) = match spare.start().await {
             Ok(started) => started,
             Err(error) => return Some(Err(cannot(&refused, &format!("{error:#}")))),
         };
-        let named = self.engine.named();
-        for (network, prefix) in named.iter().filter_map(|(_, to)| multicast(to)) {
-            if let Err(error) = routes.add(network, prefix).await {
-                engine.stop();
-                return Some(Err(cannot(&refused, &format!("{error:#}"))));
-            }
-        }
         if let Some(guard) = &mut guard {
-            guard.take_over(&named, &self.clear);
+            guard.take_over(&self.engine.named(), &self.clear);
         }
         let successor = Successor { engine, routes, guard, refused, wanted: true };
         if successor.guard.as_ref().is_some_and(Guard::is_busy) {
@@ -309,9 +302,17 @@ impl Plane {
         Some(self.succeed(successor, now).await)
     }
 
+    /// The guard of the engine that takes over has been waited for. Routes, which too keep packets from the kernel's ESP, are made now.
     async fn succeed(&mut self, successor: Successor, now: Now) -> Outcome {
-        let Successor { engine, routes, guard, refused, wanted } = successor;
-        if let Some(why) = guard.as_ref().and_then(Guard::failure).map(str::to_owned) {
+        let Successor { engine, mut routes, guard, refused, wanted } = successor;
+        let mut failure = guard.as_ref().and_then(Guard::failure).map(str::to_owned);
+        if failure.is_none() {
+            for (network, prefix) in self.engine.named().iter().filter_map(|(_, to)| multicast(to)) {
+                let routed = routes.add(network, prefix).await;
+                failure = failure.or(routed.err().map(|error| format!("{error:#}")));
+            }
+        }
+        if let Some(why) = failure {
             engine.stop();
             // It would drop what the kernel has opened.
             self.closing = guard.map(|guard| tokio::spawn(guard.close()));
