@@ -16,6 +16,7 @@ use crate::trace::Tap;
 
 mod joins;
 pub mod kernel;
+mod netlink;
 pub mod none;
 pub mod userspace;
 

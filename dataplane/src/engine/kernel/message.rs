@@ -1,29 +1,23 @@
-//! Messages of the kernel's NETLINK_XFRM, as `include/uapi/linux/xfrm.h` and `netlink.h` lay them out. Octets only.
+//! Messages of the kernel's NETLINK_XFRM, as `include/uapi/linux/xfrm.h` lays them out. Octets only.
 //!
-//! Numbers are in the machine's order, but for SPIs, ports and addresses. Messages hold keys, to the kernel and from it:
-//! their memory is cleared after use, and has its size from the start so that it leaves no copies where it grew.
+//! Numbers are in the machine's order, but for SPIs, ports and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use keyferry_model::policy::{EspMode, EspTransform};
-use zeroize::Zeroizing;
 
 use super::algorithms::{self, Algorithms};
+use crate::engine::netlink::{Message, flag};
 use crate::packet::protocol;
 
-mod device;
+pub(super) mod device;
 mod read;
 
-pub(super) use device::{family_told, has_esp_offload};
 #[cfg(feature = "fuzzing")]
 pub(crate) use read::told;
-pub(super) use read::{Answer, Answers, KnownPolicy, KnownState};
+pub(super) use read::{Answer, KnownPolicy, KnownState};
 
-/// Room for every message that is written here; the longest has a replay window of 4,096 packets.
-const ROOM: usize = 2_048;
-
-const HEADER: usize = 16;
 const ALGORITHM_NAME: usize = 64;
 
 /// Message types.
@@ -35,13 +29,6 @@ mod kind {
     pub(super) const DELETE_POLICY: u16 = 0x14;
     pub(super) const GET_POLICY: u16 = 0x15;
     pub(super) const UPDATE_POLICY: u16 = 0x19;
-}
-
-/// Flags of the netlink header.
-mod flag {
-    pub(super) const REQUEST: u16 = 0x1;
-    pub(super) const ACKNOWLEDGE: u16 = 0x4;
-    pub(super) const DUMP: u16 = 0x300;
 }
 
 /// Attribute types.
@@ -146,19 +133,7 @@ pub(super) struct Numbers {
     pub(super) seen: u32,
 }
 
-/// A message to the kernel.
-pub(super) struct Message(Zeroizing<Vec<u8>>);
-
 impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
-        let mut octets = Zeroizing::new(Vec::with_capacity(ROOM));
-        octets.extend([0; 4]);
-        octets.extend(kind.to_ne_bytes());
-        octets.extend((flag::REQUEST | flags).to_ne_bytes());
-        octets.extend([0; 8]);
-        Self(octets)
-    }
-
     /// Installs a state, unless there is one of this key. `None` where the kernel has no name for its transform.
     pub(super) fn new_state(state: &NewState<'_>) -> Option<Self> {
         let algorithms = algorithms::of(state.transform)?;
@@ -305,14 +280,6 @@ impl Message {
         self.octets(&[direction_number(direction), 0, 0, 0]);
     }
 
-    /// The octets to send, numbered.
-    pub(super) fn finish(mut self, number: u32) -> Zeroizing<Vec<u8>> {
-        let length = u32::try_from(self.0.len()).unwrap_or(0);
-        self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        self.0[8..12].copy_from_slice(&number.to_ne_bytes());
-        self.0
-    }
-
     fn scope(&mut self, scope: &Scope) {
         self.address(scope.destination.0);
         self.address(scope.source.0);
@@ -345,16 +312,6 @@ impl Message {
         });
     }
 
-    fn attribute(&mut self, kind: u16, write: impl FnOnce(&mut Self)) {
-        let at = self.0.len();
-        self.zeros(4);
-        write(self);
-        let length = u16::try_from(self.0.len() - at).unwrap_or(0);
-        self.0[at..at + 2].copy_from_slice(&length.to_ne_bytes());
-        self.0[at + 2..at + 4].copy_from_slice(&kind.to_ne_bytes());
-        self.pad(4);
-    }
-
     fn address(&mut self, ip: IpAddr) {
         match ip {
             IpAddr::V4(ip) => {
@@ -367,37 +324,6 @@ impl Message {
 
     fn spi(&mut self, spi: u32) {
         self.octets(&spi.to_be_bytes());
-    }
-
-    fn u16(&mut self, n: u16) {
-        self.octets(&n.to_ne_bytes());
-    }
-
-    fn u32(&mut self, n: u32) {
-        self.octets(&n.to_ne_bytes());
-    }
-
-    fn u32s(&mut self, numbers: &[u32]) {
-        numbers.iter().for_each(|n| self.u32(*n));
-    }
-
-    fn u64s(&mut self, numbers: &[u64]) {
-        numbers.iter().for_each(|n| self.octets(&n.to_ne_bytes()));
-    }
-
-    fn octets(&mut self, octets: &[u8]) {
-        self.0.extend_from_slice(octets);
-    }
-
-    fn zeros(&mut self, count: usize) {
-        let length = self.0.len() + count;
-        self.0.resize(length, 0);
-    }
-
-    /// Fills up to a multiple, counted from the end of the header.
-    fn pad(&mut self, to: usize) {
-        let body = self.0.len() - HEADER;
-        self.zeros(body.next_multiple_of(to) - body);
     }
 }
 

@@ -1,43 +1,29 @@
-//! The netlink socket, which belongs to the network namespace of the thread that opens it.
+//! What is asked of the kernel's NETLINK_XFRM.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use zeroize::Zeroizing;
+use super::message::{Answer, KnownPolicy, KnownState, NewState, Policy, PolicyKey, StateKey, device};
+use crate::engine::netlink::{self, Message, Netlink};
 
-use super::message::{
-    Answer, Answers, KnownPolicy, KnownState, Message, NewState, Policy, PolicyKey, StateKey, family_told,
-    has_esp_offload,
-};
-
-const NETLINK: i32 = 16;
 const NETLINK_XFRM: i32 = 6;
 const NETLINK_GENERIC: i32 = 16;
 
 /// The kernel answers at once; this is in case it does not.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longer than what the kernel puts into one read.
-const READ: usize = 64 * 1024;
-
 /// The kernel's SAD and policy database.
-pub(super) struct Xfrm {
-    socket: Socket,
-    number: u32,
-    /// What is read has keys in it.
-    read: Zeroizing<Vec<u8>>,
-}
+pub(super) struct Xfrm(Netlink);
 
 impl Xfrm {
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { socket: netlink(NETLINK_XFRM)?, number: 0, read: Zeroizing::new(vec![0; READ]) })
+        Netlink::open(NETLINK_XFRM, PATIENCE).map(Self)
     }
 
     /// How many messages there have been.
     #[cfg(test)]
     pub(super) fn asked(&self) -> u32 {
-        self.number
+        self.0.asked()
     }
 
     /// Installs a state.
@@ -90,8 +76,7 @@ impl Xfrm {
 
     /// Wants something done, and waits until it is.
     fn order(&mut self, message: Message) -> io::Result<()> {
-        let number = self.send(message)?;
-        self.receive(number, |answer| match answer {
+        self.converse(message, |answer| match answer {
             Answer::Done => Some(Ok(())),
             Answer::Failed(error) => Some(Err(error)),
             Answer::State(_) | Answer::Policy(_) | Answer::Other => None,
@@ -100,8 +85,7 @@ impl Xfrm {
 
     /// Wants one thing told.
     fn ask<T>(&mut self, message: Message, wanted: impl Fn(Answer) -> Option<T>) -> io::Result<T> {
-        let number = self.send(message)?;
-        self.receive(number, |answer| match answer {
+        self.converse(message, |answer| match answer {
             Answer::Failed(error) => Some(Err(error)),
             answer @ (Answer::Done | Answer::State(_) | Answer::Policy(_) | Answer::Other) => wanted(answer).map(Ok),
         })
@@ -109,9 +93,8 @@ impl Xfrm {
 
     /// Wants all things told.
     fn list<T>(&mut self, message: Message, wanted: fn(Answer) -> Option<T>) -> io::Result<Vec<T>> {
-        let number = self.send(message)?;
         let mut found = Vec::new();
-        self.receive(number, |answer| match answer {
+        self.converse(message, |answer| match answer {
             Answer::Done => Some(Ok(())),
             Answer::Failed(error) => Some(Err(error)),
             answer @ (Answer::State(_) | Answer::Policy(_) | Answer::Other) => {
@@ -122,47 +105,30 @@ impl Xfrm {
         Ok(found)
     }
 
-    fn send(&mut self, message: Message) -> io::Result<u32> {
-        self.number = self.number.wrapping_add(1);
-        let octets = message.finish(self.number);
-        (&self.socket).write_all(&octets)?;
-        Ok(self.number)
-    }
-
-    /// Reads until `take` has what it wants of the answers to the message of this number.
-    fn receive<T>(&mut self, number: u32, mut take: impl FnMut(Answer) -> Option<io::Result<T>>) -> io::Result<T> {
-        loop {
-            let length = match (&self.socket).read(&mut self.read) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => read?,
-            };
-            for (of, answer) in Answers(self.read.get(..length).unwrap_or_default()) {
-                if of == number
-                    && let Some(taken) = take(answer)
-                {
-                    return taken;
-                }
-            }
-        }
+    /// Reads until `take` has what it wants of the answers to a message.
+    fn converse<T>(
+        &mut self,
+        message: Message,
+        mut take: impl FnMut(Answer) -> Option<io::Result<T>>,
+    ) -> io::Result<T> {
+        let sent = self.0.send([message])?;
+        self.0.receive(sent, |_, answer| take(answer.into()))
     }
 }
 
 /// Can a network device do the cryptography of ESP? A kernel that does not tell has none that is known.
 pub(super) fn has_offload(interface: u32) -> io::Result<bool> {
-    let (socket, mut read) = (netlink(NETLINK_GENERIC)?, vec![0; READ]);
+    let mut netlink = Netlink::open(NETLINK_GENERIC, PATIENCE)?;
     let mut ask = |message: Message| {
-        (&socket).write_all(&message.finish(1))?;
-        let length = (&socket).read(&mut read)?;
-        io::Result::Ok(read.get(..length).unwrap_or_default().to_vec())
+        let sent = netlink.send([message])?;
+        netlink.receive(sent, |_, answer| match answer {
+            netlink::Answer::Told { body, .. } => Some(Ok(Some(body.to_vec()))),
+            netlink::Answer::Done | netlink::Answer::Failed(_) => Some(Ok(None)),
+        })
     };
-    let Some(family) = family_told(&ask(Message::get_family())?) else { return Ok(false) };
-    Ok(has_esp_offload(&ask(Message::get_features(family, interface))?))
-}
-
-fn netlink(protocol: i32) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::from(NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
+    let family = ask(device::get_family())?.and_then(|told| device::family_told(&told));
+    let Some(family) = family else { return Ok(false) };
+    Ok(ask(device::get_features(family, interface))?.is_some_and(|told| device::has_esp_offload(&told)))
 }
 
 /// The kernel says of a state that is not there that there is no such process, and of a policy no such file.

@@ -1,7 +1,6 @@
 //! Whether a device can do the cryptography of ESP, by generic netlink (`include/uapi/linux/genetlink.h`, `ethtool_netlink.h`).
 
-use super::read::{Attributes, is_error, u16_at, u32_at};
-use super::{HEADER, Message};
+use crate::engine::netlink::{Attributes, Message, u16_at};
 
 /// The family that tells of families, and its request for one by name.
 const CONTROL: u16 = 0x10;
@@ -23,41 +22,31 @@ const NESTED: u16 = 0x8000;
 /// Octets behind the header that all families have.
 const FAMILY_HEADER: usize = 4;
 
-impl Message {
-    /// Asks for the number of the family of messages about devices.
-    pub(in crate::engine::kernel) fn get_family() -> Self {
-        let mut message = Self::new(CONTROL, 0);
-        message.octets(&[GET_FAMILY, 1, 0, 0]);
-        message.attribute(FAMILY_NAME, |message| message.octets(b"ethtool\0"));
-        message
-    }
+/// Asks for the number of the family of messages about devices.
+pub(in crate::engine::kernel) fn get_family() -> Message {
+    let mut message = Message::new(CONTROL, 0);
+    message.octets(&[GET_FAMILY, 1, 0, 0]);
+    message.attribute(FAMILY_NAME, |message| message.octets(b"ethtool\0"));
+    message
+}
 
-    /// Asks for the features of a device.
-    pub(in crate::engine::kernel) fn get_features(family: u16, interface: u32) -> Self {
-        let mut message = Self::new(family, 0);
-        message.octets(&[GET_FEATURES, 1, 0, 0]);
-        message
-            .attribute(FEATURES_OF | NESTED, |message| message.attribute(INTERFACE, |message| message.u32(interface)));
-        message
-    }
+/// Asks for the features of a device.
+pub(in crate::engine::kernel) fn get_features(family: u16, interface: u32) -> Message {
+    let mut message = Message::new(family, 0);
+    message.octets(&[GET_FEATURES, 1, 0, 0]);
+    message.attribute(FEATURES_OF | NESTED, |message| message.attribute(INTERFACE, |message| message.u32(interface)));
+    message
 }
 
 /// The family's number, where the kernel has told it.
-pub(in crate::engine::kernel) fn family_told(octets: &[u8]) -> Option<u16> {
-    u16_at(nested(message(octets)?, FAMILY_ID)?, 0)
+pub(in crate::engine::kernel) fn family_told(body: &[u8]) -> Option<u16> {
+    u16_at(nested(body.get(FAMILY_HEADER..)?, FAMILY_ID)?, 0)
 }
 
 /// Does a device do the cryptography of ESP, by what the kernel has told of its features?
-pub(in crate::engine::kernel) fn has_esp_offload(octets: &[u8]) -> bool {
-    let active = || nested(nested(message(octets)?, ACTIVE)?, BITS);
+pub(in crate::engine::kernel) fn has_esp_offload(body: &[u8]) -> bool {
+    let active = || nested(nested(body.get(FAMILY_HEADER..)?, ACTIVE)?, BITS);
     active().is_some_and(|bits| Attributes(bits).any(|(_, bit)| nested(bit, BIT_NAME) == Some(ESP_OFFLOAD)))
-}
-
-/// The attributes of the only message there is; none of one that tells of an error.
-fn message(octets: &[u8]) -> Option<&[u8]> {
-    let length = usize::try_from(u32_at(octets, 0)?).ok()?;
-    let message = octets.get(..length).filter(|message| !is_error(message))?;
-    message.get(HEADER + FAMILY_HEADER..)
 }
 
 fn nested(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -70,19 +59,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::netlink::HEADER;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let mut message = Message::new(0, 0);
         message.attribute(kind, |message| message.octets(value));
-        message.0[HEADER..].to_vec()
+        message.finish(0)[HEADER..].to_vec()
     }
 
-    /// An answer with these attributes.
-    fn answer(kind: u16, attributes: &[u8]) -> Vec<u8> {
-        let mut message = Message::new(kind, 0);
-        message.octets(&[0; FAMILY_HEADER]);
-        message.octets(attributes);
-        message.finish(1).to_vec()
+    /// The body of an answer with these attributes.
+    fn answer(attributes: &[u8]) -> Vec<u8> {
+        [&[0; FAMILY_HEADER], attributes].concat()
     }
 
     /// As the kernel tells features: those that are on, by number and name.
@@ -91,7 +78,6 @@ mod tests {
         let bits = attribute(BITS | NESTED, &names.iter().flat_map(bit).collect::<Vec<_>>());
         let set = [attribute(1, &[]), attribute(2, &64u32.to_ne_bytes()), bits].concat();
         answer(
-            0x14,
             &[attribute(FEATURES_OF | NESTED, &attribute(INTERFACE, &[2; 4])), attribute(place | NESTED, &set)]
                 .concat(),
         )
@@ -111,9 +97,8 @@ mod tests {
     #[test]
     fn a_family_has_a_number_or_there_is_none() {
         let told = [attribute(FAMILY_NAME, b"ethtool\0"), attribute(FAMILY_ID, &0x14u16.to_ne_bytes())].concat();
-        assert_eq!(family_told(&answer(CONTROL, &told)), Some(0x14));
-        assert_eq!(family_told(&answer(2, &told)), None, "an error");
-        assert_eq!(family_told(&answer(CONTROL, &attribute(FAMILY_ID, &[1]))), None);
+        assert_eq!(family_told(&answer(&told)), Some(0x14));
+        assert_eq!(family_told(&answer(&attribute(FAMILY_ID, &[1]))), None);
     }
 
     proptest! {

@@ -3,10 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::{Direction, HEADER, Scope, StateKey, V4, V6, attribute, kind};
-
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+use super::{Direction, Scope, StateKey, V4, V6, attribute, kind};
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::engine::netlink::Answers;
+use crate::engine::netlink::{self, Attributes, octets, u16_at, u32_at};
 
 /// One message.
 #[derive(Debug)]
@@ -52,43 +52,34 @@ pub(in crate::engine::kernel) struct KnownPolicy {
     pub(in crate::engine::kernel) spi: Option<u32>,
 }
 
-/// The messages in what was read, each with its number. What is malformed ends them.
-pub(in crate::engine::kernel) struct Answers<'o>(pub(in crate::engine::kernel) &'o [u8]);
-
-impl Iterator for Answers<'_> {
-    type Item = (u32, Answer);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::try_from(u32_at(self.0, 0)?).ok()?;
-        let message = self.0.get(..length).filter(|message| message.len() >= HEADER)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let (kind, number) = (u16_at(message, 4)?, u32_at(message, 8)?);
-        Some((number, answer(kind, &message[HEADER..]).unwrap_or(Answer::Other)))
+impl From<netlink::Answer<'_>> for Answer {
+    fn from(answer: netlink::Answer<'_>) -> Self {
+        match answer {
+            netlink::Answer::Done => Self::Done,
+            netlink::Answer::Failed(error) => Self::Failed(error),
+            netlink::Answer::Told { kind, body } => told_of(kind, body).unwrap_or(Self::Other),
+        }
     }
+}
+
+/// All of what was read, each message with its number.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn answers(octets: &[u8]) -> impl Iterator<Item = (u32, Answer)> {
+    Answers(octets).map(|(number, answer)| (number, answer.into()))
 }
 
 /// How many messages the kernel has told.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn told(octets: &[u8]) -> usize {
-    Answers(octets).count()
+    answers(octets).count()
 }
 
-fn answer(kind: u16, body: &[u8]) -> Option<Answer> {
+fn told_of(kind: u16, body: &[u8]) -> Option<Answer> {
     Some(match kind {
-        DONE => Answer::Done,
-        ERROR => match i32::from_ne_bytes(octets(body, 0)?) {
-            0 => Answer::Done,
-            code => Answer::Failed(io::Error::from_raw_os_error(code.saturating_neg())),
-        },
         kind::NEW_STATE => Answer::State(state(body)?),
         kind::NEW_POLICY => Answer::Policy(policy(body)?),
         _ => return None,
     })
-}
-
-/// Does a message tell that something was not done?
-pub(super) fn is_error(message: &[u8]) -> bool {
-    u16_at(message, 4) == Some(ERROR)
 }
 
 /// struct xfrm_usersa_info and attributes.
@@ -159,35 +150,10 @@ fn scope(body: &[u8]) -> Option<Scope> {
     })
 }
 
-pub(super) struct Attributes<'o>(pub(super) &'o [u8]);
-
-impl<'o> Iterator for Attributes<'o> {
-    type Item = (u16, &'o [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (length, kind) = (usize::from(u16_at(self.0, 0)?), u16_at(self.0, 2)?);
-        let value = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    }
-}
-
 fn address(body: &[u8], at: usize, family: u16) -> Option<IpAddr> {
     match family {
         V4 => Some(IpAddr::from(octets::<4>(body, at)?)),
         V6 => Some(IpAddr::from(octets::<16>(body, at)?)),
         _ => None,
     }
-}
-
-fn octets<const N: usize>(body: &[u8], at: usize) -> Option<[u8; N]> {
-    body.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
-pub(super) fn u16_at(body: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(octets(body, at)?))
-}
-
-pub(super) fn u32_at(body: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(octets(body, at)?))
 }

@@ -3,7 +3,9 @@
 use keyferry_crypto::{Aead, AesCtr, BlockCipher, Integrity};
 use proptest::prelude::*;
 
+use super::read::answers;
 use super::*;
+use crate::engine::netlink::{HEADER, ROOM};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -51,7 +53,7 @@ fn attributes(octets: &[u8], fixed: usize) -> Vec<(u16, Vec<u8>)> {
 /// The body of a message to the kernel is that of its answer.
 fn answer(message: Message) -> Answer {
     let octets = message.finish(7);
-    let mut answers = Answers(&octets);
+    let mut answers = answers(&octets);
     let (number, answer) = answers.next().unwrap();
     assert_eq!(number, 7);
     assert!(answers.next().is_none());
@@ -186,7 +188,7 @@ fn outcomes_are_told_from_each_other() {
     let error = |code: i32| {
         let mut octets = [20u32.to_ne_bytes().to_vec(), 2u16.to_ne_bytes().to_vec(), vec![0; 10]].concat();
         octets.extend(code.to_ne_bytes());
-        let (_, answer) = Answers(&octets).next().unwrap();
+        let (_, answer) = answers(&octets).next().unwrap();
         answer
     };
     assert!(matches!(error(0), Answer::Done));
@@ -203,9 +205,9 @@ proptest! {
             octets[..4].copy_from_slice(&length.to_ne_bytes());
             octets[4..6].copy_from_slice(&kind.to_ne_bytes());
         }
-        prop_assert!(Answers(&octets).count() <= octets.len() / HEADER + 1);
+        prop_assert!(answers(&octets).count() <= octets.len() / HEADER + 1);
         for cut in 0..octets.len() {
-            Answers(&octets[cut..]).for_each(drop);
+            answers(&octets[cut..]).for_each(drop);
         }
     }
 
@@ -218,6 +220,6 @@ proptest! {
         octets.truncate(cut.max(4));
         let length = u32::try_from(octets.len()).unwrap();
         octets[..4].copy_from_slice(&length.to_ne_bytes());
-        Answers(&octets).for_each(drop);
+        answers(&octets).for_each(drop);
     }
 }
