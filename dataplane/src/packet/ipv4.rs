@@ -212,14 +212,16 @@ fn refresh_checksum(header: &mut [u8]) {
 /// The Internet checksum (RFC 1071) over a header; zero when it already holds a correct one.
 #[must_use]
 pub fn checksum(header: &[u8]) -> u16 {
-    // Ones' complement addition is the same in wider words, folded at the end (RFC 1071 section 2).
-    let (words, rest) = header.as_chunks::<4>();
-    let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
-    for pair in rest.chunks(2) {
-        let low = pair.get(1).copied().unwrap_or(0);
-        sum += u64::from(u16::from_be_bytes([pair[0], low]));
-    }
-    fold(sum)
+    // Ones' complement addition is the same in wider words, folded at the end, and with octets swapped (RFC 1071 section 2).
+    let halves = |words: [u8; 8]| {
+        let words = u64::from_ne_bytes(words);
+        (words >> 32) + (words & u64::from(u32::MAX))
+    };
+    let (words, rest) = header.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let sum: u64 = words.iter().map(|words| halves(*words)).sum();
+    u16::from_be(fold(sum + halves(last)))
 }
 
 /// The checksum of a TCP segment or UDP datagram behind the addresses of its IP header (RFC 9293 section 3.1, RFC 8200
