@@ -83,6 +83,9 @@ pub struct EngineStatus {
     pub interface: Option<String>,
     /// Multicast groups joined there.
     pub joined: Vec<IpAddr>,
+    /// Those of them whose packets are taken ahead of the host's IP stack.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub early: Vec<IpAddr>,
     /// Groups that could not be joined, and why.
     pub refused: BTreeMap<IpAddr, String>,
     /// What the engine tries again and again in vain, if so.

@@ -79,6 +79,12 @@ pub enum IpVersion {
 }
 
 impl IpVersion {
+    /// The version of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
     /// The protocol number that announces a packet of this version inside another.
     #[must_use]
     pub fn as_protocol(self) -> u8 {
@@ -104,6 +110,17 @@ pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => address4(packet, ipv4::DESTINATION).ok(),
         6 => address6(packet, ipv6::DESTINATION).ok(),
+        _ => None,
+    }
+}
+
+/// Octets of an IP packet that comes from a link, where padding may follow it, as the host's IP stack would look at it. `None` if there is no
+/// such packet, lengths lie, or the checksum is wrong that IPv4 has.
+#[inline]
+pub(crate) fn arrived(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 => ipv4::arrived(packet),
+        6 => ipv6::arrived(packet),
         _ => None,
     }
 }

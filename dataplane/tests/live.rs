@@ -96,7 +96,9 @@ struct Threads {
 
 const ONE: Threads = Threads { queues: 1, receivers: 1, wire: Wire::Auto, offloads: true };
 const ONE_RAW: Threads = Threads { wire: Wire::Raw, offloads: false, ..ONE };
+const ONE_AT_THE_LINK: Threads = Threads { wire: Wire::Link, ..ONE };
 const SEVERAL: Threads = Threads { queues: QUEUES, receivers: 8, wire: Wire::Auto, offloads: true };
+const SEVERAL_AT_THE_LINK: Threads = Threads { wire: Wire::Link, ..SEVERAL };
 
 /// An engine in a namespace with an SA for each group, and its TUN device ready for applications.
 fn engine(namespace: &str, id: u32, mode: EspMode, threads: Threads) -> Userspace {
@@ -179,13 +181,16 @@ fn two_engines_carry_a_group_over_a_real_wire() {
         return;
     }
     for mode in MODES {
-        let scenes: [fn(&str, &str, EspMode); 6] = [
+        let scenes: [fn(&str, &str, EspMode); 9] = [
             carry,
             let_pass,
             carry_segments,
             |a, b, mode| carry_bursts(a, b, mode, ONE_RAW),
             |a, b, mode| carry_bursts(a, b, mode, SEVERAL),
-            carry_large,
+            |a, b, mode| carry_bursts(a, b, mode, ONE_AT_THE_LINK),
+            |a, b, mode| carry_bursts(a, b, mode, SEVERAL_AT_THE_LINK),
+            |a, b, mode| carry_large(a, b, mode, SEVERAL),
+            |a, b, mode| carry_large(a, b, mode, SEVERAL_AT_THE_LINK),
         ];
         for scene in scenes {
             let Some(net) = Net::new() else {
@@ -377,8 +382,12 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode, threads: Threads) {
         arrived.iter().copied().eq(0..MANY)
     });
     assert!(learned, "{mode:?} {:#?}", engine_a.status());
-    let drops = [engine_a.status(), engine_b.status()].map(|status| status.sad.drops["OutError"]);
-    assert_eq!(drops, [0, 0]);
+    for status in [engine_a.status(), engine_b.status()] {
+        assert_eq!(status.early, if threads.wire == Wire::Link { status.joined } else { Vec::new() });
+        let drops =
+            ["OutError", "InHdrError", "InBufferError", "InStateSeqError"].map(|reason| status.sad.drops[reason]);
+        assert_eq!(drops, [0; 4]);
+    }
 
     // A device that others use is left alone.
     let mut another = EngineConfig::new("kf0", "eth0", 1_400);
@@ -391,9 +400,9 @@ fn carry_bursts(a: &str, b: &str, mode: EspMode, threads: Threads) {
 }
 
 /// A TUN device that takes what the interface takes: there is no room for ESP.
-fn carry_large(a: &str, b: &str, mode: EspMode) {
+fn carry_large(a: &str, b: &str, mode: EspMode, threads: Threads) {
     enter(b);
-    let (engine_b, receivers) = (engine(b, 2, mode, SEVERAL), [GROUP4, GROUP6].map(receiver));
+    let (engine_b, receivers) = (engine(b, 2, mode, threads), [GROUP4, GROUP6].map(receiver));
     for (at, fragment) in [Fragment::Before, Fragment::After].into_iter().enumerate() {
         enter(a);
         // Senders of IPv4 allow fragments.

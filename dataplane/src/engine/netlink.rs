@@ -20,6 +20,7 @@ pub(super) const ROOM: usize = 2_048;
 
 /// Of each message.
 pub(super) const HEADER: usize = 16;
+const FLAGS_AT: usize = 6;
 
 /// Longer than what the kernel puts into one read.
 const READ: usize = 64 * 1024;
@@ -116,6 +117,13 @@ impl Message {
         octets.extend((flag::REQUEST | flags).to_ne_bytes());
         octets.extend([0; 8]);
         Self(octets)
+    }
+
+    /// Likewise, and the kernel is to say when it is done.
+    pub(super) fn acknowledged(mut self) -> Self {
+        let flags = u16_at(&self.0, FLAGS_AT).unwrap_or_default() | flag::ACKNOWLEDGE;
+        self.0[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+        self
     }
 
     /// The octets to send, numbered.

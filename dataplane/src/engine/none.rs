@@ -75,6 +75,7 @@ impl Engine for KeysOnly {
             tun: None,
             interface: None,
             joined: Vec::new(),
+            early: Vec::new(),
             refused: BTreeMap::new(),
             problem: None,
             offloaded: Vec::new(),

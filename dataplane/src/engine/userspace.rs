@@ -57,7 +57,9 @@ use crate::sad::{ApplyError, Explanation, Flow, Sad, Snapshot};
 use crate::sizes::Sizes;
 use crate::trace::Tap;
 
+mod early;
 mod incoming;
+mod ingress;
 mod link;
 mod outgoing;
 mod passage;
@@ -125,6 +127,9 @@ pub enum Wire {
     /// To multicast groups on an Ethernet as whole frames, otherwise through raw sockets.
     #[default]
     Auto,
+    /// As [`Wire::Auto`]; and packets to the groups that are joined are taken from an Ethernet ahead of the host's IP stack, where the kernel's nf_tables
+    /// can keep them from it. No packet filter, multicast router or other ESP of the host gets them.
+    Link,
     /// Through raw sockets, which is also through the packet filters of the host's IP stack.
     Raw,
 }
@@ -160,8 +165,6 @@ pub struct Userspace {
     groups: Vec<IpAddr>,
     control: Mutex<Control>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Ends after the SAD has been flushed.
-    _workers: Workers,
 }
 
 /// What control operations share.
@@ -169,6 +172,8 @@ struct Control {
     sad: Sad,
     joins: Joins,
     gauge: Gauge,
+    /// Ends after the SAD has been flushed.
+    workers: Workers,
 }
 
 /// What the workers share.
@@ -199,8 +204,8 @@ impl Userspace {
         if let Some(log) = key_log {
             sad.set_key_log(log);
         }
-        let control = Mutex::new(Control { sad, joins, gauge });
-        let engine = Self { tun_name, interface, groups, control, snapshot, _workers: workers };
+        let control = Mutex::new(Control { sad, joins, gauge, workers });
+        let engine = Self { tun_name, interface, groups, control, snapshot };
         engine.settle(&mut engine.control());
         Ok(engine)
     }
@@ -252,6 +257,7 @@ impl Userspace {
             tun: Some(self.tun_name.clone()),
             interface: Some(self.interface.clone()),
             joined: control.joins.joined(),
+            early: control.workers.taken_early(),
             refused: control.joins.refused(),
             problem: None,
             offloaded: Vec::new(),
@@ -282,6 +288,8 @@ impl Userspace {
         }
         let mut wanted = control.sad.destinations();
         wanted.extend(&self.groups);
+        // First where they are taken, then that they come: so none comes both ways.
+        control.workers.take_early(wanted.iter().copied().filter(IpAddr::is_multicast));
         control.joins.set(&wanted);
     }
 

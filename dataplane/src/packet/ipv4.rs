@@ -32,15 +32,15 @@ pub(crate) const BLANK: [u8; HEADER_LEN] = {
 const TOS: usize = 1;
 const TOTAL: usize = 2;
 const IDENTIFICATION: usize = 4;
-const FLAGS: usize = 6;
+pub(crate) const FLAGS: usize = 6;
 const TTL: usize = 8;
-const PROTOCOL: usize = 9;
+pub(crate) const PROTOCOL: usize = 9;
 const CHECKSUM: usize = 10;
-const SOURCE: usize = 12;
-pub(super) const DESTINATION: usize = 16;
+pub(crate) const SOURCE: usize = 12;
+pub(crate) const DESTINATION: usize = 16;
 const DONT_FRAGMENT: u8 = 0x40;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const OFFSET: u16 = 0x1fff;
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
+pub(crate) const OFFSET: u16 = 0x1fff;
 
 #[inline]
 pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderError> {
@@ -69,6 +69,16 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
         fragment: more || offset != 0,
     };
     Ok(())
+}
+
+/// Octets of a packet that comes from a link, where padding may follow it. `None` if lengths or checksum are wrong (RFC 1122 section 3.2.1.2).
+#[inline]
+pub(super) fn arrived(packet: &[u8]) -> Option<usize> {
+    let fixed = packet.first_chunk::<HEADER_LEN>()?;
+    let header_len = usize::from(fixed[0] & 0x0f) * 4;
+    let total = usize::from(u16::from_be_bytes([fixed[TOTAL], fixed[TOTAL + 1]]));
+    let sound = header_len >= HEADER_LEN && (header_len..=packet.len()).contains(&total);
+    (sound && checksum(&packet[..header_len]) == 0).then_some(total)
 }
 
 /// The outer header of tunnel mode for packets of one flow, in words up to the identification and DF, up to the checksum, and

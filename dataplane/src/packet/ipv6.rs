@@ -31,8 +31,8 @@ pub(crate) const BLANK: [u8; HEADER_LEN] = {
 const PAYLOAD_LENGTH: usize = 4;
 pub(crate) const NEXT_HEADER: usize = 6;
 const HOP_LIMIT: usize = 7;
-const SOURCE: usize = 8;
-pub(super) const DESTINATION: usize = 24;
+pub(crate) const SOURCE: usize = 8;
+pub(crate) const DESTINATION: usize = 24;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -91,6 +91,13 @@ pub(super) fn read(packet: &[u8], headers: &mut Headers) -> Result<(), HeaderErr
         fragment,
     };
     Ok(())
+}
+
+/// Octets of a packet that comes from a link, where padding may follow it. `None` if its length is wrong.
+#[inline]
+pub(super) fn arrived(packet: &[u8]) -> Option<usize> {
+    let total = HEADER_LEN + usize::from(be16(packet, PAYLOAD_LENGTH)?);
+    (total <= packet.len()).then_some(total)
 }
 
 /// Writes the outer header of tunnel mode over the first [`HEADER_LEN`] octets of `packet`: DS and ECN of the inner one

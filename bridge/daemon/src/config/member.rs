@@ -237,7 +237,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<MemberConfig> {
         queues: threads(&mut section, "queues"),
         tun_offloads: section.flag("tun_offloads", true),
         receive_threads: threads(&mut section, "receive_threads"),
-        wire: section.choice("wire", &[("auto", Wire::Auto), ("raw", Wire::Raw)], Wire::Auto),
+        wire: section.choice("wire", &[("auto", Wire::Auto), ("link", Wire::Link), ("raw", Wire::Raw)], Wire::Auto),
         guard: section.choice("guard", &GuardChoice::NAMES, GuardChoice::Auto),
         routes: section.flag("routes", true),
         leave_on_exit: section.flag("leave_on_exit", false),

@@ -300,6 +300,7 @@ mod tests {
             tun: Some("kf0".to_owned()),
             interface: Some("eth0".to_owned()),
             joined: vec!["ff15::1".parse().unwrap()],
+            early: Vec::new(),
             refused: BTreeMap::new(),
             problem: Some("the kernel does not take it".to_owned()),
             offloaded: vec!["0x00001001".to_owned()],

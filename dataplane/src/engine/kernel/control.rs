@@ -210,6 +210,7 @@ impl Control {
             tun: None,
             interface: Some(interface.to_owned()),
             joined: self.joins.joined(),
+            early: Vec::new(),
             refused: self.joins.refused(),
             problem: self.problem.as_ref().map(|(problem, _)| problem.clone()),
             offloaded: self.states.offloaded(),

@@ -9,9 +9,10 @@ use nix::cmsg_space;
 use nix::libc::{c_int, in6_pktinfo};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrIn6, SockaddrLike, recvmmsg};
 
+use super::link;
 use crate::burst::BURST;
 use crate::frame::Frame;
-use crate::packet::{ipv6, protocol};
+use crate::packet::{self, ipv6, protocol};
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) struct Gathered {
     pub(super) packets: usize,
     /// Others, which did not fit or of which it is not known from where they came.
     pub(super) unusable: usize,
+    /// Others, which the host's IP stack would not have handed on: lengths or checksum are wrong.
+    pub(super) unsound: usize,
 }
 
 /// Reads a burst of packets from a socket that does not block.
@@ -105,6 +108,34 @@ fn settle<T>(frames: &mut [Frame], read: ArrayVec<Option<T>, BURST>, mut fill: i
 
 fn whole<S>(message: &RecvMsg<'_, '_, S>) -> bool {
     !message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
+}
+
+/// Reads frames from the link, and gives the packets in them.
+pub(super) struct ReceiveLink(MultiHeaders<()>);
+
+impl ReceiveLink {
+    pub(super) fn new() -> Self {
+        Self(MultiHeaders::preallocate(BURST, None))
+    }
+}
+
+impl Receive for ReceiveLink {
+    fn receive(&mut self, socket: BorrowedFd<'_>, frames: &mut [Frame]) -> io::Result<Gathered> {
+        let read = read(socket, &mut self.0, frames, 0, |message| whole(message).then_some(message.bytes))?;
+        let mut gathered = settle(frames, read, Frame::filled);
+        let mut sound = 0;
+        for at in 0..gathered.packets {
+            let packet = frames[at].packet().get(link::HEADER..).unwrap_or_default();
+            if let Some(len) = packet::arrived(packet) {
+                frames[at].narrow(link::HEADER, len);
+                frames.swap(sound, at);
+                sound += 1;
+            }
+        }
+        gathered.unsound = gathered.packets - sound;
+        gathered.packets = sound;
+        Ok(gathered)
+    }
 }
 
 /// What the header of an IPv6 packet said, if the kernel tells all of it.

@@ -1,6 +1,7 @@
 //! The threads between a TUN device and an interface, and what they do to the packets that pass.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -8,8 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::early::Early;
+use super::ingress::Ingress;
+use super::share::Share;
 use super::sockets::{Gauge, Sockets};
-use super::{EngineConfig, Shared, SystemRandom, index_of, tun, workers};
+use super::{EngineConfig, Shared, SystemRandom, Wire, index_of, tun, workers};
 use crate::burst::Fate;
 use crate::drops::DropReason;
 use crate::dummies::Dummies;
@@ -72,6 +76,8 @@ impl Passage for ArcSwap<Snapshot> {
 
 /// Running threads. Dropping it ends them, and takes the TUN device away.
 pub struct Workers {
+    /// What takes packets of groups ahead of the IP stack, if that is wanted and possible.
+    early: Option<Early>,
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -85,12 +91,25 @@ impl Workers {
         let index = index_of(&config.interface)?;
         let tun = tun::open(&config.tun, config.mtu, config.queues, config.offloads)?;
         let queues: Vec<_> = tun.into_iter().map(Arc::new).collect();
-        let sockets = Sockets::open(&config.interface, index, config.wire, config.receivers)?;
+        let (mut wire, mut ingress) = (config.wire, None);
+        if wire == Wire::Link {
+            match Ingress::open(&config.interface) {
+                Ok(opened) => ingress = Some(opened),
+                Err(error) => {
+                    tracing::warn!(%error, "packets to groups come by the IP stack: the kernel keeps none from it");
+                    wire = Wire::Auto;
+                }
+            }
+        }
+        let sockets = Sockets::open(&config.interface, index, wire, config.receivers)?;
+        let taps = sockets.taps().iter().zip(Share::all(config.receivers));
+        let taps = taps.map(|(tap, share)| Ok((tap.try_clone()?, share))).collect::<io::Result<Vec<_>>>()?;
+        let early = ingress.filter(|_| !taps.is_empty()).map(|ingress| Early::new(taps, ingress));
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let shared =
             Arc::new(Shared { sockets, gauge, interface: config.interface.clone(), passage, stop: Arc::clone(&stop) });
-        let mut workers = Self { stop, threads: Vec::new() };
+        let mut workers = Self { early, stop, threads: Vec::new() };
         // Should a thread fail to start, dropping the others ends them.
         for (at, queue) in queues.iter().map(Arc::clone).enumerate() {
             let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
@@ -106,6 +125,20 @@ impl Workers {
             workers.spawn("esp-dummies".to_owned(), move || workers::dummies(&shared, rate, ivs))?;
         }
         Ok(workers)
+    }
+
+    /// Takes packets to these groups ahead of the IP stack, if the wire is [`Wire::Link`]. All others come by raw sockets. To be called before the groups
+    /// are joined.
+    pub fn take_early(&mut self, groups: impl Iterator<Item = IpAddr>) {
+        if let Some(early) = &mut self.early {
+            early.set(groups);
+        }
+    }
+
+    /// The groups whose packets are taken so: none where that is not wanted, or not possible.
+    #[must_use]
+    pub fn taken_early(&self) -> Vec<IpAddr> {
+        self.early.iter().flat_map(Early::groups).copied().collect()
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {

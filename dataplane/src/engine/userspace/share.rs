@@ -1,6 +1,6 @@
-//! Filters by which raw sockets share packets: each gets those of some senders, and nobody gets a packet twice.
+//! Filters by which sockets share packets: each gets those of some senders, and nobody gets a packet twice.
 //!
-//! Every raw socket is offered every packet of its protocol. By a sender's address its packets stay together, so they
+//! Every raw socket is offered every packet of its protocol, and every packet socket every packet of its interface. By a sender's address its packets stay together, so they
 //! stay in order, and its replay window is one thread's business: a thread gets whole strands. The kernel has put
 //! fragments together by then.
 
@@ -12,7 +12,7 @@ use nix::libc::{
 };
 use socket2::SockFilter;
 
-use crate::packet::IpVersion;
+use crate::packet::{IpVersion, ipv4, ipv6};
 use crate::replay::Strand;
 
 /// One of several shares.
@@ -30,17 +30,28 @@ impl Share {
 
     /// The filter, if there is anything to be filtered.
     pub(super) fn filter(self, version: IpVersion) -> Option<Vec<SockFilter>> {
-        if self.of == NonZeroU8::MIN {
+        let mut program = self.condition(version);
+        if program.is_empty() {
             return None;
         }
+        program.push(step(BPF_RET | BPF_K, u32::MAX));
+        Some(program)
+    }
+
+    /// Instructions that refuse what others take, and go on otherwise.
+    pub(super) fn condition(self, version: IpVersion) -> Vec<SockFilter> {
+        if self.of == NonZeroU8::MIN {
+            return Vec::new();
+        }
         let (source, len) = match version {
-            IpVersion::V4 => (12, 4),
-            IpVersion::V6 => (8, 16),
+            IpVersion::V4 => (ipv4::SOURCE, 4),
+            IpVersion::V6 => (ipv6::SOURCE, 16),
         };
         let mut program = vec![step(BPF_LDX | BPF_IMM, 0)];
         for at in (source..source + len).step_by(4) {
-            // Offsets from the network layer's header; where data begin is not the same for both versions.
-            program.push(step(BPF_LD | BPF_W | BPF_ABS, SKF_NET_OFF.cast_unsigned() + at));
+            // Offsets from the network layer's header; where data begin is not the same for all sockets.
+            let place = SKF_NET_OFF.cast_unsigned() + u32::try_from(at).unwrap_or(u32::MAX);
+            program.push(step(BPF_LD | BPF_W | BPF_ABS, place));
             program.push(step(BPF_ALU | BPF_XOR | BPF_X, 0));
             program.push(step(BPF_MISC | BPF_TAX, 0));
         }
@@ -48,15 +59,19 @@ impl Share {
         program.push(step(BPF_ALU | BPF_RSH | BPF_K, Strand::SHIFT));
         program.push(step(BPF_ALU | BPF_MOD | BPF_K, u32::from(Strand::COUNT)));
         program.push(step(BPF_ALU | BPF_MOD | BPF_K, u32::from(self.of.get())));
-        program.push(SockFilter::new(code(BPF_JMP | BPF_JEQ | BPF_K), 0, 1, u32::from(self.number)));
-        program.push(step(BPF_RET | BPF_K, u32::MAX));
+        program.push(jump(BPF_JEQ, u32::from(self.number), 1, 0));
         program.push(step(BPF_RET | BPF_K, 0));
-        Some(program)
+        program
     }
 }
 
-fn step(operation: u32, operand: u32) -> SockFilter {
+pub(super) fn step(operation: u32, operand: u32) -> SockFilter {
     SockFilter::new(code(operation), 0, 0, operand)
+}
+
+/// Leaves so many instructions out if the comparison with the operand `holds`, or if not.
+pub(super) fn jump(comparison: u32, operand: u32, holds: u8, otherwise: u8) -> SockFilter {
+    SockFilter::new(code(BPF_JMP | comparison | BPF_K), holds, otherwise, operand)
 }
 
 fn code(operation: u32) -> u16 {

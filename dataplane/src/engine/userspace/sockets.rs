@@ -22,6 +22,8 @@ const MOST_QUEUED: usize = 1 << 16;
 /// Sockets bound to an interface.
 pub(super) struct Sockets {
     link: Option<Link>,
+    /// One for each share, or none.
+    taps: Vec<Socket>,
     raw: Vec<Raw>,
     index: u32,
 }
@@ -53,20 +55,29 @@ impl Gauge {
 impl Sockets {
     /// Opens them, and as many raw ones as there are threads that receive.
     pub(super) fn open(interface: &str, index: u32, wire: Wire, receivers: NonZeroU8) -> io::Result<Self> {
-        let link = match wire {
-            Wire::Auto => Link::open(interface).unwrap_or_else(|error| {
-                tracing::info!(%error, "no frames here, only raw sockets");
-                None
-            }),
-            Wire::Raw => None,
-        };
+        let (link, taps) = match wire {
+            Wire::Auto => Link::open(interface).map(|link| link.map(|link| (link, Vec::new()))),
+            Wire::Link => Link::with_taps(interface, receivers),
+            Wire::Raw => Ok(None),
+        }
+        .unwrap_or_else(|error| {
+            tracing::info!(%error, "no frames here, only raw sockets");
+            None
+        })
+        .unzip();
+        let taps = taps.unwrap_or_default();
         let raw = Share::all(receivers).map(|share| Raw::open(interface, index, share)).collect::<io::Result<_>>()?;
-        Ok(Self { link, raw, index })
+        Ok(Self { link, taps, raw, index })
     }
 
     /// For what goes to groups, if the interface is an Ethernet.
     pub(super) fn link(&self) -> Option<&Link> {
         self.link.as_ref()
+    }
+
+    /// Packet sockets of each share, for what is taken ahead of the IP stack. They refuse all until told otherwise.
+    pub(super) fn taps(&self) -> &[Socket] {
+        &self.taps
     }
 
     /// To receive by, and to send by the first of them.
@@ -136,13 +147,13 @@ fn raw(version: IpVersion, interface: &str, share: Share) -> io::Result<Socket> 
     Ok(socket)
 }
 
-/// A raw socket receives from its first moment on, from any interface and whatever the share.
-fn drain(socket: &Socket) {
+/// A socket receives from its first moment on, from any interface and whatever the share.
+pub(super) fn drain(socket: &Socket) {
     let _ = (0..MOST_QUEUED).try_for_each(|_| socket.recv(&mut []).map(drop));
 }
 
 /// Larger buffers take bursts; without the privilege the system's limit has to do.
-fn enlarge(socket: &Socket) {
+pub(super) fn enlarge(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err()
         && let Err(error) = socket.set_recv_buffer_size(BUFFER)
     {

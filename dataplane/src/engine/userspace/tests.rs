@@ -2,8 +2,9 @@
 //! missing.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU8;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
 use std::thread;
 
@@ -14,8 +15,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 use super::super::joins::Joins;
-use super::incoming::{Gathered, Receive, ReceiveV4, ReceiveV6};
+use super::early::Early;
+use super::incoming::{Gathered, Receive, ReceiveLink, ReceiveV4, ReceiveV6};
+use super::ingress::Ingress;
+use super::link::Link;
 use super::outgoing::{self, Unsent};
+use super::share::Share;
 use super::sockets::{Gauge, Sockets};
 use super::{EngineConfig, Userspace, Wire};
 use crate::burst::BURST;
@@ -45,7 +50,7 @@ fn sockets(interface: &str, wire: Wire, receivers: NonZeroU8) -> Sockets {
 }
 
 /// In a namespace of its own that `ip` has set up.
-fn alone(commands: &[&str], test: impl FnOnce() + Send) {
+pub(super) fn alone(commands: &[&str], test: impl FnOnce() + Send) {
     if !geteuid().is_root() {
         println!("skipped: network namespaces and raw sockets need root");
         return;
@@ -178,7 +183,7 @@ fn a_packet_that_does_not_fit_its_frame_is_left_out() {
         let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
         for _ in 0..2 {
             assert_eq!(send(&sockets, &packets), Unsent::default());
-            let expected = Gathered { packets: 3, unusable: 3 };
+            let expected = Gathered { packets: 3, unusable: 3, unsound: 0 };
             for (all, read) in [
                 receive(sockets.raw()[0].v4(), &mut from4, 300, 6),
                 receive(sockets.raw()[0].v6().unwrap(), &mut from6, 300, 6),
@@ -282,20 +287,21 @@ fn to_groups(number: u8) -> [Vec<u8>; 3] {
     [may, may_not, six]
 }
 
+/// A cable between two interfaces of a namespace, without addresses that have to be found unique first.
+const CABLE: [&str; 9] = [
+    "link add v0 type veth peer name v1",
+    "link set v0 addrgenmode none",
+    "link set v1 addrgenmode none",
+    "link set v0 up",
+    "link set v1 up",
+    "addr add fe80::1/64 dev v0 nodad",
+    "addr add fe80::2/64 dev v1 nodad",
+    "addr add 10.7.0.1/24 dev v1",
+    "route add 239.192.0.0/16 dev v0",
+];
+
 #[test]
 fn groups_are_sent_to_on_either_way() {
-    // Without addresses that have to be found unique first.
-    const CABLE: [&str; 9] = [
-        "link add v0 type veth peer name v1",
-        "link set v0 addrgenmode none",
-        "link set v1 addrgenmode none",
-        "link set v0 up",
-        "link set v1 up",
-        "addr add fe80::1/64 dev v0 nodad",
-        "addr add fe80::2/64 dev v1 nodad",
-        "addr add 10.7.0.1/24 dev v1",
-        "route add 239.192.0.0/16 dev v0",
-    ];
     for wire in [Wire::Auto, Wire::Raw] {
         alone(&CABLE, move || {
             let (from, to) = (sockets("v0", wire, NonZeroU8::MIN), sockets("v1", wire, NonZeroU8::MIN));
@@ -341,4 +347,103 @@ fn the_local_policy_stays_when_keys_come_from_another_engine() {
             .seal(&mut Frame::holding(&to_groups(1)[0]), &mut IvSource::new(&mut SeededRandom::new(1)));
         assert_eq!(dropped, Err(DropReason::OutPolBlock));
     });
+}
+
+/// A frame for everybody's card: `tag` stands between the addresses and the type.
+fn frame(tag: &[u8], packet: &[u8], padding: usize) -> Vec<u8> {
+    let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    [&[1, 0, 0x5e, 0x40, 0, 1, 2, 0, 0, 0, 0, 1][..], tag, &kind, packet, &vec![0; padding]].concat()
+}
+
+/// The packet with other octets at a place, and with the checksum that it then has.
+fn altered(packet: &[u8], at: usize, octets: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[at..at + octets.len()].copy_from_slice(octets);
+    if packet[0] >> 4 == 4 {
+        packet[10..12].fill(0);
+        let sum = ipv4::checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+#[test]
+fn whole_packets_of_the_groups_are_taken_from_the_link_and_nothing_else() {
+    for receivers in [1, 3] {
+        alone(&CABLE, move || {
+            let receivers = NonZeroU8::new(receivers).unwrap();
+            let sockets = sockets("v1", Wire::Link, receivers);
+            let more = |at: u8| [IpAddr::from([239, 1, 0, at]), format!("ff15::{at}:1").parse().unwrap()];
+            let mut groups: BTreeSet<IpAddr> = (1..=40).flat_map(more).collect();
+            groups.extend(["239.192.0.1".parse::<IpAddr>().unwrap(), "ff15::1".parse().unwrap()]);
+            let taps = sockets.taps().iter().map(|tap| tap.try_clone().unwrap()).zip(Share::all(receivers));
+            let mut early = Early::new(taps.collect(), Ingress::open("v1").unwrap());
+            early.set(groups.iter().copied());
+            assert_eq!(*early.groups(), groups);
+
+            let [four, _, six] = to_groups(1);
+            let cable = Link::open("v0").unwrap().unwrap();
+            let put = |frame: Vec<u8>| socket2::SockRef::from(&cable.socket()).send(&frame).unwrap();
+            let not_taken = [
+                frame(&[], &altered(&four, 9, &[17]), 0),
+                frame(&[], &altered(&four, 6, &[0x20, 0]), 0),
+                frame(&[], &altered(&four, 6, &[0, 9]), 0),
+                frame(&[], &altered(&four, 19, &[2]), 0),
+                frame(&[0x81, 0, 0, 7], &four, 0),
+                frame(&[], &altered(&six, 6, &[44]), 0),
+                frame(&[], &altered(&six, 24, &[0xff, 0x16]), 0),
+                frame(&[], &altered(&six, 39, &[2]), 0),
+                frame(&[0x81, 0, 0, 7], &six, 0),
+            ];
+            not_taken.into_iter().for_each(|frame| _ = put(frame));
+            let unsound = [
+                frame(&[], &altered(&four, 3, &[200]), 0),
+                frame(&[], &[&[0x45, 0, 0, 60, 0, 0, 0, 0, 9, 50, 1, 1], &four[12..]].concat(), 0),
+                frame(&[], &altered(&six, 5, &[200]), 0),
+            ];
+            unsound.into_iter().for_each(|frame| _ = put(frame));
+            let sent: Vec<_> = (0..12u8)
+                .flat_map(|n| {
+                    [altered(&four, 13, &[8, n, n]), altered(&six, 21, &[8, n, n])]
+                        .map(|packet| (frame(&[], &packet, usize::from(n)), packet))
+                })
+                .map(|(frame, packet)| {
+                    put(frame);
+                    packet
+                })
+                .collect();
+
+            let (mut taken, mut unsound, mut frames) = (Vec::new(), 0, vec![Frame::new(300); BURST]);
+            for tap in sockets.taps() {
+                let mut from = ReceiveLink::new();
+                while let Ok(gathered) = from.receive(tap.as_fd(), &mut frames) {
+                    unsound += gathered.unsound;
+                    taken.extend(frames[..gathered.packets].iter().map(|frame| frame.packet().to_vec()));
+                }
+            }
+            taken.sort();
+            let mut sent = sent;
+            sent.sort();
+            assert_eq!((taken, unsound), (sent, 3));
+
+            // What is sent there is nobody's to receive.
+            let [own, _, own6] = to_groups(2);
+            assert_eq!(send(&sockets, &[own, own6]), Unsent::default());
+            let mut from = ReceiveLink::new();
+            assert!(sockets.taps().iter().all(|tap| from.receive(tap.as_fd(), &mut frames).is_err()));
+
+            // Of other groups, and then of none, at once.
+            early.set(std::iter::once(more(7)[0]));
+            put(frame(&[], &four, 0));
+            put(frame(&[], &altered(&four, 16, &[239, 1, 0, 7]), 0));
+            let mut count = || {
+                let read = sockets.taps().iter().filter_map(|tap| from.receive(tap.as_fd(), &mut frames).ok());
+                read.map(|gathered| gathered.packets).sum::<usize>()
+            };
+            assert_eq!(count(), 1);
+            early.set(std::iter::empty());
+            put(frame(&[], &altered(&four, 16, &[239, 1, 0, 7]), 0));
+            assert_eq!(count(), 0);
+        });
+    }
 }

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::thread::set_current_timer_slack;
 
 use super::Shared;
-use super::incoming::{Receive, ReceiveV4, ReceiveV6};
+use super::incoming::{Receive, ReceiveLink, ReceiveV4, ReceiveV6};
 use super::outgoing::{self, Unsent};
 use super::passage::Passage;
 use super::tun::{Gathered, Reader, Tun};
@@ -124,20 +124,24 @@ fn own_address(interface: &str) -> Option<Ipv6Addr> {
 /// Protected packets of one share become plain ones. With `rest`, packets that come quickly one after the other are waited for, which
 /// makes bursts of them.
 pub(super) fn inbound<P: Passage>(shared: &Shared<P>, tun: &Tun, share: usize, rest: bool) {
-    let Some(raw) = shared.sockets.raw().get(share) else { return };
+    let sockets = &shared.sockets;
+    let Some(raw) = sockets.raw().get(share) else { return };
     let (frames, fates) = (vec![Frame::new(CAPACITY); BURST], Vec::with_capacity(BURST));
     let mut inbound = Inbound { shared, tun, frames, fates };
-    let (mut v4, mut v6) = (ReceiveV4::new(), ReceiveV6::new());
-    let sockets: Vec<BorrowedFd<'_>> = [Some(raw.v4()), raw.v6()].into_iter().flatten().collect();
+    let mut sources: Vec<(BorrowedFd<'_>, Box<dyn Receive>)> = Vec::new();
+    if let Some(tap) = sockets.taps().get(share) {
+        sources.push((tap.as_fd(), Box::new(ReceiveLink::new())));
+    }
+    sources.push((raw.v4(), Box::new(ReceiveV4::new())));
+    if let Some(v6) = raw.v6() {
+        sources.push((v6, Box::new(ReceiveV6::new())));
+    }
+    let fds: Vec<BorrowedFd<'_>> = sources.iter().map(|(fd, _)| *fd).collect();
     let rest = rest && set_current_timer_slack(Some(NonZeroU64::MIN)).is_ok();
-    while let Some([of_v4, of_v6]) = wait(&sockets, shared.stop.as_fd(), PollTimeout::NONE) {
+    while let Some(ready) = wait(&fds, shared.stop.as_fd(), PollTimeout::NONE) {
         let mut most = 0;
-        if of_v4 {
-            let Some(packets) = inbound.burst(raw.v4(), &mut v4) else { return };
-            most = packets;
-        }
-        if let Some(socket) = raw.v6().filter(|_| of_v6) {
-            let Some(packets) = inbound.burst(socket, &mut v6) else { return };
+        for ((socket, from), _) in sources.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+            let Some(packets) = inbound.burst(*socket, &mut **from) else { return };
             most = most.max(packets);
         }
         if rest && REST_AFTER.contains(&most) {
@@ -155,14 +159,15 @@ struct Inbound<'s, P> {
 
 impl<P: Passage> Inbound<'_, P> {
     /// Reads what is there, up to a burst, and opens it; gives how many packets it were. `None` when it is time to stop.
-    fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut impl Receive) -> Option<usize> {
+    fn burst(&mut self, socket: BorrowedFd<'_>, from: &mut dyn Receive) -> Option<usize> {
         let gathered = match from.receive(socket, &mut self.frames) {
             Ok(gathered) => gathered,
             Err(error) => return recover(&error, self.shared.stop.as_fd()).then_some(0),
         };
         let passage = &self.shared.passage;
-        for _ in 0..gathered.unusable {
-            passage.count_drop(DropReason::InBufferError);
+        let reasons = [(gathered.unusable, DropReason::InBufferError), (gathered.unsound, DropReason::InHdrError)];
+        for (count, reason) in reasons {
+            (0..count).for_each(|_| passage.count_drop(reason));
         }
         let frames = &mut self.frames[..gathered.packets];
         passage.inbound(frames, &mut self.fates);
@@ -173,20 +178,20 @@ impl<P: Passage> Inbound<'_, P> {
     }
 }
 
-/// Waits until one of up to two `fds` is readable, and says which are. `None` when it is time to stop.
-fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> Option<[bool; 2]> {
-    let mut polled = [stop; 3];
+/// Waits until one of up to three `fds` is readable, and says which are. `None` when it is time to stop.
+fn wait(fds: &[BorrowedFd<'_>], stop: BorrowedFd<'_>, timeout: PollTimeout) -> Option<[bool; 3]> {
+    let mut polled = [stop; 4];
     for (entry, fd) in polled[1..].iter_mut().zip(fds) {
         *entry = *fd;
     }
     let mut polled = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let used = fds.len().min(2) + 1;
+    let used = fds.len().min(3) + 1;
     match poll(&mut polled[..used], timeout) {
         // Interrupted by a signal: look at all.
-        Err(_) => Some([true; 2]),
+        Err(_) => Some([true; 3]),
         Ok(_) => {
-            let [stopped, first, second] = polled.map(|entry| entry.revents().is_some_and(|events| !events.is_empty()));
-            (!stopped).then_some([first, second])
+            let [stopped, ready @ ..] = polled.map(|entry| entry.revents().is_some_and(|events| !events.is_empty()));
+            (!stopped).then_some(ready)
         }
     }
 }

@@ -103,6 +103,8 @@ fn the_ways_to_the_wire_may_be_chosen() {
     let text = SEVERAL.replacen("group = 1234", text, 1);
     let chosen = member_of(&text).unwrap().config;
     assert_eq!((chosen.receive_threads.get(), chosen.wire, chosen.tun_offloads), (8, Wire::Raw, false));
+    let early = member_of(&SEVERAL.replacen("group = 1234", "group = 1234\nwire = \"link\"", 1)).unwrap().config;
+    assert_eq!(early.wire, Wire::Link);
     wrong("group = 1234", "group = 1234\nreceive_threads = 9", "receive_threads");
     wrong("group = 1234", "group = 1234\nwire = \"ring\"", "wire");
 }
