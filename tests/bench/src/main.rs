@@ -16,6 +16,9 @@ mod world;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
+use serde::Serialize;
+
+use path::Ways;
 use report::Report;
 
 /// Measures the key server's work (registrations, rekeys, acknowledgements), and whole paths of packets.
@@ -42,6 +45,32 @@ struct Args {
     /// Whole paths without the segmentation offloads of the TUN device.
     #[arg(long)]
     no_offloads: bool,
+    /// How protected packets come and go in whole paths.
+    #[arg(long, value_enum, default_value_t)]
+    wire: Wired,
+}
+
+/// As members have it in their configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Wired {
+    /// Sent as frames, received by the IP stack.
+    Auto,
+    /// Sent as frames, received ahead of the IP stack.
+    #[default]
+    Link,
+    /// Sent and received by the IP stack.
+    Raw,
+}
+
+impl Wired {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Link => "link",
+            Self::Raw => "raw",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,7 +100,7 @@ impl Size {
     }
 }
 
-fn measure(parts: &[Part], charon: bool, size: Size, (only, offloads): (&str, bool)) -> Result<Report> {
+fn measure(parts: &[Part], charon: bool, size: Size, (only, ways): (&str, Ways)) -> Result<Report> {
     let wanted = |part| parts.contains(&part);
     let mut report = Report::default();
     if wanted(Part::Registration) {
@@ -87,7 +116,7 @@ fn measure(parts: &[Part], charon: bool, size: Size, (only, offloads): (&str, bo
         report.acknowledgements = acks::measure(size)?;
     }
     if wanted(Part::Path) {
-        report.paths = Some(path::measure(size, only, offloads)?);
+        report.paths = Some(path::measure(size, only, ways)?);
     }
     Ok(report)
 }
@@ -100,7 +129,8 @@ fn main() -> Result<()> {
         _ => Size::Full,
     };
     let parts = args.part.map_or(Part::value_variants().to_vec(), |part| vec![part]);
-    let report = measure(&parts, args.charon, size, (&args.only, !args.no_offloads))?;
+    let ways = Ways { offloads: !args.no_offloads, wire: args.wire };
+    let report = measure(&parts, args.charon, size, (&args.only, ways))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -115,10 +145,12 @@ mod tests {
     use super::*;
 
     /// Every figure is there; how large it is depends on the machine.
+    const WAYS: Ways = Ways { offloads: true, wire: Wired::Link };
+
     #[test]
     fn everything_of_the_key_server_is_measured() {
         let parts = [Part::Registration, Part::Rekey, Part::Ack];
-        let report = measure(&parts, false, Size::Smoke, ("", true)).unwrap();
+        let report = measure(&parts, false, Size::Smoke, ("", WAYS)).unwrap();
         assert_eq!(report.registrations.len(), 11);
         assert!(report.registrations.iter().all(|r| r.cost > 0.0 && r.floor > 0.0));
         assert!(report.rekeys.len() >= 4);
@@ -133,7 +165,7 @@ mod tests {
     /// The same; of whole paths a few loads.
     #[test]
     fn whole_paths_are_measured() {
-        let report = measure(&[Part::Path], false, Size::Smoke, ("", true)).unwrap();
+        let report = measure(&[Part::Path], false, Size::Smoke, ("", WAYS)).unwrap();
         let text = report.to_string();
         let paths = match report.paths.unwrap() {
             Ok(paths) => paths,

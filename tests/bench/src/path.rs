@@ -18,7 +18,7 @@ use keyferry_model::policy::EspTransform;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use crate::Size;
+use crate::{Size, Wired};
 use libipsec::Tunnel;
 use load::{Course, Handing};
 use meter::Meter;
@@ -28,9 +28,18 @@ use precedence::Precedence;
 pub(crate) use queues::{Queues, Work};
 use search::{Found, Search};
 
+/// How packets pass between the engine and the kernel.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Ways {
+    /// With the TUN device's segmentation offloads.
+    pub(crate) offloads: bool,
+    pub(crate) wire: Wired,
+}
+
 /// Everything about whole paths.
 #[derive(Debug, Serialize)]
 pub(crate) struct Paths {
+    pub(crate) ways: Ways,
     pub(crate) paths: Vec<Path>,
     /// Or why there is none.
     pub(crate) libipsec: Result<Vec<Beside>, String>,
@@ -134,9 +143,8 @@ const LOADS: [Load; 8] = [
 /// Those of them that a smoke test makes do with.
 const FEW: [Load; 3] = [LOADS[2], LOADS[3], LOADS[4]];
 
-/// Measures what has `only` in its name (transform, octets, senders), with the TUN device's segmentation offloads or without
-/// them, or says why that cannot be.
-pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<Paths, String>> {
+/// Measures what has `only` in its name (transform, octets, senders), or says why that cannot be.
+pub(crate) fn measure(size: Size, only: &str, ways: Ways) -> Result<Result<Paths, String>> {
     if !geteuid().is_root() {
         return Ok(Err("skipped: network namespaces, TUN devices and raw sockets need root".to_owned()));
     }
@@ -154,7 +162,7 @@ pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<P
     for transform in &TRANSFORMS {
         let name = transform.name;
         for load in loads.iter().filter(|load| wanted(format!("{name} {}", load.name()))) {
-            paths.push(path(transform, *load, size, offloads)?);
+            paths.push(path(transform, *load, size, ways)?);
         }
         let one = paths.iter().filter(|p: &&Path| p.transform == name && p.senders == 1);
         for Path { octets, handing, ours, .. } in one {
@@ -170,16 +178,16 @@ pub(crate) fn measure(size: Size, only: &str, offloads: bool) -> Result<Result<P
             }
         }
     }
-    Ok(Ok(Paths { paths, libipsec, queues }))
+    Ok(Ok(Paths { ways, paths, libipsec, queues }))
 }
 
-fn path(transform: &Transform, load: Load, size: Size, offloads: bool) -> Result<Path> {
+fn path(transform: &Transform, load: Load, size: Size, ways: Ways) -> Result<Path> {
     let meter = Meter::Threads("esp-");
     let (mut ours, mut bare) = (Rate::default(), Rate::default());
     for _ in 0..runs(size) {
         for (best, start) in [(&mut bare, Ends::bare as fn(&_, _, _) -> _), (&mut ours, Ends::engines)] {
             let net = Net::new()?;
-            let ends = start(&net, transform.transform, offloads)?;
+            let ends = start(&net, transform.transform, ways)?;
             best.raise(rate(&mut ours::course(&net, load)?, &meter, load.octets, size)?);
             drop(ends);
         }

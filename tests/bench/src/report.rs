@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::acks::Acks;
 use crate::charon::Comparison;
-use crate::path::{Beside, Latency, Path, Paths, Queues, Rate};
+use crate::path::{Beside, Latency, Path, Paths, Queues, Rate, Ways};
 use crate::push::Rekey;
 use crate::registration::Registration;
 
@@ -114,7 +114,13 @@ impl Paths {
             f,
             "\nWHOLE PATHS, packets per second without loss, us of CPU for each; BARE is the same way without cryptography,"
         )?;
-        writeln!(f, "at least 0.75 of it with 1400 octets")?;
+        let Ways { offloads, wire } = self.ways;
+        let offloads = if offloads { "with" } else { "without" };
+        writeln!(
+            f,
+            "at least 0.75 of it with 1400 octets; wire = \"{}\", {offloads} offloads of the TUN device",
+            wire.as_str()
+        )?;
         writeln!(
             f,
             "TRANSFORM             OCTETS  SENDERS  SENT          OURS  GBIT/S   CPU     BARE  GBIT/S   CPU  RATIO  GOAL MET"

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dataplane::engine::userspace::Workers;
-use dataplane::engine::{EngineConfig, Userspace};
+use dataplane::engine::{EngineConfig, Userspace, Wire};
 use keyferry_crypto::{Aead, BlockCipher, Integrity, Secret, SeededRandom};
 use keyferry_model::policy::{
     AddressPreservation, EspMode, EspTransform, SaDirection, Selector, SequenceNumbers, TrafficPolicy,
@@ -16,10 +16,11 @@ use keyferry_model::update::{GroupUpdate, NewSa, Removal, SenderIds};
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
-use super::Load;
 use super::bare::Bare;
 use super::load::{Course, Flow, Receiver, Sender};
 use super::net::{Namespace, Net, WIRE};
+use super::{Load, Ways};
+use crate::Wired;
 
 /// The group.
 pub(super) const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 0, 1);
@@ -35,14 +36,14 @@ pub(super) const CBC: EspTransform = EspTransform::CbcHmac(BlockCipher::Aes128Cb
 /// Both ends of a path. Dropping it ends its threads.
 pub(super) enum Ends {
     Engines { _from: Box<Userspace>, _to: Box<Userspace> },
-    Bare { _from: Workers, _to: Workers, _joined: Socket },
+    Bare { _from: Box<Workers>, _to: Box<Workers>, _joined: Socket },
 }
 
 impl Ends {
     /// Engines that share an SA.
-    pub(super) fn engines(net: &Net, transform: EspTransform, offloads: bool) -> Result<Self> {
-        let from = net.from.within(|| Ok(Userspace::start(config(offloads))?))?;
-        let to = net.to.within(|| Ok(Userspace::start(config(offloads))?))?;
+    pub(super) fn engines(net: &Net, transform: EspTransform, ways: Ways) -> Result<Self> {
+        let from = net.from.within(|| Ok(Userspace::start(config(ways))?))?;
+        let to = net.to.within(|| Ok(Userspace::start(config(ways))?))?;
         from.apply(update(transform, 1), START)?;
         to.apply(update(transform, 2), START)?;
         attach(&net.from, 1)?;
@@ -51,16 +52,17 @@ impl Ends {
     }
 
     /// Threads that protect nothing, with packets of the same length on the wire.
-    pub(super) fn bare(net: &Net, transform: EspTransform, offloads: bool) -> Result<Self> {
+    pub(super) fn bare(net: &Net, transform: EspTransform, ways: Ways) -> Result<Self> {
         let (iv, block) = if transform == CBC { (16, 16) } else { (8, 4) };
-        let start = || Ok(Workers::start(&config(offloads), Arc::new(Bare { front: 8 + iv, block, icv: 16 }))?);
+        let start = || Ok(Workers::start(&config(ways), Arc::new(Bare { front: 8 + iv, block, icv: 16 }))?);
         let from = net.from.within(start)?;
-        let to = net.to.within(start)?;
-        // The engine joins its groups itself.
+        let mut to = net.to.within(start)?;
+        // The engine joins its groups itself, and takes their packets as it is told to.
         let joined = join(&net.to)?;
+        to.take_early([GROUP.into()].into_iter());
         attach(&net.from, 1)?;
         attach(&net.to, 2)?;
-        Ok(Self::Bare { _from: from, _to: to, _joined: joined })
+        Ok(Self::Bare { _from: Box::new(from), _to: Box::new(to), _joined: joined })
     }
 }
 
@@ -85,9 +87,14 @@ pub(super) fn join(namespace: &Namespace) -> Result<Socket> {
 
 pub(super) const START: Now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
 
-fn config(offloads: bool) -> EngineConfig {
+fn config(ways: Ways) -> EngineConfig {
     let mut config = EngineConfig::new(TUN, WIRE, MTU);
-    config.offloads = offloads;
+    config.offloads = ways.offloads;
+    config.wire = match ways.wire {
+        Wired::Auto => Wire::Auto,
+        Wired::Link => Wire::Link,
+        Wired::Raw => Wire::Raw,
+    };
     config
 }
 
