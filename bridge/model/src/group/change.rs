@@ -9,7 +9,7 @@ use super::form::Form;
 use crate::epoch::Epoch;
 use crate::id::{Identity, Protocol};
 use crate::plan::{Deletion, RekeyReason, RekeyStep};
-use crate::policy::{Authorization, GroupPolicy, TrafficPolicy};
+use crate::policy::{Authorization, EspMode, GroupPolicy, TrafficPolicy};
 use crate::store::StoreOp;
 use crate::time::Now;
 use crate::view::MemberState;
@@ -40,7 +40,7 @@ impl Group {
         let needs = self.policy.needs_sender_ids();
         // A sender ID of another width would not be unique among those there are, and a sender without any could not send.
         let renumbered = needs && (self.sender_ids.bits() != self.policy.sender_id_bits || !newest.needs_sender_ids());
-        if renumbered || self.roles_change(newest) {
+        if renumbered || self.roles_change(newest) || self.leaves_transport_mode(newest) {
             // Also without members: no other rekey begins to count anew.
             return Some(RekeyReason::Reset);
         }
@@ -62,6 +62,13 @@ impl Group {
             let before = newest.sas.iter().find(|sa| same(&sa.policy, line));
             before.and_then(|sa| sa.policy.only_sender.as_ref()) != line.only_sender.as_ref()
         })
+    }
+
+    /// Do SAs turn from transport to tunnel mode for members to whom no rekey can tell it? One of G-IKEv2 without
+    /// USE_TRANSPORT_MODE changes nothing (RFC 9838 section 2.3.4, reading 17).
+    fn leaves_transport_mode(&self, newest: &Epoch) -> bool {
+        let transport = newest.sas.iter().any(|sa| sa.policy.mode == EspMode::Transport);
+        transport && self.policy.mode() == EspMode::Tunnel && self.policy.gikev2.is_some()
     }
 
     /// Members that may not join any more, and those that would be if their KEK had not been deleted.

@@ -263,6 +263,28 @@ fn another_width_of_sender_ids_resets_the_group() {
     }
 }
 
+/// Rekeys of G-IKEv2 can say that SAs are of transport mode, and nothing of tunnel mode.
+#[test]
+fn members_who_cannot_be_told_of_tunnel_mode_register_anew() {
+    let of_mode = |mode| {
+        let lines = policy(8).traffic.iter().map(|line| Arc::new(TrafficPolicy { mode, ..(**line).clone() })).collect();
+        GroupPolicy { traffic: lines, ..policy(8) }
+    };
+    for restart in [false, true] {
+        let mut b = running();
+        let (reason, _) = change(&mut b, &of_mode(EspMode::Transport), restart).unwrap();
+        assert_eq!(reason, RekeyReason::Policy, "a rekey says so");
+        let (reason, plan) = change(&mut b, &of_mode(EspMode::Tunnel), restart).unwrap();
+        assert_eq!(reason, RekeyReason::Reset);
+        assert!(plan.steps.iter().all(|s| s.delete == Deletion::Everything));
+        // Pushes of GDOI have the mode with each SA.
+        let gdoi = |mode| GroupPolicy { gikev2: None, ..of_mode(mode) };
+        change(&mut b, &gdoi(EspMode::Transport), restart).unwrap();
+        let (reason, _) = change(&mut b, &gdoi(EspMode::Tunnel), restart).unwrap();
+        assert_eq!(reason, RekeyReason::Policy);
+    }
+}
+
 /// The width that is told is the width by which IDs are given, also where there is nobody to be told of the change.
 #[test]
 fn another_width_of_sender_ids_resets_a_group_without_members() {
