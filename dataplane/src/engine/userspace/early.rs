@@ -29,12 +29,14 @@ pub(super) struct Early {
     ingress: Ingress,
     taps: Vec<(Socket, Share)>,
     groups: BTreeSet<IpAddr>,
+    /// What is wanted in vain, and was told once; it is tried again and again.
+    refused: Option<BTreeSet<IpAddr>>,
 }
 
 impl Early {
     /// Takes nothing yet. `taps` are the packet sockets of all shares.
     pub(super) fn new(taps: Vec<(Socket, Share)>, ingress: Ingress) -> Self {
-        Self { ingress, taps, groups: BTreeSet::new() }
+        Self { ingress, taps, groups: BTreeSet::new(), refused: None }
     }
 
     /// Takes packets of these groups from now on, and of no others. None is lost; if a new group has been joined before, a packet may come both ways.
@@ -46,11 +48,16 @@ impl Early {
         }
         let both = self.groups.union(&wanted).copied().collect();
         match self.attach(&both).and_then(|()| self.ingress.set(&wanted)) {
-            Ok(()) => self.groups = wanted,
-            Err(error) => tracing::warn!(%error, "packets of other groups are not taken ahead of the IP stack"),
+            Ok(()) => (self.groups, self.refused) = (wanted, None),
+            Err(error) => {
+                if self.refused.as_ref() != Some(&wanted) {
+                    tracing::warn!(%error, "packets of new groups are not taken ahead of the IP stack, and come through it");
+                }
+                self.refused = Some(wanted);
+            }
         }
         if let Err(error) = self.attach(&self.groups) {
-            tracing::warn!(%error, "packets of groups that were left are still taken");
+            tracing::debug!(%error, "packets of groups that were left are still taken");
         }
     }
 
