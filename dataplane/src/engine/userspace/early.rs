@@ -1,7 +1,7 @@
 //! Protected packets to groups, taken from the link ahead of the host's IP stack.
 //!
 //! The IP stack looks a route up for each packet, and offers a copy of it to each raw socket: by the figures in
-//! `docs/BENCHMARKS.md` (*Wire*) half of what a received packet costs the kernel. Here a packet socket takes it first, and a rule at the
+//! `docs/BENCHMARKS.md` (*Wire*) a quarter of what a received packet costs the kernel. Here a packet socket takes it first, and a rule at the
 //! interface's ingress hook, which comes next, keeps it from the IP stack. Both are about the same packets: whole ones of ESP, without VLAN
 //! tag, that this host was sent for the groups that the engine joins. Everything else goes on to the IP stack and the raw sockets: fragments,
 //! which the kernel puts together there, packets to single hosts, groups of others.
