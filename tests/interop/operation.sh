@@ -12,7 +12,7 @@ hosts
     by_key 10.85.0.1 10.85.0.2
 } | write_gateway_config 'listen = ["10.85.0.1:848"]' 'signing_bits = 2048' 'idle = "1h"'
 sed -i 's/^\[control\]/&\nmetrics = "9848"/' "$work/gateway.toml"
-# member HOST LOCALPORT
+# member HOST LOCALPORT WIRE
 member() {
     cat >"$work/member$1.toml" <<CONF
 [member]
@@ -24,14 +24,16 @@ group = 1234
 psk = "correct horse battery staple"
 retry = "1s"
 nat_traversal = false
+wire = "$3"
 
 [control]
 socket = "member$1.sock"
 metrics = "127.0.0.1:9849"
 CONF
 }
-member 1 8848
-member 2 848
+member 1 8848 auto
+# It takes packets ahead of the IP stack, and shows the same.
+member 2 848 link
 chmod 600 "$work"/*.toml
 
 gateway
@@ -40,6 +42,8 @@ spawn "$right" member2 "$KEYFERRY" member --config "$work/member2.toml"
 ready() { "$KEYFERRY" sa --json --socket "$work/member$1.sock" | grep -q '"sending": true'; }
 until_true 30 ready 1 || fail "member 1 gets no keys"
 until_true 30 ready 2 || fail "member 2 gets no keys"
+early() { "$KEYFERRY" sa --json --socket "$work/member2.sock" | tr -d ' \n' | grep -q '"early":\["239.192.0.1"'; }
+until_true 5 early || fail "member 2 takes nothing early: $("$KEYFERRY" sa --json --socket "$work/member2.sock")"
 
 # send NAMESPACE COUNT PORT: datagrams of an application.
 send() {

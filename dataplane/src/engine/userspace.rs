@@ -27,6 +27,9 @@
 //! of several hundred packets. With several rx threads each has raw sockets of its own, and filters on them share out
 //! the packets by the senders' addresses.
 //!
+//! With [`Wire::Link`] packets to the groups are taken from an Ethernet ahead of the host's IP stack, by packet sockets, and kept from it; raw
+//! sockets have what is left over.
+//!
 //! Fragments of protected packets are put together by the kernel before they come here. With a TUN device whose MTU is smaller
 //! than the interface's by [`MAX_OVERHEAD`] the host's own stack sees to it that protected packets fit; what becomes of those
 //! that do not, [`Sizes`] says. The interface's MTU is looked up at the start, with each control operation, and when a packet
