@@ -111,18 +111,18 @@ fn whole<S>(message: &RecvMsg<'_, '_, S>) -> bool {
 }
 
 /// Reads frames from the link, and gives the packets in them.
-pub(super) struct ReceiveLink(MultiHeaders<()>);
+pub(super) struct ReceiveLink(ReceiveV4);
 
 impl ReceiveLink {
     pub(super) fn new() -> Self {
-        Self(MultiHeaders::preallocate(BURST, None))
+        Self(ReceiveV4::new())
     }
 }
 
 impl Receive for ReceiveLink {
     fn receive(&mut self, socket: BorrowedFd<'_>, frames: &mut [Frame]) -> io::Result<Gathered> {
-        let read = read(socket, &mut self.0, frames, 0, |message| whole(message).then_some(message.bytes))?;
-        let mut gathered = settle(frames, read, Frame::filled);
+        // Headers come along here, too: the frame's, in front of the packet's.
+        let mut gathered = self.0.receive(socket, frames)?;
         let mut sound = 0;
         for at in 0..gathered.packets {
             let packet = frames[at].packet().get(link::HEADER..).unwrap_or_default();

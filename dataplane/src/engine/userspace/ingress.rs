@@ -70,8 +70,7 @@ impl Ingress {
     pub(super) fn set(&mut self, groups: &BTreeSet<IpAddr>) -> io::Result<()> {
         let mut steps = vec![("to forget its rules", self.table.forget())];
         for version in [IpVersion::V4, IpVersion::V6] {
-            let of_version = |group: &&IpAddr| group.is_ipv4() == (version == IpVersion::V4);
-            let groups: Vec<IpAddr> = groups.iter().filter(of_version).copied().collect();
+            let groups: Vec<IpAddr> = groups.iter().copied().filter(|group| IpVersion::of(*group) == version).collect();
             if !groups.is_empty() {
                 steps.push(("a set", self.table.set(version, groups.len())));
                 steps.extend(self.table.elements(version, &groups).map(|message| ("groups in a set", message)));
