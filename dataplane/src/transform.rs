@@ -13,6 +13,7 @@ mod combined;
 mod counter;
 mod gmac;
 mod lanes;
+mod mac;
 #[cfg(feature = "ipsec-mb")]
 mod multi_buffer;
 mod null;
@@ -123,7 +124,7 @@ pub(crate) fn prepare(transform: EspTransform, keymat: &[u8]) -> Result<Box<dyn 
     Ok(usual)
 }
 
-/// By AWS-LC and OpenSSL, which are everywhere.
+/// By AWS-LC, OpenSSL and RustCrypto, which are everywhere.
 fn prepare_usual(transform: EspTransform, keymat: &[u8]) -> Result<Box<dyn Transform>, CryptoError> {
     if keymat.len() != transform.keymat_len() {
         return Err(CryptoError::Length("keying material"));

@@ -6,17 +6,19 @@
 //! ```
 
 use aws_lc_rs::cipher::{EncryptingKey, EncryptionContext, UnboundCipherKey};
-use keyferry_crypto::{AesCtr, CryptoError, Integrity, IntegrityKey};
+use keyferry_crypto::{AesCtr, CryptoError, Integrity};
 use zeroize::Zeroizing;
 
+use super::mac::BurstMac;
 use super::separate::aes;
-use super::{HEADER_LEN, IvSource, Layout, Single, split_icv};
+use super::{HEADER_LEN, IvSource, Job, Layout, Transform, split_icv};
+use crate::burst::BURST;
 
 /// AES-CTR with HMAC. That an IV is used once under the key is up to [`Numbers`](crate::nonce::Numbers).
 pub(super) struct CtrHmac {
     key: EncryptingKey,
     nonce: Zeroizing<[u8; AesCtr::NONCE]>,
-    mac: IntegrityKey,
+    mac: BurstMac,
 }
 
 impl CtrHmac {
@@ -25,7 +27,7 @@ impl CtrHmac {
         Ok(Self {
             key: EncryptingKey::ctr(key).map_err(|_| CryptoError::Length("key"))?,
             nonce: Zeroizing::new(nonce.try_into().map_err(|_| CryptoError::Length("nonce"))?),
-            mac: IntegrityKey::new(integrity, mac),
+            mac: BurstMac::new(integrity, mac),
         })
     }
 
@@ -38,32 +40,46 @@ impl CtrHmac {
         let context = EncryptionContext::Iv128(block.into());
         self.key.less_safe_encrypt(body, context).map(drop).map_err(|_| CryptoError::Length("data"))
     }
+
+    /// Encrypts under an IV, which is written in front of the body.
+    fn encrypt(&self, esp: &mut [u8], iv: Option<u64>) -> Result<(), CryptoError> {
+        let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
+        let (field, body) = parts(split_icv(esp, self.mac.icv_len()).0)?;
+        *field = iv;
+        self.apply(iv, body)
+    }
+
+    fn decrypt(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
+        let (iv, body) = parts(split_icv(esp, self.mac.icv_len()).0)?;
+        self.apply(*iv, body)
+    }
 }
 
-impl Single for CtrHmac {
-    const LIBRARY: &'static str = "AWS-LC and OpenSSL";
-
+impl Transform for CtrHmac {
     fn layout(&self) -> Layout {
-        Layout { iv: AesCtr::IV, block: 4, icv: self.mac.algorithm().icv_len() }
+        Layout { iv: AesCtr::IV, block: 4, icv: self.mac.icv_len() }
     }
 
-    fn seal(&self, esp: &mut [u8], iv: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
-        let iv = iv.ok_or(CryptoError::Unauthentic)?.to_be_bytes();
-        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
-        let (field, body) = parts(protected)?;
-        *field = iv;
-        self.apply(iv, body)?;
-        self.mac.compute_into(&[protected], icv);
-        Ok(())
+    fn library(&self) -> &'static str {
+        self.mac.library("AWS-LC and OpenSSL", "AWS-LC and OpenSSL, and SHA-2 side by side")
     }
 
-    fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
-        if !self.mac.verify(&[protected], icv) {
-            return Err(CryptoError::Unauthentic);
+    fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {
+        for some in burst.chunks_mut(BURST) {
+            for job in &mut *some {
+                job.done = self.encrypt(job.esp, job.iv).is_ok();
+            }
+            self.mac.seal(some);
         }
-        let (iv, body) = parts(protected)?;
-        self.apply(*iv, body)
+    }
+
+    fn open(&self, burst: &mut [Job<'_>]) {
+        for some in burst.chunks_mut(BURST) {
+            self.mac.verify(some);
+            for job in some.iter_mut().filter(|job| job.done) {
+                job.done = self.decrypt(job.esp).is_ok();
+            }
+        }
     }
 }
 

@@ -1,36 +1,39 @@
 //! A MAC alone (RFC 2410 with RFC 2404 or RFC 4868): packets stay readable, everything in front of the ICV is authenticated.
 
-use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
+use keyferry_crypto::Integrity;
 
-use super::{IvSource, Layout, Single, split_icv};
+use super::mac::BurstMac;
+use super::{IvSource, Job, Layout, Transform};
+use crate::burst::BURST;
 
 /// No cipher, and so no IV.
-pub(super) struct NullHmac(IntegrityKey);
+pub(super) struct NullHmac(BurstMac);
 
 impl NullHmac {
     pub(super) fn new(integrity: Integrity, key: &[u8]) -> Self {
-        Self(IntegrityKey::new(integrity, key))
+        Self(BurstMac::new(integrity, key))
     }
 }
 
-impl Single for NullHmac {
-    const LIBRARY: &'static str = "OpenSSL";
-
+impl Transform for NullHmac {
     fn layout(&self) -> Layout {
-        Layout { iv: 0, block: 4, icv: self.0.algorithm().icv_len() }
+        Layout { iv: 0, block: 4, icv: self.0.icv_len() }
     }
 
-    fn seal(&self, esp: &mut [u8], _: Option<u64>, _: &mut IvSource) -> Result<(), CryptoError> {
-        if esp.len() < self.0.algorithm().icv_len() {
-            return Err(CryptoError::Length("data"));
+    fn library(&self) -> &'static str {
+        self.0.library("OpenSSL", "OpenSSL, and SHA-2 side by side")
+    }
+
+    fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {
+        for some in burst.chunks_mut(BURST) {
+            for job in &mut *some {
+                job.done = job.esp.len() >= self.0.icv_len();
+            }
+            self.0.seal(some);
         }
-        let (clear, icv) = split_icv(esp, self.0.algorithm().icv_len());
-        self.0.compute_into(&[clear], icv);
-        Ok(())
     }
 
-    fn open(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (clear, icv) = split_icv(esp, self.0.algorithm().icv_len());
-        if self.0.verify(&[clear], icv) { Ok(()) } else { Err(CryptoError::Unauthentic) }
+    fn open(&self, burst: &mut [Job<'_>]) {
+        burst.chunks_mut(BURST).for_each(|some| self.0.verify(some));
     }
 }

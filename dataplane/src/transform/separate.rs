@@ -2,9 +2,10 @@
 
 use arrayvec::ArrayVec;
 use aws_lc_rs::cipher::{AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, UnboundCipherKey};
-use keyferry_crypto::{CryptoError, Integrity, IntegrityKey};
+use keyferry_crypto::{CryptoError, Integrity};
 
-use super::lanes::{BLOCK, Encrypting, Lane};
+use super::lanes::cbc::{BLOCK, Encrypting, Lane};
+use super::mac::BurstMac;
 use super::{HEADER_LEN, IvSource, Job, Layout, Transform, split_icv};
 use crate::burst::BURST;
 
@@ -12,7 +13,7 @@ use crate::burst::BURST;
 pub(super) struct CbcHmac {
     encrypting: Encrypting,
     decrypting: DecryptingKey,
-    mac: IntegrityKey,
+    mac: BurstMac,
 }
 
 impl CbcHmac {
@@ -21,7 +22,7 @@ impl CbcHmac {
         Ok(Self {
             encrypting: Encrypting::new(key)?,
             decrypting: DecryptingKey::cbc(unbound).map_err(|_| CryptoError::Length("key"))?,
-            mac: IntegrityKey::new(integrity, mac),
+            mac: BurstMac::new(integrity, mac),
         })
     }
 
@@ -29,7 +30,7 @@ impl CbcHmac {
     fn seal_some(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
         let mut lanes: ArrayVec<Lane<'_>, BURST> = ArrayVec::new();
         for job in &mut *burst {
-            let (protected, _) = split_icv(job.esp, self.mac.algorithm().icv_len());
+            let (protected, _) = split_icv(job.esp, self.mac.icv_len());
             let lane = parts(protected).and_then(|(field, body)| {
                 let iv = ivs.next()?;
                 *field = iv;
@@ -43,17 +44,12 @@ impl CbcHmac {
         }
         self.encrypting.cbc(&mut lanes);
         drop(lanes);
-        for job in burst.iter_mut().filter(|job| job.done) {
-            let (protected, icv) = split_icv(job.esp, self.mac.algorithm().icv_len());
-            self.mac.compute_into(&[protected], icv);
-        }
+        self.mac.seal(burst);
     }
 
-    fn open_one(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
-        let (protected, icv) = split_icv(esp, self.mac.algorithm().icv_len());
-        if !self.mac.verify(&[protected], icv) {
-            return Err(CryptoError::Unauthentic);
-        }
+    /// Decrypts what is behind the header of an authentic packet.
+    fn decrypt(&self, esp: &mut [u8]) -> Result<(), CryptoError> {
+        let (protected, _) = split_icv(esp, self.mac.icv_len());
         let (iv, body) = parts(protected)?;
         self.decrypting
             .decrypt(body, DecryptionContext::Iv128((&*iv).into()))
@@ -64,11 +60,11 @@ impl CbcHmac {
 
 impl Transform for CbcHmac {
     fn layout(&self) -> Layout {
-        Layout { iv: BLOCK, block: BLOCK, icv: self.mac.algorithm().icv_len() }
+        Layout { iv: BLOCK, block: BLOCK, icv: self.mac.icv_len() }
     }
 
     fn library(&self) -> &'static str {
-        "RustCrypto, AWS-LC and OpenSSL"
+        self.mac.library("RustCrypto, AWS-LC and OpenSSL", "RustCrypto, AWS-LC and OpenSSL, and SHA-2 side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
@@ -76,8 +72,11 @@ impl Transform for CbcHmac {
     }
 
     fn open(&self, burst: &mut [Job<'_>]) {
-        for job in burst {
-            job.done = self.open_one(job.esp).is_ok();
+        for some in burst.chunks_mut(BURST) {
+            self.mac.verify(some);
+            for job in some.iter_mut().filter(|job| job.done) {
+                job.done = self.decrypt(job.esp).is_ok();
+            }
         }
     }
 }

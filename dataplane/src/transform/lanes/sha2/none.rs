@@ -1,0 +1,21 @@
+//! For processors that have no lanes here.
+
+use super::{Blocks, STATE};
+
+/// There are none.
+#[derive(Clone, Copy)]
+pub(in crate::transform::lanes) enum Lanes {}
+
+impl Lanes {
+    pub(in crate::transform::lanes) fn new() -> Option<Self> {
+        None
+    }
+
+    pub(super) fn sha256(self, _: &mut [[u32; 16]; STATE], _: Blocks<'_>) {
+        match self {}
+    }
+
+    pub(super) fn sha512(self, _: &mut [[u64; 8]; STATE], _: Blocks<'_>) {
+        match self {}
+    }
+}
