@@ -178,7 +178,12 @@ pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 impl DropCounters {
     /// Counts one packet.
     pub(crate) fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.count_all(reason, 1);
+    }
+
+    /// Counts so many packets.
+    pub(crate) fn count_all(&self, reason: DropReason, packets: usize) {
+        self.0[reason as usize].fetch_add(packets as u64, Ordering::Relaxed);
     }
 
     /// Says what somebody else has counted.

@@ -149,9 +149,14 @@ impl Snapshot {
         fate[0]
     }
 
-    /// Counts a packet that was lost before it came here or after it went.
-    pub fn count_drop(&self, reason: DropReason) {
+    /// Counts a packet that was lost here.
+    pub(crate) fn count_drop(&self, reason: DropReason) {
         self.drops.count(reason);
+    }
+
+    /// Counts packets that were lost before they came here or after they went.
+    pub fn count_drops(&self, reason: DropReason, packets: usize) {
+        self.drops.count_all(reason, packets);
     }
 
     /// The SAs of each line, in the order in which a sender tries them.

@@ -31,14 +31,14 @@ pub trait Passage: Send + Sync + 'static {
     fn inbound(&self, frames: &mut [Frame], fates: &mut Vec<Fate<u32>>);
     /// A packet that was found to be too large for the link once it is protected, or to be a part of one.
     fn relieve(&self, _: &mut Frame, _: &mut IvSource, _: &mut Oversize, _: Duration, _: &mut impl Outlet) {
-        self.count_drop(DropReason::OutTooBig);
+        self.count_drops(DropReason::OutTooBig, 1);
     }
     /// Sends the dummies that are due.
     fn fill(&self, _: &mut Dummies, _: &mut IvSource, _: Duration, _: impl FnMut(&[Frame])) {}
     /// The link takes IP packets of up to so many octets.
     fn set_link_mtu(&self, _: u32) {}
-    /// Counts a packet that was lost before it came here or after it went.
-    fn count_drop(&self, reason: DropReason);
+    /// Counts packets that were lost before they came here or after they went.
+    fn count_drops(&self, reason: DropReason, packets: usize);
 }
 
 impl Passage for ArcSwap<Snapshot> {
@@ -69,8 +69,10 @@ impl Passage for ArcSwap<Snapshot> {
         self.load().set_link_mtu(mtu);
     }
 
-    fn count_drop(&self, reason: DropReason) {
-        self.load().count_drop(reason);
+    fn count_drops(&self, reason: DropReason, packets: usize) {
+        if packets > 0 {
+            self.load().count_drops(reason, packets);
+        }
     }
 }
 

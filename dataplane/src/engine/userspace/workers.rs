@@ -42,7 +42,7 @@ pub(super) fn outbound<P: Passage>(shared: &Shared<P>, queue: &Tun, mut ivs: IvS
     let mut reader = Reader::new(queue, Frame::new(CAPACITY));
     while reader.has_more() || wait(&[queue.as_fd()], shared.stop.as_fd(), PollTimeout::NONE).is_some() {
         let Gathered { packets, unusable, end } = reader.gather(&mut frames);
-        (0..unusable).for_each(|_| shared.passage.count_drop(DropReason::OutHdrError));
+        shared.passage.count_drops(DropReason::OutHdrError, unusable);
         let frames = &mut frames[..packets];
         shared.passage.outbound(frames, &mut ivs, &mut fates);
         let sealed = frames.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
@@ -86,10 +86,8 @@ fn send<'p, P: Passage>(shared: &Shared<P>, packets: impl Iterator<Item = &'p [u
         tracing::debug!(mtu, "the interface takes less");
         shared.passage.set_link_mtu(mtu);
     }
-    let reasons = [(too_big, DropReason::OutTooBig), (failed, DropReason::OutError)];
-    for (count, reason) in reasons {
-        (0..count).for_each(|_| shared.passage.count_drop(reason));
-    }
+    shared.passage.count_drops(DropReason::OutTooBig, too_big);
+    shared.passage.count_drops(DropReason::OutError, failed);
 }
 
 /// Where packets go that take the place of one that is too large.
@@ -165,15 +163,13 @@ impl<P: Passage> Inbound<'_, P> {
             Err(error) => return recover(&error, self.shared.stop.as_fd()).then_some(0),
         };
         let passage = &self.shared.passage;
-        let reasons = [(gathered.unusable, DropReason::InBufferError), (gathered.unsound, DropReason::InHdrError)];
-        for (count, reason) in reasons {
-            (0..count).for_each(|_| passage.count_drop(reason));
-        }
+        passage.count_drops(DropReason::InBufferError, gathered.unusable);
+        passage.count_drops(DropReason::InHdrError, gathered.unsound);
         let frames = &mut self.frames[..gathered.packets];
         passage.inbound(frames, &mut self.fates);
         let opened = frames.iter().zip(&self.fates).filter(|(_, fate)| fate.is_ok()).map(|(frame, _)| frame.packet());
         let refused = self.tun.write_burst(opened);
-        (0..refused).for_each(|_| passage.count_drop(DropReason::InError));
+        passage.count_drops(DropReason::InError, refused);
         Some(gathered.packets)
     }
 }

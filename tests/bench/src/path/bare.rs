@@ -53,5 +53,5 @@ impl Passage for Bare {
         fates.extend(frames.iter_mut().map(|frame| self.unwrap(frame)));
     }
 
-    fn count_drop(&self, _: DropReason) {}
+    fn count_drops(&self, _: DropReason, _: usize) {}
 }

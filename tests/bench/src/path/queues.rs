@@ -195,7 +195,7 @@ impl Passage for Gate {
         self.count(fates.iter().filter(|fate| fate.is_ok()).count(), opened);
     }
 
-    fn count_drop(&self, reason: DropReason) {
-        self.snapshot.count_drop(reason);
+    fn count_drops(&self, reason: DropReason, packets: usize) {
+        self.snapshot.count_drops(reason, packets);
     }
 }

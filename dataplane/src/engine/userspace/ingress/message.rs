@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::engine::netlink::Message;
-use crate::packet::{IpVersion, protocol};
+use crate::packet::{IpVersion, ipv4, ipv6, protocol};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -64,7 +64,7 @@ const REGISTER: u32 = 1;
 const VERDICT: u32 = 0;
 
 /// The type of an Ethernet frame.
-const TYPE_AT: u32 = 12;
+const TYPE_AT: usize = 12;
 
 /// A transaction of messages, of which the last is acknowledged.
 pub(super) fn transaction(mut messages: Vec<Message>) -> Vec<Message> {
@@ -123,9 +123,9 @@ impl Table {
         text(&mut message, 2, SET);
         number(&mut message, 3, SET_OF_RULE);
         number(&mut message, 4, layout.key_type);
-        number(&mut message, 5, layout.address.1);
+        count(&mut message, 5, layout.address.1);
         number(&mut message, 10, layout.set);
-        message.attribute(NESTED | 9, |message| number(message, 1, u32::try_from(groups).unwrap_or(u32::MAX)));
+        message.attribute(NESTED | 9, |message| count(message, 1, groups));
         message
     }
 
@@ -190,10 +190,10 @@ impl Table {
 struct Layout {
     frame_type: [u8; 2],
     /// More fragments, and the offset of this one (RFC 791, section 3.1). IPv6 tells by another protocol.
-    fragment: Option<((u32, u32), [u8; 2])>,
-    protocol_at: u32,
+    fragment: Option<((usize, usize), [u8; 2])>,
+    protocol_at: usize,
     /// The destination.
-    address: (u32, u32),
+    address: (usize, usize),
     /// What `nft` takes the set's keys for when it shows them.
     key_type: u32,
     /// Number of its set in a transaction.
@@ -205,17 +205,17 @@ impl Layout {
         match version {
             IpVersion::V4 => Self {
                 frame_type: [0x08, 0x00],
-                fragment: Some(((6, 2), [0x3f, 0xff])),
-                protocol_at: 9,
-                address: (16, 4),
+                fragment: Some(((ipv4::FLAGS, 2), (ipv4::MORE_FRAGMENTS | ipv4::OFFSET).to_be_bytes())),
+                protocol_at: ipv4::PROTOCOL,
+                address: (ipv4::DESTINATION, 4),
                 key_type: 7,
                 set: 1,
             },
             IpVersion::V6 => Self {
                 frame_type: [0x86, 0xdd],
                 fragment: None,
-                protocol_at: 6,
-                address: (24, 16),
+                protocol_at: ipv6::NEXT_HEADER,
+                address: (ipv6::DESTINATION, 16),
                 key_type: 8,
                 set: 2,
             },
@@ -224,12 +224,12 @@ impl Layout {
 }
 
 /// Part of the packet into the register.
-fn load(message: &mut Message, base: Base, (offset, octets): (u32, u32)) {
+fn load(message: &mut Message, base: Base, (offset, octets): (usize, usize)) {
     expression(message, "payload", |message| {
         number(message, 1, REGISTER);
         number(message, 2, base as u32);
-        number(message, 3, offset);
-        number(message, 4, octets);
+        count(message, 3, offset);
+        count(message, 4, octets);
     });
 }
 
@@ -269,6 +269,10 @@ fn value(message: &mut Message, kind: u16, octets: &[u8]) {
 
 fn number(message: &mut Message, kind: u16, n: u32) {
     message.attribute(kind, |message| message.octets(&n.to_be_bytes()));
+}
+
+fn count(message: &mut Message, kind: u16, n: usize) {
+    number(message, kind, u32::try_from(n).unwrap_or(u32::MAX));
 }
 
 /// Zero-terminated.
