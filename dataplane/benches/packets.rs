@@ -29,11 +29,12 @@ mod multi_buffer;
 use clock::Clock;
 
 const LENGTHS: [usize; 4] = [64, 256, 1_400, 8_900];
-const TRANSFORMS: [(&str, EspTransform); 5] = [
+const TRANSFORMS: [(&str, EspTransform); 6] = [
     ("AES-128-GCM-16", EspTransform::Aead(Aead::Aes128Gcm16)),
     ("AES-256-GCM-16", EspTransform::Aead(Aead::Aes256Gcm16)),
     ("ChaCha20-Poly1305", EspTransform::Aead(Aead::ChaCha20Poly1305)),
     ("AES-128-CBC SHA-256", EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128)),
+    ("AES-256-CBC SHA-1", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha1_96)),
     ("AES-256-CBC SHA-512", EspTransform::CbcHmac(BlockCipher::Aes256Cbc, Integrity::HmacSha512_256)),
 ];
 

@@ -61,7 +61,7 @@ impl Transform for CtrHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.mac.library("AWS-LC and OpenSSL", "AWS-LC and OpenSSL, and SHA-2 side by side")
+        self.mac.library("AWS-LC and OpenSSL", "AWS-LC and OpenSSL, and hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {

@@ -21,7 +21,7 @@ impl Transform for NullHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.0.library("OpenSSL", "OpenSSL, and SHA-2 side by side")
+        self.0.library("OpenSSL", "OpenSSL, and hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {

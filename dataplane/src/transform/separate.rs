@@ -64,7 +64,7 @@ impl Transform for CbcHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.mac.library("RustCrypto, AWS-LC and OpenSSL", "RustCrypto, AWS-LC and OpenSSL, and SHA-2 side by side")
+        self.mac.library("RustCrypto, AWS-LC and OpenSSL", "RustCrypto, AWS-LC and OpenSSL, and hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {

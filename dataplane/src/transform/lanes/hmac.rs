@@ -1,4 +1,4 @@
-//! HMAC with SHA-2 (RFC 2104, RFC 4868) of several messages at once.
+//! HMAC (RFC 2104) of several messages at once.
 //!
 //! Each lane has one message, block after block; when it ends, the next message takes the lane. When there are too few left, each goes on
 //! alone from where it is.
@@ -13,7 +13,8 @@ use arrayvec::ArrayVec;
 use keyferry_crypto::Integrity;
 use zeroize::Zeroizing;
 
-use super::sha2::{self, Lanes, STATE, Word};
+use super::Lanes;
+use super::hash::{self, Hash, Part, STATE, Sha1, Sha256, Sha512, State, States, Word};
 
 /// The most lanes of any hash, and octets of the longest block and digest.
 const MAX_LANES: usize = 16;
@@ -27,113 +28,116 @@ pub(in crate::transform) struct Message<'m> {
 }
 
 /// A key for messages side by side.
-pub(in crate::transform) struct HmacLanes(Hash);
+pub(in crate::transform) struct HmacLanes(Key);
 
-enum Hash {
-    Sha256(Pads<u32>),
+enum Key {
+    Sha1(Pads<Sha1>),
+    Sha256(Pads<Sha256>),
     /// And SHA-384.
-    Sha512(Pads<u64>),
+    Sha512(Pads<Sha512>),
 }
 
 impl HmacLanes {
-    /// `None` if the processor lacks what it takes, or the hash is none of these.
+    /// `None` if the processor lacks what it takes.
     pub(in crate::transform) fn new(integrity: Integrity, key: &[u8]) -> Option<Self> {
         let lanes = Lanes::new()?;
-        let hash = match integrity {
-            Integrity::HmacSha1_96 => None,
-            Integrity::HmacSha256_128 => Pads::new(lanes, sha2::SHA256, 32, key).map(Hash::Sha256),
-            Integrity::HmacSha384_192 => Pads::new(lanes, sha2::SHA384, 48, key).map(Hash::Sha512),
-            Integrity::HmacSha512_256 => Pads::new(lanes, sha2::SHA512, 64, key).map(Hash::Sha512),
+        let key = match integrity {
+            Integrity::HmacSha1_96 => Key::Sha1(Pads::new(lanes, hash::SHA1, 20, key)?),
+            Integrity::HmacSha256_128 => Key::Sha256(Pads::new(lanes, hash::SHA256, 32, key)?),
+            Integrity::HmacSha384_192 => Key::Sha512(Pads::new(lanes, hash::SHA384, 48, key)?),
+            Integrity::HmacSha512_256 => Key::Sha512(Pads::new(lanes, hash::SHA512, 64, key)?),
         };
-        hash.map(Self)
+        Some(Self(key))
     }
 
     /// Messages from which on it pays: with fewer, one after the other is faster.
     pub(in crate::transform) fn enough(&self) -> usize {
         match &self.0 {
-            Hash::Sha256(_) => u32::ENOUGH,
-            Hash::Sha512(_) => u64::ENOUGH,
+            Key::Sha1(_) => Sha1::ENOUGH,
+            Key::Sha256(_) => Sha256::ENOUGH,
+            Key::Sha512(_) => Sha512::ENOUGH,
         }
     }
 
     /// Computes MACs.
     pub(in crate::transform) fn compute(&self, messages: &mut [Message<'_>]) {
         match &self.0 {
-            Hash::Sha256(pads) => pads.compute(messages),
-            Hash::Sha512(pads) => pads.compute(messages),
+            Key::Sha1(pads) => pads.compute(messages),
+            Key::Sha256(pads) => pads.compute(messages),
+            Key::Sha512(pads) => pads.compute(messages),
         }
     }
 }
 
 /// A key: the states behind its two pads, and how to go on from there.
-struct Pads<W: Word> {
+struct Pads<H: Hash> {
     lanes: Lanes,
-    inner: Zeroizing<[W; STATE]>,
-    outer: Zeroizing<[W; STATE]>,
+    inner: Zeroizing<State<H>>,
+    outer: Zeroizing<State<H>>,
     /// Octets of digest.
     digest: usize,
 }
 
-impl<W: Word> Pads<W> {
+impl<H: Hash> Pads<H> {
     /// `None` if the key is longer than a block, which would have to be hashed first and no key of ESP is.
-    fn new(lanes: Lanes, initial: [W; STATE], digest: usize, key: &[u8]) -> Option<Self> {
+    fn new(lanes: Lanes, initial: State<H>, digest: usize, key: &[u8]) -> Option<Self> {
         let behind = |pad: u8| {
             let mut block = Zeroizing::new([pad; MAX_BLOCK]);
-            let block = &mut block[..W::BLOCK];
+            let block = &mut block[..H::BLOCK];
             block.get_mut(..key.len())?.iter_mut().zip(key).for_each(|(octet, key)| *octet ^= key);
             let mut state = Zeroizing::new(initial);
-            W::alone(&mut state, block);
+            H::alone(&mut state, block);
             Some(state)
         };
         Some(Self { lanes, inner: behind(0x36)?, outer: behind(0x5c)?, digest })
     }
 
     fn compute(&self, messages: &mut [Message<'_>]) {
-        let mut states = Zeroizing::new([W::Row::default(); STATE]);
+        let mut states = Zeroizing::new([<H::Word as Word>::Row::default(); STATE]);
         let mut waiting = messages.iter_mut();
-        let mut lanes: ArrayVec<Lane<'_, W>, MAX_LANES> = ArrayVec::new();
-        for (at, message) in waiting.by_ref().take(W::LANES).enumerate() {
+        let mut lanes: ArrayVec<Lane<'_, H>, MAX_LANES> = ArrayVec::new();
+        for (at, message) in waiting.by_ref().take(H::Word::LANES).enumerate() {
             lanes.push(Lane::new(message));
-            put(&mut states, at, &self.inner);
+            put::<H>(&mut states, at, &self.inner);
         }
-        while lanes.len() >= W::ENOUGH {
+        while lanes.len() >= H::ENOUGH {
             let mut blocks = [&[0; _]; _];
             for (place, part) in blocks.iter_mut().zip(lanes.iter().flat_map(Lane::block)) {
                 *place = part;
             }
-            W::side_by_side(self.lanes, &mut states, blocks);
+            H::side_by_side(self.lanes, &mut states, blocks);
             // From the last on, for where a lane ends without a message to follow, the last one moves.
             for at in (0..lanes.len()).rev() {
                 if lanes[at].go_on(1) {
                     continue;
                 }
-                if self.end(&mut lanes[at], &take(&states, at)) {
-                    put(&mut states, at, &self.outer);
+                if self.end(&mut lanes[at], &take::<H>(&states, at)) {
+                    put::<H>(&mut states, at, &self.outer);
                 } else if let Some(message) = waiting.next() {
                     lanes[at] = Lane::new(message);
-                    put(&mut states, at, &self.inner);
+                    put::<H>(&mut states, at, &self.inner);
                 } else {
-                    let last = take::<W>(&states, lanes.len() - 1);
-                    put(&mut states, at, &last);
+                    let last = take::<H>(&states, lanes.len() - 1);
+                    put::<H>(&mut states, at, &last);
                     lanes.swap_remove(at);
                 }
             }
         }
         for (at, lane) in lanes.iter_mut().enumerate() {
-            self.alone(lane, take(&states, at));
+            self.alone(lane, take::<H>(&states, at));
         }
         for message in waiting {
             self.alone(&mut Lane::new(message), self.inner.clone());
         }
     }
 
-    fn alone(&self, lane: &mut Lane<'_, W>, mut state: Zeroizing<[W; STATE]>) {
+    fn alone(&self, lane: &mut Lane<'_, H>, mut state: Zeroizing<State<H>>) {
         loop {
             let (whole, count) = lane.whole();
-            W::alone(&mut state, whole);
+            H::alone(&mut state, whole);
             lane.go_on(count);
             let (padded, count) = lane.padded();
-            W::alone(&mut state, padded);
+            H::alone(&mut state, padded);
             lane.go_on(count);
             if !self.end(lane, &state) {
                 return;
@@ -143,9 +147,9 @@ impl<W: Word> Pads<W> {
     }
 
     /// At a lane's last block: is the outer hash still to come?
-    fn end(&self, lane: &mut Lane<'_, W>, state: &[W; STATE]) -> bool {
+    fn end(&self, lane: &mut Lane<'_, H>, state: &State<H>) -> bool {
         let mut digest = [0; MAX_DIGEST];
-        for (word, octets) in state.iter().zip(digest.chunks_exact_mut(size_of::<W>())) {
+        for (word, octets) in state.iter().zip(digest.chunks_exact_mut(size_of::<H::Word>())) {
             word.write(octets);
         }
         if lane.outer {
@@ -158,7 +162,7 @@ impl<W: Word> Pads<W> {
 }
 
 /// What one lane is at: whole blocks of its message, then one or two with what is left and the padding.
-struct Lane<'m, W> {
+struct Lane<'m, H> {
     octets: &'m [u8],
     padded: [u8; 2 * MAX_BLOCK],
     /// Blocks that were worked up, and those that there are.
@@ -166,10 +170,10 @@ struct Lane<'m, W> {
     blocks: usize,
     outer: bool,
     mac: &'m mut [u8],
-    word: std::marker::PhantomData<W>,
+    hash: std::marker::PhantomData<H>,
 }
 
-impl<'m, W: Word> Lane<'m, W> {
+impl<'m, H: Hash> Lane<'m, H> {
     fn new(message: &'m mut Message<'_>) -> Self {
         let mut lane = Self {
             octets: message.octets,
@@ -178,7 +182,7 @@ impl<'m, W: Word> Lane<'m, W> {
             blocks: 0,
             outer: false,
             mac: message.mac,
-            word: std::marker::PhantomData,
+            hash: std::marker::PhantomData,
         };
         lane.pad(message.octets);
         lane
@@ -193,10 +197,10 @@ impl<'m, W: Word> Lane<'m, W> {
 
     /// Has the last blocks padded (FIPS 180-4 section 5.1). The pad of the key went before as a block.
     fn pad(&mut self, octets: &[u8]) {
-        let (whole, rest) = (octets.len() / W::BLOCK, &octets[octets.len() - octets.len() % W::BLOCK..]);
-        let blocks = if rest.len() + 1 + W::LENGTH > W::BLOCK { 2 } else { 1 };
-        let bits = (W::BLOCK + octets.len()) as u64 * 8;
-        let (padded, _) = self.padded.split_at_mut(blocks * W::BLOCK);
+        let (whole, rest) = (octets.len() / H::BLOCK, &octets[octets.len() - octets.len() % H::BLOCK..]);
+        let blocks = if rest.len() + 1 + H::LENGTH > H::BLOCK { 2 } else { 1 };
+        let bits = (H::BLOCK + octets.len()) as u64 * 8;
+        let (padded, _) = self.padded.split_at_mut(blocks * H::BLOCK);
         padded.fill(0);
         padded[..rest.len()].copy_from_slice(rest);
         padded[rest.len()] = 0x80;
@@ -207,27 +211,27 @@ impl<'m, W: Word> Lane<'m, W> {
 
     /// Octets of the message in whole blocks.
     fn in_blocks(&self) -> usize {
-        self.octets.len() - self.octets.len() % W::BLOCK
+        self.octets.len() - self.octets.len() % H::BLOCK
     }
 
     /// Whole blocks of the message that are not done, and how many.
     fn whole(&self) -> (&[u8], usize) {
-        let blocks = self.octets.get(self.done * W::BLOCK..self.in_blocks()).unwrap_or_default();
-        (blocks, blocks.len() / W::BLOCK)
+        let blocks = self.octets.get(self.done * H::BLOCK..self.in_blocks()).unwrap_or_default();
+        (blocks, blocks.len() / H::BLOCK)
     }
 
     /// Padded blocks that are not done, and how many. There are no others.
     fn padded(&self) -> (&[u8], usize) {
         let left = self.blocks - self.done;
-        let all = (self.blocks - self.in_blocks() / W::BLOCK) * W::BLOCK;
-        (&self.padded[all - left * W::BLOCK..all], left)
+        let all = (self.blocks - self.in_blocks() / H::BLOCK) * H::BLOCK;
+        (&self.padded[all - left * H::BLOCK..all], left)
     }
 
     /// The next block.
-    fn block(&self) -> &[sha2::Part] {
+    fn block(&self) -> &[Part] {
         let (whole, count) = self.whole();
         let from = if count == 0 { self.padded().0 } else { whole };
-        from[..W::BLOCK].as_chunks().0
+        from[..H::BLOCK].as_chunks().0
     }
 
     /// Some blocks are done: is one left?
@@ -238,8 +242,8 @@ impl<'m, W: Word> Lane<'m, W> {
 }
 
 /// The state of one lane.
-fn take<W: Word>(states: &[W::Row; STATE], lane: usize) -> Zeroizing<[W; STATE]> {
-    let mut state = Zeroizing::new([W::default(); STATE]);
+fn take<H: Hash>(states: &States<H>, lane: usize) -> Zeroizing<State<H>> {
+    let mut state = Zeroizing::new([H::Word::default(); STATE]);
     for (word, row) in state.iter_mut().zip(states) {
         *word = row.as_ref()[lane];
     }
@@ -247,7 +251,7 @@ fn take<W: Word>(states: &[W::Row; STATE], lane: usize) -> Zeroizing<[W; STATE]>
 }
 
 /// Gives a lane its state.
-fn put<W: Word>(states: &mut [W::Row; STATE], lane: usize, state: &[W; STATE]) {
+fn put<H: Hash>(states: &mut States<H>, lane: usize, state: &State<H>) {
     for (row, word) in states.iter_mut().zip(state) {
         row.as_mut()[lane] = *word;
     }

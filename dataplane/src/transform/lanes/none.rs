@@ -1,14 +1,18 @@
 //! For processors that have no lanes here.
 
-use super::{Blocks, STATE};
+use super::hash::{Blocks, STATE};
 
 /// There are none.
 #[derive(Clone, Copy)]
-pub(in crate::transform::lanes) enum Lanes {}
+pub(super) enum Lanes {}
 
 impl Lanes {
-    pub(in crate::transform::lanes) fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         None
+    }
+
+    pub(super) fn sha1(self, _: &mut [[u32; 16]; STATE], _: Blocks<'_>) {
+        match self {}
     }
 
     pub(super) fn sha256(self, _: &mut [[u32; 16]; STATE], _: Blocks<'_>) {
