@@ -178,11 +178,11 @@ pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 impl DropCounters {
     /// Counts one packet.
     pub(crate) fn count(&self, reason: DropReason) {
-        self.count_all(reason, 1);
+        self.count_drops(reason, 1);
     }
 
     /// Counts so many packets.
-    pub(crate) fn count_all(&self, reason: DropReason, packets: usize) {
+    pub(crate) fn count_drops(&self, reason: DropReason, packets: usize) {
         self.0[reason as usize].fetch_add(packets as u64, Ordering::Relaxed);
     }
 

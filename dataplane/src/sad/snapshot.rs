@@ -151,12 +151,12 @@ impl Snapshot {
 
     /// Counts a packet that was lost here.
     pub(crate) fn count_drop(&self, reason: DropReason) {
-        self.drops.count(reason);
+        self.count_drops(reason, 1);
     }
 
     /// Counts packets that were lost before they came here or after they went.
     pub fn count_drops(&self, reason: DropReason, packets: usize) {
-        self.drops.count_all(reason, packets);
+        self.drops.count_drops(reason, packets);
     }
 
     /// The SAs of each line, in the order in which a sender tries them.

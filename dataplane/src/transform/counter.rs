@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 use super::mac::BurstMac;
 use super::separate::aes;
 use super::{HEADER_LEN, IvSource, Job, Layout, Transform, split_icv};
-use crate::burst::BURST;
 
 /// AES-CTR with HMAC. That an IV is used once under the key is up to [`Numbers`](crate::nonce::Numbers).
 pub(super) struct CtrHmac {
@@ -61,25 +60,19 @@ impl Transform for CtrHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.mac.library("AWS-LC and OpenSSL", "AWS-LC and OpenSSL, and hashes side by side")
+        self.mac.library("AWS-LC and OpenSSL", "AWS-LC, OpenSSL and RustCrypto; hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {
-        for some in burst.chunks_mut(BURST) {
-            for job in &mut *some {
+        self.mac.seal(burst, |burst| {
+            for job in burst {
                 job.done = self.encrypt(job.esp, job.iv).is_ok();
             }
-            self.mac.seal(some);
-        }
+        });
     }
 
     fn open(&self, burst: &mut [Job<'_>]) {
-        for some in burst.chunks_mut(BURST) {
-            self.mac.verify(some);
-            for job in some.iter_mut().filter(|job| job.done) {
-                job.done = self.decrypt(job.esp).is_ok();
-            }
-        }
+        self.mac.open(burst, |esp| self.decrypt(esp));
     }
 }
 

@@ -4,7 +4,6 @@ use keyferry_crypto::Integrity;
 
 use super::mac::BurstMac;
 use super::{IvSource, Job, Layout, Transform};
-use crate::burst::BURST;
 
 /// No cipher, and so no IV.
 pub(super) struct NullHmac(BurstMac);
@@ -21,19 +20,18 @@ impl Transform for NullHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.0.library("OpenSSL", "OpenSSL, and hashes side by side")
+        self.0.library("OpenSSL", "OpenSSL and RustCrypto; hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], _: &mut IvSource) {
-        for some in burst.chunks_mut(BURST) {
-            for job in &mut *some {
+        self.0.seal(burst, |burst| {
+            for job in burst {
                 job.done = job.esp.len() >= self.0.icv_len();
             }
-            self.0.seal(some);
-        }
+        });
     }
 
     fn open(&self, burst: &mut [Job<'_>]) {
-        burst.chunks_mut(BURST).for_each(|some| self.0.verify(some));
+        self.0.open(burst, |_| Ok(()));
     }
 }

@@ -26,10 +26,10 @@ impl CbcHmac {
         })
     }
 
-    /// Encrypts up to a burst, side by side, before their ICVs are computed.
-    fn seal_some(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
+    /// Encrypts up to a burst side by side.
+    fn encrypt(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
         let mut lanes: ArrayVec<Lane<'_>, BURST> = ArrayVec::new();
-        for job in &mut *burst {
+        for job in burst {
             let (protected, _) = split_icv(job.esp, self.mac.icv_len());
             let lane = parts(protected).and_then(|(field, body)| {
                 let iv = ivs.next()?;
@@ -43,8 +43,6 @@ impl CbcHmac {
             lanes.extend(lane);
         }
         self.encrypting.cbc(&mut lanes);
-        drop(lanes);
-        self.mac.seal(burst);
     }
 
     /// Decrypts what is behind the header of an authentic packet.
@@ -64,20 +62,15 @@ impl Transform for CbcHmac {
     }
 
     fn library(&self) -> &'static str {
-        self.mac.library("RustCrypto, AWS-LC and OpenSSL", "RustCrypto, AWS-LC and OpenSSL, and hashes side by side")
+        self.mac.library("RustCrypto, AWS-LC and OpenSSL", "RustCrypto, AWS-LC and OpenSSL; hashes side by side")
     }
 
     fn seal(&self, burst: &mut [Job<'_>], ivs: &mut IvSource) {
-        burst.chunks_mut(BURST).for_each(|some| self.seal_some(some, ivs));
+        self.mac.seal(burst, |burst| self.encrypt(burst, ivs));
     }
 
     fn open(&self, burst: &mut [Job<'_>]) {
-        for some in burst.chunks_mut(BURST) {
-            self.mac.verify(some);
-            for job in some.iter_mut().filter(|job| job.done) {
-                job.done = self.decrypt(job.esp).is_ok();
-            }
-        }
+        self.mac.open(burst, |esp| self.decrypt(esp));
     }
 }
 

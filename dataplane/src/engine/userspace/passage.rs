@@ -70,6 +70,7 @@ impl Passage for ArcSwap<Snapshot> {
     }
 
     fn count_drops(&self, reason: DropReason, packets: usize) {
+        // Mostly there are none, and loading a snapshot is not free.
         if packets > 0 {
             self.load().count_drops(reason, packets);
         }

@@ -1,7 +1,7 @@
 //! Compression functions with AVX-512: each register holds one word of all lanes.
 //!
-//! What is not inlined into [`NullaryFnOnce::call`](pulp::NullaryFnOnce::call) would be compiled without AVX-512, and then every instruction would
-//! be a call. Hence loops here instead of closures, and `inline(always)` throughout.
+//! What is not inlined into [`NullaryFnOnce::call`](pulp::NullaryFnOnce::call) would be compiled without AVX-512, and then
+//! every instruction would be a call. Hence loops here instead of closures, and `inline(always)` throughout.
 
 use std::arch::x86_64::__m512i;
 
@@ -9,7 +9,7 @@ use pulp::bytemuck::Pod;
 use pulp::x86::V4;
 use pulp::{cast, u32x16, u64x8};
 
-use super::hash::{BLOCK, Blocks, STATE};
+use super::hash::{BLOCK_WORDS, Blocks, STATE_WORDS};
 
 mod sha1;
 mod sha2;
@@ -24,15 +24,15 @@ impl Lanes {
         V4::try_new().map(Self)
     }
 
-    pub(super) fn sha1(self, state: &mut [[u32; 16]; STATE], blocks: Blocks<'_>) {
+    pub(super) fn sha1(self, state: &mut [[u32; 16]; STATE_WORDS], blocks: Blocks<'_>) {
         *state = cast(self.0.vectorize(sha1::Compression { simd: self.0, state: cast(*state), blocks }));
     }
 
-    pub(super) fn sha256(self, state: &mut [[u32; 16]; STATE], blocks: Blocks<'_>) {
+    pub(super) fn sha256(self, state: &mut [[u32; 16]; STATE_WORDS], blocks: Blocks<'_>) {
         *state = cast(self.0.vectorize(sha2::Compression::<u32x16> { simd: self.0, state: cast(*state), blocks }));
     }
 
-    pub(super) fn sha512(self, state: &mut [[u64; 8]; STATE], blocks: Blocks<'_>) {
+    pub(super) fn sha512(self, state: &mut [[u64; 8]; STATE_WORDS], blocks: Blocks<'_>) {
         *state = cast(self.0.vectorize(sha2::Compression::<u64x8> { simd: self.0, state: cast(*state), blocks }));
     }
 }
@@ -54,12 +54,12 @@ trait Words: Pod {
     /// Shifts to the right.
     fn shift<const BY: u32>(self, simd: V4) -> Self;
     /// Turns a block of each lane, as they stand in memory, into words.
-    fn words(simd: V4, blocks: [Self; BLOCK]) -> [Self; BLOCK];
+    fn words(simd: V4, blocks: [Self; BLOCK_WORDS]) -> [Self; BLOCK_WORDS];
 
     /// The words of a block of each lane.
     #[inline(always)]
-    fn read(simd: V4, blocks: Blocks<'_>) -> [Self; BLOCK] {
-        let mut words = [Self::zeroed(); BLOCK];
+    fn read(simd: V4, blocks: Blocks<'_>) -> [Self; BLOCK_WORDS] {
+        let mut words = [Self::zeroed(); BLOCK_WORDS];
         for (words, part) in words.iter_mut().zip(blocks) {
             *words = cast(*part);
         }
@@ -90,8 +90,8 @@ macro_rules! sixteen {
 }
 use sixteen;
 
-/// The table of a function of three bits, for the instruction that takes one (`vpternlog`): what it is of 000, 001, ... 111 from the
-/// lowest bit on.
+/// The table of a function of three bits, for the instruction that takes one (`vpternlog`): what it is of 000, 001, ... 111
+/// from the lowest bit on.
 const XOR: i32 = 0b1001_0110;
 const CHOOSE: i32 = 0b1100_1010;
 const MAJORITY: i32 = 0b1110_1000;
@@ -142,18 +142,18 @@ impl Words for u32x16 {
     with_instructions!(u32, 16, _mm512_add_epi32, _mm512_ternarylogic_epi32, _mm512_ror_epi32, _mm512_srli_epi32);
 
     #[inline(always)]
-    fn words(V4 { avx512f, avx512bw, .. }: V4, blocks: [Self; BLOCK]) -> [Self; BLOCK] {
+    fn words(V4 { avx512f, avx512bw, .. }: V4, blocks: [Self; BLOCK_WORDS]) -> [Self; BLOCK_WORDS] {
         let order = cast([[3u8, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12]; 4]);
         // Of each quarter of a register, which is four words of a lane, the words that have the same place.
-        let mut pairs: [__m512i; BLOCK] = cast(blocks);
-        for at in (0..BLOCK).step_by(2) {
+        let mut pairs: [__m512i; BLOCK_WORDS] = cast(blocks);
+        for at in (0..BLOCK_WORDS).step_by(2) {
             let a = avx512bw._mm512_shuffle_epi8(pairs[at], order);
             let b = avx512bw._mm512_shuffle_epi8(pairs[at + 1], order);
             pairs[at] = avx512f._mm512_unpacklo_epi32(a, b);
             pairs[at + 1] = avx512f._mm512_unpackhi_epi32(a, b);
         }
         let mut quads = pairs;
-        for at in (0..BLOCK).step_by(4) {
+        for at in (0..BLOCK_WORDS).step_by(4) {
             quads[at] = avx512f._mm512_unpacklo_epi64(pairs[at], pairs[at + 2]);
             quads[at + 1] = avx512f._mm512_unpackhi_epi64(pairs[at], pairs[at + 2]);
             quads[at + 2] = avx512f._mm512_unpacklo_epi64(pairs[at + 1], pairs[at + 3]);
@@ -179,10 +179,10 @@ impl Words for u64x8 {
 
     /// A block takes two registers.
     #[inline(always)]
-    fn words(V4 { avx512f, avx512bw, .. }: V4, blocks: [Self; BLOCK]) -> [Self; BLOCK] {
+    fn words(V4 { avx512f, avx512bw, .. }: V4, blocks: [Self; BLOCK_WORDS]) -> [Self; BLOCK_WORDS] {
         let order = cast([[7u8, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8]; 4]);
         // Of each quarter of a register, which is two words of a lane, the words that have the same place.
-        let mut pairs: [__m512i; BLOCK] = cast(blocks);
+        let mut pairs: [__m512i; BLOCK_WORDS] = cast(blocks);
         for at in [0, 1, 4, 5, 8, 9, 12, 13] {
             let a = avx512bw._mm512_shuffle_epi8(pairs[at], order);
             let b = avx512bw._mm512_shuffle_epi8(pairs[at + 2], order);

@@ -1,22 +1,22 @@
 //! Hashes: one block for each of several messages at once, and blocks of one message alone.
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Lanes;
 
 /// Words of the state between two blocks, at most.
-pub(super) const STATE: usize = 8;
+pub(super) const STATE_WORDS: usize = 8;
 /// Words of a block.
-pub(super) const BLOCK: usize = 16;
+pub(super) const BLOCK_WORDS: usize = 16;
 
 /// Part of a block, as much as a register holds: a block of 32-bit words, half a block of 64-bit ones.
 pub(super) type Part = [u8; 64];
 /// A block of each lane, one behind the other.
 pub(super) type Blocks<'b> = [&'b Part; 16];
 /// The state of one message.
-pub(super) type State<H> = [<H as Hash>::Word; STATE];
+pub(super) type State<H> = [<H as Hash>::Word; STATE_WORDS];
 /// The state of each lane.
-pub(super) type States<H> = [<<H as Hash>::Word as Word>::Row; STATE];
+pub(super) type States<H> = [<<H as Hash>::Word as Word>::Row; STATE_WORDS];
 
 /// A word of 32 or 64 bits.
 pub(super) trait Word: Copy + Default + Zeroize {
@@ -51,10 +51,11 @@ impl Word for u64 {
 pub(super) trait Hash {
     type Word: Word;
     /// Octets of a block.
-    const BLOCK: usize = BLOCK * size_of::<Self::Word>();
+    const BLOCK: usize = BLOCK_WORDS * size_of::<Self::Word>();
     /// Octets in which padding tells a message's length (section 5.1).
     const LENGTH: usize = 2 * size_of::<Self::Word>();
-    /// Lanes from which on it pays to work on all of them at once.
+    /// Lanes from which on it pays to work on all of them at once, as measured beside one message alone with the processor's
+    /// instructions for SHA-1 and SHA-256. Without those fewer would do.
     const ENOUGH: usize;
 
     /// Works up whole blocks of one message.
@@ -71,9 +72,9 @@ impl Hash for Sha1 {
     const ENOUGH: usize = 8;
 
     fn alone([a, b, c, d, e, ..]: &mut State<Self>, blocks: &[u8]) {
-        let mut state = [*a, *b, *c, *d, *e];
+        let mut state = Zeroizing::new([*a, *b, *c, *d, *e]);
         sha1::block_api::compress(&mut state, blocks.as_chunks().0);
-        [*a, *b, *c, *d, *e] = state;
+        [*a, *b, *c, *d, *e] = *state;
     }
 
     fn side_by_side(lanes: Lanes, states: &mut States<Self>, blocks: Blocks<'_>) {
@@ -81,7 +82,7 @@ impl Hash for Sha1 {
     }
 }
 
-/// SHA-256. One alone is done by instructions that processors have for it.
+/// SHA-256.
 pub(super) struct Sha256;
 
 impl Hash for Sha256 {
@@ -114,21 +115,21 @@ impl Hash for Sha512 {
 }
 
 /// What SHA-1 begins with (section 5.3.1).
-pub(super) const SHA1: State<Sha1> = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0, 0, 0, 0];
+pub(super) const INITIAL_SHA1: State<Sha1> = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0, 0, 0, 0];
 
 /// What SHA-256 begins with (section 5.3.3): the upper halves of what SHA-512 does.
-pub(super) const SHA256: [u32; STATE] = {
-    let mut words = [0; STATE];
+pub(super) const INITIAL_SHA256: State<Sha256> = {
+    let mut words = [0; STATE_WORDS];
     let mut at = 0;
-    while at < STATE {
-        words[at] = upper_half(SHA512[at]);
+    while at < STATE_WORDS {
+        words[at] = upper_half(INITIAL_SHA512[at]);
         at += 1;
     }
     words
 };
 
 /// What SHA-512 begins with (section 5.3.5): the first bits behind the points of the square roots of the first eight primes.
-pub(super) const SHA512: [u64; STATE] = [
+pub(super) const INITIAL_SHA512: State<Sha512> = [
     0x6a09_e667_f3bc_c908,
     0xbb67_ae85_84ca_a73b,
     0x3c6e_f372_fe94_f82b,
@@ -140,7 +141,7 @@ pub(super) const SHA512: [u64; STATE] = [
 ];
 
 /// What SHA-384 begins with (section 5.3.4): likewise of the next eight primes.
-pub(super) const SHA384: [u64; STATE] = [
+pub(super) const INITIAL_SHA384: State<Sha512> = [
     0xcbbb_9d5d_c105_9ed8,
     0x629a_292a_367c_d507,
     0x9159_015a_3070_dd17,

@@ -1,7 +1,7 @@
 //! HMAC (RFC 2104) of several messages at once.
 //!
-//! Each lane has one message, block after block; when it ends, the next message takes the lane. When there are too few left, each goes on
-//! alone from where it is.
+//! Each lane has one message, block after block; when it ends, the next message takes the lane. When there are too few
+//! left, each goes on alone from where it is.
 //!
 //! ```text
 //! lane 1   message 1: block, block, last, outer | message 4: block, ...
@@ -9,12 +9,14 @@
 //! lane 3   message 3: last, outer | message 6: block, block, ...
 //! ```
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use keyferry_crypto::Integrity;
 use zeroize::Zeroizing;
 
 use super::Lanes;
-use super::hash::{self, Hash, Part, STATE, Sha1, Sha256, Sha512, State, States, Word};
+use super::hash::{self, Hash, Part, STATE_WORDS, Sha1, Sha256, Sha512, State, States, Word};
 
 /// The most lanes of any hash, and octets of the longest block and digest.
 const MAX_LANES: usize = 16;
@@ -42,10 +44,10 @@ impl HmacLanes {
     pub(in crate::transform) fn new(integrity: Integrity, key: &[u8]) -> Option<Self> {
         let lanes = Lanes::new()?;
         let key = match integrity {
-            Integrity::HmacSha1_96 => Key::Sha1(Pads::new(lanes, hash::SHA1, 20, key)?),
-            Integrity::HmacSha256_128 => Key::Sha256(Pads::new(lanes, hash::SHA256, 32, key)?),
-            Integrity::HmacSha384_192 => Key::Sha512(Pads::new(lanes, hash::SHA384, 48, key)?),
-            Integrity::HmacSha512_256 => Key::Sha512(Pads::new(lanes, hash::SHA512, 64, key)?),
+            Integrity::HmacSha1_96 => Key::Sha1(Pads::new(lanes, hash::INITIAL_SHA1, 20, key)?),
+            Integrity::HmacSha256_128 => Key::Sha256(Pads::new(lanes, hash::INITIAL_SHA256, 32, key)?),
+            Integrity::HmacSha384_192 => Key::Sha512(Pads::new(lanes, hash::INITIAL_SHA384, 48, key)?),
+            Integrity::HmacSha512_256 => Key::Sha512(Pads::new(lanes, hash::INITIAL_SHA512, 64, key)?),
         };
         Some(Self(key))
     }
@@ -93,52 +95,48 @@ impl<H: Hash> Pads<H> {
     }
 
     fn compute(&self, messages: &mut [Message<'_>]) {
-        let mut states = Zeroizing::new([<H::Word as Word>::Row::default(); STATE]);
+        const { assert!(H::ENOUGH > 0 && H::ENOUGH <= H::Word::LANES) };
+        let mut states = Zeroizing::new([<H::Word as Word>::Row::default(); STATE_WORDS]);
         let mut waiting = messages.iter_mut();
-        let mut lanes: ArrayVec<Lane<'_, H>, MAX_LANES> = ArrayVec::new();
+        let mut active: ArrayVec<Lane<'_>, MAX_LANES> = ArrayVec::new();
         for (at, message) in waiting.by_ref().take(H::Word::LANES).enumerate() {
-            lanes.push(Lane::new(message));
+            active.push(Lane::new::<H>(message));
             put::<H>(&mut states, at, &self.inner);
         }
-        while lanes.len() >= H::ENOUGH {
+        // Lanes become fewer only when no message is waiting.
+        while active.len() >= H::ENOUGH {
             let mut blocks = [&[0; _]; _];
-            for (place, part) in blocks.iter_mut().zip(lanes.iter().flat_map(Lane::block)) {
+            for (place, part) in blocks.iter_mut().zip(active.iter().flat_map(Lane::block::<H>)) {
                 *place = part;
             }
             H::side_by_side(self.lanes, &mut states, blocks);
             // From the last on, for where a lane ends without a message to follow, the last one moves.
-            for at in (0..lanes.len()).rev() {
-                if lanes[at].go_on(1) {
+            for at in (0..active.len()).rev() {
+                if active[at].go_on::<H>() {
                     continue;
                 }
-                if self.end(&mut lanes[at], &take::<H>(&states, at)) {
+                if self.end(&mut active[at], &take::<H>(&states, at)) {
                     put::<H>(&mut states, at, &self.outer);
                 } else if let Some(message) = waiting.next() {
-                    lanes[at] = Lane::new(message);
+                    active[at] = Lane::new::<H>(message);
                     put::<H>(&mut states, at, &self.inner);
                 } else {
-                    let last = take::<H>(&states, lanes.len() - 1);
+                    let last = take::<H>(&states, active.len() - 1);
                     put::<H>(&mut states, at, &last);
-                    lanes.swap_remove(at);
+                    active.swap_remove(at);
                 }
             }
         }
-        for (at, lane) in lanes.iter_mut().enumerate() {
+        for (at, lane) in active.iter_mut().enumerate() {
             self.alone(lane, take::<H>(&states, at));
-        }
-        for message in waiting {
-            self.alone(&mut Lane::new(message), self.inner.clone());
         }
     }
 
-    fn alone(&self, lane: &mut Lane<'_, H>, mut state: Zeroizing<State<H>>) {
+    /// Goes on with one lane to its end.
+    fn alone(&self, lane: &mut Lane<'_>, mut state: Zeroizing<State<H>>) {
         loop {
-            let (whole, count) = lane.whole();
-            H::alone(&mut state, whole);
-            lane.go_on(count);
-            let (padded, count) = lane.padded();
-            H::alone(&mut state, padded);
-            lane.go_on(count);
+            H::alone(&mut state, lane.whole);
+            H::alone(&mut state, &lane.padded[lane.rest.clone()]);
             if !self.end(lane, &state) {
                 return;
             }
@@ -146,104 +144,73 @@ impl<H: Hash> Pads<H> {
         }
     }
 
-    /// At a lane's last block: is the outer hash still to come?
-    fn end(&self, lane: &mut Lane<'_, H>, state: &State<H>) -> bool {
+    /// Behind a lane's last block: is the outer hash still to come?
+    fn end(&self, lane: &mut Lane<'_>, state: &State<H>) -> bool {
         let mut digest = [0; MAX_DIGEST];
         for (word, octets) in state.iter().zip(digest.chunks_exact_mut(size_of::<H::Word>())) {
             word.write(octets);
         }
+        let digest = &digest[..self.digest];
         if lane.outer {
             lane.mac.copy_from_slice(&digest[..lane.mac.len()]);
             return false;
         }
-        lane.begin_outer(&digest[..self.digest]);
+        (lane.whole, lane.outer) = (&[], true);
+        lane.pad::<H>(digest);
         true
     }
 }
 
-/// What one lane is at: whole blocks of its message, then one or two with what is left and the padding.
-struct Lane<'m, H> {
-    octets: &'m [u8],
+/// What one lane has still to do: whole blocks of its message, then one or two with what is left of it and the padding.
+struct Lane<'m> {
+    whole: &'m [u8],
     padded: [u8; 2 * MAX_BLOCK],
-    /// Blocks that were worked up, and those that there are.
-    done: usize,
-    blocks: usize,
+    /// Where in `padded`.
+    rest: Range<usize>,
+    /// Is it the outer hash already?
     outer: bool,
     mac: &'m mut [u8],
-    hash: std::marker::PhantomData<H>,
 }
 
-impl<'m, H: Hash> Lane<'m, H> {
-    fn new(message: &'m mut Message<'_>) -> Self {
-        let mut lane = Self {
-            octets: message.octets,
-            padded: [0; 2 * MAX_BLOCK],
-            done: 0,
-            blocks: 0,
-            outer: false,
-            mac: message.mac,
-            hash: std::marker::PhantomData,
-        };
-        lane.pad(message.octets);
+impl<'m> Lane<'m> {
+    fn new<H: Hash>(message: &'m mut Message<'_>) -> Self {
+        let (whole, rest) = message.octets.split_at(message.octets.len() - message.octets.len() % H::BLOCK);
+        let mut lane = Self { whole, padded: [0; 2 * MAX_BLOCK], rest: 0..0, outer: false, mac: message.mac };
+        lane.pad::<H>(rest);
         lane
     }
 
-    /// The outer hash is over the digest of the inner one.
-    fn begin_outer(&mut self, digest: &[u8]) {
-        self.octets = &[];
-        self.outer = true;
-        self.pad(digest);
-    }
-
-    /// Has the last blocks padded (FIPS 180-4 section 5.1). The pad of the key went before as a block.
-    fn pad(&mut self, octets: &[u8]) {
-        let (whole, rest) = (octets.len() / H::BLOCK, &octets[octets.len() - octets.len() % H::BLOCK..]);
-        let blocks = if rest.len() + 1 + H::LENGTH > H::BLOCK { 2 } else { 1 };
-        let bits = (H::BLOCK + octets.len()) as u64 * 8;
-        let (padded, _) = self.padded.split_at_mut(blocks * H::BLOCK);
+    /// Has a message's last octets padded (FIPS 180-4 section 5.1). In front of it went the pad of the key, a block.
+    fn pad<H: Hash>(&mut self, octets: &[u8]) {
+        let end = (octets.len() + 1 + H::LENGTH).next_multiple_of(H::BLOCK);
+        let bits = (H::BLOCK + self.whole.len() + octets.len()) as u64 * 8;
+        let padded = &mut self.padded[..end];
         padded.fill(0);
-        padded[..rest.len()].copy_from_slice(rest);
-        padded[rest.len()] = 0x80;
-        let end = padded.len();
+        padded[..octets.len()].copy_from_slice(octets);
+        padded[octets.len()] = 0x80;
         padded[end - size_of_val(&bits)..].copy_from_slice(&bits.to_be_bytes());
-        (self.done, self.blocks) = (0, whole + blocks);
-    }
-
-    /// Octets of the message in whole blocks.
-    fn in_blocks(&self) -> usize {
-        self.octets.len() - self.octets.len() % H::BLOCK
-    }
-
-    /// Whole blocks of the message that are not done, and how many.
-    fn whole(&self) -> (&[u8], usize) {
-        let blocks = self.octets.get(self.done * H::BLOCK..self.in_blocks()).unwrap_or_default();
-        (blocks, blocks.len() / H::BLOCK)
-    }
-
-    /// Padded blocks that are not done, and how many. There are no others.
-    fn padded(&self) -> (&[u8], usize) {
-        let left = self.blocks - self.done;
-        let all = (self.blocks - self.in_blocks() / H::BLOCK) * H::BLOCK;
-        (&self.padded[all - left * H::BLOCK..all], left)
+        self.rest = 0..end;
     }
 
     /// The next block.
-    fn block(&self) -> &[Part] {
-        let (whole, count) = self.whole();
-        let from = if count == 0 { self.padded().0 } else { whole };
+    fn block<H: Hash>(&self) -> &[Part] {
+        let from = if self.whole.is_empty() { &self.padded[self.rest.clone()] } else { self.whole };
         from[..H::BLOCK].as_chunks().0
     }
 
-    /// Some blocks are done: is one left?
-    fn go_on(&mut self, blocks: usize) -> bool {
-        self.done += blocks;
-        self.done < self.blocks
+    /// That is done: is one left?
+    fn go_on<H: Hash>(&mut self) -> bool {
+        match self.whole.split_at_checked(H::BLOCK) {
+            Some((_, left)) => self.whole = left,
+            None => self.rest.start += H::BLOCK,
+        }
+        !self.rest.is_empty()
     }
 }
 
 /// The state of one lane.
 fn take<H: Hash>(states: &States<H>, lane: usize) -> Zeroizing<State<H>> {
-    let mut state = Zeroizing::new([H::Word::default(); STATE]);
+    let mut state = Zeroizing::new([H::Word::default(); STATE_WORDS]);
     for (word, row) in state.iter_mut().zip(states) {
         *word = row.as_ref()[lane];
     }
@@ -264,15 +231,11 @@ mod tests {
 
     use super::*;
 
-    fn integrity() -> impl Strategy<Value = Integrity> {
-        prop_oneof![Just(Integrity::HmacSha256_128), Just(Integrity::HmacSha384_192), Just(Integrity::HmacSha512_256)]
-    }
-
     proptest! {
         /// Whatever the lengths of the messages, and however many there are, each has the MAC that OpenSSL gives it.
         #[test]
         fn lanes_are_messages_alone(
-            integrity in integrity(),
+            integrity in prop::sample::select(&Integrity::ALL[..]),
             key in prop::array::uniform32(any::<u8>()),
             messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..80),
         ) {

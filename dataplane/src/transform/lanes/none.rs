@@ -1,6 +1,6 @@
 //! For processors that have no lanes here.
 
-use super::hash::{Blocks, STATE};
+use super::hash::{Blocks, STATE_WORDS};
 
 /// There are none.
 #[derive(Clone, Copy)]
@@ -11,15 +11,15 @@ impl Lanes {
         None
     }
 
-    pub(super) fn sha1(self, _: &mut [[u32; 16]; STATE], _: Blocks<'_>) {
+    pub(super) fn sha1(self, _: &mut [[u32; 16]; STATE_WORDS], _: Blocks<'_>) {
         match self {}
     }
 
-    pub(super) fn sha256(self, _: &mut [[u32; 16]; STATE], _: Blocks<'_>) {
+    pub(super) fn sha256(self, _: &mut [[u32; 16]; STATE_WORDS], _: Blocks<'_>) {
         match self {}
     }
 
-    pub(super) fn sha512(self, _: &mut [[u64; 8]; STATE], _: Blocks<'_>) {
+    pub(super) fn sha512(self, _: &mut [[u64; 8]; STATE_WORDS], _: Blocks<'_>) {
         match self {}
     }
 }

@@ -123,9 +123,9 @@ impl Table {
         text(&mut message, 2, SET);
         number(&mut message, 3, SET_OF_RULE);
         number(&mut message, 4, layout.key_type);
-        count(&mut message, 5, layout.address.1);
+        size(&mut message, 5, layout.address.1);
         number(&mut message, 10, layout.set);
-        message.attribute(NESTED | 9, |message| count(message, 1, groups));
+        message.attribute(NESTED | 9, |message| size(message, 1, groups));
         message
     }
 
@@ -228,8 +228,8 @@ fn load(message: &mut Message, base: Base, (offset, octets): (usize, usize)) {
     expression(message, "payload", |message| {
         number(message, 1, REGISTER);
         number(message, 2, base as u32);
-        count(message, 3, offset);
-        count(message, 4, octets);
+        size(message, 3, offset);
+        size(message, 4, octets);
     });
 }
 
@@ -271,7 +271,8 @@ fn number(message: &mut Message, kind: u16, n: u32) {
     message.attribute(kind, |message| message.octets(&n.to_be_bytes()));
 }
 
-fn count(message: &mut Message, kind: u16, n: usize) {
+/// [`number`] of something that has its place or size in memory.
+fn size(message: &mut Message, kind: u16, n: usize) {
     number(message, kind, u32::try_from(n).unwrap_or(u32::MAX));
 }
 

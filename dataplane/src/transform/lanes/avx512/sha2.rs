@@ -3,13 +3,13 @@
 use pulp::x86::V4;
 use pulp::{NullaryFnOnce, u32x16, u64x8};
 
-use super::super::hash::{BLOCK, Blocks, STATE, upper_half};
+use super::super::hash::{BLOCK_WORDS, Blocks, STATE_WORDS, upper_half};
 use super::{Words, sixteen};
 
 /// What a hash of this family has of its own (FIPS 180-4 section 4).
-pub(super) trait Sha2: Words {
+trait Sha2: Words {
     /// The constants of sixteen rounds each.
-    const ROUNDS: &[[Self::Word; BLOCK]];
+    const ROUNDS: &[[Self::Word; BLOCK_WORDS]];
     fn big_sigma_0(self, simd: V4) -> Self;
     fn big_sigma_1(self, simd: V4) -> Self;
     fn small_sigma_0(self, simd: V4) -> Self;
@@ -19,15 +19,15 @@ pub(super) trait Sha2: Words {
 /// One block of each lane.
 pub(super) struct Compression<'c, W> {
     pub(super) simd: V4,
-    pub(super) state: [W; STATE],
+    pub(super) state: [W; STATE_WORDS],
     pub(super) blocks: Blocks<'c>,
 }
 
 impl<W: Sha2> NullaryFnOnce for Compression<'_, W> {
-    type Output = [W; STATE];
+    type Output = [W; STATE_WORDS];
 
     #[inline(always)]
-    fn call(self) -> [W; STATE] {
+    fn call(self) -> [W; STATE_WORDS] {
         let Self { simd, mut state, blocks } = self;
         let mut words = W::read(simd, blocks);
         if let [all @ .., last] = W::ROUNDS {
@@ -43,21 +43,21 @@ impl<W: Sha2> NullaryFnOnce for Compression<'_, W> {
     }
 }
 
-/// One round. Instead of moving the variables on, each takes the place before its own in the next round, so that after sixteen all are where they
-/// were. With `more`, the word that was used becomes the one that comes sixteen rounds later.
+/// One round. Instead of moving the variables on, each takes the place before its own in the next round, so that after
+/// sixteen all are where they were. With `more`, the word that was used becomes the one of sixteen rounds later.
 #[inline(always)]
 fn round<W: Sha2, const AT: usize>(
     simd: V4,
-    state: &mut [W; STATE],
-    words: &mut [W; BLOCK],
-    constants: &[W::Word; BLOCK],
+    state: &mut [W; STATE_WORDS],
+    words: &mut [W; BLOCK_WORDS],
+    constants: &[W::Word; BLOCK_WORDS],
     more: bool,
 ) {
     let [a, b, c, d, e, f, g, h] = const {
-        let mut places = [0; STATE];
+        let mut places = [0; STATE_WORDS];
         let mut at = 0;
-        while at < STATE {
-            places[at] = (at + BLOCK - AT) % STATE;
+        while at < STATE_WORDS {
+            places[at] = (at + BLOCK_WORDS - AT) % STATE_WORDS;
             at += 1;
         }
         places
@@ -69,14 +69,14 @@ fn round<W: Sha2, const AT: usize>(
     state[d] = state[d].add(simd, first);
     state[h] = first.add(simd, second);
     if more {
-        let near = words[AT].add(simd, words[(AT + 1) % BLOCK].small_sigma_0(simd));
-        let far = words[(AT + 9) % BLOCK].add(simd, words[(AT + 14) % BLOCK].small_sigma_1(simd));
+        let near = words[AT].add(simd, words[(AT + 1) % BLOCK_WORDS].small_sigma_0(simd));
+        let far = words[(AT + 9) % BLOCK_WORDS].add(simd, words[(AT + 14) % BLOCK_WORDS].small_sigma_1(simd));
         words[AT] = near.add(simd, far);
     }
 }
 
 impl Sha2 for u32x16 {
-    const ROUNDS: &[[Self::Word; BLOCK]] = SHA256.as_chunks().0;
+    const ROUNDS: &[[Self::Word; BLOCK_WORDS]] = ROUNDS_SHA256.as_chunks().0;
 
     #[inline(always)]
     fn big_sigma_0(self, simd: V4) -> Self {
@@ -100,7 +100,7 @@ impl Sha2 for u32x16 {
 }
 
 impl Sha2 for u64x8 {
-    const ROUNDS: &[[Self::Word; BLOCK]] = SHA512.as_chunks().0;
+    const ROUNDS: &[[Self::Word; BLOCK_WORDS]] = ROUNDS_SHA512.as_chunks().0;
 
     #[inline(always)]
     fn big_sigma_0(self, simd: V4) -> Self {
@@ -124,19 +124,19 @@ impl Sha2 for u64x8 {
 }
 
 /// The constants of SHA-256 (FIPS 180-4 section 4.2.2): the upper halves of the first of SHA-512's.
-const SHA256: [u32; 64] = {
+const ROUNDS_SHA256: [u32; 64] = {
     let mut constants = [0; 64];
     let mut at = 0;
     while at < constants.len() {
-        constants[at] = upper_half(SHA512[at]);
+        constants[at] = upper_half(ROUNDS_SHA512[at]);
         at += 1;
     }
     constants
 };
 
-/// The constants of SHA-384 and SHA-512 (FIPS 180-4 section 4.2.3): the first bits behind the points of the cube roots of the first eighty
-/// primes.
-const SHA512: [u64; 80] = [
+/// The constants of SHA-384 and SHA-512 (FIPS 180-4 section 4.2.3): the first bits behind the points of the cube roots of
+/// the first eighty primes.
+const ROUNDS_SHA512: [u64; 80] = [
     0x428a_2f98_d728_ae22,
     0x7137_4491_23ef_65cd,
     0xb5c0_fbcf_ec4d_3b2f,
