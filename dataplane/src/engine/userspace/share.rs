@@ -28,9 +28,10 @@ impl Share {
         (0..of.get()).map(move |number| Self { number, of })
     }
 
-    /// The filter, if there is anything to be filtered.
+    /// The filter of a raw socket, if there is anything to be filtered.
     pub(super) fn filter(self, version: IpVersion) -> Option<Vec<SockFilter>> {
-        let mut program = self.condition(version);
+        // For one version data begin with the IP header, for the other behind it.
+        let mut program = self.condition(version, SKF_NET_OFF.cast_unsigned());
         if program.is_empty() {
             return None;
         }
@@ -38,8 +39,8 @@ impl Share {
         Some(program)
     }
 
-    /// Instructions that refuse what others take, and go on otherwise.
-    pub(super) fn condition(self, version: IpVersion) -> Vec<SockFilter> {
+    /// Instructions that refuse what others take, and go on otherwise. The IP header is at `base`.
+    pub(super) fn condition(self, version: IpVersion, base: u32) -> Vec<SockFilter> {
         if self.of == NonZeroU8::MIN {
             return Vec::new();
         }
@@ -49,9 +50,7 @@ impl Share {
         };
         let mut program = vec![step(BPF_LDX | BPF_IMM, 0)];
         for at in (source..source + len).step_by(4) {
-            // Offsets from the network layer's header; where data begin is not the same for all sockets.
-            let place = SKF_NET_OFF.cast_unsigned() + u32::try_from(at).unwrap_or(u32::MAX);
-            program.push(step(BPF_LD | BPF_W | BPF_ABS, place));
+            program.push(load(BPF_W, base, at));
             program.push(step(BPF_ALU | BPF_XOR | BPF_X, 0));
             program.push(step(BPF_MISC | BPF_TAX, 0));
         }
@@ -63,6 +62,11 @@ impl Share {
         program.push(step(BPF_RET | BPF_K, 0));
         program
     }
+}
+
+/// What stands so many octets behind `base`.
+pub(super) fn load(size: u32, base: u32, at: usize) -> SockFilter {
+    step(BPF_LD | size | BPF_ABS, base.saturating_add(u32::try_from(at).unwrap_or(u32::MAX)))
 }
 
 pub(super) fn step(operation: u32, operand: u32) -> SockFilter {

@@ -376,8 +376,7 @@ fn whole_packets_of_the_groups_are_taken_from_the_link_and_nothing_else() {
             let more = |at: u8| [IpAddr::from([239, 1, 0, at]), format!("ff15::{at}:1").parse().unwrap()];
             let mut groups: BTreeSet<IpAddr> = (1..=40).flat_map(more).collect();
             groups.extend(["239.192.0.1".parse::<IpAddr>().unwrap(), "ff15::1".parse().unwrap()]);
-            let taps = sockets.taps().iter().map(|tap| tap.try_clone().unwrap()).zip(Share::all(receivers));
-            let mut early = Early::new(taps.collect(), Ingress::open("v1").unwrap());
+            let mut early = early(&sockets, "v1");
             early.set(groups.iter().copied());
             assert_eq!(*early.groups(), groups);
 
@@ -444,6 +443,43 @@ fn whole_packets_of_the_groups_are_taken_from_the_link_and_nothing_else() {
             early.set(std::iter::empty());
             put(frame(&[], &altered(&four, 16, &[239, 1, 0, 7]), 0));
             assert_eq!(count(), 0);
+        });
+    }
+}
+
+/// What takes packets at an interface, by these sockets.
+fn early(sockets: &Sockets, interface: &str) -> Early {
+    let receivers = NonZeroU8::new(u8::try_from(sockets.taps().len()).unwrap()).unwrap();
+    let taps = sockets.taps().iter().map(|tap| tap.try_clone().unwrap()).zip(Share::all(receivers));
+    Early::new(taps.collect(), Ingress::open(interface).unwrap())
+}
+
+/// The kernel keeps long packets of a packet socket as it keeps those of many drivers: only the frame's header lies in
+/// one piece.
+#[test]
+fn packets_in_pieces_are_taken_from_the_link() {
+    for receivers in [1, 3] {
+        let commands = CABLE.into_iter().chain(["link set v0 mtu 9000", "link set v1 mtu 9000"]).collect::<Vec<_>>();
+        alone(&commands, move || {
+            let sockets = sockets("v1", Wire::Link, NonZeroU8::new(receivers).unwrap());
+            let mut early = early(&sockets, "v1");
+            early.set(["239.192.0.1", "ff15::1"].map(|group| group.parse().unwrap()).into_iter());
+            let [four, _, six] = to_groups(1);
+            let four = altered(&v4(7, 5_000), 12, &four[12..20]);
+            let six = altered(&v6(7, 5_000), 8, &six[8..40]);
+            let cable = Link::open("v0").unwrap().unwrap();
+            for packet in [&four, &six] {
+                socket2::SockRef::from(&cable.socket()).send(&frame(&[], packet, 0)).unwrap();
+            }
+            let mut frames = vec![Frame::new(6_000); BURST];
+            let mut taken = Vec::new();
+            for tap in sockets.taps() {
+                if let Ok(gathered) = ReceiveLink::new().receive(tap.as_fd(), &mut frames) {
+                    taken.extend(frames[..gathered.packets].iter().map(|frame| frame.packet().to_vec()));
+                }
+            }
+            taken.sort();
+            assert!(taken == [four, six], "{}", taken.len());
         });
     }
 }
