@@ -44,6 +44,25 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What a read ends with then.
 const SILENCE: i32 = nix::errno::Errno::EAGAIN as i32;
 
+/// Why something is not known to be done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The kernel says so: nothing has changed.
+    #[error(transparent)]
+    Refused(io::Error),
+    /// It has been asked for, and the kernel has not said what became of it.
+    #[error(transparent)]
+    Unknown(io::Error),
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) | Failure::Unknown(error) => error,
+        }
+    }
+}
+
 /// Keeps ESP packets to groups from the IP stack of the network namespace it was opened in, until it is dropped.
 pub(super) struct Ingress {
     netlink: Netlink,
@@ -66,8 +85,9 @@ impl Ingress {
         Ok(ingress)
     }
 
-    /// Drops, from now on, what goes to these groups and no others. In one step: a packet meets the old groups or the new ones.
-    pub(super) fn set(&mut self, groups: &BTreeSet<IpAddr>) -> io::Result<()> {
+    /// Drops, from now on, what goes to these groups and no others. In one step: a packet meets the old groups or the
+    /// new ones. It waits as long as another process has nf_tables to itself.
+    pub(super) fn set(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Failure> {
         let mut steps = vec![("to forget its rules", self.table.forget())];
         for version in [IpVersion::V4, IpVersion::V6] {
             let groups: Vec<IpAddr> = groups.iter().copied().filter(|group| IpVersion::of(*group) == version).collect();
@@ -81,27 +101,28 @@ impl Ingress {
     }
 
     /// Has all of it done or nothing, and waits until it is. Each step is named as what nf_tables is asked for.
-    fn transact(&mut self, steps: Vec<(&str, Message)>) -> io::Result<()> {
+    fn transact(&mut self, steps: Vec<(&str, Message)>) -> Result<(), Failure> {
         let (names, messages): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let sent = self.netlink.send(message::transaction(messages))?;
+        let sent = self.netlink.send(message::transaction(messages)).map_err(Failure::Unknown)?;
         // The acknowledgement is the last step's. What fails is told before it: by its own step, or by the transaction's
         // beginning if nothing could be tried or what was tried did not stand in the end.
-        self.netlink
-            .receive(sent, |place, answer| {
-                let step = place.checked_sub(1).and_then(|at| names.get(at));
-                match answer {
-                    Answer::Done => Some(Ok(())),
-                    Answer::Failed(error) => Some(Err(refused(step.copied().unwrap_or("a transaction"), &error))),
-                    Answer::Told { .. } => None,
-                }
-            })
-            .map_err(|error| match error.raw_os_error() {
+        let answer = self.netlink.receive(sent, |place, answer| {
+            let step = place.checked_sub(1).and_then(|at| names.get(at));
+            match answer {
+                Answer::Done => Some(Ok(Ok(()))),
+                Answer::Failed(error) => Some(Ok(Err(refused(step.copied().unwrap_or("a transaction"), &error)))),
+                Answer::Told { .. } => None,
+            }
+        });
+        answer.unwrap_or_else(|error| {
+            Err(Failure::Unknown(match error.raw_os_error() {
                 Some(SILENCE) => io::Error::new(io::ErrorKind::TimedOut, "nf_tables does not answer"),
                 Some(_) | None => error,
-            })
+            }))
+        })
     }
 }
 
-fn refused(step: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("nf_tables refuses {step}: {error}"))
+fn refused(step: &str, error: &io::Error) -> Failure {
+    Failure::Refused(io::Error::new(error.kind(), format!("nf_tables refuses {step}: {error}")))
 }

@@ -2,7 +2,7 @@
 //! missing.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
@@ -451,7 +451,7 @@ fn whole_packets_of_the_groups_are_taken_from_the_link_and_nothing_else() {
 fn early(sockets: &Sockets, interface: &str) -> Early {
     let receivers = NonZeroU8::new(u8::try_from(sockets.taps().len()).unwrap()).unwrap();
     let taps = sockets.taps().iter().map(|tap| tap.try_clone().unwrap()).zip(Share::all(receivers));
-    Early::new(taps.collect(), Ingress::open(interface).unwrap())
+    Early::new(taps, Ingress::open(interface).unwrap())
 }
 
 /// The kernel keeps long packets of a packet socket as it keeps those of many drivers: only the frame's header lies in
@@ -482,4 +482,34 @@ fn packets_in_pieces_are_taken_from_the_link() {
             assert!(taken == [four, six], "{}", taken.len());
         });
     }
+}
+
+/// The kernel limits how long a filter is, and how much memory a socket has for the old one and the new one together.
+#[test]
+fn many_groups_can_be_taken_from_the_link_and_others_take_their_place() {
+    alone(&CABLE, || {
+        let sockets = sockets("v1", Wire::Link, NonZeroU8::new(8).unwrap());
+        let mut early = early(&sockets, "v1");
+        // Numbers with the highest bit set take the kernel one instruction more.
+        let group = |which: u16, n: u16| Ipv6Addr::new(0xff15, n, 0xa000, n, 0xb000, which, 0xc000, n).into();
+        let many = |which| (0..256).map(|n| group(which, n)).collect::<BTreeSet<IpAddr>>();
+        for which in 0..3 {
+            early.set(many(which).into_iter());
+            assert_eq!(*early.groups(), many(which));
+        }
+
+        // What older kernels have; a namespace has a limit of its own since Linux 6.8.
+        early.set(std::iter::empty());
+        if std::fs::write("/proc/sys/net/core/optmem_max", "20480").is_err() {
+            println!("skipped: the limit is not the namespace's");
+            return;
+        }
+        for which in 0..3 {
+            for _ in 0..2 {
+                early.set(many(which).into_iter());
+                let taken = early.groups();
+                assert!(taken.is_subset(&many(which)) && taken.len() >= 64, "{}", taken.len());
+            }
+        }
+    });
 }
