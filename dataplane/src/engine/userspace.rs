@@ -104,7 +104,7 @@ pub struct EngineConfig {
     pub offloads: bool,
     /// Threads that open what is received, each the packets of some senders.
     pub receivers: NonZeroU8,
-    /// How protected packets go out.
+    /// How protected packets go out and come in.
     pub wire: Wire,
     /// Groups to join besides the single multicast addresses of the policies, for policies about whole networks.
     pub groups: Vec<IpAddr>,
@@ -291,8 +291,10 @@ impl Userspace {
         }
         let mut wanted = control.sad.destinations();
         wanted.extend(&self.groups);
-        // First where they are taken, then that they come: so none comes both ways.
-        control.workers.take_early(wanted.iter().copied().filter(IpAddr::is_multicast));
+        // First where they are taken, then that they come: so of new groups none comes both ways. While there are no
+        // keys another engine may have them, and get its packets by the IP stack.
+        let opens = control.sad.installed().any(|(_, direction)| direction.receives());
+        control.workers.take_early(wanted.iter().copied().filter(|ip| opens && ip.is_multicast()));
         control.joins.set(&wanted);
     }
 

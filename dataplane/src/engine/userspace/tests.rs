@@ -6,9 +6,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use keyferry_crypto::SeededRandom;
+use keyferry_crypto::{BlockCipher, Integrity, Secret, SeededRandom};
+use keyferry_model::policy::{EspMode, EspTransform, SaDirection};
+use keyferry_model::time::Now;
+use keyferry_model::update::{GroupUpdate, NewSa, Removal};
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -31,7 +36,7 @@ use crate::local::{LocalPolicy, Rule, RuleAction, Way, WithoutKeys};
 use crate::packet::{Headers, ipv4, ipv6, protocol};
 use crate::replay::Strand;
 use crate::sad::Sad;
-use crate::testing::{any, side};
+use crate::testing::{any, policy, side};
 
 const MTU: usize = 1_300;
 
@@ -511,5 +516,43 @@ fn many_groups_can_be_taken_from_the_link_and_others_take_their_place() {
                 assert!(taken.is_subset(&many(which)) && taken.len() >= 64, "{}", taken.len());
             }
         }
+    });
+}
+
+/// An engine may wait with its groups for the keys that another one has.
+#[test]
+fn groups_are_taken_from_the_link_while_there_are_keys_to_open_with() {
+    alone(&CABLE, || {
+        let group: IpAddr = "239.192.0.1".parse().unwrap();
+        let mut config = EngineConfig::new("kf0", "v1", 1_300);
+        (config.wire, config.groups) = (Wire::Link, vec![group]);
+        let Ok(engine) = Userspace::start(config) else {
+            println!("skipped: no TUN devices here");
+            return;
+        };
+        let taken = |engine: &Userspace| {
+            let status = engine.status();
+            assert_eq!(status.joined, [group]);
+            status.early
+        };
+        assert!(taken(&engine).is_empty());
+        let transform = EspTransform::CbcHmac(BlockCipher::Aes128Cbc, Integrity::HmacSha256_128);
+        let policy = Arc::new(policy(any(), side("239.192.0.0", 16), EspMode::Tunnel, transform));
+        for (direction, expected) in [(SaDirection::SenderOnly, vec![]), (SaDirection::ReceiverOnly, vec![group])] {
+            let keymat = Secret::random(transform.keymat_len(), &mut SeededRandom::new(1));
+            let lifetime = Duration::from_secs(60);
+            let sa = NewSa { spi: 0x1001, keymat, policy: Arc::clone(&policy), lifetime, direction };
+            let update = GroupUpdate {
+                install: vec![sa],
+                remove: Removal::All,
+                sender_ids: None,
+                activation_delay: Duration::ZERO,
+                deactivation_delay: Duration::ZERO,
+            };
+            engine.apply(update, Now { mono: Duration::ZERO, wall: Duration::ZERO }).unwrap();
+            assert_eq!(taken(&engine), expected);
+        }
+        engine.flush();
+        assert!(taken(&engine).is_empty());
     });
 }
