@@ -107,6 +107,9 @@ impl Workers {
         let sockets = Sockets::open(&config.interface, index, wire, config.receivers)?;
         let taps = sockets.taps().iter().zip(Share::all(config.receivers));
         let taps = taps.map(|(tap, share)| Ok((tap.try_clone()?, share))).collect::<io::Result<Vec<_>>>()?;
+        if taps.is_empty() && wire == Wire::Link {
+            tracing::warn!("packets to groups come by the IP stack: they cannot be taken from this link");
+        }
         let early = ingress.filter(|_| !taps.is_empty()).map(|ingress| Early::new(taps, ingress));
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -130,8 +133,8 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Takes packets to these groups ahead of the IP stack, if the wire is [`Wire::Link`]. All others come by raw sockets. To be called before the groups
-    /// are joined.
+    /// Takes packets to these groups ahead of the IP stack, if the wire is [`Wire::Link`]. All others come by raw
+    /// sockets. To be called before the groups are joined.
     pub fn take_early(&mut self, groups: impl Iterator<Item = IpAddr>) {
         if let Some(early) = &mut self.early {
             early.set(groups);

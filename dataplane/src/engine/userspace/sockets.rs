@@ -53,17 +53,15 @@ impl Gauge {
 }
 
 impl Sockets {
-    /// Opens them, and as many raw ones as there are threads that receive.
+    /// Opens them, and as many raw ones as there are threads that receive. Those for frames are left out where they
+    /// cannot be had.
     pub(super) fn open(interface: &str, index: u32, wire: Wire, receivers: NonZeroU8) -> io::Result<Self> {
+        let sending = || usable(Link::open(interface)).map(|link| (link, Vec::new()));
         let (link, taps) = match wire {
-            Wire::Auto => Link::open(interface).map(|link| link.map(|link| (link, Vec::new()))),
-            Wire::Link => Link::with_taps(interface, receivers),
-            Wire::Raw => Ok(None),
+            Wire::Auto => sending(),
+            Wire::Link => usable(Link::with_taps(interface, receivers)).or_else(sending),
+            Wire::Raw => None,
         }
-        .unwrap_or_else(|error| {
-            tracing::info!(%error, "no frames here, only raw sockets");
-            None
-        })
         .unzip();
         let taps = taps.unwrap_or_default();
         let raw = Share::all(receivers).map(|share| Raw::open(interface, index, share)).collect::<io::Result<_>>()?;
@@ -89,6 +87,14 @@ impl Sockets {
     pub(super) fn index(&self) -> u32 {
         self.index
     }
+}
+
+/// What is there of sockets that can be done without.
+fn usable<T>(opened: io::Result<Option<T>>) -> Option<T> {
+    opened.unwrap_or_else(|error| {
+        tracing::info!(%error, "frames are not sent, or not taken, here");
+        None
+    })
 }
 
 /// A socket for each IP version that the system has.
