@@ -8,8 +8,13 @@
 //! raw socket, for nothing. A rule of nf_tables at the interface's ingress hook ends that. It drops what is certain to be ESP to
 //! one of the groups, as it would be handed to a raw socket: unfragmented, with no IPv6 extension header before it, and without
 //! a VLAN tag, since a tag means another interface. The kernel counts a tag that the device has taken off as part of the
-//! frame here, so such a frame has the tag's type where others have that of IP. Copies of what this host sends itself have no
-//! link-layer header at this hook, so nothing matches: packet sockets do not receive these copies either.
+//! frame here, so such a frame has the tag's type where others have that of IP.
+//!
+//! Copies of what this host itself sends to groups, which the IP stack makes for its own sockets, pass this hook too,
+//! and packet sockets do not take them. They have no link-layer header, so since about Linux 6.5 nothing matches. An
+//! older kernel reads the IP header in its place: the copies of other programs' ESP would be dropped whose source is in
+//! 8.0.0.0/16, or has 0x86dd in octets 4 and 5 (IPv6). Nothing else tells them: nf_tables calls them multicast like
+//! those that came.
 //!
 //! The table belongs to the netlink socket it was made by (`NFT_TABLE_F_OWNER`, Linux 5.12). No other process can change it, not
 //! even by flushing the whole ruleset, and the kernel removes it when the socket closes, however the process ends. So there is

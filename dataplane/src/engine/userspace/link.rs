@@ -9,7 +9,8 @@
 //! and other links, are the raw sockets' business. Traffic control and packet captures see the frames; packet filters of
 //! the IP stack do not.
 //!
-//! The same socket can take packets to groups from the link: the kernel shows nobody what he sends himself, so that what is sent costs no copy.
+//! The same socket can take packets to groups from the link: the kernel shows nobody what he sends himself. So what is
+//! sent costs no copy where there is one socket that takes; with several, each of the others is offered one.
 
 use std::io::{self, IoSlice};
 use std::iter;
