@@ -11,6 +11,8 @@ pub enum DropReason {
     InHdrError,
     /// Inbound: the packet is longer than the buffer it was read into.
     InBufferError,
+    /// Inbound: the kernel dropped it, for the engine had not read what came before and the socket's buffer was full.
+    InQueueFull,
     /// Inbound: no SA with this SPI and destination.
     InNoStates,
     /// Inbound: too short for the SA's IV, trailer and ICV, or not a whole number of blocks.
@@ -65,9 +67,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [DropReason; 27] = [
+    pub const ALL: [DropReason; 28] = [
         DropReason::InHdrError,
         DropReason::InBufferError,
+        DropReason::InQueueFull,
         DropReason::InNoStates,
         DropReason::InStateInvalid,
         DropReason::InStateExpired,
@@ -106,6 +109,7 @@ impl DropReason {
         match self {
             DropReason::InHdrError => "InHdrError",
             DropReason::InBufferError => "InBufferError",
+            DropReason::InQueueFull => "InQueueFull",
             DropReason::InNoStates => "InNoStates",
             DropReason::InStateInvalid => "InStateInvalid",
             DropReason::InStateExpired => "InStateExpired",
@@ -142,6 +146,7 @@ impl DropReason {
         match self {
             DropReason::InHdrError => "no sound IP packet, no ESP, or a fragment",
             DropReason::InBufferError => "longer than the buffer",
+            DropReason::InQueueFull => "more came than could be opened",
             DropReason::InNoStates => "no SA with this SPI and destination",
             DropReason::InStateInvalid => "too short, or not whole blocks",
             DropReason::InStateExpired => "the octets of the SA are used up",

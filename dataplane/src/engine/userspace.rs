@@ -52,6 +52,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::joins::Joins;
 use super::{Engine, EngineStatus};
+use crate::drops::DropReason;
 use crate::key_log::KeyLog;
 use crate::local::LocalPolicy;
 use crate::packet::esp::{HEADER_LEN, TRAILER_LEN};
@@ -181,7 +182,7 @@ struct Control {
 
 /// What the workers share.
 struct Shared<P> {
-    sockets: Sockets,
+    sockets: Arc<Sockets>,
     gauge: Gauge,
     interface: String,
     passage: Arc<P>,
@@ -255,6 +256,7 @@ impl Userspace {
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         let control = self.control();
+        control.sad.drop_counters().set(DropReason::InQueueFull, control.workers.unread());
         EngineStatus {
             engine: "userspace",
             tun: Some(self.tun_name.clone()),

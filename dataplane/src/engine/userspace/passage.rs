@@ -79,6 +79,7 @@ impl Passage for ArcSwap<Snapshot> {
 
 /// Running threads. Dropping it ends them, and takes the TUN device away.
 pub struct Workers {
+    sockets: Arc<Sockets>,
     /// What takes packets of groups ahead of the IP stack, if that is wanted and possible.
     early: Option<Early>,
     stop: Arc<EventFd>,
@@ -104,7 +105,7 @@ impl Workers {
                 }
             }
         }
-        let sockets = Sockets::open(&config.interface, index, wire, config.receivers)?;
+        let sockets = Arc::new(Sockets::open(&config.interface, index, wire, config.receivers)?);
         let taps = sockets.taps().iter().zip(Share::all(config.receivers));
         let taps = taps.map(|(tap, share)| Ok((tap.try_clone()?, share))).collect::<io::Result<Vec<_>>>()?;
         if taps.is_empty() && wire == Wire::Link {
@@ -113,9 +114,14 @@ impl Workers {
         let early = ingress.filter(|_| !taps.is_empty()).map(|ingress| Early::new(taps, ingress));
         let gauge = Gauge::open(&config.interface, config.path_mtu)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let shared =
-            Arc::new(Shared { sockets, gauge, interface: config.interface.clone(), passage, stop: Arc::clone(&stop) });
-        let mut workers = Self { early, stop, threads: Vec::new() };
+        let shared = Arc::new(Shared {
+            sockets: Arc::clone(&sockets),
+            gauge,
+            interface: config.interface.clone(),
+            passage,
+            stop: Arc::clone(&stop),
+        });
+        let mut workers = Self { sockets, early, stop, threads: Vec::new() };
         // Should a thread fail to start, dropping the others ends them.
         for (at, queue) in queues.iter().map(Arc::clone).enumerate() {
             let (shared, ivs) = (Arc::clone(&shared), IvSource::new(&mut SystemRandom));
@@ -145,6 +151,11 @@ impl Workers {
     #[must_use]
     pub fn taken_early(&self) -> Vec<IpAddr> {
         self.early.iter().flat_map(Early::groups).copied().collect()
+    }
+
+    /// Packets that the kernel has dropped, for the threads had not read those before them.
+    pub(crate) fn unread(&self) -> u64 {
+        self.sockets.unread()
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Wire;
@@ -87,6 +88,27 @@ impl Sockets {
     pub(super) fn index(&self) -> u32 {
         self.index
     }
+
+    /// Packets that did not fit the receive buffers, since the sockets were made.
+    pub(super) fn unread(&self) -> u64 {
+        let raw = self.raw.iter().flat_map(|raw| [Some(&raw.v4), raw.v6.as_ref()]).flatten();
+        raw.chain(&self.taps).map(unread).sum()
+    }
+}
+
+sockopt_impl!(
+    /// What a socket holds in memory, and last what was dropped for want of it (`enum` of `SK_MEMINFO_VARS` in
+    /// `include/uapi/linux/sock_diag.h`).
+    Memory,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
+
+/// Packets that one socket had no room for; none where the kernel does not tell (before Linux 4.12).
+pub(super) fn unread(socket: &Socket) -> u64 {
+    getsockopt(socket, Memory).map_or(0, |[.., dropped]| u64::from(dropped))
 }
 
 /// What is there of sockets that can be done without.

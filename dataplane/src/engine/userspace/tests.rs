@@ -18,6 +18,7 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
+use socket2::SockRef;
 
 use super::super::joins::Joins;
 use super::early::Early;
@@ -224,6 +225,35 @@ fn nothing_to_read_is_no_failure_of_the_socket() {
         let v4 = ReceiveV4::new().receive(sockets.raw()[0].v4(), &mut frames);
         let v6 = ReceiveV6::new().receive(sockets.raw()[0].v6().unwrap(), &mut frames);
         assert!([v4, v6].into_iter().all(|read| read.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)));
+    });
+}
+
+#[test]
+fn packets_for_which_there_was_no_room_are_counted() {
+    on_loopback(|sockets| {
+        let raw = &sockets.raw()[0];
+        let (mut from4, mut from6) = (ReceiveV4::new(), ReceiveV6::new());
+        let ways = [
+            (raw.v4(), &mut from4 as &mut dyn Receive, v4 as fn(u8, usize) -> Vec<u8>),
+            (raw.v6().unwrap(), &mut from6, v6),
+        ];
+        for (socket, from, packet) in ways {
+            SockRef::from(&socket).set_recv_buffer_size(50_000).unwrap();
+            let mut frames = vec![Frame::new(200); BURST];
+            for _ in 0..2 {
+                let before = sockets.unread();
+                let sent = 4 * BURST as u64;
+                for _ in 0..4 {
+                    assert_eq!(send(&sockets, &vec![packet(1, 100); BURST]), Unsent::default());
+                }
+                let mut read = 0;
+                while let Ok(gathered) = from.receive(socket, &mut frames) {
+                    read += gathered.packets as u64;
+                }
+                let unread = sockets.unread() - before;
+                assert!(unread > 0 && read + unread == sent, "{unread} and {read}");
+            }
+        }
     });
 }
 
