@@ -61,6 +61,9 @@ impl Named {
     /// Somebody has named these lines, and there are no keys for them. What cannot be is left out.
     pub(super) fn hold(&mut self, lines: &[Selectors]) {
         let mut held: HashSet<Selectors> = lines.iter().filter(|line| are_sound(line)).copied().collect();
+        if held.is_empty() {
+            return;
+        }
         self.lines = self.begin();
         for line in self.lines.iter_mut().filter(|line| held.remove(&line.selectors)) {
             line.until = None;

@@ -54,6 +54,8 @@ fn refused_lines_are_protected_until_the_policy_is_another() {
     };
     let mut sad = Sad::new();
     sad.set_local_policy(LocalPolicy { rules: vec![rule], ..LocalPolicy::default() });
+    sad.hold(&[line("239.192.0.1", 33)]);
+    assert_eq!(seal(&sad), Err(DropReason::OutNoPols), "what cannot be tells nothing");
     sad.hold(&[line("239.192.0.1", 32), line("239.192.0.1", 33), line("239.192.0.1", 32)]);
     assert_eq!(sad.named()[..], [line("239.192.0.1", 32)], "once, and nothing that cannot be");
     assert_eq!(seal(&sad), Err(DropReason::OutNoPols));
