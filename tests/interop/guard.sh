@@ -156,6 +156,14 @@ until_true 15 dropped in 3 || fail "counts do not go on: $(table)"
 heard "clear, after all" && fail "what should be protected arrives in clear"
 echo "ok: a packet filter that was taken away comes back, and counts go on"
 
+judges() { table | grep -q "jump arriving"; }
+ip netns exec "$right" nft flush table inet keyferry-kf0
+until_true 15 judges || fail "rules that were taken away do not come back: $(table)"
+send "$left" eth0 239.192.0.1 "clear, once more"
+until_true 15 dropped in 4 || fail "counts do not go on: $(table)"
+heard "clear, once more" && fail "what should be protected arrives in clear"
+echo "ok: rules that were taken away come back into their table, and counts go on"
+
 # killed: the member, which was spawned last.
 killed() {
     kill -9 "${pids[-1]}"

@@ -17,7 +17,8 @@
 //! process is killed: a start with the same device puts its own in its place.
 //!
 //! Rules are loaded beside everything else. Whoever has new keys waits until nothing is under way any more, so that what they protect is
-//! guarded first. Where others have taken the table away (a firewall that is loaded anew begins by flushing everything) it is put up again.
+//! guarded first. Where others have taken the table or its rules away (a firewall that is loaded anew begins by flushing
+//! everything) it is put up again.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -32,7 +33,7 @@ use tokio::task::JoinHandle;
 use super::nft::Nft;
 use crate::config::GuardChoice;
 use crate::control::GuardStatus;
-use ruleset::{COUNTERS, Ruleset, deletion, table_of};
+use ruleset::{COUNTERS, Ruleset, WITNESS, deletion, table_of};
 
 mod ruleset;
 
@@ -56,8 +57,17 @@ pub(super) struct Finished {
 pub(super) enum News {
     /// Of rules.
     Loaded(Result<(), String>),
-    /// Of a look at the counters: packets that arrived and were to leave; `None` if the table is gone.
-    Counted(Result<Option<[u64; 2]>, String>),
+    /// Of a look at the table; `None` if it is gone.
+    Seen(Result<Option<Seen>, String>),
+}
+
+/// A table that is there.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// Packets that arrived and were to leave.
+    counted: [u64; 2],
+    /// Are its rules there, too?
+    stands: bool,
 }
 
 /// Who does it, where news go, and the group that they are about.
@@ -213,11 +223,12 @@ impl Guard {
             self.looking = true;
             let (nft, table) = (self.desk.nft.clone(), self.rules.table.clone());
             drop(self.desk.begin(async move {
-                let counted = nft.counters(&table).await.map_err(|error| format!("{error:#}"));
+                let look = nft.look(&table, WITNESS).await.map_err(|error| format!("{error:#}"));
                 // One of ours has all counters.
-                News::Counted(counted.map(|found| {
-                    let [arriving, leaving] = COUNTERS.map(|name| found.as_ref()?.get(name).copied());
-                    Some([arriving?, leaving?])
+                News::Seen(look.map(|found| {
+                    let look = found?;
+                    let [arriving, leaving] = COUNTERS.map(|name| look.counted.get(name).copied());
+                    Some(Seen { counted: [arriving?, leaving?], stands: look.has_rules })
                 }))
             }));
         }
@@ -237,20 +248,23 @@ impl Guard {
                 }
                 self.converge(false);
             }
-            News::Counted(counted) => {
+            News::Seen(seen) => {
                 self.looking = false;
-                match counted {
-                    Ok(Some(counted)) => {
-                        self.drops.set(counted);
-                        (self.uncounted, self.looks) = (None, Pause::default());
-                    }
-                    // What is on its way, or tried again, brings it back in any case.
-                    Ok(None) if self.is_busy() || self.standing.is_none() => {}
-                    Ok(None) => {
-                        tracing::error!(table = %self.rules.table, "somebody else has taken the packet filter away: it is put up anew");
-                        self.drops.begin_anew();
-                        self.standing = None;
-                        self.converge(false);
+                match seen {
+                    Ok(seen) => {
+                        if let Some(Seen { counted, .. }) = seen {
+                            self.drops.set(counted);
+                            (self.uncounted, self.looks) = (None, Pause::default());
+                        }
+                        // What is on its way, or tried again, brings it back in any case.
+                        if seen.is_none_or(|seen| !seen.stands) && !self.is_busy() && self.standing.is_some() {
+                            tracing::error!(table = %self.rules.table, "somebody else has taken the packet filter away: it is put up anew");
+                            if seen.is_none() {
+                                self.drops.begin_anew();
+                            }
+                            self.standing = None;
+                            self.converge(false);
+                        }
                     }
                     Err(why) => {
                         if self.uncounted.is_none() {
@@ -483,12 +497,30 @@ mod tests {
             guard.expire(at(seconds));
             if guard.looking {
                 looked.push(seconds);
-                guard.take(News::Counted(Err("no JSON".to_owned())));
+                guard.take(News::Seen(Err("no JSON".to_owned())));
             }
         }
         assert_eq!((looked, guard.status().uncounted.as_deref()), (vec![5, 10, 20, 40, 80], Some("no JSON")));
         assert!(!guard.is_busy() && guard.problem().is_none());
-        guard.take(News::Counted(Ok(Some([3, 0]))));
+        guard.take(News::Seen(Ok(Some(Seen { counted: [3, 0], stands: true }))));
         assert_eq!((guard.status().uncounted, guard.status().dropped_in), (None, 3));
+    }
+
+    /// Whoever has only the rules taken away leaves the counters, which go on.
+    #[tokio::test]
+    async fn rules_that_were_taken_away_come_back() {
+        let mut guard = guard();
+        guard.extend([line("239.192.0.1")].into_iter());
+        guard.take(News::Loaded(Ok(())));
+        let seen = |counted, stands| News::Seen(Ok(Some(Seen { counted, stands })));
+        guard.take(seen([3, 1], true));
+        assert!(!guard.is_busy());
+        guard.take(seen([4, 1], false));
+        assert!(guard.is_busy());
+        guard.take(seen([4, 1], false));
+        guard.take(News::Loaded(Ok(())));
+        guard.take(seen([4, 1], true));
+        assert!(!guard.is_busy(), "once");
+        assert_eq!((guard.status().dropped_in, guard.status().dropped_out), (4, 1));
     }
 }

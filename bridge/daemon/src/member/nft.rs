@@ -1,8 +1,9 @@
 //! The program nft, by which the kernel gets its packet filters and tells what they have counted. It gets a time limit, and runs beside whatever
 //! else the member does.
 //!
-//! One that takes too long is killed. There is never more than one: what was killed may still be busy in the kernel, and must not put its rules into
-//! the place of later ones, nor leave ever more processes behind.
+//! One that takes too long is killed. For each group there is never more than one: what was killed may still be busy in the
+//! kernel, and must not put its rules into the place of later ones, nor leave ever more processes behind. No group waits for
+//! another's.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::runtime;
@@ -27,6 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Octets that are read of what it says.
 const MOST: u64 = 64 * 1024;
+
+/// What is seen of a table.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Packets, by the counter's name.
+    pub(super) counted: BTreeMap<String, u64>,
+    /// Are there rules?
+    pub(super) has_rules: bool,
+}
 
 /// The program, for whoever has a table of its own.
 #[derive(Clone, Debug)]
@@ -63,12 +74,13 @@ impl Nft {
         std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|_| bail!("nft: its thread has panicked"))
     }
 
-    /// The packets that the counters of a table have counted, by name. `None` if there is no such table.
+    /// What the counters of a table have counted, and whether a chain of it has rules. `None` if one of them is not there.
     ///
     /// # Errors
     /// As [`Self::load`], or it says what nobody understands.
-    pub(super) async fn counters(&self, table: &str) -> anyhow::Result<Option<BTreeMap<String, u64>>> {
-        match self.run(&["-j", "list", "counters", "table", "inet", table], "").await {
+    pub(super) async fn look(&self, table: &str, chain: &str) -> anyhow::Result<Option<Look>> {
+        let commands = format!("list counters table inet {table}; list chain inet {table} {chain}");
+        match self.run(&["-j", &commands], "").await {
             Ok(said) => read(&said).map(Some),
             Err(error) if error.downcast_ref::<Refused>().is_some_and(Refused::is_absence) => Ok(None),
             Err(error) => Err(error),
@@ -153,6 +165,7 @@ struct Listing {
 #[derive(Deserialize)]
 struct Item {
     counter: Option<Counter>,
+    rule: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -161,10 +174,19 @@ struct Counter {
     packets: u64,
 }
 
-fn read(listed: &[u8]) -> anyhow::Result<BTreeMap<String, u64>> {
-    let listing: Listing = serde_json::from_slice(listed).context("nft: its counters are not understood")?;
-    let counters = listing.nftables.into_iter().filter_map(|item| item.counter);
-    Ok(counters.map(|counter| (counter.name, counter.packets)).collect())
+/// What several commands have listed, each for itself.
+fn read(listed: &[u8]) -> anyhow::Result<Look> {
+    let listings = serde_json::Deserializer::from_slice(listed).into_iter().collect::<Result<Vec<Listing>, _>>();
+    let listings = listings.context("nft: what it lists is not understood")?;
+    if listings.is_empty() {
+        bail!("nft: it lists nothing");
+    }
+    let mut look = Look::default();
+    for item in listings.into_iter().flat_map(|listing| listing.nftables) {
+        look.counted.extend(item.counter.map(|counter| (counter.name, counter.packets)));
+        look.has_rules |= item.rule.is_some();
+    }
+    Ok(look)
 }
 
 #[cfg(test)]
@@ -225,12 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_read_by_name() {
+    fn counters_are_read_by_name_and_rules_are_seen() {
         let listed = r#"{"nftables": [{"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
             {"counter": {"family": "inet", "name": "arriving", "table": "keyferry-kf0", "handle": 1, "packets": 18446744073709551615, "bytes": 9}},
-            {"counter": {"family": "inet", "name": "leaving", "table": "keyferry-kf0", "handle": 2, "packets": 0, "bytes": 0}}]}"#;
-        let wanted = BTreeMap::from([("arriving".to_owned(), u64::MAX), ("leaving".to_owned(), 0)]);
-        assert_eq!(read(listed.as_bytes()).unwrap(), wanted);
+            {"counter": {"family": "inet", "name": "leaving", "table": "keyferry-kf0", "handle": 2, "packets": 0, "bytes": 0}}]}
+            {"nftables": [{"chain": {"family": "inet", "table": "keyferry-kf0", "name": "stands", "handle": 11}}"#;
+        let rule = r#"{"rule": {"family": "inet", "chain": "stands", "handle": 12, "expr": [{"return": null}]}}"#;
+        let counted = BTreeMap::from([("arriving".to_owned(), u64::MAX), ("leaving".to_owned(), 0)]);
+        for (more, has_rules) in [("]}".to_owned(), false), (format!(", {rule}]}}\n"), true)] {
+            let wanted = Look { counted: counted.clone(), has_rules };
+            assert_eq!(read(format!("{listed}{more}").as_bytes()).unwrap(), wanted);
+        }
         for wrong in
             ["", "{}", "[]", r#"{"nftables": [{"counter": {"name": "arriving", "packets": -1}}]}"#, "{\"nftables\": ["]
         {

@@ -32,6 +32,9 @@ pub(super) fn table_of(tun: &str) -> String {
 /// Names of the counters, and of the chains that count.
 pub(super) const COUNTERS: [&str; 2] = ["arriving", "leaving"];
 
+/// A chain that nothing leads to, whose one rule goes when somebody takes away all rules and leaves the table.
+pub(super) const WITNESS: &str = "stands";
+
 /// What the filter says.
 pub(super) struct Ruleset {
     pub(super) table: String,
@@ -86,7 +89,8 @@ impl Ruleset {
             let base = format!("type filter hook {hook} priority {PRIORITY}; policy accept;");
             let _ = writeln!(out, "add chain inet {table} {hook} {{ {base} }}");
         }
-        let _ = writeln!(out, "flush table inet {table}\ntable inet {table} {{");
+        let _ =
+            writeln!(out, "flush table inet {table}\ntable inet {table} {{\n  chain {WITNESS} {{\n    return\n  }}");
         for (name, way) in COUNTERS.into_iter().zip([Way::In, Way::Out]) {
             self.told(&mut out, name);
             self.judge(&mut out, name, way);
@@ -221,6 +225,7 @@ mod tests {
         let text = rules.text();
         assert!(text.starts_with("add table inet keyferry-kf0\nadd counter inet keyferry-kf0 arriving\n"), "{text}");
         assert_eq!(text.matches("flush table inet keyferry-kf0\ntable inet keyferry-kf0 {").count(), 1);
+        assert_eq!(chain(&text, WITNESS), "  chain stands {\n    return\n");
         assert_eq!(text.matches("ip daddr 239.192.9.9 udp dport 848 return").count(), 2, "{text}");
         let held = "ip daddr { 239.192.0.0/16, 239.193.0.1/32, 239.200.1.0/24 }";
         for (hook, side, of) in [

@@ -75,7 +75,8 @@ fn later(seconds: u64) -> Now {
 /// Takes rules, and has counted four packets that arrived and one that was to leave.
 const TAKES: &str = r#"if [ "$1" != -j ]; then exec cat > rules; fi
 if [ ! -e rules ]; then echo 'Error: No such file or directory' >&2; exit 1; fi
-echo '{"nftables":[{"counter":{"name":"arriving","packets":4}},{"counter":{"name":"leaving","packets":1}}]}'"#;
+echo '{"nftables":[{"counter":{"name":"arriving","packets":4}},{"counter":{"name":"leaving","packets":1}}]}'
+if [ -s rules ]; then echo '{"nftables":[{"rule":{}}]}'; fi"#;
 
 const FIRST: ([u8; 4], u8) = ([239, 192, 0, 1], 32);
 const SECOND: ([u8; 4], u8) = ([239, 192, 0, 2], 32);
@@ -215,4 +216,11 @@ async fn a_table_that_was_taken_away_comes_back_and_counts_go_on() {
         assert_eq!((status.dropped_in, status.dropped_out), (dropped_in, dropped_out), "{seconds}");
     }
     assert_eq!(bench.plane.guard().unwrap().table, "keyferry-kf0");
+    // Or the rules alone.
+    fs::write(bench.place.path().join("rules"), "").unwrap();
+    bench.plane.expire(later(20)).await;
+    assert_eq!(bench.next(false, later(20)).await, None);
+    assert_eq!(bench.loaded(later(20)).await, None);
+    let status = bench.plane.guard().unwrap();
+    assert_eq!((status.dropped_in, status.dropped_out, bench.rules().is_empty()), (8, 2, false));
 }
