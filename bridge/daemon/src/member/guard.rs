@@ -98,6 +98,8 @@ pub(super) struct Guard {
     standing: Option<String>,
     /// What is being loaded, and by what.
     loading: Option<(String, JoinHandle<()>)>,
+    /// What has to end before anything is loaded.
+    before: Option<JoinHandle<()>>,
     /// What could not be loaded, and why.
     failed: Option<(String, String)>,
     /// Has anything been loaded? Otherwise the table may be another's, which was killed.
@@ -131,6 +133,7 @@ impl Guard {
             desk,
             standing: None,
             loading: None,
+            before: None,
             failed: None,
             begun: false,
             left: false,
@@ -170,8 +173,9 @@ impl Guard {
         self.converge(true);
     }
 
-    /// [`Self::extend`], and lets these rekeys pass.
-    pub(super) fn take_over(&mut self, lines: &[Line], clear: &BTreeSet<SocketAddr>) {
+    /// [`Self::extend`], and lets these rekeys pass. What takes away the table of one that was there `before` ends first.
+    pub(super) fn take_over(&mut self, lines: &[Line], clear: &BTreeSet<SocketAddr>, before: Option<JoinHandle<()>>) {
+        self.before = before;
         self.rules.clear.extend(clear);
         self.extend(lines.iter().copied());
     }
@@ -314,9 +318,13 @@ impl Guard {
             return;
         }
         self.left = true;
-        let (nft, script) = (self.desk.nft.clone(), self.script(&wanted));
-        let loading =
-            self.desk.begin(async move { News::Loaded(nft.load(&script).await.map_err(|error| format!("{error:#}"))) });
+        let (nft, script, before) = (self.desk.nft.clone(), self.script(&wanted), self.before.take());
+        let loading = self.desk.begin(async move {
+            if let Some(before) = before {
+                drop(before.await);
+            }
+            News::Loaded(nft.load(&script).await.map_err(|error| format!("{error:#}")))
+        });
         self.loading = Some((wanted, loading));
     }
 
@@ -522,5 +530,21 @@ mod tests {
         guard.take(seen([4, 1], true));
         assert!(!guard.is_busy(), "once");
         assert_eq!((guard.status().dropped_in, guard.status().dropped_out), (4, 1));
+    }
+
+    /// The table has the same name.
+    #[tokio::test]
+    async fn what_another_guard_leaves_is_gone_before_anything_is_loaded() {
+        let (sender, mut news) = mpsc::unbounded_channel();
+        let mut guard = guard();
+        guard.desk.news = sender;
+        let (ends, end) = tokio::sync::oneshot::channel();
+        guard.take_over(&[line("239.192.0.1")], &BTreeSet::new(), Some(tokio::spawn(async { drop(end.await) })));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(guard.is_busy() && news.is_empty());
+        ends.send(()).unwrap();
+        assert!(matches!(news.recv().await.unwrap().news, News::Loaded(Err(_))));
     }
 }

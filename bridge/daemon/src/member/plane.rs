@@ -292,7 +292,8 @@ impl Plane {
             Err(error) => return Some(Err(cannot(&refused, &format!("{error:#}")))),
         };
         if let Some(guard) = &mut guard {
-            guard.take_over(&self.engine.named(), &self.clear);
+            // Of one that could not take over before.
+            guard.take_over(&self.engine.named(), &self.clear, self.closing.take());
         }
         let successor = Successor { engine, routes, guard, refused, wanted: true };
         if successor.guard.as_ref().is_some_and(Guard::is_busy) {
