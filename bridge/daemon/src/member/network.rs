@@ -9,12 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use anyhow::{Context, anyhow, bail};
 use futures::TryStreamExt;
 use keyferry_model::policy::Selector;
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
 /// RT_TABLE_LOCAL of rtnetlink(7), in which Linux looks for IPv6 multicast first.
 const LOCAL_TABLE: u32 = 255;
@@ -101,18 +102,27 @@ impl Routes {
         Ok(())
     }
 
-    /// Takes back the routes of networks that are not to be `kept`.
-    pub(super) async fn keep(&mut self, kept: &BTreeSet<(IpAddr, u8)>) {
-        let gone: Vec<(IpAddr, u8)> = self.there.difference(kept).copied().collect();
-        for (network, prefix) in gone {
-            self.there.remove(&(network, prefix));
+    /// Takes back the routes of networks that are not to be `kept`. One that cannot be taken back is there still.
+    ///
+    /// # Errors
+    /// Why the last of those could not be.
+    pub(super) async fn keep(&mut self, kept: &BTreeSet<(IpAddr, u8)>) -> anyhow::Result<()> {
+        let mut stays = Ok(());
+        let surplus: Vec<(IpAddr, u8)> = self.there.difference(kept).copied().collect();
+        for (network, prefix) in surplus {
             let route = self.route(network, prefix);
-            let network = format!("{network}/{prefix}");
+            let name = format!("{network}/{prefix}");
             match self.handle.route().del(route).execute().await {
-                Ok(()) => tracing::info!(%network, tun = %self.tun, "routed into the TUN device no more"),
-                Err(error) => tracing::debug!(%error, %network, "a route was gone already"),
+                Ok(()) => tracing::info!(network = %name, tun = %self.tun, "routed into the TUN device no more"),
+                Err(error) if is_absence(&error) => tracing::debug!(network = %name, "a route was gone already"),
+                Err(error) => {
+                    stays = Err(error).with_context(|| format!("the route for {name} into {} stays", self.tun));
+                    continue;
+                }
             }
+            self.there.remove(&(network, prefix));
         }
+        stays
     }
 
     fn route(&self, network: IpAddr, prefix: u8) -> RouteMessage {
@@ -142,6 +152,11 @@ impl Routes {
             }
         }
     }
+}
+
+/// Says the kernel that there is no such route?
+fn is_absence(error: &Error) -> bool {
+    matches!(error, Error::NetlinkError(error) if error.raw_code() == -(Errno::ESRCH as i32))
 }
 
 /// The multicast addresses that a line of the group's policy is about, if its destination is among them. Others are the
@@ -183,4 +198,37 @@ pub(super) fn relax_source_checks(tun: &str) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use rtnetlink::packet_core::ErrorMessage;
+
+    use super::*;
+
+    /// Routes to networks, with nobody behind them who could change anything.
+    pub(in crate::member) fn stuck(there: &[(IpAddr, u8)]) -> Routes {
+        let (_, handle, _) = rtnetlink::new_connection().unwrap();
+        let source = Ipv4Addr::LOCALHOST.into();
+        Routes { there: there.iter().copied().collect(), ..Routes::open(handle, "lo", source).unwrap() }
+    }
+
+    #[tokio::test]
+    async fn a_route_is_gone_when_the_kernel_has_said_so() {
+        let network = ("239.192.0.1".parse().unwrap(), 32);
+        let mut routes = stuck(&[network]);
+        routes.keep(&BTreeSet::from([network])).await.unwrap();
+        for _ in 0..2 {
+            let stays = routes.keep(&BTreeSet::new()).await.unwrap_err().to_string();
+            assert_eq!(stays, "the route for 239.192.0.1/32 into lo stays");
+        }
+        let told = |code| {
+            let mut message = ErrorMessage::default();
+            message.code = std::num::NonZeroI32::new(code);
+            Error::NetlinkError(message)
+        };
+        assert!(is_absence(&told(-3)));
+        assert!(!is_absence(&told(-1)) && !is_absence(&Error::RequestFailed));
+    }
 }

@@ -48,6 +48,8 @@ pub(super) struct Plane {
     protect: Vec<(IpAddr, u8)>,
     /// What the group protects, as far as routes and guard are about it.
     named: Arc<[Line]>,
+    /// Is all of that routed, and nothing else?
+    is_routed: bool,
     /// Were keys refused for want of the guard?
     lacks_keys: bool,
     /// What waits for the guard, and since when.
@@ -147,6 +149,7 @@ impl Plane {
             spare: None,
             protect: Vec::new(),
             named: Arc::new([]),
+            is_routed: true,
             lacks_keys: false,
             waiting: None,
             closing: None,
@@ -256,15 +259,22 @@ impl Plane {
     /// Routes and guards what the group protects, and nothing else. What waits is not known to the engine yet.
     async fn follow(&mut self) {
         let named = self.engine.named();
-        if self.waiting.is_some() || self.named == named {
+        if self.waiting.is_some() || self.named == named && self.is_routed {
             return;
         }
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.named != named) {
             guard.follow(&named);
         }
         if let Some(routes) = &mut self.routes {
-            let networks = named.iter().filter_map(|(_, to)| multicast(to));
-            routes.keep(&networks.chain(self.protect.iter().copied()).collect()).await;
+            let networks: BTreeSet<(IpAddr, u8)> = named.iter().filter_map(|(_, to)| multicast(to)).collect();
+            let mut routed = routes.keep(&networks.iter().chain(&self.protect).copied().collect()).await;
+            for (network, prefix) in networks.into_iter().filter(|_| self.follows) {
+                routed = routed.and(routes.add(network, prefix).await);
+            }
+            if let (Err(error), true) = (&routed, self.is_routed) {
+                tracing::warn!("{error:#}, and this is tried again");
+            }
+            self.is_routed = routed.is_ok();
         }
         self.named = named;
     }
