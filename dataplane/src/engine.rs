@@ -52,6 +52,8 @@ pub trait Engine: Send + Sync {
     fn named(&self) -> Arc<[(Selector, Selector)]>;
     /// The group has named these lines, source and destination, and their keys are not used. They are protected all the same.
     fn hold(&self, lines: &[(Selector, Selector)]);
+    /// What each SA that is there is for, source and destination, by its SPI.
+    fn purposes(&self) -> Vec<(u32, (Selector, Selector))>;
     /// What it does and has done.
     fn status(&self) -> EngineStatus;
     /// Has a tap take note of packets from now on, or nobody any more. False if packets do not pass through this process.

@@ -453,6 +453,11 @@ impl Sad {
         self.entries.iter().map(|entry| (&entry.sa, entry.direction))
     }
 
+    /// What each SA is for, source and destination, by its SPI.
+    pub(crate) fn purposes(&self) -> Vec<(u32, Selectors)> {
+        self.entries.iter().map(|entry| (entry.sa.spi, entry.selectors())).collect()
+    }
+
     /// Which way an SA goes, if it is there.
     pub(crate) fn direction(&self, spi: u32) -> Option<SaDirection> {
         self.entries.iter().find(|entry| entry.sa.spi == spi).map(|entry| entry.direction)

@@ -168,6 +168,10 @@ impl Engine for Kernel {
         self.control().hold(lines);
     }
 
+    fn purposes(&self) -> Vec<(u32, (Selector, Selector))> {
+        self.control().purposes()
+    }
+
     fn status(&self) -> EngineStatus {
         self.control().status(&self.interface)
     }

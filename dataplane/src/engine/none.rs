@@ -69,6 +69,10 @@ impl Engine for KeysOnly {
         self.sad().hold(lines);
     }
 
+    fn purposes(&self) -> Vec<(u32, (Selector, Selector))> {
+        self.sad().purposes()
+    }
+
     fn status(&self) -> EngineStatus {
         EngineStatus {
             engine: "none",

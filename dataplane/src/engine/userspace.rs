@@ -353,6 +353,10 @@ impl Engine for Userspace {
         self.settle(&mut control);
     }
 
+    fn purposes(&self) -> Vec<(u32, (Selector, Selector))> {
+        self.control().sad.purposes()
+    }
+
     fn status(&self) -> EngineStatus {
         Userspace::status(self)
     }

@@ -12,7 +12,7 @@ use keyferry_model::time::{Deadline, Now};
 use keyferry_model::update::{GroupUpdate, MemberOutput, StreamUpdate};
 
 use super::guard::News;
-use super::plane::{Outcome, Plane, Surroundings};
+use super::plane::{Outcome, Plane, Surroundings, lines};
 use super::stream_keys::StreamKeys;
 use crate::config::MemberGroup;
 use crate::control::JoinedStatus;
@@ -128,8 +128,13 @@ impl Joined {
         self.waits.is_some() || !self.behind.is_empty()
     }
 
-    /// Comes behind an update.
-    pub(super) fn queue(&mut self, protocol: Protocol, output: MemberOutput) {
+    /// Comes behind an update; keys that go with nothing in their place do not wait for that.
+    pub(super) fn queue(&mut self, protocol: Protocol, output: MemberOutput, now: Now) {
+        if let (MemberOutput::Update(update), Some(plane)) = (&output, &self.plane)
+            && update.install.is_empty()
+        {
+            plane.remove_early(update, now);
+        }
         self.behind.push_back((protocol, output));
     }
 
@@ -150,29 +155,38 @@ impl Joined {
     }
 
     /// Everything is gone at once; so are the keys that wait, if they came by this protocol or any.
-    pub(super) fn flush(&mut self, protocol: Option<Protocol>, now: Now) {
+    pub(super) async fn flush(&mut self, protocol: Option<Protocol>, now: Now) {
         let goes = |by: Protocol| protocol.is_none_or(|protocol| protocol == by);
-        self.behind.retain(|(by, output)| !(goes(*by) && matches!(output, MemberOutput::Update(_))));
-        self.void(goes);
-        if let Some(plane) = &self.plane {
-            plane.engine.flush();
-        }
+        self.plane.iter_mut().for_each(Plane::flush);
         self.streams.flush(now);
         self.problem = None;
+        self.void(|by, output| goes(by) && output.is_none_or(|output| matches!(output, MemberOutput::Update(_)))).await;
     }
 
-    /// The machine of this protocol has gone: nothing of it is waited for.
-    pub(super) fn forget(&mut self, protocol: Protocol) {
-        self.behind.retain(|(by, _)| *by != protocol);
-        self.void(|by| by == protocol);
+    /// Nothing is waited for that the machine of this protocol wanted: it has gone, or has lost the group.
+    pub(super) async fn forget(&mut self, protocol: Protocol) {
+        self.void(|by, _| by == protocol).await;
     }
 
-    /// What waits for the guard is not to come. What comes behind it waits on.
-    fn void(&mut self, goes: impl Fn(Protocol) -> bool) {
-        if let Some(waits) = self.waits.as_mut().filter(|waits| goes(waits.protocol)) {
+    /// Whether an update that waits for the guard `goes`, and each thing that comes behind it, which is given then. What their
+    /// keys were for is protected on.
+    async fn void(&mut self, goes: impl Fn(Protocol, Option<&MemberOutput>) -> bool) {
+        let behind = std::mem::take(&mut self.behind).into_iter();
+        let (gone, stays) = behind.partition::<VecDeque<_>, _>(|(by, output)| goes(*by, Some(output)));
+        self.behind = stays;
+        if let Some(waits) = self.waits.as_mut().filter(|waits| goes(waits.protocol, None)) {
             waits.void = true;
             self.plane.iter_mut().for_each(Plane::void);
         }
+        let Some(plane) = &mut self.plane else { return };
+        let mut named = Vec::new();
+        for (_, output) in gone {
+            if let MemberOutput::Update(mut update) = output {
+                self.accept.confine(&mut update);
+                named.extend(lines(&update));
+            }
+        }
+        plane.hold(&named).await;
     }
 
     pub(super) async fn expire(&mut self, now: Now) {

@@ -4,9 +4,10 @@
 //! the kernel must not or cannot have. It never comes back, since applications have joined the groups on the other device by then.
 //!
 //! Nothing of new keys is used before what they protect is guarded, and the guard's rules are loaded beside everything else: an update may have to
-//! wait, and is finished by the news of it. What a group's policy names no more is routed and guarded until its roll-over is over.
+//! wait, and is finished by the news of it. What brings no keys waits for nothing: keys that are to go do so in any case.
+//! What a group's policy names no more is routed and guarded until its roll-over is over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dataplane::engine::userspace::MAX_OVERHEAD;
 use dataplane::engine::{Engine, EngineConfig, Kernel, KernelConfig, KeysOnly, Userspace, Wire};
-use dataplane::{ApplyError, KeyLog, LocalPolicy, Sizes, Unsuitable};
+use dataplane::{ApplyError, KeyLog, LocalPolicy, Sizes, Unsuitable, are_sound};
 use keyferry_model::time::{Deadline, Now};
 use keyferry_model::tunnel::Tunnel;
-use keyferry_model::update::GroupUpdate;
+use keyferry_model::update::{GroupUpdate, Removal};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -50,8 +51,8 @@ pub(super) struct Plane {
     named: Arc<[Line]>,
     /// Is all of that routed, and nothing else?
     is_routed: bool,
-    /// Were keys refused for want of the guard?
-    lacks_keys: bool,
+    /// What it protects and keys were refused for, for want of the guard.
+    lacking: HashSet<Line>,
     /// What waits for the guard, and since when.
     waiting: Option<(Waiting, Duration)>,
     /// The guard of an engine that could not take over, on its way out.
@@ -150,7 +151,7 @@ impl Plane {
             protect: Vec::new(),
             named: Arc::new([]),
             is_routed: true,
-            lacks_keys: false,
+            lacking: HashSet::new(),
             waiting: None,
             closing: None,
             clear: BTreeSet::new(),
@@ -172,10 +173,14 @@ impl Plane {
 
     /// New keys: what they protect is routed into the TUN device and guarded first, so that nothing of it leaves in clear. A route that
     /// cannot be made is told. `None` is told later, by [`Self::take`]; until then there must be no other update.
+    /// One without keys is never told later.
     ///
     /// # Errors
     /// The keys are refused; nothing of them is used.
     pub(super) async fn update(&mut self, update: GroupUpdate, now: Now) -> Option<Outcome> {
+        if update.install.is_empty() {
+            return self.apply(update, None, now).await;
+        }
         let mut problem = None;
         if let Some(routes) = self.routes.as_mut().filter(|_| self.follows) {
             for (network, prefix) in lines(&update).filter_map(|(_, to)| multicast(&to)) {
@@ -196,13 +201,22 @@ impl Plane {
 
     /// What an update is about is guarded, as far as it can be.
     async fn apply(&mut self, update: GroupUpdate, problem: Option<String>, now: Now) -> Option<Outcome> {
-        if let Some(why) = self.guard.as_ref().and_then(Guard::failure).map(str::to_owned) {
-            self.engine.hold(&lines(&update).collect::<Vec<_>>());
+        let failure = self.guard.as_ref().and_then(Guard::failure).filter(|_| !update.install.is_empty());
+        if let Some(why) = failure.map(str::to_owned) {
+            self.refuse(&update, now);
+            self.lacking.extend(lines(&update).filter(are_sound));
             self.follow().await;
-            self.lacks_keys = true;
             return Some(Err(why));
         }
-        self.lacks_keys = false;
+        match update.remove {
+            // It tells the whole policy.
+            Removal::All => self.lacking.clear(),
+            Removal::Spis(_) => {
+                for line in lines(&update) {
+                    self.lacking.remove(&line);
+                }
+            }
+        }
         match self.engine.apply(update, now) {
             Err(ApplyError::Unsuitable(refused)) if self.spare.is_some() => return self.go_over(*refused, now).await,
             applied => {
@@ -210,6 +224,48 @@ impl Plane {
                 Some(applied.map(|()| problem).map_err(|error| error.to_string()))
             }
         }
+    }
+
+    /// The keys of an update are not used. What they are for is protected all the same, and what is to go does, but for what
+    /// they were to take the place of.
+    fn refuse(&self, update: &GroupUpdate, now: Now) {
+        self.engine.hold(&lines(update).collect::<Vec<_>>());
+        let refused: HashSet<Line> = lines(update).collect();
+        let is_removed = |spi: u32| match &update.remove {
+            Removal::Spis(spis) => spis.contains(&spi),
+            Removal::All => update.install.iter().all(|sa| sa.spi != spi),
+        };
+        let there = self.engine.purposes().into_iter();
+        let gone = there.filter(|(spi, line)| is_removed(*spi) && !refused.contains(line)).map(|(spi, _)| spi);
+        self.remove(Removal::Spis(gone.collect()), update, now);
+    }
+
+    /// What an update removes that has to wait goes at once. It comes in its turn all the same: what waits before it may bring
+    /// what it removes.
+    pub(super) fn remove_early(&self, update: &GroupUpdate, now: Now) {
+        self.remove(update.remove.clone(), update, now);
+    }
+
+    /// Has SAs go in the times of an update.
+    fn remove(&self, remove: Removal, update: &GroupUpdate, now: Now) {
+        let (activation_delay, deactivation_delay) = (update.activation_delay, update.deactivation_delay);
+        let removal =
+            GroupUpdate { install: Vec::new(), remove, sender_ids: None, activation_delay, deactivation_delay };
+        if let Err(error) = self.engine.apply(removal, now) {
+            tracing::error!(%error, "data SAs cannot be removed");
+        }
+    }
+
+    /// Somebody has named these lines, and their keys are not to come.
+    pub(super) async fn hold(&mut self, lines: &[Line]) {
+        self.engine.hold(lines);
+        self.follow().await;
+    }
+
+    /// Everything is gone at once. The keys that wait are another matter: [`Self::void`].
+    pub(super) fn flush(&mut self) {
+        self.engine.flush();
+        self.lacking.clear();
     }
 
     /// Something of the guard has ended. An update that has waited for it is told of then.
@@ -276,6 +332,8 @@ impl Plane {
             }
             self.is_routed = routed.is_ok();
         }
+        let still: HashSet<Line> = named.iter().copied().collect();
+        self.lacking.retain(|line| still.contains(line));
         self.named = named;
     }
 
@@ -299,7 +357,10 @@ impl Plane {
         let spare = self.spare.as_ref()?;
         let (engine, routes, mut guard) = match spare.start().await {
             Ok(started) => started,
-            Err(error) => return Some(Err(cannot(&refused, &format!("{error:#}")))),
+            Err(error) => {
+                self.refuse(&refused.update, now);
+                return Some(Err(cannot(&refused, &format!("{error:#}"))));
+            }
         };
         if let Some(guard) = &mut guard {
             // Of one that could not take over before.
@@ -327,7 +388,10 @@ impl Plane {
             engine.stop();
             // It would drop what the kernel has opened.
             self.closing = guard.map(|guard| tokio::spawn(guard.close()));
-            self.lacks_keys = wanted;
+            if wanted {
+                self.refuse(&refused.update, now);
+                self.lacking.extend(lines(&refused.update).filter(are_sound));
+            }
             return Err(cannot(&refused, &why));
         }
         if let Some(sad) = self.engine.hand_over() {
@@ -369,7 +433,7 @@ impl Plane {
     /// Are new keys needed: because numbers run out, or because there is a guard for them now?
     pub(super) fn needs_keys(&self) -> bool {
         let guarded = || self.guard.as_ref().is_none_or(|guard| !guard.is_busy() && guard.failure().is_none());
-        self.engine.needs_rekey() || self.lacks_keys && guarded()
+        self.engine.needs_rekey() || !self.lacking.is_empty() && guarded()
     }
 
     /// What keeps them away.
@@ -397,7 +461,7 @@ impl Plane {
 }
 
 /// What an update names, source and destination.
-fn lines(update: &GroupUpdate) -> impl Iterator<Item = Line> {
+pub(super) fn lines(update: &GroupUpdate) -> impl Iterator<Item = Line> {
     update.install.iter().map(|sa| (sa.policy.source, sa.policy.destination))
 }
 
@@ -502,4 +566,4 @@ fn boxed(log: Option<&FileKeyLog>) -> Option<Box<dyn KeyLog + Send>> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

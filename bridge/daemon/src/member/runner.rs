@@ -322,7 +322,7 @@ impl Runner {
             let waits = self.parts.joined.get_mut(at).filter(|joined| joined.is_waiting());
             match (waits, output) {
                 (Some(joined), output @ (MemberOutput::Update(_) | MemberOutput::Event(_))) => {
-                    joined.queue(protocol, output);
+                    joined.queue(protocol, output, self.parts.clock.now());
                 }
                 (_, output) => self.carry_out_one(protocol, at, output).await,
             }
@@ -370,7 +370,7 @@ impl Runner {
             }
             // The present protocol's keys are in use still; a machine on its way in has none to lose.
             MemberOutput::Flush if who == Who::Next => {}
-            MemberOutput::Flush => joined.flush(Some(protocol), now),
+            MemberOutput::Flush => joined.flush(Some(protocol), now).await,
             MemberOutput::Streams(update) => joined.apply_streams(update, now),
             MemberOutput::Listen(address) => {
                 self.parts.joined.iter_mut().for_each(|joined| joined.leave_clear(address));
@@ -453,7 +453,7 @@ impl Runner {
                 let now = self.parts.clock.now();
                 for joined in &mut self.parts.joined {
                     joined.registered = false;
-                    joined.flush(None, now);
+                    joined.flush(None, now).await;
                 }
                 for reply in self.leaving.drain(..) {
                     drop(reply.send(Reply::of(&true)));

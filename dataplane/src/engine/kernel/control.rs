@@ -195,6 +195,10 @@ impl Control {
         self.settle();
     }
 
+    pub(super) fn purposes(&self) -> Vec<(u32, (Selector, Selector))> {
+        self.sad.purposes()
+    }
+
     pub(super) fn named(&self) -> Arc<[(Selector, Selector)]> {
         self.sad.named()
     }

@@ -1,7 +1,8 @@
 //! New keys and the guard, with another program in the place of nft.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use keyferry_crypto::Secret;
@@ -16,22 +17,25 @@ use crate::member::nft::Nft;
 
 /// A plane whose guard is that of a script, with what is told of it. The script gets the rules in a folder where it may leave things, and `-j` where
 /// it is to list counters.
-struct Bench {
-    plane: Plane,
-    news: UnboundedReceiver<Finished>,
-    place: tempfile::TempDir,
+pub(in crate::member) struct Bench {
+    pub(in crate::member) plane: Plane,
+    pub(in crate::member) news: UnboundedReceiver<Finished>,
+    pub(in crate::member) place: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new(script: &str) -> Self {
+    pub(in crate::member) async fn new(script: &str) -> Self {
         Self::with(script, Duration::from_secs(20)).await
     }
 
     async fn with(script: &str, patience: Duration) -> Self {
         let place = tempfile::tempdir().unwrap();
         let program = place.path().join("nft");
-        fs::write(&program, format!("#!/bin/sh\ncd {}\n{script}\n", place.path().display())).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        // This process must not write it: what other tests start might have it open, too, and it could not be run.
+        let text = format!("#!/bin/sh\ncd {}\n{script}\n", place.path().display());
+        let write = [OsStr::new("-c"), OsStr::new(r#"printf %s "$1" > "$0" && chmod 700 "$0""#)];
+        let written = Command::new("/bin/sh").args(write).arg(&program).arg(text).status().unwrap();
+        assert!(written.success());
         let (sender, news) = unbounded_channel();
         let desk = Desk { nft: Nft::at(program, patience), group: 0, news: sender };
         let local = LocalPolicy::default();
@@ -73,16 +77,25 @@ fn later(seconds: u64) -> Now {
 }
 
 /// Takes rules, and has counted four packets that arrived and one that was to leave.
-const TAKES: &str = r#"if [ "$1" != -j ]; then exec cat > rules; fi
+pub(in crate::member) const TAKES: &str = r#"if [ "$1" != -j ]; then exec cat > rules; fi
 if [ ! -e rules ]; then echo 'Error: No such file or directory' >&2; exit 1; fi
 echo '{"nftables":[{"counter":{"name":"arriving","packets":4}},{"counter":{"name":"leaving","packets":1}}]}'
 if [ -s rules ]; then echo '{"nftables":[{"rule":{}}]}'; fi"#;
 
-const FIRST: ([u8; 4], u8) = ([239, 192, 0, 1], 32);
-const SECOND: ([u8; 4], u8) = ([239, 192, 0, 2], 32);
+/// As [`TAKES`], unless a file `no` is there.
+const MAY_REFUSE: &str = "if [ -e no ]; then echo no >&2; exit 1; fi";
+
+pub(in crate::member) const FIRST: ([u8; 4], u8) = ([239, 192, 0, 1], 32);
+pub(in crate::member) const SECOND: ([u8; 4], u8) = ([239, 192, 0, 2], 32);
+const THIRD: ([u8; 4], u8) = ([239, 192, 0, 3], 32);
+
+/// Removes keys at once, and brings none.
+pub(in crate::member) fn deletion(removed: &[u32]) -> GroupUpdate {
+    GroupUpdate { remove: Removal::Spis(removed.to_vec()), ..update(&[]) }
+}
 
 /// Brings keys for [`SECOND`], and removes others in three seconds.
-fn rekey(removed: &[u32]) -> GroupUpdate {
+pub(in crate::member) fn rekey(removed: &[u32]) -> GroupUpdate {
     let mut update = update(&[SECOND]);
     (update.install[0].spi, update.deactivation_delay) = (0x2001, Duration::from_secs(3));
     update.install[0].keymat = Secret::new(vec![8; 20]);
@@ -124,7 +137,7 @@ async fn a_guard_that_does_not_come_keeps_keys_from_being_used_and_nothing_from_
 /// Keys that were refused for want of it are asked for when it stands.
 #[tokio::test]
 async fn keys_are_asked_for_again_when_the_guard_has_come() {
-    let mut bench = Bench::new(&format!("if [ -e no ]; then echo no >&2; exit 1; fi; {TAKES}")).await;
+    let mut bench = Bench::new(&format!("{MAY_REFUSE}; {TAKES}")).await;
     let no = bench.place.path().join("no");
     fs::write(&no, "").unwrap();
     assert!(bench.plane.update(update(&[FIRST]), NOW).await.is_none());
@@ -138,6 +151,62 @@ async fn keys_are_asked_for_again_when_the_guard_has_come() {
     assert!(bench.rules().contains("{ 239.192.0.1/32 }") && bench.plane.needs_keys());
     assert_eq!(bench.plane.update(update(&[FIRST]), later(6)).await, Some(Ok(None)));
     assert!(!bench.plane.needs_keys());
+}
+
+/// Other keys than those do not help.
+#[tokio::test]
+async fn keys_are_asked_for_until_they_have_come() {
+    let mut bench = Bench::new(&format!("{MAY_REFUSE}; {TAKES}")).await;
+    let no = bench.place.path().join("no");
+    fs::write(&no, "").unwrap();
+    assert!(bench.plane.update(update(&[FIRST]), NOW).await.is_none());
+    assert!(bench.loaded(NOW).await.unwrap().is_err());
+    fs::remove_file(no).unwrap();
+    assert!(bench.plane.update(rekey(&[]), NOW).await.is_none());
+    assert_eq!(bench.loaded(NOW).await, Some(Ok(None)));
+    assert!(bench.sas() == 1 && bench.plane.needs_keys());
+    let first = GroupUpdate { remove: Removal::Spis(Vec::new()), ..update(&[FIRST]) };
+    assert_eq!(bench.plane.update(first, NOW).await, Some(Ok(None)));
+    assert!(!bench.plane.needs_keys());
+}
+
+/// Keys that are to go do so without a guard, whether others were to come or not, but for those that others were to take the
+/// place of.
+#[tokio::test]
+async fn keys_that_are_removed_go_whatever_becomes_of_the_guard() {
+    let mut bench = Bench::new(&format!("{MAY_REFUSE}; {TAKES}")).await;
+    let mut all = update(&[FIRST, SECOND, THIRD]);
+    all.install.iter_mut().zip(1..).for_each(|(sa, octet)| sa.keymat = Secret::new(vec![octet; 20]));
+    assert!(bench.plane.update(all, NOW).await.is_none());
+    assert_eq!(bench.loaded(NOW).await, Some(Ok(None)));
+    fs::write(bench.place.path().join("no"), "").unwrap();
+    bench.plane.leave_clear("239.192.9.9:848".parse().unwrap());
+    assert_eq!(bench.plane.update(deletion(&[0x1001]), NOW).await, Some(Ok(None)), "rules are on their way");
+    assert_eq!(bench.sas(), 2);
+    assert_eq!(bench.loaded(NOW).await, None);
+    assert!(bench.plane.unguarded().is_some());
+    assert!(bench.plane.update(rekey(&[0x1002, 0x1003]), NOW).await.is_none());
+    assert!(bench.loaded(NOW).await.unwrap().is_err());
+    assert_eq!(bench.sas(), 2, "the roll-over is not over");
+    bench.plane.expire(later(3)).await;
+    let left = bench.plane.engine.purposes();
+    assert_eq!(left, [(0x1002, (selector([0; 4], 0), selector(SECOND.0, SECOND.1)))]);
+    let nothing = GroupUpdate { remove: Removal::All, ..deletion(&[]) };
+    assert_eq!(bench.plane.update(nothing, later(3)).await, Some(Ok(None)));
+    assert_eq!(bench.sas(), 0);
+}
+
+/// Routes that could not be changed are looked at again, though the policy is the same.
+#[tokio::test]
+async fn routes_that_are_not_as_they_should_be_are_tried_again() {
+    let mut bench = Bench::new(TAKES).await;
+    (bench.plane.routes, bench.plane.follows) = (Some(network::tests::stuck(&[])), true);
+    let line = (selector([0; 4], 0), selector(FIRST.0, FIRST.1));
+    bench.plane.hold(&[line]).await;
+    assert!(!bench.plane.is_routed);
+    bench.plane.routes = Some(network::tests::stuck(&[(FIRST.0.into(), FIRST.1)]));
+    bench.plane.expire(later(1)).await;
+    assert!(bench.plane.is_routed);
 }
 
 #[tokio::test]

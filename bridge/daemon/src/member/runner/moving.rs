@@ -65,7 +65,9 @@ impl Runner {
     pub(super) async fn complete_move(&mut self) {
         let Some(Move { machine, reply, .. }) = self.next.take() else { return };
         let mut old = std::mem::replace(&mut self.present, machine);
-        self.parts.joined.iter_mut().for_each(|joined| joined.forget(old.protocol()));
+        for joined in &mut self.parts.joined {
+            joined.forget(old.protocol()).await;
+        }
         self.counters.moves += 1;
         self.set_registered(0, true);
         tracing::info!(from = %old.protocol(), to = %self.present.protocol(), "member has moved");
@@ -77,7 +79,9 @@ impl Runner {
     pub(super) async fn move_failed(&mut self, why: &str) {
         let Some(mut failed) = self.next.take() else { return };
         let to = failed.machine.protocol();
-        self.parts.joined.iter_mut().for_each(|joined| joined.forget(to));
+        for joined in &mut self.parts.joined {
+            joined.forget(to).await;
+        }
         let why = format!("the move to {to} failed, the member stays with {}: {why}", self.present.protocol());
         tracing::warn!("{why}");
         let outputs = failed.machine.disconnect(self.parts.clock.now(), &mut OsRandom);
