@@ -128,6 +128,12 @@ impl Joined {
         self.waits.is_some() || !self.behind.is_empty()
     }
 
+    /// Does anything wait that came by this protocol?
+    pub(super) fn awaits(&self, protocol: Protocol) -> bool {
+        let update = self.waits.iter().map(|waits| waits.protocol);
+        update.chain(self.behind.iter().map(|(by, _)| *by)).any(|by| by == protocol)
+    }
+
     /// Comes behind an update; keys that go with nothing in their place do not wait for that.
     pub(super) fn queue(&mut self, protocol: Protocol, output: MemberOutput, now: Now) {
         if let (MemberOutput::Update(update), Some(plane)) = (&output, &self.plane)

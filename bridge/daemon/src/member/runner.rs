@@ -330,6 +330,7 @@ impl Runner {
         for at in 0..self.parts.joined.len() {
             self.catch_up(at).await;
         }
+        self.complete_move().await;
     }
 
     /// Something of a group's guard has ended.
@@ -341,6 +342,7 @@ impl Runner {
             self.updated(at, updated).await;
         }
         self.catch_up(at).await;
+        self.complete_move().await;
     }
 
     /// What has come behind an update that is finished.
@@ -357,6 +359,7 @@ impl Runner {
 
     async fn carry_out_one(&mut self, protocol: Protocol, at: usize, output: MemberOutput) {
         let Some(who) = self.who(protocol) else { return };
+        let has_moved = self.has_moved(at);
         let now = self.parts.clock.now();
         let Some(joined) = self.parts.joined.get_mut(at) else { return };
         match output {
@@ -368,8 +371,8 @@ impl Runner {
                     self.updated(at, updated).await;
                 }
             }
-            // The present protocol's keys are in use still; a machine on its way in has none to lose.
-            MemberOutput::Flush if who == Who::Next => {}
+            // The present protocol's keys are in use still; those of a machine on its way in may be waiting.
+            MemberOutput::Flush if who == Who::Next && !has_moved => joined.forget(protocol).await,
             MemberOutput::Flush => joined.flush(Some(protocol), now).await,
             MemberOutput::Streams(update) => joined.apply_streams(update, now),
             MemberOutput::Listen(address) => {
@@ -410,7 +413,8 @@ impl Runner {
                 self.set_registered(at, true);
                 self.last_error = None;
                 tracing::info!(%protocol, %group, "registered");
-                if moving {
+                if let Some(next) = self.next.as_mut().filter(|_| moving) {
+                    next.registered.insert(at);
                     self.complete_move().await;
                 }
             }
@@ -426,10 +430,11 @@ impl Runner {
             MemberEvent::Excluded => {
                 self.counters.exclusions += 1;
                 tracing::warn!(%protocol, %group, "the key server has excluded this member, or reset the group");
+                if !moving || self.has_moved(at) {
+                    self.set_registered(at, false);
+                }
                 if moving {
                     self.move_failed("the key server excluded the member").await;
-                } else {
-                    self.set_registered(at, false);
                 }
             }
             MemberEvent::Refused(why) => {
@@ -546,3 +551,7 @@ fn machine(parts: &Parts, protocol: Protocol, key_server: usize) -> Machine {
     };
     Machine::new(protocol, settings, further, (config.life.clone(), config.ike), parts.key_log.as_ref())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,5 +1,6 @@
-//! From one protocol to the other: both machines run until the new one is registered.
+//! From one protocol to the other: both machines run until the new one is registered and none of its keys wait.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keyferry_model::id::Protocol;
@@ -22,6 +23,8 @@ pub(super) struct Move {
     pub(super) machine: Machine,
     pub(super) reply: oneshot::Sender<Reply>,
     pub(super) until: Duration,
+    /// Groups, by their places, that it has registered for.
+    pub(super) registered: BTreeSet<usize>,
 }
 
 impl Runner {
@@ -56,24 +59,33 @@ impl Runner {
         let now = self.parts.clock.now();
         let mut machine = machine(&self.parts, to, self.present.key_servers().place());
         let outputs = machine.start(now, &mut OsRandom);
-        self.next = Some(Move { machine, reply, until: now.mono + MOVE_PATIENCE });
+        self.next = Some(Move { machine, reply, until: now.mono + MOVE_PATIENCE, registered: BTreeSet::new() });
         self.carry_out(to, outputs).await;
     }
 
-    /// The other protocol's machine takes over. The old one closes its SA and says nothing to the group: a fresh
-    /// registration replaces it at the key server.
+    /// The other protocol's machine takes over if it has registered and none of its keys can be refused any more. The old one
+    /// closes its SA and says nothing to the group: a fresh registration replaces it at the key server.
     pub(super) async fn complete_move(&mut self) {
-        let Some(Move { machine, reply, .. }) = self.next.take() else { return };
+        let joined = &self.parts.joined;
+        let is_there = |next: &mut Move| {
+            let protocol = next.machine.protocol();
+            !next.registered.is_empty() && !joined.iter().any(|joined| joined.awaits(protocol))
+        };
+        let Some(Move { machine, reply, .. }) = self.next.take_if(is_there) else { return };
         let mut old = std::mem::replace(&mut self.present, machine);
         for joined in &mut self.parts.joined {
             joined.forget(old.protocol()).await;
         }
         self.counters.moves += 1;
-        self.set_registered(0, true);
         tracing::info!(from = %old.protocol(), to = %self.present.protocol(), "member has moved");
         let outputs = old.disconnect(self.parts.clock.now(), &mut OsRandom);
         self.part(outputs).await;
         drop(reply.send(Reply::of(&self.present.protocol())));
+    }
+
+    /// Has the machine on its way in registered for a group? Its keys are that machine's then.
+    pub(super) fn has_moved(&self, at: usize) -> bool {
+        self.next.as_ref().is_some_and(|next| next.registered.contains(&at))
     }
 
     pub(super) async fn move_failed(&mut self, why: &str) {
