@@ -184,6 +184,8 @@ impl Rules {
 /// What the group has said that it protects, whether there are keys for it or not.
 pub(crate) struct Told {
     classifier: Classifier,
+    /// The same lines without what a later fragment does not show: ports, and of IPv6 what it is a fragment of.
+    hiding: Classifier,
     /// Of each line: is there an SA, whichever way it goes?
     keyed: Box<[bool]>,
     /// Has the group said anything yet?
@@ -192,13 +194,30 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn new(lines: &[Selectors], known: bool, is_keyed: impl Fn(&Selectors) -> bool) -> Self {
-        Self { classifier: Classifier::new(lines.iter().copied()), keyed: lines.iter().map(is_keyed).collect(), known }
+        Self {
+            classifier: Classifier::new(lines.iter().copied()),
+            hiding: Classifier::new(lines.iter().map(|(source, destination)| (shown(source), shown(destination)))),
+            keyed: lines.iter().map(is_keyed).collect(),
+            known,
+        }
+    }
+
+    /// May a packet be of something that the group protects?
+    fn concerns(&self, packet: &Headers) -> bool {
+        let hides = packet.fragment && packet.ports.is_none();
+        self.find(packet).is_some() || hides && self.hiding.find(packet).is_some()
     }
 
     /// Of the line that a packet falls under: has it an SA?
     fn find(&self, packet: &Headers) -> Option<bool> {
         self.keyed.get(self.classifier.find(packet)?).copied()
     }
+}
+
+/// A selector as far as a later fragment shows what it is about.
+fn shown(selector: &Selector) -> Selector {
+    let protocol = if selector.address.is_ipv6() { 0 } else { selector.protocol };
+    Selector { protocol, port: 0, ..*selector }
 }
 
 /// A picture of the local policy, for workers.
@@ -233,7 +252,7 @@ impl Local {
             let verdict = match counted.rule.action {
                 RuleAction::Discard => Verdict::Discard,
                 RuleAction::BypassProtected => Verdict::Clear,
-                RuleAction::Bypass if protected || !self.told.known || told().is_some() => Verdict::Group,
+                RuleAction::Bypass if protected || !self.told.known || self.told.concerns(packet) => Verdict::Group,
                 RuleAction::Bypass => Verdict::Clear,
             };
             if verdict != Verdict::Group {

@@ -90,6 +90,45 @@ fn a_bypass_does_not_take_over_when_keys_end() {
     }
 }
 
+/// The host's own stack cuts datagrams that are larger than the TUN device takes. What is protected by its port is not sent in clear
+/// by its later fragments, which show none.
+#[test]
+fn later_fragments_of_what_the_group_protects_do_not_pass_in_clear() {
+    let fragment4 = |group: &str| {
+        let mut packet = udp(1, group, &[7; 64]);
+        packet[6..8].copy_from_slice(&[0, 100]);
+        finish4(&mut packet);
+        packet
+    };
+    let mut member = member(&[rule(RuleAction::Bypass, "239.192.0.0", 16)], WithoutKeys::Drop);
+    let mut policy = policy(GCM, EspMode::Tunnel, GROUP);
+    policy.destination = Selector { protocol: 17, port: 5_001, ..policy.destination };
+    member.sad.apply(registration(vec![new_sa(1_000, &policy, 1)], ids(&[1])), at(0)).unwrap();
+    assert_eq!(send(&mut member, &fragment4(GROUP)), NO_POLICY);
+    assert_eq!(send(&mut member, &fragment4(OTHER)), Sent::Clear);
+    let mut icmp = fragment4(GROUP);
+    icmp[9] = 1;
+    finish4(&mut icmp);
+    assert_eq!(send(&mut member, &icmp), Sent::Clear, "another protocol");
+
+    // The Fragment header's next header is that of the first header of the fragmentable part, here destination options.
+    let fragment6 = |group: &str| {
+        let mut packet = udp(1, group, &[7; 64]);
+        packet[6] = 44;
+        packet[40..48].copy_from_slice(&[60, 0, 1, 0, 0, 0, 0, 9]);
+        packet
+    };
+    let (group, other) = ("ff15::1", "ff15::2");
+    let any6 =
+        Rule { source: side("::", 0), destination: side("ff15::", 64), action: RuleAction::Bypass, way: Way::Both };
+    let mut member = self::member(&[any6], WithoutKeys::Drop);
+    let mut policy = self::policy(GCM, EspMode::Tunnel, group);
+    policy.destination = Selector { protocol: 17, ..policy.destination };
+    member.sad.apply(registration(vec![new_sa(1_000, &policy, 1)], ids(&[1])), at(0)).unwrap();
+    assert_eq!(send(&mut member, &fragment6(group)), NO_POLICY);
+    assert_eq!(send(&mut member, &fragment6(other)), Sent::Clear);
+}
+
 /// A registration says anew what the group protects; so does a rekey, as far as it removes SAs and brings others.
 #[test]
 fn what_the_group_protects_is_what_its_latest_policy_names() {
