@@ -1,10 +1,12 @@
 //! Opt-in: keys for Wireshark.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use keyferry_crypto::{AeadMode, BlockCipher, Integrity};
 use keyferry_model::policy::{EspTransform, Selector};
 use keyferry_model::update::NewSa;
+use zeroize::Zeroizing;
 
 /// Takes lines for Wireshark's decryption tables. Nothing is logged unless one is given to
 /// [`Sad::set_key_log`](crate::Sad::set_key_log).
@@ -16,9 +18,12 @@ pub trait KeyLog {
 /// Wireshark's table of ESP SAs.
 pub(crate) const TABLE: &str = "esp_sa";
 
+/// Longer than every line, so that none leaves copies of keys where it grew.
+const ROOM: usize = 1_024;
+
 /// A line of Wireshark's `esp_sa` table: IP version, source, destination, SPI, cipher and key, MAC and key. `None` for
 /// ciphers that Wireshark does not know.
-pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
+pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<Zeroizing<String>> {
     let version = match sa.policy.destination.address {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
@@ -52,14 +57,15 @@ pub(crate) fn esp_sa_line(sa: &NewSa) -> Option<String> {
     let (encryption, integrity) = keymat.split_at(split);
     let kept = sa.policy.preservation;
     let outer = |kept, selector| if kept { address(selector) } else { "*".to_owned() };
-    Some(format!(
-        "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{cipher}\",\"{}\",\"{mac}\",\"{}\"",
-        outer(kept.keeps_source(), &sa.policy.source),
-        outer(kept.keeps_destination(), &sa.policy.destination),
-        sa.spi,
-        octets(encryption),
-        octets(integrity),
-    ))
+    let mut line = Zeroizing::new(String::with_capacity(ROOM));
+    let (source, destination) =
+        (outer(kept.keeps_source(), &sa.policy.source), outer(kept.keeps_destination(), &sa.policy.destination));
+    write!(line, "\"{version}\",\"{source}\",\"{destination}\",\"0x{:08x}\",\"{cipher}\",\"", sa.spi).ok()?;
+    write_octets(&mut line, encryption)?;
+    write!(line, "\",\"{mac}\",\"").ok()?;
+    write_octets(&mut line, integrity)?;
+    line.push('"');
+    Some(line)
 }
 
 fn mac(integrity: Integrity) -> &'static str {
@@ -77,11 +83,12 @@ fn address(selector: &Selector) -> String {
     if first == last { first.to_string() } else { "*".to_owned() }
 }
 
-fn octets(key: &[u8]) -> String {
-    if key.is_empty() {
-        return String::new();
+/// Nothing, where there is no key.
+fn write_octets(line: &mut String, key: &[u8]) -> Option<()> {
+    if !key.is_empty() {
+        line.push_str("0x");
     }
-    key.iter().fold("0x".to_owned(), |line, octet| line + &format!("{octet:02x}"))
+    key.iter().try_for_each(|octet| write!(line, "{octet:02x}")).ok()
 }
 
 #[cfg(test)]
@@ -108,7 +115,7 @@ mod tests {
             direction: SaDirection::Symmetric,
         };
         assert_eq!(
-            esp_sa_line(&sa(&policy, 20)).unwrap(),
+            *esp_sa_line(&sa(&policy, 20)).unwrap(),
             format!(
                 "\"IPv4\",\"*\",\"239.192.0.1\",\"0x00001001\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
                 "ab".repeat(20)
@@ -124,12 +131,13 @@ mod tests {
         let (key, mac) = ("ab".repeat(20), "ab".repeat(20));
         assert!(
             line.ends_with(&format!("\"AES-CTR [RFC3686]\",\"0x{key}\",\"HMAC-SHA-1-96 [RFC2404]\",\"0x{mac}\"")),
-            "{line}"
+            "{}",
+            *line
         );
         policy.transform = EspTransform::NullHmac(Integrity::HmacSha512_256);
         let line = esp_sa_line(&sa(&policy, 64)).unwrap();
         let mac = "ab".repeat(64);
-        assert!(line.ends_with(&format!("\"NULL\",\"\",\"HMAC-SHA-512-256 [RFC4868]\",\"0x{mac}\"")), "{line}");
+        assert!(line.ends_with(&format!("\"NULL\",\"\",\"HMAC-SHA-512-256 [RFC4868]\",\"0x{mac}\"")), "{}", *line);
         policy.transform = EspTransform::Aead(Aead::ChaCha20Poly1305);
         assert_eq!(esp_sa_line(&sa(&policy, 36)), None);
     }

@@ -487,7 +487,9 @@ impl Sad {
     fn install(&mut self, new: NewSa, sa: Sa, activates: Duration) -> Entry {
         self.memories.retain(|memory| memory.fingerprint != sa.fingerprint);
         sa.state.numbers.set_sender_ids(self.sender_ids.as_ref());
-        if let (Some(log), Some(line)) = (&mut self.key_log, key_log::esp_sa_line(&new)) {
+        if let Some(log) = &mut self.key_log
+            && let Some(line) = key_log::esp_sa_line(&new)
+        {
             log.log(key_log::TABLE, &line);
         }
         tracing::info!(spi = format_args!("{:#010x}", new.spi), lifetime = ?new.lifetime, "data SA installed");

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, Read};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 mod read;
 
@@ -89,12 +89,12 @@ impl Netlink {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read?,
             };
-            for (number, answer) in Answers(self.read.get(..length).unwrap_or_default()) {
-                if let Some(place) = sent.place(number)
-                    && let Some(taken) = take(place, answer)
-                {
-                    return taken;
-                }
+            let read = self.read.get_mut(..length).unwrap_or_default();
+            let taken = Answers(read).find_map(|(number, answer)| take(sent.place(number)?, answer));
+            // There may be keys in it, others' too.
+            read.zeroize();
+            if let Some(taken) = taken {
+                return taken;
             }
         }
     }
