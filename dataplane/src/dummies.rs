@@ -42,7 +42,8 @@ impl Dummies {
     /// At least `rate` packets a second for each SA.
     #[must_use]
     pub fn new(rate: NonZeroU32) -> Self {
-        Self { period: Duration::from_secs(1) / rate.get(), flows: BTreeMap::new(), frame: Frame::new(0) }
+        let period = (Duration::from_secs(1) / rate.get()).max(Duration::from_nanos(1));
+        Self { period, flows: BTreeMap::new(), frame: Frame::new(0) }
     }
 
     /// Sends what is due by `send`.
@@ -80,11 +81,13 @@ fn make(sa: &Sa, mtu: usize, frame: &mut Frame, ivs: &mut IvSource) -> Option<()
     if sa.is_revoked() {
         return None;
     }
+    sa.state.numbers.are_left(sa.is_counter_mode()).ok()?;
     let outer = sa.own_outer()?;
     let version = if outer.destination?.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
     let (esp_at, layout) = (version.header_len(), sa.layout);
     let around = esp_at + layout.around();
-    let most = if mtu > ipv6::MAX_TOTAL { MOST } else { mtu };
+    let longest = if version == IpVersion::V4 { ipv4::MAX_TOTAL } else { ipv6::MAX_TOTAL };
+    let most = if mtu > ipv6::MAX_TOTAL { MOST } else { mtu.min(longest) };
     let least = around + layout.block;
     // As long as any packet may be: who sees it must not guess what it is not.
     let drawn = u64::from_be_bytes(*ivs.next().ok()?.first_chunk()?);

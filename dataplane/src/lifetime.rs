@@ -2,7 +2,9 @@
 //!
 //! A group SA serves both directions and all senders, so a member counts what it protects and what it opens together.
 //! What counts is what the cipher works on, padding included. What is not authentic does not count, nor does what was seen
-//! before, nor a dummy that comes, which no window keeps from being seen again: strangers could otherwise end an SA. Members see different packets and so end an SA at different times; key servers replace it before.
+//! before or is outside of the selectors, nor a dummy that comes, which no window keeps from being seen again: strangers
+//! could otherwise end an SA. Members see different packets and so end an SA at different times; key servers replace it
+//! before.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

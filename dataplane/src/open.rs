@@ -56,15 +56,16 @@ pub(crate) fn open(sa: &Sa, members: Members, burst: &mut Inbound<'_>) {
             let numbers = windows.as_ref().and_then(|_| Numbers::of(sa, frame.packet().get(entry.headers.upper_at..)?));
             let covered = frame.packet().len().saturating_sub(entry.headers.upper_at + sa.layout.around());
             let opened = leave(sa, frame, &entry.headers, &mut inner).and_then(|()| {
+                // Ahead of the window: in transport mode strangers can repeat a packet under any address.
+                if !inner.covered {
+                    return Err(DropReason::InStateMismatch);
+                }
                 if let Some(windows) = &mut windows {
                     let numbers = numbers.ok_or(DropReason::InStateInvalid)?;
                     accept(windows.mark(numbers.sender(sa, &inner.headers), numbers.sequence))?;
                 }
                 // Behind the window: strangers who repeat packets would otherwise use the SA up.
-                if !sa.spend(covered) {
-                    return Err(DropReason::InStateExpired);
-                }
-                if inner.covered { Ok(()) } else { Err(DropReason::InStateMismatch) }
+                if sa.spend(covered) { Ok(()) } else { Err(DropReason::InStateExpired) }
             });
             match opened {
                 Ok(()) => {

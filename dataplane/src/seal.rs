@@ -77,6 +77,18 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
         refuse(members, sa, DropReason::OutStateExpired, burst.fates);
         return Members::default();
     }
+    // No octet is used for a packet that gets no number.
+    match sa.state.numbers.are_left(sa.is_counter_mode()) {
+        Ok(()) => {}
+        Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
+            members.iter().for_each(|at| burst.fates[at] = Err(reason));
+            return members;
+        }
+        Err(reason) => {
+            refuse(members, sa, reason, burst.fates);
+            return Members::default();
+        }
+    }
     let (mut left, mut spent) = (members, Members::default());
     let flows = burst.flows;
     for (entry, run) in flows.runs_of(members) {

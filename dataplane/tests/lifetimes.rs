@@ -61,6 +61,26 @@ fn time_ends_an_sa_that_has_octets_left() {
     assert_eq!(member.seal(&udp(1, GROUP, b"x")), Err(DropReason::OutNoPols));
 }
 
+/// Otherwise a member that may not send would use up the octets that it has to receive by.
+#[test]
+fn what_gets_no_number_uses_no_octets() {
+    let packet = udp(2, GROUP, &[7; 100]);
+    let each = covered(&packet);
+    let mut member = Member::new(1);
+    member.sad.apply(registration(vec![new_sa(1_000, &limited(4 * each), 7)], None), at(0)).unwrap();
+    for sealed in burst(&mut member, &vec![packet.clone(); 10]) {
+        assert_eq!(sealed, Err(DropReason::OutNoSenderId));
+    }
+    let mut dummies = Dummies::new(NonZeroU32::new(10).unwrap());
+    for seconds in 0..10 {
+        let send = |_: &[Frame]| panic!("without a number");
+        dummies.fill(&member.sad.snapshot(), &mut member.ivs, Duration::from_secs(seconds), send);
+    }
+    assert_eq!(used(&member), 0);
+    let mut peer = Member::with(1_000, &policy(GCM, EspMode::Tunnel, GROUP), 2);
+    assert_eq!(member.open(&peer.seal(&packet).unwrap()).unwrap(), packet);
+}
+
 /// Both ways count together, and what is not authentic, or does not belong to the SA, does not count.
 #[test]
 fn what_is_opened_counts_and_what_is_forged_does_not() {
