@@ -128,6 +128,8 @@ impl Oversize {
                 count(sa, snapshot, DropReason::OutTooBig);
             }
             Err(DropReason::OutTooBig) => self.cut_sealed(snapshot, &mut frame, ivs, outlet),
+            // It was a fragment of another fragment.
+            Err(DropReason::OutFragment) => count(sa, snapshot, DropReason::OutFragment),
             Err(_) => {}
         }
     }

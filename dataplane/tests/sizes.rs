@@ -189,7 +189,7 @@ fn fragments_of_different_packets_are_told_apart() {
     let mut sender = Sender::new(&policy, sizes(Fragment::After, DontFragment::Clear), MTU);
     let identified = |seen: Seen| u16::from_be_bytes([seen.network[0][4], seen.network[0][5]]);
     let used: Vec<u16> = (0..3).map(|_| identified(sender.send(&packet(GROUPS[0], 1_400), 0))).collect();
-    assert_eq!(used, [0x0203, 0x0204, 0x0205]);
+    assert_eq!(used, [0x0205, 0x0206, 0x0207]);
 }
 
 #[test]

@@ -124,10 +124,10 @@ impl<'p> Fragments<'p> {
     }
 }
 
+/// Of IPv4, which repeats as late as it can. Zero is left out: it would be the kernel's to fill in, in each fragment anew.
 #[allow(clippy::cast_possible_truncation)]
 fn low(identification: u32) -> u16 {
-    // Zero would be the kernel's to fill in, in each fragment anew.
-    (identification as u16).max(1)
+    (1 + identification % u32::from(u16::MAX)) as u16
 }
 
 /// The header of all fragments but the first: of the options those whose copied flag is set.

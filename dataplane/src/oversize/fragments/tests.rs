@@ -114,11 +114,11 @@ fn identifications_that_mean_nothing_are_replaced() {
     assert_eq!(identification(&packet), 0x1234);
     // One with DF need not be unique, unless it is a fragment.
     packet[6] = 0x40;
-    assert_eq!(identification(&packet), 1, "and zero is the kernel's to replace");
+    assert_eq!(identification(&packet), 6);
     packet[6] = 0x60;
     assert_eq!(identification(&packet), 0x1234);
     packet[4..8].fill(0);
-    assert_eq!(identification(&packet), 1);
+    assert_eq!(identification(&packet), 6);
 }
 
 /// A fragment that reaches beyond the longest packet is of none, and its end must not come to stand at the front of another.
@@ -141,4 +141,14 @@ fn links_without_room_for_payload_get_nothing() {
     let (packet, ..) = v6(false, &payload(100));
     assert!(Fragments::new(&packet, &headers(&packet), 55, 7).is_none());
     assert!(Fragments::new(&packet, &headers(&packet), 56, 7).is_some());
+}
+
+#[test]
+fn identifications_of_neighbours_differ_and_none_is_zero() {
+    for around in [0, 0xffff, 0x1_0000, 0xffff_0000, u32::MAX - 3] {
+        for identification in around..around + 3 {
+            assert_ne!(low(identification), low(identification + 1), "{identification:#x}");
+            assert_ne!(low(identification), 0);
+        }
+    }
 }

@@ -54,8 +54,12 @@ impl<'p> Joined<'p> {
             Some(ip) => {
                 let packets = &self.packets;
                 let mut groups = self.groups.iter_mut().rev();
-                if let Some(group) = groups.find(|group| group.ip == Some(ip) && alike(packets[group.first], packet)) {
+                // One that is not alike is not overtaken either: routers may have marked it for congestion.
+                if let Some(group) =
+                    groups.find(|group| group.ip == Some(ip) && is_one_flow(packets[group.first], packet))
+                {
                     let fits = !group.closed
+                        && alike(packets[group.first], packet)
                         && payload <= group.payload
                         && ip + UDP_HEADER + group.total + payload <= ipv4::MAX_TOTAL
                         && ipv4::follows(packets[group.last], packet);
@@ -161,6 +165,15 @@ fn datagram(packet: &[u8]) -> Option<usize> {
     let length = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
     let whole = next == protocol::UDP && total == packet.len() && ip + length == total && length > UDP_HEADER;
     whole.then_some(ip)
+}
+
+/// Have two datagrams of one version the same addresses and ports?
+fn is_one_flow(a: &[u8], b: &[u8]) -> bool {
+    let same = |from: usize, to: usize| a.get(from..to) == b.get(from..to);
+    match a.first().map(|first| first >> 4) {
+        Some(4) => same(ipv4::SOURCE, ipv4::HEADER_LEN + 4),
+        _ => same(ipv6::SOURCE, ipv6::HEADER_LEN + 4),
+    }
 }
 
 /// Have two datagrams the same headers, but for what is each one's own?

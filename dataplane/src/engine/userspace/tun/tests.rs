@@ -81,6 +81,17 @@ fn flows_are_kept_apart_and_in_order() {
 }
 
 /// Two datagrams, the second one changed.
+#[test]
+fn datagrams_that_are_marked_for_congestion_are_not_overtaken() {
+    let mut packets: Vec<_> = (0..12u16).map(|n| datagram(6, 5_000, n, &[n.to_be_bytes()[1]; 50])).collect();
+    for marked in [3, 4, 7] {
+        packets[marked][1] |= 0x30;
+    }
+    let (all, flows) = pass(&packets);
+    assert_eq!(all, packets);
+    assert_eq!(flows, 5);
+}
+
 fn two(version: u8, change: impl FnOnce(&mut Vec<u8>)) -> [Vec<u8>; 2] {
     let mut packets = [1, 2].map(|n| datagram(version, 7, n, &[8; 40]));
     change(&mut packets[1]);
