@@ -14,9 +14,9 @@
 //! the policies block; the next start takes them over.
 //!
 //! What the kernel would do unsafely is refused before anything changes: sending by a counter mode (its IVs have no
-//! sender ID), more than one source behind a tunnel that preserves it, a replay window for several senders. Extended
-//! sequence numbers and encapsulation in UDP are never asked for. A device that can do the cryptography is asked to, for SAs
-//! that only receive.
+//! sender ID), more than one source behind a tunnel that preserves it, a replay window for several senders or for two
+//! addresses. Extended sequence numbers and encapsulation in UDP are never asked for. A device that can do the
+//! cryptography is asked to, for SAs that only receive.
 
 use std::fs::File;
 use std::io;

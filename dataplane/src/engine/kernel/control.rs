@@ -246,7 +246,8 @@ impl Control {
         });
         for new in &update.install {
             let unsuitable = |why: &str| Err((new.spi, why.to_owned()));
-            if let Some(why) = refusal(&new.policy, new.direction, self.rules) {
+            let addresses = self.ground.addresses(&new.policy, SaDirection::ReceiverOnly).len();
+            if let Some(why) = refusal(&new.policy, new.direction, addresses, self.rules) {
                 return unsuitable(why);
             }
             if add_mode(new.policy.mode) {

@@ -16,8 +16,13 @@ pub(super) struct Rules {
     pub(super) strict: bool,
 }
 
-/// Says why an SA is not for the kernel, if so.
-pub(super) fn refusal(policy: &TrafficPolicy, direction: SaDirection, rules: Rules) -> Option<&'static str> {
+/// Says why an SA is not for the kernel, if so. What comes by it comes to so many addresses.
+pub(super) fn refusal(
+    policy: &TrafficPolicy,
+    direction: SaDirection,
+    addresses: usize,
+    rules: Rules,
+) -> Option<&'static str> {
     let sends = direction.sends() && !rules.receive_only;
     let keeps_source = policy.mode == EspMode::Tunnel && policy.preservation.keeps_source();
     if single(&policy.destination).is_none_or(|ip| !ip.is_multicast()) {
@@ -43,6 +48,10 @@ pub(super) fn refusal(policy: &TrafficPolicy, direction: SaDirection, rules: Rul
     let window = policy.sequence == SequenceNumbers::Sequential && policy.replay_window > 0;
     if direction.receives() && window && single(&policy.source).is_none() {
         return Some("it wants a replay window for each sender, and the kernel has one for all");
+    }
+    if direction.receives() && window && addresses > 1 {
+        // What was taken at one address would be taken again at the other: nothing authenticates the outer header.
+        return Some("its tunnel ends at two addresses, and the kernel has a replay window for each of them");
     }
     if direction.receives() && keeps_source && rules.strict {
         return Some(
@@ -96,7 +105,12 @@ mod tests {
     const RECEIVER: Rules = Rules { receive_only: true, strict: true };
 
     fn symmetric(policy: &TrafficPolicy, rules: Rules) -> Option<&'static str> {
-        refusal(policy, SaDirection::Symmetric, rules)
+        refused(policy, SaDirection::Symmetric, rules)
+    }
+
+    /// Where what is received comes to one address.
+    fn refused(policy: &TrafficPolicy, direction: SaDirection, rules: Rules) -> Option<&'static str> {
+        refusal(policy, direction, 1, rules)
     }
 
     #[test]
@@ -112,8 +126,8 @@ mod tests {
             // Even one sender: after a restart it has the same key and another constant.
             let policy = TrafficPolicy { transform, source: side("10.0.0.1", 32), ..policy() };
             assert!(symmetric(&policy, LAX).unwrap().contains("sender ID"), "{transform:?}");
-            assert!(refusal(&policy, SaDirection::SenderOnly, LAX).is_some());
-            assert_eq!(refusal(&policy, SaDirection::ReceiverOnly, LAX), None);
+            assert!(refused(&policy, SaDirection::SenderOnly, LAX).is_some());
+            assert_eq!(refused(&policy, SaDirection::ReceiverOnly, LAX), None);
             assert_eq!(symmetric(&policy, RECEIVER), None);
         }
     }
@@ -130,11 +144,11 @@ mod tests {
     fn tunnels_have_one_source() {
         let tunnel = TrafficPolicy { mode: EspMode::Tunnel, ..policy() };
         assert!(symmetric(&tunnel, LAX).unwrap().contains("one source only"));
-        assert_eq!(refusal(&tunnel, SaDirection::ReceiverOnly, LAX), None);
-        assert!(refusal(&tunnel, SaDirection::ReceiverOnly, STRICT).unwrap().contains("RFC 5374"));
+        assert_eq!(refused(&tunnel, SaDirection::ReceiverOnly, LAX), None);
+        assert!(refused(&tunnel, SaDirection::ReceiverOnly, STRICT).unwrap().contains("RFC 5374"));
         let one = TrafficPolicy { source: side("10.0.0.1", 32), ..tunnel.clone() };
         assert_eq!(symmetric(&one, LAX), None);
-        assert_eq!(refusal(&one, SaDirection::SenderOnly, STRICT), None);
+        assert_eq!(refused(&one, SaDirection::SenderOnly, STRICT), None);
         let ours = TrafficPolicy { preservation: AddressPreservation::Destination, ..tunnel };
         assert_eq!(symmetric(&ours, STRICT), None);
     }
@@ -143,11 +157,31 @@ mod tests {
     fn a_window_is_for_one_sender() {
         let many = TrafficPolicy { sequence: SequenceNumbers::Sequential, replay_window: 128, ..policy() };
         assert!(symmetric(&many, LAX).unwrap().contains("replay window"));
-        assert_eq!(refusal(&many, SaDirection::SenderOnly, LAX), None);
+        assert_eq!(refused(&many, SaDirection::SenderOnly, LAX), None);
         let one = TrafficPolicy { source: side("10.0.0.1", 32), ..many.clone() };
         assert_eq!(symmetric(&one, LAX), None);
         let none = TrafficPolicy { replay_window: 0, ..many };
         assert_eq!(symmetric(&none, LAX), None);
+    }
+
+    #[test]
+    fn a_window_is_for_one_address() {
+        let window = TrafficPolicy {
+            sequence: SequenceNumbers::Sequential,
+            replay_window: 128,
+            source: side("10.0.0.1", 32),
+            mode: EspMode::Tunnel,
+            preservation: AddressPreservation::None,
+            ..policy()
+        };
+        let two = |policy: &TrafficPolicy, direction| refusal(policy, direction, 2, LAX);
+        for direction in [SaDirection::Symmetric, SaDirection::ReceiverOnly] {
+            assert_eq!(refused(&window, direction, LAX), None);
+            assert!(two(&window, direction).unwrap().contains("two addresses"), "{direction:?}");
+        }
+        assert_eq!(two(&window, SaDirection::SenderOnly), None);
+        let none = TrafficPolicy { replay_window: 0, ..window };
+        assert_eq!(two(&none, SaDirection::Symmetric), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use keyferry_crypto::Aead;
-use keyferry_model::policy::TrafficPolicy;
+use keyferry_model::policy::{AddressPreservation, TrafficPolicy};
 use keyferry_model::tunnel::Tunnel;
 use keyferry_model::update::Removal;
 use nix::sched::{CloneFlags, unshare};
@@ -236,6 +236,27 @@ fn devices_without_the_ability_are_told_from_those_that_are_not_there() {
     alone(|| {
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         assert!(!has_offload(index).unwrap() && !has_offload(u32::MAX >> 1).unwrap());
+    });
+}
+
+#[test]
+fn a_tunnel_with_a_window_that_ends_at_two_addresses_is_refused() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        control.ground.tunnel = Tunnel { local: "10.9.0.1".parse().ok(), remote: "239.255.0.1".parse().ok() };
+        let policy = TrafficPolicy {
+            source: side("10.9.0.7", 32),
+            sequence: SequenceNumbers::Sequential,
+            replay_window: 64,
+            preservation: AddressPreservation::None,
+            ..policy(GROUP, EspMode::Tunnel)
+        };
+        let installed = |direction| update(vec![sa(0x1001, &policy, direction)], &[]);
+        let (_, why) = control.check(&installed(SaDirection::Symmetric)).unwrap_err();
+        assert!(why.contains("two addresses"), "{why}");
+        control.check(&installed(SaDirection::SenderOnly)).unwrap();
+        control.ground.tunnel.remote = "10.9.0.2".parse().ok();
+        control.check(&installed(SaDirection::Symmetric)).unwrap();
     });
 }
 

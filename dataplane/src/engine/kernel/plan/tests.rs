@@ -181,7 +181,10 @@ fn tunnels_have_the_ends_that_their_policy_or_the_member_says() {
     // To the common multicast address, where others' packets come too, and to ourselves.
     let both = BTreeSet::from([ip("239.255.0.1"), ip("10.0.0.1")]);
     assert_eq!(ground.addresses(&policy, SaDirection::Symmetric), both);
+    assert_eq!(ground.addresses(&policy, SaDirection::ReceiverOnly), both);
     assert_eq!(ground.addresses(&policy, SaDirection::SenderOnly), BTreeSet::from([ip("239.255.0.1")]));
+    let gateway = Ground { tunnel: Tunnel { remote: Some(ip("10.0.0.2")), ..tunnel }, ..self::ground(&[]) };
+    assert_eq!(gateway.addresses(&policy, SaDirection::ReceiverOnly), BTreeSet::from([ip("10.0.0.1")]));
     let (mut sad, ground) = (Sad::new(), ground);
     sad.set_tunnel(tunnel);
     sad.apply(update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]), at(0)).unwrap();
