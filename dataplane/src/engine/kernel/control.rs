@@ -102,7 +102,9 @@ impl Control {
         if let Some((problem, _)) = self.problem.take() {
             return Err(io::Error::other(problem));
         }
-        left.into_iter().try_for_each(|key| self.xfrm.delete_state(key))
+        // One that cannot be removed keeps none of the others.
+        let removed: Vec<_> = left.into_iter().map(|key| self.xfrm.delete_state(key)).collect();
+        removed.into_iter().collect()
     }
 
     /// Removes everything that was installed.

@@ -32,8 +32,9 @@ impl Xfrm {
         self.order(message)
     }
 
+    /// Removes a state. One that has gone by itself in the meantime is removed, too.
     pub(super) fn delete_state(&mut self, key: StateKey) -> io::Result<()> {
-        self.order(Message::delete_state(key))
+        found_or_absent(self.order(Message::delete_state(key))).map(|_| ())
     }
 
     /// A state, if there is one of this key.

@@ -239,6 +239,25 @@ fn devices_without_the_ability_are_told_from_those_that_are_not_there() {
     });
 }
 
+/// Has the kernel keep an SPI, which makes a state without keys, also where there is no ESP.
+fn reserve(destination: &str, reqid: u32) -> bool {
+    ip(&format!(
+        "xfrm state allocspi src 0.0.0.0 dst {destination} proto esp reqid {reqid} mode transport min 0x1001 max 0x1001"
+    ))
+}
+
+#[test]
+fn a_state_that_ends_by_itself_before_it_is_removed_is_no_error() {
+    alone(|| {
+        let mut xfrm = Xfrm::open().unwrap();
+        xfrm.delete_state(StateKey { destination: GROUP.parse().unwrap(), spi: 0x1001 }).unwrap();
+        let mut after = control("kf0", &[]);
+        assert!(reserve(GROUP, after.ground.label.reqid));
+        after.begin().unwrap();
+        assert_eq!(shown("state"), "");
+    });
+}
+
 #[test]
 fn a_tunnel_with_a_window_that_ends_at_two_addresses_is_refused() {
     alone(|| {
