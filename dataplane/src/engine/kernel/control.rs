@@ -19,12 +19,13 @@ use super::message::{
 };
 use super::plan::{Ground, Policies, Step, UNKNOWN, steps};
 use super::socket::{Xfrm, has_offload};
-use super::states::{Placed, States};
+use super::states::{Placed, States, read_last};
 use super::suitable::{Rules, refusal, scope_of};
 use crate::engine::EngineStatus;
 use crate::engine::joins::Joins;
 use crate::key_log::KeyLog;
 use crate::replay::width_of;
+use crate::sa::Sa;
 use crate::sad::{ApplyError, Explanation, Flow, Sad, Unsuitable};
 
 /// How often counters are read and policies looked at.
@@ -111,7 +112,7 @@ impl Control {
     pub(super) fn end(&mut self) {
         let states: Vec<StateKey> = self.states.0.values().flat_map(Placed::keys).collect();
         self.states.0.clear();
-        let gone = states.into_iter().map(|key| self.remove_own(key)).collect::<Vec<_>>();
+        let gone = states.into_iter().map(|key| self.remove_own(key, None)).collect::<Vec<_>>();
         let policies = std::mem::take(&mut self.policies).into_keys();
         let gone = gone.into_iter().chain(policies.map(|key| self.xfrm.delete_policy(key)).collect::<Vec<_>>());
         for error in gone.filter_map(Result::err) {
@@ -282,14 +283,15 @@ impl Control {
             if there || added.iter().any(|(spi, _)| *spi == new.spi) {
                 continue;
             }
+            if self.lost.contains(&new.spi) {
+                // Of several states some may be left. None is installed anew before all have told their numbers.
+                let left = self.states.0.get(&new.spi).map(|placed| placed.at.clone()).unwrap_or_default();
+                self.remove_states(new.spi, &left);
+            }
             let addresses = self.ground.addresses(&new.policy, new.direction);
             added.push((new.spi, BTreeSet::new()));
             for destination in addresses {
                 let key = StateKey { destination, spi: new.spi };
-                if self.lost.contains(&new.spi) {
-                    // Of several states some may be left.
-                    drop(self.remove_own(key));
-                }
                 match self.add_state(new, key, device) {
                     Ok(()) => added.last_mut().into_iter().for_each(|(_, at)| {
                         at.insert(destination);
@@ -365,20 +367,27 @@ impl Control {
     }
 
     fn remove_states(&mut self, spi: u32, at: &BTreeSet<IpAddr>) {
+        let sa = self.states.0.get(&spi).map(|placed| placed.sa.clone());
         for destination in at {
-            if let Err(error) = self.remove_own(StateKey { destination: *destination, spi }) {
-                tracing::debug!(%error, spi = format_args!("{spi:#010x}"), "a state was gone already");
+            let key = StateKey { destination: *destination, spi };
+            if let Err(error) = self.remove_own(key, sa.as_deref()) {
+                tracing::debug!(%error, spi = format_args!("{spi:#010x}"), "a state stays");
             }
         }
     }
 
-    /// Removes a state. Where ours is gone, another's may have taken its place.
-    fn remove_own(&mut self, key: StateKey) -> io::Result<()> {
-        match self.xfrm.state(key)? {
-            Some(known) if self.ground.label.is_ours(known.reqid) => self.xfrm.delete_state(key),
-            Some(_) => Err(io::Error::other("somebody else has this SPI now")),
-            None => Err(io::ErrorKind::NotFound.into()),
+    /// Removes a state, if it is there, and takes over its numbers. Where ours is gone, another's may have taken its
+    /// place.
+    fn remove_own(&mut self, key: StateKey, sa: Option<&Sa>) -> io::Result<()> {
+        let known = self.xfrm.state(key)?;
+        let Some(known) = known.filter(|known| self.ground.label.is_ours(known.reqid)) else {
+            tracing::debug!(spi = format_args!("{:#010x}", key.spi), "a state was gone already");
+            return Ok(());
+        };
+        if let Some(sa) = sa {
+            read_last(sa, &known);
         }
+        self.xfrm.delete_state(key)
     }
 
     /// Brings the kernel to what shall be: policies first, then states that are needed no more, then memberships.
@@ -410,8 +419,8 @@ impl Control {
         self.problem = failed.map(|why| (why, self.clock + RETRY));
     }
 
-    /// Reads an SA's states for the last time and removes them. Where one of ours is gone, another's may have taken its place.
-    /// One that the kernel does not tell of keeps none of the others.
+    /// Reads an SA's states for the last time and removes them. Where one of ours is gone, another's may have taken its
+    /// place. One that the kernel does not tell of keeps none of the others.
     fn retire(&mut self, mut placed: Placed) -> io::Result<()> {
         let (mut ours, mut failed): (Vec<KnownState>, _) = (Vec::new(), Ok(()));
         for key in placed.keys() {
@@ -420,14 +429,13 @@ impl Control {
                 Err(error) => failed = failed.and(Err(error)),
             }
         }
-        if ours.len() == placed.at.len() {
-            placed.read(&ours);
-        } else {
-            tracing::debug!(spi = format_args!("{:#010x}", placed.sa.spi), "a state was gone already");
+        if !placed.read(&ours) {
+            tracing::debug!(spi = format_args!("{:#010x}", placed.sa.spi), "a state is gone, or not told of");
         }
         for state in ours {
+            read_last(&placed.sa, &state);
             if let Err(error) = self.xfrm.delete_state(state.key) {
-                tracing::debug!(%error, spi = format_args!("{:#010x}", state.key.spi), "a state has just gone");
+                tracing::debug!(%error, spi = format_args!("{:#010x}", state.key.spi), "a state stays");
             }
         }
         failed

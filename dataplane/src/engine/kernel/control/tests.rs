@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::engine::kernel::plan::Label;
+use crate::engine::kernel::states::ON_THEIR_WAY;
 use crate::engine::kernel::testing::{CBC, GROUP, at, policy, sa, side, update};
 use crate::engine::{Engine, EngineConfig, Kernel, KernelConfig, Userspace};
 
@@ -239,6 +240,16 @@ fn devices_without_the_ability_are_told_from_those_that_are_not_there() {
     });
 }
 
+/// The states of an SA that is not in the SAD any more, for its control; the kernel need not have them.
+fn place(control: &mut Control) {
+    let mut elsewhere = Sad::new();
+    elsewhere.apply(registration(0x1001, CBC, GROUP, 32), at(0)).unwrap();
+    let sa = elsewhere.installed().next().map(|(sa, _)| sa.clone()).unwrap();
+    control.states.0.insert(sa.spi, Placed::new(sa, PLACES.map(|address| address.parse().unwrap()).into()));
+}
+
+const PLACES: [&str; 2] = [GROUP, "10.9.0.1"];
+
 /// Has the kernel keep an SPI, which makes a state without keys, also where there is no ESP.
 fn reserve(destination: &str, reqid: u32) -> bool {
     ip(&format!(
@@ -255,6 +266,41 @@ fn a_state_that_ends_by_itself_before_it_is_removed_is_no_error() {
         assert!(reserve(GROUP, after.ground.label.reqid));
         after.begin().unwrap();
         assert_eq!(shown("state"), "");
+    });
+}
+
+/// Where the kernel has ESP: the state by which the SA receives is lost, that by which it sends goes on.
+#[test]
+fn numbers_of_a_state_that_is_left_are_not_used_again() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        if let Err(error) = probe(&mut control.xfrm) {
+            println!("skipped: {error}");
+            return;
+        }
+        control.ground.tunnel = Tunnel { local: PLACES[1].parse().ok(), remote: "239.255.0.1".parse().ok() };
+        control.sad.set_tunnel(control.ground.tunnel);
+        control.begin().unwrap();
+        let policy = TrafficPolicy { preservation: AddressPreservation::None, ..policy(GROUP, EspMode::Tunnel) };
+        let new = || update(vec![sa(0x1001, &policy, SaDirection::Symmetric)], &[]);
+        let used = |control: &mut Control| control.status("eth0").sad.sas[0].sequence;
+        let lose = || assert!(ip("xfrm state delete src 10.9.0.1 dst 10.9.0.1 proto esp spi 0x1001"));
+        control.apply(new(), at(0)).unwrap();
+        send(GROUP);
+        assert_eq!((used(&mut control), control.needs_rekey()), (1, false));
+        lose();
+        send(GROUP);
+        assert_eq!((used(&mut control), control.needs_rekey()), (2, true));
+        send(GROUP);
+        control.apply(new(), at(1)).unwrap();
+        assert!(shown("state").contains("dst 10.9.0.1 proto esp spi 0x00001001"));
+        send(GROUP);
+        assert_eq!((used(&mut control), control.needs_rekey()), (4 + ON_THEIR_WAY, false));
+        lose();
+        send(GROUP);
+        let sad = control.hand_over();
+        assert_eq!((sad.status().sas[0].sequence, shown("state")), (5 + 2 * ON_THEIR_WAY, String::new()));
+        control.end();
     });
 }
 
@@ -285,12 +331,7 @@ fn a_state_that_has_gone_is_asked_for_once_before_it_is_removed() {
     alone(|| {
         let mut control = control("kf0", &[]);
         control.begin().unwrap();
-        let new = registration(0x1001, CBC, GROUP, 32);
-        let mut elsewhere = Sad::new();
-        elsewhere.apply(new, at(0)).unwrap();
-        let sa = elsewhere.installed().next().map(|(sa, _)| sa.clone()).unwrap();
-        let at = ["239.192.0.1", "10.9.0.1"].map(|address| address.parse().unwrap());
-        control.states.0.insert(sa.spi, Placed::new(sa, at.into()));
+        place(&mut control);
         control.lost.insert(0x1001);
         let before = control.xfrm.asked();
         control.settle();
@@ -373,7 +414,7 @@ fn states_come_and_go_as_the_kernel_shows_them() {
         let sad = engine.hand_over().unwrap();
         assert_eq!(send(GROUP), Sent::Nothing);
         assert_eq!(shown("state"), "");
-        assert_eq!(sad.status().sas[0].sequence, 2);
+        assert_eq!(sad.status().sas[0].sequence, 2 + ON_THEIR_WAY);
         let device =
             Userspace::start(EngineConfig::new("kf0", "eth0", 1_400)).map_err(|error| println!("skipped: {error}"));
         if let Ok(other) = &device {
@@ -389,7 +430,7 @@ fn states_come_and_go_as_the_kernel_shows_them() {
         assert_eq!((shown("policy"), shown("state")), (String::new(), String::new()));
         if let Ok(other) = device {
             assert_eq!(send_from("0.0.0.0", GROUP, Duration::from_secs(5)), Sent::Protected);
-            assert_eq!(other.status().sad.sas[0].sequence, 3);
+            assert_eq!(other.status().sad.sas[0].sequence, 3 + ON_THEIR_WAY);
         }
     });
 }
