@@ -49,6 +49,8 @@ pub(super) struct Control {
     states: States,
     /// States that somebody else has removed.
     lost: BTreeSet<u32>,
+    /// States that could not be removed, with the SA that their numbers belong to, if it was installed.
+    condemned: BTreeMap<StateKey, Option<Arc<Sa>>>,
     policies: Policies,
     host: HostCounters,
     clock: Duration,
@@ -76,6 +78,7 @@ impl Control {
             groups,
             states: States::default(),
             lost: BTreeSet::new(),
+            condemned: BTreeMap::new(),
             policies: Policies::new(),
             host: HostCounters::open(),
             clock: Duration::ZERO,
@@ -110,13 +113,14 @@ impl Control {
 
     /// Removes everything that was installed.
     pub(super) fn end(&mut self) {
-        let states: Vec<StateKey> = self.states.0.values().flat_map(Placed::keys).collect();
+        let mut states: BTreeSet<StateKey> = self.states.0.values().flat_map(Placed::keys).collect();
+        states.extend(std::mem::take(&mut self.condemned).into_keys());
         self.states.0.clear();
         let gone = states.into_iter().map(|key| self.remove_own(key, None)).collect::<Vec<_>>();
         let policies = std::mem::take(&mut self.policies).into_keys();
         let gone = gone.into_iter().chain(policies.map(|key| self.xfrm.delete_policy(key)).collect::<Vec<_>>());
         for error in gone.filter_map(Result::err) {
-            tracing::debug!(%error, "a state or policy was gone already");
+            tracing::debug!(%error, "a state or policy was gone already, or stays");
         }
     }
 
@@ -329,6 +333,9 @@ impl Control {
 
     /// Installs a state.
     fn add_state(&mut self, new: &NewSa, key: StateKey, device: Option<u32>) -> io::Result<()> {
+        if self.condemned.contains_key(&key) {
+            return Err(io::Error::other(format!("a state of before cannot be removed at {}", key.destination)));
+        }
         let policy = &new.policy;
         let known = self.sad.installed().find(|(sa, _)| sa.spi == new.spi).map(|(sa, _)| &*sa.state);
         let known = known.or_else(|| self.sad.remembered(&new.keymat));
@@ -366,12 +373,16 @@ impl Control {
         })
     }
 
+    /// Removes states. Those that the kernel keeps are removed later.
     fn remove_states(&mut self, spi: u32, at: &BTreeSet<IpAddr>) {
         let sa = self.states.0.get(&spi).map(|placed| placed.sa.clone());
         for destination in at {
             let key = StateKey { destination: *destination, spi };
             if let Err(error) = self.remove_own(key, sa.as_deref()) {
-                tracing::debug!(%error, spi = format_args!("{spi:#010x}"), "a state stays");
+                let why = irremovable(&error);
+                tracing::error!(%why, spi = format_args!("{spi:#010x}"), "the kernel does not do what it is told");
+                self.condemned.insert(key, sa.clone());
+                self.problem = Some((why, self.clock + RETRY));
             }
         }
     }
@@ -398,13 +409,19 @@ impl Control {
                 failed = failed.or(Some(error.to_string()));
             }
         }
+        for (key, sa) in std::mem::take(&mut self.condemned) {
+            if let Err(error) = self.remove_own(key, sa.as_deref()) {
+                self.condemned.insert(key, sa);
+                failed = failed.or(Some(irremovable(&error)));
+            }
+        }
         let present: BTreeSet<u32> = self.sad.installed().map(|(sa, _)| sa.spi).collect();
         let gone: Vec<u32> = self.states.0.keys().copied().filter(|spi| !present.contains(spi)).collect();
         for spi in gone {
             let Some(placed) = self.states.0.remove(&spi) else { continue };
             self.lost.remove(&spi);
             if let Err(error) = self.retire(placed) {
-                failed = failed.or(Some(error.to_string()));
+                failed = failed.or(Some(irremovable(&error)));
             }
         }
         let mut wanted = self.sad.destinations();
@@ -412,7 +429,7 @@ impl Control {
         self.joins.set(&wanted);
         match (&failed, &self.problem) {
             (Some(why), before) if before.as_ref().is_none_or(|(before, _)| before != why) => {
-                tracing::error!(%why, "the kernel does not take a policy");
+                tracing::error!(%why, "the kernel does not do what it is told");
             }
             (_, _) => {}
         }
@@ -420,13 +437,16 @@ impl Control {
     }
 
     /// Reads an SA's states for the last time and removes them. Where one of ours is gone, another's may have taken its
-    /// place. One that the kernel does not tell of keeps none of the others.
+    /// place. One that the kernel does not tell of or remove keeps none of the others, and is removed later.
     fn retire(&mut self, mut placed: Placed) -> io::Result<()> {
         let (mut ours, mut failed): (Vec<KnownState>, _) = (Vec::new(), Ok(()));
         for key in placed.keys() {
             match self.xfrm.state(key) {
                 Ok(known) => ours.extend(known.filter(|state| self.ground.label.is_ours(state.reqid))),
-                Err(error) => failed = failed.and(Err(error)),
+                Err(error) => {
+                    self.condemned.insert(key, Some(placed.sa.clone()));
+                    failed = failed.and(Err(error));
+                }
             }
         }
         if !placed.read(&ours) {
@@ -435,7 +455,8 @@ impl Control {
         for state in ours {
             read_last(&placed.sa, &state);
             if let Err(error) = self.xfrm.delete_state(state.key) {
-                tracing::debug!(%error, spi = format_args!("{:#010x}", state.key.spi), "a state stays");
+                self.condemned.insert(state.key, Some(placed.sa.clone()));
+                failed = failed.and(Err(error));
             }
         }
         failed
@@ -557,6 +578,10 @@ pub(super) fn probe(xfrm: &mut Xfrm) -> io::Result<()> {
         Err(error) if is_there(&error) => Ok(()),
         Err(error) => Err(in_words(&error, "the kernel has no ESP (module esp4, CONFIG_INET_ESP)")),
     }
+}
+
+fn irremovable(error: &io::Error) -> String {
+    format!("a state cannot be removed: {error}")
 }
 
 /// An error in words, with what it means where a protocol is not supported.

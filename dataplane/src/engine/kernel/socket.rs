@@ -20,6 +20,13 @@ impl Xfrm {
         Netlink::open(NETLINK_XFRM, PATIENCE).map(Self)
     }
 
+    /// One that nobody answers: no message is taken.
+    #[cfg(test)]
+    pub(super) fn unheard() -> io::Result<Self> {
+        const NETLINK_USERSOCK: i32 = 2;
+        Netlink::open(NETLINK_USERSOCK, PATIENCE).map(Self)
+    }
+
     /// How many messages there have been.
     #[cfg(test)]
     pub(super) fn asked(&self) -> u32 {

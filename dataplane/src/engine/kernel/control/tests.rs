@@ -258,6 +258,49 @@ fn reserve(destination: &str, reqid: u32) -> bool {
 }
 
 #[test]
+fn a_state_that_could_not_be_removed_is_removed_later() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        control.begin().unwrap();
+        place(&mut control);
+        let label = control.ground.label.reqid;
+        assert!(reserve(GROUP, label));
+        let kernel = std::mem::replace(&mut control.xfrm, Xfrm::unheard().unwrap());
+        for _ in 0..2 {
+            control.settle();
+            assert_eq!((control.states.0.len(), control.condemned.len()), (0, 2));
+            let problem = control.status("eth0").problem.unwrap();
+            assert!(problem.contains("a state cannot be removed"), "{problem}");
+            assert!(control.deadline().is_some_and(|deadline| deadline.at <= control.clock + RETRY));
+        }
+        // The same SPI is not taken for one that is there, nor its state of before for somebody else's.
+        let new = sa(0x1001, &policy(GROUP, EspMode::Transport), SaDirection::Symmetric);
+        control.xfrm = kernel;
+        let (_, why) = control.add_states(&[new]).unwrap_err();
+        assert!(why.contains("a state of before cannot be removed"), "{why}");
+        assert!(shown("state").contains("spi 0x00001001"));
+        control.settle();
+        assert!(control.condemned.is_empty() && control.problem.is_none());
+        assert_eq!(shown("state"), "");
+    });
+}
+
+#[test]
+fn states_that_could_not_be_removed_go_at_the_end() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        control.begin().unwrap();
+        assert!(reserve(GROUP, control.ground.label.reqid));
+        let kernel = std::mem::replace(&mut control.xfrm, Xfrm::unheard().unwrap());
+        control.remove_states(0x1001, &PLACES.map(|address| address.parse().unwrap()).into());
+        assert_eq!((control.condemned.len(), control.problem.is_some()), (2, true));
+        control.xfrm = kernel;
+        control.end();
+        assert_eq!(shown("state"), "");
+    });
+}
+
+#[test]
 fn a_state_that_ends_by_itself_before_it_is_removed_is_no_error() {
     alone(|| {
         let mut xfrm = Xfrm::open().unwrap();
@@ -265,6 +308,23 @@ fn a_state_that_ends_by_itself_before_it_is_removed_is_no_error() {
         let mut after = control("kf0", &[]);
         assert!(reserve(GROUP, after.ground.label.reqid));
         after.begin().unwrap();
+        assert_eq!(shown("state"), "");
+    });
+}
+
+/// Of two states one is left. It is removed before any is installed anew.
+#[test]
+fn what_is_left_of_an_sa_goes_before_it_comes_again() {
+    alone(|| {
+        let mut control = control("kf0", &[]);
+        control.begin().unwrap();
+        place(&mut control);
+        control.lost.insert(0x1001);
+        // In the first place none can be installed, with ESP or without.
+        control.condemned.insert(StateKey { destination: GROUP.parse().unwrap(), spi: 0x1001 }, None);
+        assert!(reserve(PLACES[1], control.ground.label.reqid));
+        let new = sa(0x1001, &policy(GROUP, EspMode::Transport), SaDirection::Symmetric);
+        assert!(control.add_states(&[new]).is_err());
         assert_eq!(shown("state"), "");
     });
 }
