@@ -78,16 +78,8 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
         return Members::default();
     }
     // No octet is used for a packet that gets no number.
-    match sa.state.numbers.are_left(sa.is_counter_mode()) {
-        Ok(()) => {}
-        Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
-            members.iter().for_each(|at| burst.fates[at] = Err(reason));
-            return members;
-        }
-        Err(reason) => {
-            refuse(members, sa, reason, burst.fates);
-            return Members::default();
-        }
+    if let Err(reason) = sa.state.numbers.are_left(sa.is_counter_mode()) {
+        return without_numbers(members, sa, reason, burst.fates);
     }
     let (mut left, mut spent) = (members, Members::default());
     let flows = burst.flows;
@@ -123,17 +115,20 @@ fn seal_by(sa: &Sa, members: Members, burst: &mut Outbound<'_>) -> Members {
                 seal_with(ticket, sa, now, burst);
                 left = left.without(now);
             }
-            Err(reason @ (DropReason::OutStateSeqError | DropReason::OutIvExhausted)) => {
-                left.iter().for_each(|at| burst.fates[at] = Err(reason));
-                return left.with(spent);
-            }
-            Err(reason) => {
-                refuse(left, sa, reason, burst.fates);
-                break;
-            }
+            Err(reason) => return without_numbers(left, sa, reason, burst.fates).with(spent),
         }
     }
     spent
+}
+
+/// Says of packets that there are no numbers for them, and returns those that another SA may have some for.
+fn without_numbers(members: Members, sa: &Sa, reason: DropReason, fates: &mut [Fate<Sealed>]) -> Members {
+    if matches!(reason, DropReason::OutStateSeqError | DropReason::OutIvExhausted) {
+        members.iter().for_each(|at| fates[at] = Err(reason));
+        return members;
+    }
+    refuse(members, sa, reason, fates);
+    Members::default()
 }
 
 /// Seals packets that there is room for, and for which numbers were taken.
