@@ -10,8 +10,8 @@ use keyferry_crypto::{AesCtr, CryptoError, Integrity};
 use zeroize::Zeroizing;
 
 use super::mac::BurstMac;
-use super::separate::aes;
-use super::{HEADER_LEN, IvSource, Job, Layout, Transform, split_icv};
+use super::separate::{aes, parts};
+use super::{IvSource, Job, Layout, Transform, split_icv};
 
 /// AES-CTR with HMAC. That an IV is used once under the key is up to [`Numbers`](crate::nonce::Numbers).
 pub(super) struct CtrHmac {
@@ -74,10 +74,4 @@ impl Transform for CtrHmac {
     fn open(&self, burst: &mut [Job<'_>]) {
         self.mac.open(burst, |esp| self.decrypt(esp));
     }
-}
-
-/// The IV and what stands behind it.
-fn parts(protected: &mut [u8]) -> Result<(&mut [u8; AesCtr::IV], &mut [u8]), CryptoError> {
-    let esp = protected.get_mut(HEADER_LEN..).ok_or(CryptoError::Unauthentic)?;
-    esp.split_first_chunk_mut().ok_or(CryptoError::Unauthentic)
 }

@@ -75,7 +75,7 @@ impl Transform for CbcHmac {
 }
 
 /// The IV and what stands behind it.
-fn parts(protected: &mut [u8]) -> Result<(&mut [u8; BLOCK], &mut [u8]), CryptoError> {
+pub(super) fn parts<const IV: usize>(protected: &mut [u8]) -> Result<(&mut [u8; IV], &mut [u8]), CryptoError> {
     let esp = protected.get_mut(HEADER_LEN..).ok_or(CryptoError::Unauthentic)?;
     esp.split_first_chunk_mut().ok_or(CryptoError::Unauthentic)
 }
